@@ -1,0 +1,367 @@
+//! The command line: typed flags become a checked [`Config`]; no input and output besides what clap does.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
+
+use crate::http1::{HEAD_BYTES_MAX, Limits};
+use crate::r#loop::Timeouts;
+use crate::server::{Backend, Command, Config};
+
+/// The text `serverd http` answers with when nothing else is asked for.
+const BODY: &str = "this is response from server";
+
+const EXAMPLES: &str = "\
+Examples:
+  serverd                                        answer on http://127.0.0.1:8888
+  serverd --host :: --port 80 --workers 0        on every address, one worker per core
+  serverd http --body 'out to lunch'             another text
+
+Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to serve, where and how.
+    pub config: Config,
+    /// How much to log.
+    pub log_level: LevelFilter,
+    /// Whether to colour the log.
+    pub color: Color,
+}
+
+/// When to colour the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BackendName {
+    Auto,
+    Epoll,
+    Select,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "serverd",
+    version,
+    about = "HTTP and TCP servers on a readiness loop",
+    after_help = EXAMPLES,
+    max_term_width = 100,
+    subcommand_help_heading = "Commands"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<CommandName>,
+
+    // `http` is the command when none is given, so its option may stand alone too.
+    #[command(flatten)]
+    http: HttpArgs,
+
+    /// Address or name to listen on
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1", env = "SERVERD_HOST")]
+    #[arg(hide_env_values = true, help_heading = "Listening")]
+    host: String,
+
+    /// Port; 0 takes a free one
+    #[arg(short, long, global = true, value_name = "N", default_value_t = 8888, env = "SERVERD_PORT")]
+    #[arg(hide_env_values = true, help_heading = "Listening")]
+    port: u16,
+
+    /// System call that tells readiness
+    #[arg(short, long, global = true, value_enum, default_value_t = BackendName::Auto, env = "SERVERD_BACKEND")]
+    #[arg(hide_env_values = true, help_heading = "Listening")]
+    backend: BackendName,
+
+    /// Threads, each with its own loop; 0 is one per core
+    #[arg(short, long, global = true, value_name = "N", default_value_t = 1, env = "SERVERD_WORKERS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
+    #[arg(hide_env_values = true, help_heading = "Listening")]
+    workers: u16,
+
+    /// Cap for every limit below
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, env = "SERVERD_TIMEOUT")]
+    #[arg(hide_env_values = true, help_heading = "Time limits")]
+    timeout: Option<Duration>,
+
+    /// From the first byte of a head to its last; also for the first byte to come
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    #[arg(env = "SERVERD_HEAD_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
+    head_timeout: Duration,
+
+    /// Between requests on one connection
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "75s")]
+    #[arg(env = "SERVERD_IDLE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
+    idle_timeout: Duration,
+
+    /// Period in which a body brings 240 bytes a second
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(env = "SERVERD_BODY_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
+    body_timeout: Duration,
+
+    /// Without a byte of the answer taken
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    #[arg(env = "SERVERD_WRITE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
+    write_timeout: Duration,
+
+    /// Bytes of a head, at most 64KiB
+    #[arg(long, global = true, value_name = "SIZE", value_parser = head_size, default_value = "64KiB")]
+    #[arg(env = "SERVERD_MAX_HEAD", hide_env_values = true, help_heading = "Size limits")]
+    max_head: usize,
+
+    /// Fields of a head
+    #[arg(long, global = true, value_name = "N", default_value_t = 100, env = "SERVERD_MAX_FIELDS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(hide_env_values = true, help_heading = "Size limits")]
+    max_fields: u16,
+
+    /// Bytes of a request target
+    #[arg(long, global = true, value_name = "SIZE", value_parser = head_size, default_value = "8KiB")]
+    #[arg(env = "SERVERD_MAX_TARGET", hide_env_values = true, help_heading = "Size limits")]
+    max_target: usize,
+
+    /// Bytes of a body
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "1MiB")]
+    #[arg(env = "SERVERD_MAX_BODY", hide_env_values = true, help_heading = "Size limits")]
+    max_body: u64,
+
+    /// Log more: once for connections' ends, twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count, env = "SERVERD_VERBOSE")]
+    #[arg(hide_env_values = true, help_heading = "Output")]
+    verbose: u8,
+
+    /// Log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose", env = "SERVERD_QUIET")]
+    #[arg(hide_env_values = true, help_heading = "Output")]
+    quiet: bool,
+
+    /// When to colour the log
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "SERVERD_COLOR")]
+    #[arg(hide_env_values = true, help_heading = "Output")]
+    color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum CommandName {
+    /// Answer every request with one text (the default)
+    Http(HttpArgs),
+}
+
+#[derive(Debug, Args)]
+struct HttpArgs {
+    /// Text to answer with, instead of "this is response from server"
+    #[arg(long, value_name = "TEXT", env = "SERVERD_BODY", hide_env_values = true)]
+    body: Option<String>,
+}
+
+/// Reads the command line of the process; prints help or complains, and exits, where it asks for that.
+pub fn parse() -> Options {
+    Cli::parse().into()
+}
+
+/// Reads these words, the first of which is the program's name.
+///
+/// # Errors
+/// What clap would print, with its exit code.
+pub fn try_parse_from<T>(words: impl IntoIterator<Item = T>) -> Result<Options, clap::Error>
+where
+    T: Into<std::ffi::OsString> + Clone,
+{
+    Cli::try_parse_from(words).map(Options::from)
+}
+
+impl From<Cli> for Options {
+    fn from(cli: Cli) -> Self {
+        let log_level = match (cli.quiet, cli.verbose) {
+            (true, _) => LevelFilter::Error,
+            (false, 0) => LevelFilter::Warn,
+            (false, 1) => LevelFilter::Debug,
+            (false, _) => LevelFilter::Trace,
+        };
+        Options { log_level, color: cli.color, config: cli.into() }
+    }
+}
+
+impl From<Cli> for Config {
+    fn from(cli: Cli) -> Self {
+        let timeouts = Timeouts {
+            silent: Some(cli.head_timeout),
+            head: Some(cli.head_timeout),
+            body: Some(cli.body_timeout),
+            idle: Some(cli.idle_timeout),
+            write: Some(cli.write_timeout),
+            ..Timeouts::default()
+        };
+        let limits = Limits {
+            head_bytes_max: cli.max_head,
+            fields_max: cli.max_fields.into(),
+            target_bytes_max: cli.max_target,
+            body_bytes_max: cli.max_body,
+            ..Limits::default()
+        };
+        let own = match cli.command {
+            Some(CommandName::Http(args)) => args.body,
+            None => None,
+        };
+        let body = own.or(cli.http.body).unwrap_or_else(|| BODY.to_owned());
+        Config {
+            host: cli.host,
+            port: cli.port,
+            backend: match cli.backend {
+                BackendName::Auto => Backend::Auto,
+                BackendName::Epoll => Backend::Epoll,
+                BackendName::Select => Backend::Select,
+            },
+            workers: cli.workers.into(),
+            timeout: cli.timeout,
+            timeouts,
+            limits,
+            command: Command::Http { body },
+        }
+    }
+}
+
+/// A number and a unit.
+fn split_unit(text: &str) -> Result<(u64, &str), String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    match number.parse() {
+        Ok(number) => Ok((number, unit.trim())),
+        Err(_) => Err("begin with a whole number".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "" => {
+            return Err(format!("give a unit: {number}s, {number}ms, {number}m or {number}h"));
+        }
+        _ => return Err("the units are ms, s, m and h".into()),
+    };
+    match number.checked_mul(millis) {
+        Some(0) => Err("more than nothing, such as 500ms".into()),
+        Some(millis) if millis <= 366 * 24 * 3_600_000 => Ok(Duration::from_millis(millis)),
+        _ => Err("at most a year".into()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text)?;
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err("the units are KiB, MiB and GiB".into()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
+}
+
+fn head_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes) if (256..=HEAD_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        _ => Err("from 256 bytes to 64KiB".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Config {
+        try_parse_from(line.split(' ')).unwrap().config
+    }
+
+    fn refused(line: &str) -> String {
+        let error = try_parse_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_options_the_defaults_hold() {
+        let config = parsed("serverd");
+        assert_eq!((config.host.as_str(), config.port, config.workers), ("127.0.0.1", 8888, 1));
+        assert_eq!(config.backend, Backend::Auto);
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.timeout, None);
+        assert_eq!(config.timeouts.idle, Some(Duration::from_secs(75)));
+        assert_eq!(config.command, Command::Http { body: BODY.into() });
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in ["serverd -p 1 http --body x", "serverd http --body x -p 1", "serverd --body x --port 1"] {
+            let config = parsed(line);
+            assert_eq!(config.port, 1, "{line}");
+            assert_eq!(config.command, Command::Http { body: "x".into() }, "{line}");
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        let config = parsed("serverd --timeout 500ms --idle-timeout 2m --max-body 3GiB --max-head 1k");
+        assert_eq!(config.timeout, Some(Duration::from_millis(500)));
+        assert_eq!(config.timeouts.idle, Some(Duration::from_secs(120)));
+        assert_eq!(config.limits.body_bytes_max, 3 << 30);
+        assert_eq!(config.limits.head_bytes_max, 1024);
+        assert!(refused("serverd --timeout 5").contains("give a unit: 5s"));
+        assert!(refused("serverd --timeout 0s").contains("more than nothing"));
+        assert!(refused("serverd --timeout 5y").contains("the units are"));
+        assert!(refused("serverd --max-head 65KiB").contains("to 64KiB"));
+        assert!(refused("serverd --max-body x").contains("whole number"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "serverd -v -q",
+            "serverd --port 65536",
+            "serverd nothing",
+            "serverd --workers 2000",
+            "serverd --backend kqueue",
+        ] {
+            refused(line);
+        }
+    }
+
+    #[test]
+    fn every_option_has_a_variable() {
+        for option in Cli::command().get_arguments() {
+            let Some(long) = option.get_long() else {
+                continue;
+            };
+            let expected = format!("SERVERD_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(option.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn the_help_is_grouped_and_short() {
+        let help = Cli::command().render_help().to_string();
+        for heading in ["Commands:", "Listening:", "Time limits:", "Size limits:", "Output:", "Examples:"] {
+            assert!(help.contains(heading), "{help}");
+        }
+        assert!(help.lines().count() <= 60, "{help}");
+    }
+}

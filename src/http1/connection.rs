@@ -1,0 +1,166 @@
+//! The automaton of one connection: bytes in, events out.
+//!
+//! ```text
+//!             head whole, no body
+//!            .------------------.
+//!            v                  |
+//!          Head ----------------'
+//!            |  ^
+//!  head whole|  | body whole
+//!            v  |
+//!           Body                     any fault: Failed, for ever
+//! ```
+
+use super::Limits;
+use super::body::{Body, Piece};
+use super::error::Error;
+use super::head::{Framing, Head, Progress};
+
+/// What a stretch of input was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The input ends within a message, or between two. Call again with what is left of it and more.
+    NeedMore,
+    /// The head of a request is whole: it is the last `len` of the octets used, and `scratch` describes it.
+    Head {
+        /// The length of the head, with its last line end.
+        len: usize,
+    },
+    /// A stretch of the body, decoded.
+    Body(&'a [u8]),
+    /// The body is whole.
+    End,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// In a head or before it. What was read of an unfinished one is kept here.
+    Head(Option<Box<Head>>),
+    /// The head was shown; its body was not begun.
+    Between(Framing),
+    Body(Box<Body>),
+    Failed(Error),
+}
+
+/// One connection's side of HTTP/1.1.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    state: State,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Connection {
+    /// A connection before its first request.
+    pub fn new() -> Self {
+        Connection { state: State::Head(None) }
+    }
+
+    /// Reads on in `input`, which begins with what was not used before. Returns how much of it is done with, and
+    /// what it was. `scratch` is where heads are described; one serves all the connections of a thread, and it is
+    /// valid from [`Event::Head`] to the next call.
+    ///
+    /// # Errors
+    /// The peer's fault. From then on every call returns the same.
+    pub fn receive<'a>(
+        &mut self,
+        scratch: &mut Head,
+        limits: &Limits,
+        input: &'a [u8],
+    ) -> Result<(usize, Event<'a>), Error> {
+        let outcome = match &mut self.state {
+            State::Head(_) => self.receive_head(scratch, limits, input),
+            State::Between(framing) => {
+                let framing = *framing;
+                self.begin_body(framing, limits.body_bytes_max).and_then(|()| self.receive_body(limits, input))
+            }
+            State::Body(_) => self.receive_body(limits, input),
+            State::Failed(error) => Err(*error),
+        };
+        if let Err(error) = outcome {
+            self.state = State::Failed(error);
+        }
+        outcome
+    }
+
+    fn receive_head<'a>(
+        &mut self,
+        scratch: &mut Head,
+        limits: &Limits,
+        input: &'a [u8],
+    ) -> Result<(usize, Event<'a>), Error> {
+        match &mut self.state {
+            State::Head(Some(_)) => {
+                if let State::Head(Some(partial)) = std::mem::replace(&mut self.state, State::Head(None)) {
+                    *scratch = *partial;
+                }
+            }
+            _ => scratch.reset(),
+        }
+        match scratch.parse(input, limits)? {
+            Progress::More { skipped } => {
+                if scratch.has_begun() || skipped > 0 {
+                    self.state = State::Head(Some(Box::new(std::mem::take(scratch))));
+                }
+                Ok((skipped, Event::NeedMore))
+            }
+            Progress::Whole { start, end } => {
+                let framing = scratch.framing();
+                self.state = if framing == Framing::None { State::Head(None) } else { State::Between(framing) };
+                Ok((end, Event::Head { len: end - start }))
+            }
+        }
+    }
+
+    /// After a head whose framing is not [`Framing::None`]: how large the body may be. Without this call
+    /// [`Limits::body_bytes_max`] applies.
+    ///
+    /// # Errors
+    /// [`Error::BodyTooLarge`] when the announced length is larger.
+    pub fn allow_body(&mut self, bytes_max: u64) -> Result<(), Error> {
+        let State::Between(framing) = self.state else {
+            return Ok(());
+        };
+        self.begin_body(framing, bytes_max).inspect_err(|error| self.state = State::Failed(*error))
+    }
+
+    /// After a head whose body has a length and stands whole in the input: it was used as it is.
+    pub fn skip_body(&mut self) {
+        self.state = State::Head(None);
+    }
+
+    fn begin_body(&mut self, framing: Framing, allowance: u64) -> Result<(), Error> {
+        self.state = State::Body(Box::new(Body::new(framing, allowance)?));
+        Ok(())
+    }
+
+    fn receive_body<'a>(&mut self, limits: &Limits, input: &'a [u8]) -> Result<(usize, Event<'a>), Error> {
+        let State::Body(body) = &mut self.state else {
+            return Ok((0, Event::NeedMore));
+        };
+        let (used, piece) = body.decode(input, limits)?;
+        let event = match piece {
+            Piece::More => Event::NeedMore,
+            Piece::Data(bytes) => Event::Body(bytes),
+            Piece::End => {
+                self.state = State::Head(None);
+                Event::End
+            }
+        };
+        Ok((used, event))
+    }
+
+    /// Within a head, of which some octets came (empty lines before it aside).
+    pub fn is_within_head(&self) -> bool {
+        matches!(&self.state, State::Head(Some(head)) if head.has_begun())
+    }
+
+    /// Between a head and the end of its body.
+    pub fn is_within_body(&self) -> bool {
+        matches!(self.state, State::Between(_) | State::Body(_))
+    }
+}

@@ -1,0 +1,161 @@
+//! The head of a response, from parts that are ready.
+//!
+//! The status line of 200, Server and Date are rendered once a second into one block; everything else is
+//! copied behind it. Nothing is formatted per response but the decimal length.
+
+use http::StatusCode;
+
+/// What the connection is to hear about itself (RFC 9112 section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// HTTP/1.1 goes on without a word.
+    Silent,
+    /// HTTP/1.0 that asked for it is told that the connection goes on.
+    KeepAlive,
+    /// This is the last response.
+    Close,
+}
+
+/// How the length of a response is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// By Content-Length.
+    Known(u64),
+    /// Not at all: 1xx, 204, 304, and 2xx to CONNECT (RFC 9110 section 8.6).
+    Untold,
+}
+
+const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
+const SERVER: &[u8] = b"Server: serverd\r\nDate: ";
+const DATE_LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
+
+/// The interim response that asks for the body (RFC 9110 section 15.2.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What a response head says.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// The Content-Type, if there is one.
+    pub content_type: Option<&'a str>,
+    /// Whole, checked field lines.
+    pub fields: &'a [u8],
+    /// How the length is told.
+    pub length: Length,
+    /// What becomes of the connection.
+    pub persistence: Persistence,
+}
+
+/// Writes response heads; one per thread.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// `OK_LINE`, `SERVER`, the date, CRLF.
+    block: Vec<u8>,
+    second: Option<u64>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Encoder {
+    /// An encoder that has not seen a clock yet.
+    pub fn new() -> Self {
+        let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n"].concat();
+        Encoder { block, second: None }
+    }
+
+    /// Appends a head to `out`. `now` is the calendar time in seconds since 1970.
+    #[inline]
+    pub fn head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
+        let ResponseHead { status, content_type, fields, length, persistence } = *head;
+        if self.second != Some(now) {
+            self.render(now);
+        }
+        out.reserve(self.block.len() + fields.len() + 160);
+        if status == StatusCode::OK {
+            out.extend_from_slice(&self.block);
+        } else {
+            status_line(out, status);
+            out.extend_from_slice(&self.block[OK_LINE.len()..]);
+        }
+        if let Some(content_type) = content_type {
+            out.extend_from_slice(b"Content-Type: ");
+            out.extend_from_slice(content_type.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(fields);
+        if let Length::Known(length) = length {
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(match persistence {
+            Persistence::Silent => b"\r\n",
+            Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
+            Persistence::Close => b"Connection: close\r\n\r\n",
+        });
+    }
+
+    fn render(&mut self, now: u64) {
+        self.second = Some(now);
+        // The format has four digits for the year (RFC 9110 section 5.6.7), and httpdate insists.
+        let last = 253_402_300_799;
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(last));
+        let start = OK_LINE.len() + SERVER.len();
+        self.block[start..start + DATE_LEN].copy_from_slice(httpdate::fmt_http_date(time).as_bytes());
+    }
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    // The space stands also where no reason follows (RFC 9112 section 4).
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(status: StatusCode, length: Length, persistence: Persistence) -> String {
+        let mut out = Vec::new();
+        let head = ResponseHead { status, content_type: Some("text/plain"), fields: b"A: b\r\n", length, persistence };
+        Encoder::new().head(&mut out, 784_111_777, &head);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_head_has_its_parts_in_order() {
+        assert_eq!(
+            head(StatusCode::OK, Length::Known(28), Persistence::Silent),
+            "HTTP/1.1 200 OK\r\nServer: serverd\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             Content-Type: text/plain\r\nA: b\r\nContent-Length: 28\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_status_without_a_reason_keeps_its_space() {
+        let text = head(StatusCode::from_u16(599).unwrap(), Length::Untold, Persistence::Close);
+        assert!(text.starts_with("HTTP/1.1 599 \r\nServer: "), "{text}");
+        assert!(text.ends_with("A: b\r\nConnection: close\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn the_date_follows_the_clock() {
+        let mut encoder = Encoder::new();
+        for (now, date) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (1, "Thu, 01 Jan 1970 00:00:01 GMT")] {
+            let mut out = Vec::new();
+            let (length, persistence) = (Length::Known(0), Persistence::KeepAlive);
+            let head = ResponseHead { status: StatusCode::OK, content_type: None, fields: b"", length, persistence };
+            encoder.head(&mut out, now, &head);
+            assert!(String::from_utf8(out).unwrap().contains(date));
+        }
+        encoder.render(u64::MAX);
+    }
+}

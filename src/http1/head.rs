@@ -1,0 +1,463 @@
+//! The head of a request: request line and fields, read line by line, and the rules that hold between them.
+//!
+//! The parser keeps offsets, not slices, so what it found stays valid when the bytes move, and it remembers
+//! how far it has read: however the input is cut, every octet is searched once and every line read once.
+//! A line is judged only when it is whole, or longer than allowed, so cutting never changes the verdict.
+//!
+//! Choices the RFC leaves open, each taken so that no proxy can read it differently:
+//!
+//! - Lines end all in CRLF or all in a bare LF (RFC 9112 section 2.2 permits LF; a person in netcat types it);
+//!   a mixture is refused, and a bare CR is refused everywhere.
+//! - One SP, and no other white space, separates the words of the request line (section 3).
+//! - A repeated Content-Length is refused even when the values are equal (section 6.3).
+//! - Transfer-Encoding together with Content-Length, or in HTTP/1.0, is refused (section 6.1).
+//! - Folded lines are refused (section 5.2), and so are control octets in values (RFC 9110 section 5.5).
+//! - An empty Host is refused: an http URI has a host (RFC 9110 section 4.2.1).
+
+use super::Limits;
+use super::error::Error;
+use super::target::{self, Form};
+
+/// Empty lines before a request line that are skipped (RFC 9112 section 2.2 asks for at least one).
+const BLANK_LINES_MAX: u8 = 8;
+
+/// What a request line has besides its target: a method, two spaces, a version.
+const REQUEST_LINE_EXTRA: usize = 64;
+
+/// HTTP/1.0 or HTTP/1.1; a higher minor version counts as 1.1 (RFC 9110 section 2.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+}
+
+/// How the body of a request is delimited (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    #[default]
+    None,
+    /// By Content-Length.
+    Length(u64),
+    /// By chunks.
+    Chunked,
+}
+
+/// A stretch of the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Span {
+    start: u16,
+    len: u16,
+}
+
+impl Span {
+    /// Heads are at most 64 KiB, and the last octets of a head belong to no span: both numbers fit.
+    #[allow(clippy::cast_possible_truncation)]
+    fn new(start: usize, len: usize) -> Self {
+        debug_assert!(start <= 0xffff && len <= 0xffff);
+        Span { start: start as u16, len: len as u16 }
+    }
+
+    #[inline]
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.start as usize + self.len as usize]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Field {
+    name: Span,
+    value: Span,
+}
+
+/// What the Transfer-Encoding lines have said so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Codings {
+    #[default]
+    None,
+    /// Codings that are not understood, and chunked is not yet among them.
+    Unknown,
+    /// chunked came last, and alone.
+    Chunked,
+    /// chunked came last, after others.
+    UnknownThenChunked,
+}
+
+/// A parsed head, or the part of it read so far. Without the bytes it was read from it means nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each tells of one field, and none depends on another")]
+pub struct Head {
+    method: Span,
+    target: Span,
+    form: Form,
+    version: Version,
+    fields: Vec<Field>,
+    content_length: Option<u64>,
+    codings: Codings,
+    host: bool,
+    close: bool,
+    keep_alive: bool,
+    expect_continue: bool,
+    expect_other: bool,
+    /// Where the line that is not whole yet begins, and how far a line end has been looked for.
+    line: usize,
+    searched: usize,
+    blank_lines: u8,
+    /// Whether lines end in CRLF; known after the first.
+    crlf: Option<bool>,
+}
+
+/// How far a head has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is not whole. So many octets of empty lines before it are done with.
+    More { skipped: usize },
+    /// It stands between these offsets.
+    Whole { start: usize, end: usize },
+}
+
+/// Which octets may stand in a token (RFC 9110 section 5.6.2).
+pub(super) const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut octet = 0_u8;
+    while octet < 128 {
+        let byte = octet;
+        table[octet as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        octet += 1;
+    }
+    table
+};
+
+/// Which octets may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
+pub(super) const VALUE: [bool; 256] = {
+    let mut table = [true; 256];
+    let mut octet = 0;
+    while octet < 32 {
+        table[octet] = octet == 9;
+        octet += 1;
+    }
+    table[127] = false;
+    table
+};
+
+/// Whether these octets are a token.
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[byte as usize])
+}
+
+/// Whether these octets may be a field value.
+pub fn is_field_value(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| VALUE[byte as usize])
+}
+
+/// Without the optional white space around it (RFC 9110 section 5.6.3).
+pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The elements of a list, without the empty ones (RFC 9110 section 5.6.1).
+pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
+}
+
+impl Head {
+    /// Forgets everything but the memory it holds.
+    pub(super) fn reset(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Head { fields, ..Head::default() };
+    }
+
+    /// Whether something of a head has been read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.searched > 0
+    }
+
+    /// Reads on. `input` begins where it began the last time, less what was skipped then.
+    pub(super) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, Error> {
+        let mut start = 0;
+        loop {
+            let bytes = &input[start..];
+            if self.crlf.is_none() {
+                check_first_octets(bytes)?;
+            }
+            let Some(found) = memchr::memchr(b'\n', &bytes[self.searched..]) else {
+                self.check_unfinished(bytes, bytes.len() - self.line, limits)?;
+                self.searched = bytes.len();
+                return Ok(Progress::More { skipped: start });
+            };
+            let end = self.searched + found;
+            self.check_unfinished(bytes, end - self.line, limits)?;
+            self.searched = end + 1;
+            let crlf = end > self.line && bytes[end - 1] == b'\r';
+            let line = self.line..end - usize::from(crlf);
+            if self.crlf.is_none() && line.is_empty() {
+                start += end + 1;
+                self.searched = 0;
+                self.blank_lines += 1;
+                if self.blank_lines > BLANK_LINES_MAX {
+                    return Err(Error::BlankLines);
+                }
+                continue;
+            }
+            if self.line == 0 {
+                self.crlf = Some(crlf);
+                self.read_request_line(&bytes[line], limits)?;
+            } else if self.crlf != Some(crlf) {
+                return Err(Error::MixedLineEnds);
+            } else if line.is_empty() {
+                self.check_whole()?;
+                return Ok(Progress::Whole { start, end: start + end + 1 });
+            } else {
+                self.read_field_line(bytes, line, limits)?;
+            }
+            self.line = end + 1;
+        }
+    }
+
+    /// The limits that hold for a line before its end is seen. `len` is what there is of it.
+    fn check_unfinished(&self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
+        let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
+        if self.line == 0 && len > request_line_max {
+            let seen = &bytes[..request_line_max];
+            let method_len = memchr::memchr(b' ', seen).ok_or(Error::NotHttp)?;
+            return Err(if is_token(&seen[..method_len]) { Error::TargetTooLong } else { Error::Method });
+        }
+        if self.line + len >= limits.head_bytes_max() { Err(Error::HeadTooLarge) } else { Ok(()) }
+    }
+
+    fn read_request_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), Error> {
+        let method_len = memchr::memchr(b' ', line).ok_or(Error::RequestLine)?;
+        let (method, rest) = (&line[..method_len], &line[method_len + 1..]);
+        if !is_token(method) {
+            return Err(Error::Method);
+        }
+        let target_len = memchr::memchr(b' ', rest).ok_or(Error::RequestLine)?;
+        let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
+        if target.is_empty() {
+            return Err(Error::RequestLine);
+        }
+        self.version = read_version(version)?;
+        if target.len() > limits.target_bytes_max {
+            return Err(Error::TargetTooLong);
+        }
+        self.form = target::check(method, target)?;
+        self.method = Span::new(0, method_len);
+        self.target = Span::new(method_len + 1, target_len);
+        Ok(())
+    }
+
+    fn read_field_line(&mut self, bytes: &[u8], line: std::ops::Range<usize>, limits: &Limits) -> Result<(), Error> {
+        let start = line.start;
+        let line = &bytes[line];
+        let name_len = line.iter().position(|&byte| !TOKEN[byte as usize]).ok_or(Error::FieldLine)?;
+        match line[name_len] {
+            b':' if name_len > 0 => {}
+            b' ' | b'\t' if name_len == 0 => return Err(Error::Folded),
+            _ => return Err(Error::FieldName),
+        }
+        if self.fields.len() >= limits.fields_max {
+            return Err(Error::TooManyFields);
+        }
+        let raw = &line[name_len + 1..];
+        let value = trim(raw);
+        if !is_field_value(value) {
+            return Err(Error::FieldValue);
+        }
+        let padding = raw.len() - raw.trim_ascii_start().len();
+        let value_start = if value.is_empty() { name_len + 1 } else { name_len + 1 + padding };
+        self.mark(&line[..name_len], value)?;
+        self.fields
+            .push(Field { name: Span::new(start, name_len), value: Span::new(start + value_start, value.len()) });
+        Ok(())
+    }
+
+    /// Notes the fields that frame the message or steer the connection.
+    #[inline]
+    fn mark(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => self.mark_host(value),
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                self.mark_expect(value);
+                Ok(())
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.mark_connection(value);
+                Ok(())
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.mark_content_length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.mark_codings(value),
+            _ => Ok(()),
+        }
+    }
+
+    fn mark_host(&mut self, value: &[u8]) -> Result<(), Error> {
+        if self.host {
+            return Err(Error::HostRepeated);
+        }
+        self.host = true;
+        if target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
+    }
+
+    fn mark_expect(&mut self, value: &[u8]) {
+        for element in elements(value) {
+            if element.eq_ignore_ascii_case(b"100-continue") {
+                self.expect_continue = true;
+            } else {
+                self.expect_other = true;
+            }
+        }
+    }
+
+    /// RFC 9110 section 7.6.1: a list of case-insensitive options.
+    fn mark_connection(&mut self, value: &[u8]) {
+        for option in elements(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn mark_content_length(&mut self, value: &[u8]) -> Result<(), Error> {
+        if self.content_length.is_some() || value.contains(&b',') {
+            return Err(if elements(value).all(is_digits) {
+                Error::ContentLengthRepeated
+            } else {
+                Error::ContentLength
+            });
+        }
+        if !is_digits(value) {
+            return Err(Error::ContentLength);
+        }
+        // A number that does not fit is a length all the same: larger than any limit.
+        let number =
+            value.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        self.content_length = Some(number);
+        Ok(())
+    }
+
+    /// RFC 9112 sections 6.1, 6.3 and 7.
+    fn mark_codings(&mut self, value: &[u8]) -> Result<(), Error> {
+        let before = self.codings;
+        for coding in elements(value) {
+            let name_len = coding.iter().position(|&byte| !TOKEN[byte as usize]).unwrap_or(coding.len());
+            let (name, parameters) = coding.split_at(name_len);
+            let chunked = name.eq_ignore_ascii_case(b"chunked");
+            self.codings = match self.codings {
+                Codings::Chunked | Codings::UnknownThenChunked => {
+                    return Err(Error::TransferEncoding);
+                }
+                _ if chunked && !parameters.is_empty() => return Err(Error::TransferEncoding),
+                _ if name.is_empty() => return Err(Error::TransferEncoding),
+                Codings::None if chunked => Codings::Chunked,
+                Codings::Unknown if chunked => Codings::UnknownThenChunked,
+                _ => Codings::Unknown,
+            };
+        }
+        // A field without a coding says nothing a reader could rely on.
+        if self.codings == Codings::None && before == Codings::None { Err(Error::TransferEncoding) } else { Ok(()) }
+    }
+
+    /// The rules that hold for the head as a whole.
+    fn check_whole(&self) -> Result<(), Error> {
+        if self.version == Version::Http11 && !self.host {
+            return Err(Error::HostMissing);
+        }
+        match self.codings {
+            Codings::None => {}
+            _ if self.version == Version::Http10 => return Err(Error::FramingInHttp10),
+            _ if self.content_length.is_some() => return Err(Error::BothFramings),
+            Codings::Unknown | Codings::UnknownThenChunked => return Err(Error::UnknownCoding),
+            Codings::Chunked => {}
+        }
+        // RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored.
+        if self.expect_other && self.version == Version::Http11 { Err(Error::Expectation) } else { Ok(()) }
+    }
+
+    /// How the body is delimited.
+    pub fn framing(&self) -> Framing {
+        match (self.codings, self.content_length) {
+            (Codings::None, None | Some(0)) => Framing::None,
+            (Codings::None, Some(length)) => Framing::Length(length),
+            _ => Framing::Chunked,
+        }
+    }
+
+    /// Whether the connection may go on after this request (RFC 9112 section 9.3).
+    pub fn is_persistent(&self) -> bool {
+        !self.close && (self.version == Version::Http11 || self.keep_alive)
+    }
+
+    /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 section 10.1.1).
+    pub fn expects_continue(&self) -> bool {
+        self.expect_continue && self.version == Version::Http11
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The form of the target.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// The method, in the bytes this head was read from.
+    #[inline]
+    pub fn method<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.method.of(bytes)
+    }
+
+    /// The target, in the bytes this head was read from.
+    #[inline]
+    pub fn target<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.target.of(bytes)
+    }
+
+    /// The fields in order, names as they came, values without the white space around them.
+    pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.fields.iter().map(|field| (field.name.of(bytes), field.value.of(bytes)))
+    }
+}
+
+fn is_digits(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+}
+
+/// What no request begins with is refused at once, so that a TLS hello does not wait for a line end that never comes.
+fn check_first_octets(bytes: &[u8]) -> Result<(), Error> {
+    match bytes {
+        [] | [b'\r'] | [b'\r', b'\n', ..] | [b'\n', ..] => Ok(()),
+        [first, ..] if TOKEN[*first as usize] => Ok(()),
+        _ => Err(Error::NotHttp),
+    }
+}
+
+/// RFC 9112 section 2.3: case-sensitive, one digit on each side of the dot.
+fn read_version(word: &[u8]) -> Result<Version, Error> {
+    match word {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            if *major == b'1' {
+                Ok(Version::Http11)
+            } else {
+                Err(Error::VersionUnsupported)
+            }
+        }
+        _ => Err(Error::Version),
+    }
+}

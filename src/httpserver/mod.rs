@@ -1,0 +1,317 @@
+//! HTTP around a callback: reads requests off the wire, calls the handler, writes status line, fields and body.
+//!
+//! [`HttpServer`] is an [`App`]: it runs on any loop. One connection is one [`Conversation`]; it owns memory
+//! only while the body of a request is collected.
+
+mod handler;
+mod request;
+mod response;
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use http::StatusCode;
+
+use crate::http1::{
+    self, CONTINUE, Encoder, Error, Event, Framing, Head, Length, Limits, Persistence, ResponseHead, Version,
+};
+use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+
+pub use handler::{Handler, Intake};
+pub use request::{Request, RequestHead};
+pub use response::{FieldError, Response};
+
+/// Requests answered on a connection before the others have their turn.
+const REQUESTS_PER_TURN: usize = 64;
+
+/// Output at which a batch of answers is sent before more are made.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// The body of a request is collected in steps of its own growth, never by what was announced, up to here.
+const BODY_RESERVE_MAX: u64 = 64 * 1024;
+
+/// An HTTP server as an application for a loop.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::{HttpServer, Poller, Response, SelectLoop};
+/// use std::net::TcpListener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:8888")?;
+/// SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct HttpServer<H> {
+    handler: H,
+    limits: Limits,
+    encoder: Encoder,
+    /// The head being read, of whichever connection.
+    scratch: Head,
+}
+
+/// One connection's state.
+pub struct Conversation {
+    http1: http1::Connection,
+    exchange: Option<Box<Exchange>>,
+    peer: Option<SocketAddr>,
+    phase: Phase,
+}
+
+/// A request whose body is on its way.
+struct Exchange {
+    head_bytes: Vec<u8>,
+    head: Head,
+    body: Vec<u8>,
+}
+
+/// What an answered request means for the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The next request.
+    Request,
+    /// The end, once the answer is sent.
+    Close,
+    /// The end, though the peer may still be sending a body that nobody reads.
+    Refuse,
+}
+
+impl<F> HttpServer<F>
+where
+    F: FnMut(&Request<'_>) -> Response,
+{
+    /// A server that answers every request with what the closure returns.
+    pub fn new(handler: F) -> Self {
+        Self::with(handler)
+    }
+}
+
+impl<H: Handler> HttpServer<H> {
+    /// A server that answers by a handler.
+    pub fn with(handler: H) -> Self {
+        HttpServer { handler, limits: Limits::default(), encoder: Encoder::new(), scratch: Head::default() }
+    }
+
+    /// Replaces the limits.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        HttpServer { limits, ..self }
+    }
+
+    /// A head without a body, or with one that stands whole behind it, is answered where it lies; else the head is
+    /// kept until its body is collected.
+    fn take_head(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, ()>,
+        input: &[u8],
+        used: usize,
+        len: usize,
+    ) -> Option<Next> {
+        let bytes = &input[used - len..used];
+        let rest = &input[used..];
+        let head = RequestHead { bytes, head: &self.scratch, peer: state.peer };
+        match self.scratch.framing() {
+            Framing::None => {
+                let next = respond(&mut self.handler, &mut self.encoder, wire, &Request { head, body: &[] });
+                return Some(next);
+            }
+            framing => {
+                let allowance = match guard(|| self.handler.head(&head)) {
+                    Some(Intake::Default) => self.limits.body_bytes_max,
+                    Some(Intake::Collect(bytes_max)) => bytes_max,
+                    Some(Intake::Refuse(response)) => {
+                        write(&mut self.encoder, wire, &head, response.close());
+                        return Some(Next::Refuse);
+                    }
+                    None => {
+                        write(&mut self.encoder, wire, &head, response::internal_error());
+                        return Some(Next::Refuse);
+                    }
+                };
+                if let Err(error) = state.http1.allow_body(allowance) {
+                    write(&mut self.encoder, wire, &head, fault(error));
+                    return Some(Next::Refuse);
+                }
+                if let Framing::Length(length) = framing
+                    && let Ok(length) = usize::try_from(length)
+                    && length <= rest.len()
+                {
+                    state.http1.skip_body();
+                    wire.consume(length);
+                    let request = Request { head, body: &rest[..length] };
+                    return Some(respond(&mut self.handler, &mut self.encoder, wire, &request));
+                }
+                if head.head.expects_continue() && rest.is_empty() {
+                    wire.output().extend(CONTINUE);
+                }
+                let reserve = if let Framing::Length(length) = framing { length.min(BODY_RESERVE_MAX) } else { 0 };
+                state.exchange = Some(Box::new(Exchange {
+                    head_bytes: bytes.to_vec(),
+                    head: std::mem::take(&mut self.scratch),
+                    body: Vec::with_capacity(usize::try_from(reserve).unwrap_or(0)),
+                }));
+            }
+        }
+        None
+    }
+
+    /// The body is collected: answer.
+    fn finish_exchange(&mut self, state: &mut Conversation, wire: &mut Wire<'_, ()>) -> Option<Next> {
+        let exchange = state.exchange.take()?;
+        let head = RequestHead { bytes: &exchange.head_bytes, head: &exchange.head, peer: state.peer };
+        let request = Request { head, body: &exchange.body };
+        let next = respond(&mut self.handler, &mut self.encoder, wire, &request);
+        self.scratch = exchange.head;
+        Some(next)
+    }
+
+    /// The peer's fault: the answer that names it, and a close that lets the peer read it.
+    fn refuse(&mut self, wire: &mut Wire<'_, ()>, error: Error) -> Flow {
+        log::debug!("refused: {error}");
+        write_parts(&mut self.encoder, wire, fault(error), false, Persistence::Close);
+        Flow::Refuse
+    }
+
+    fn wait(state: &mut Conversation, wire: &Wire<'_, ()>) -> Flow {
+        if wire.ended() {
+            return Flow::Close;
+        }
+        state.phase = if state.http1.is_within_body() {
+            Phase::Body
+        } else if state.http1.is_within_head() {
+            Phase::Head
+        } else if state.phase == Phase::Silent && wire.consumed() == 0 {
+            Phase::Silent
+        } else {
+            Phase::Idle
+        };
+        Flow::Read(state.phase)
+    }
+}
+
+/// Calls the handler; a panic costs the request its answer, not the server its life.
+fn guard<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // The handler may be left half changed. That is the risk its author takes; the alternative is that one bad
+    // request ends the service for everybody.
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+fn fault(error: Error) -> Response {
+    Response::error(error.status(), format!("{error}\n")).close()
+}
+
+fn respond<H: Handler>(handler: &mut H, encoder: &mut Encoder, wire: &mut Wire<'_, ()>, request: &Request<'_>) -> Next {
+    let response = guard(|| handler.call(request)).unwrap_or_else(|| {
+        log::error!("the handler panicked at {} {}: answered 500", request.method(), request.target());
+        response::internal_error()
+    });
+    wire.restart_clock();
+    write(encoder, wire, &request.head, response)
+}
+
+/// Writes the response to a request and says what becomes of the connection.
+#[inline]
+fn write(encoder: &mut Encoder, wire: &mut Wire<'_, ()>, head: &RequestHead<'_>, response: Response) -> Next {
+    let response = response.checked();
+    let method = head.method_bytes();
+    let persistent = head.head.is_persistent() && !response.close && !wire.draining() && method != b"CONNECT";
+    let persistence = match (persistent, head.version()) {
+        (false, _) => Persistence::Close,
+        (true, Version::Http10) => Persistence::KeepAlive,
+        (true, Version::Http11) => Persistence::Silent,
+    };
+    let bodiless = method == b"HEAD" || (method == b"CONNECT" && response.status.is_success());
+    write_parts(encoder, wire, response, bodiless, persistence);
+    if persistent { Next::Request } else { Next::Close }
+}
+
+fn write_parts(
+    encoder: &mut Encoder,
+    wire: &mut Wire<'_, ()>,
+    response: Response,
+    bodiless: bool,
+    persistence: Persistence,
+) {
+    let Response { status, content_type, fields, body, .. } = response;
+    let never = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let (length, content_type) = if never {
+        (Length::Untold, content_type.filter(|_| status != StatusCode::NO_CONTENT))
+    } else {
+        (Length::Known(body.len() as u64), content_type)
+    };
+    let now = wire.wall();
+    let out = wire.output();
+    encoder.head(out.buffer(), now, &ResponseHead { status, content_type, fields: &fields, length, persistence });
+    if !never && !bodiless {
+        out.push(&body);
+    }
+}
+
+impl<H: Handler> App for HttpServer<H> {
+    type State = Conversation;
+    type Letter = ();
+
+    fn start(&mut self, _: Remote<()>) {}
+
+    fn open(&mut self, accepted: &Accepted<'_>, _wire: &mut Wire<'_, ()>) -> (Conversation, Flow) {
+        let phase = Phase::Silent;
+        let http1 = http1::Connection::new();
+        (Conversation { http1, exchange: None, peer: accepted.peer, phase }, Flow::Read(phase))
+    }
+
+    #[inline]
+    fn receive(&mut self, state: &mut Conversation, wire: &mut Wire<'_, ()>) -> Flow {
+        let mut answered = 0;
+        while answered < REQUESTS_PER_TURN && wire.output().len() < BATCH_BYTES {
+            let input = wire.input();
+            let (used, event) = match state.http1.receive(&mut self.scratch, &self.limits, input) {
+                Ok(outcome) => outcome,
+                Err(error) => return self.refuse(wire, error),
+            };
+            wire.consume(used);
+            let next = match event {
+                Event::NeedMore => return Self::wait(state, wire),
+                Event::Head { len } => self.take_head(state, wire, input, used, len),
+                Event::Body(bytes) => {
+                    if let Some(exchange) = &mut state.exchange {
+                        exchange.body.extend_from_slice(bytes);
+                    }
+                    None
+                }
+                Event::End => self.finish_exchange(state, wire),
+            };
+            match next {
+                Some(Next::Refuse) => return Flow::Refuse,
+                Some(Next::Close) => return Flow::Close,
+                Some(Next::Request) => {
+                    answered += 1;
+                    state.phase = Phase::Idle;
+                }
+                None => {}
+            }
+        }
+        Flow::Yield(state.phase)
+    }
+
+    fn letter(&mut self, state: &mut Conversation, _letter: (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(state.phase)
+    }
+
+    fn drained(&mut self, state: &mut Conversation, _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(state.phase)
+    }
+
+    fn timer(&mut self, _state: &mut Conversation, phase: Phase, wire: &mut Wire<'_, ()>) -> Flow {
+        match phase {
+            Phase::Head => self.refuse(wire, Error::HeadTimeout),
+            Phase::Body => self.refuse(wire, Error::BodyTimeout),
+            _ => Flow::Close,
+        }
+    }
+
+    fn drain(&mut self, state: &mut Conversation, _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(state.phase)
+    }
+
+    fn closed(&mut self, _: ConnId, _state: Conversation, _: Closed) {}
+}

@@ -1,0 +1,59 @@
+//! HTTP and TCP servers on a readiness loop, with no async runtime.
+//!
+//! ```text
+//! main -> cli -> server          flags -> config -> listeners, workers, loops, apps
+//!                 |
+//!         apps    |    httpserver      callback -> status line, fields, body
+//!            \    |     /      \
+//!             v   v    v        v
+//!           loop (Poller, App, Wire)   http1      pure protocol: bytes <-> events
+//!             EventLoop<Backend, App>             sockets, readiness, clock, buffers
+//!             Select         Epoll                the operating system
+//! ```
+//!
+//! An HTTP server is a listener, a timeout and a callback:
+//!
+//! ```no_run
+//! use serverd::{HttpServer, Poller, Response, SelectLoop};
+//!
+//! let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
+//! SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?.run()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! A TCP server is a closure over bytes:
+//!
+//! ```no_run
+//! use serverd::{Flow, Phase, Poller, SelectLoop, Wire};
+//!
+//! let listener = std::net::TcpListener::bind("127.0.0.1:7777")?;
+//! let mut echo = SelectLoop::new(listener, None, |wire: &mut Wire<_>| {
+//!     let input = wire.input();
+//!     wire.output().extend(input);
+//!     wire.consume(input.len());
+//!     Flow::Read(Phase::Open)
+//! })?;
+//! echo.run()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+pub mod apps;
+pub mod cli;
+pub mod http1;
+pub mod httpserver;
+pub mod r#loop;
+pub mod server;
+
+pub use http::StatusCode;
+pub use httpserver::{FieldError, Handler, HttpServer, Intake, Request, RequestHead, Response};
+#[cfg(target_os = "linux")]
+pub use r#loop::EpollLoop;
+pub use r#loop::{
+    Accepted, App, Closed, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop, Timeouts, Turn,
+    Wire,
+};
+
+/// The examples of the README are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

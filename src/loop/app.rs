@@ -1,0 +1,294 @@
+//! The boundary upward: what the loop asks of an application, and what it lends it.
+//!
+//! An [`App`] sees bytes, not readiness: it looks at [`Wire::input`], consumes what it understood,
+//! appends to [`Wire::output`] and returns a [`Flow`]. It holds no socket, waits for nothing and
+//! never learns which backend runs it. So the same application is tested over a byte slice, runs on
+//! select and epoll, and would run on a completion-based loop too.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::mailbox::Mailbox;
+use super::output::Output;
+use super::readiness::Stream;
+
+/// One connection of one loop. The serial makes it unique: a slot that is used again gets another
+/// one, so nothing meant for a connection that is gone ever reaches its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    pub(super) index: u32,
+    pub(super) serial: u32,
+}
+
+/// What a connection is doing, as far as time limits go. Every phase has its limit in
+/// [`Timeouts`](super::Timeouts); the clock of a phase starts when the connection enters it and does not start anew
+/// inside it, unless the application calls [`Wire::restart_clock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Connected, and not a byte came yet.
+    Silent,
+    /// Within a message head.
+    Head,
+    /// Within a message body: each period of the limit has to bring [`Timeouts::body_rate`](super::Timeouts) bytes a second.
+    Body,
+    /// Between messages.
+    Idle,
+    /// Open, with no limit but the constructor's: raw TCP applications.
+    Open,
+    /// The application owes an answer; nothing limits it.
+    Reply,
+    /// Output is blocked. Entered by the loop alone; its clock starts anew whenever the peer takes bytes.
+    Writing,
+    /// All is sent and the sending side shut; what the peer still sends is dropped. Entered by the loop alone.
+    Lingering,
+}
+
+impl Phase {
+    /// How many there are.
+    pub(super) const COUNT: usize = 8;
+}
+
+/// What is to become of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on reading, within the limit of a phase. After the end of input this means [`Flow::Close`].
+    Read(Phase),
+    /// There is more to do with the input at hand: call again after the other connections had their turn,
+    /// or once enough of the output is sent.
+    Yield(Phase),
+    /// Stop reading until a letter comes.
+    Pause,
+    /// Send the output, then close.
+    Close,
+    /// Send the output, then say the end and read away what the peer is still sending (within bounds),
+    /// so that a reset does not destroy the answer on its way. For input that is refused.
+    Refuse,
+    /// Close at once, with a reset; output is thrown away.
+    Abort,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum Closed {
+    /// The application said so and everything was sent.
+    Done,
+    /// The peer closed.
+    Peer,
+    /// The limit of this phase ran out.
+    Timeout(Phase),
+    /// The peer took no byte of the output for the writing limit.
+    TooSlow,
+    /// The application refused the input, and the answer was sent.
+    Refused,
+    /// The loop drains and the connection had nothing under way, or the loop was stopped.
+    Drain,
+    /// A system call failed.
+    Error(io::Error),
+}
+
+/// What is known of a connection when it opens.
+pub struct Accepted<'a> {
+    /// Which listener, in the order they were given to the loop; `None` for an adopted socket.
+    pub listener: Option<usize>,
+    /// The peer's address.
+    pub peer: Option<SocketAddr>,
+    pub(super) stream: &'a dyn LocalAddr,
+}
+
+impl Accepted<'_> {
+    /// The local address, asked from the system when called.
+    ///
+    /// # Errors
+    /// Where the connection is gone already.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local()
+    }
+}
+
+/// The object-safe part of a stream that [`Accepted`] needs.
+pub(super) trait LocalAddr {
+    fn local(&self) -> io::Result<SocketAddr>;
+}
+
+impl<S: Stream> LocalAddr for S {
+    fn local(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}
+
+/// An application: one value per loop, called for every connection of it, never from two threads.
+///
+/// There are no default bodies, on purpose: a wrapper around an application that forgets a method
+/// would silently cut it off from what it needs to hear.
+///
+/// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that answers bytes with bytes.
+pub trait App {
+    /// One connection's own state.
+    type State;
+    /// What other connections or threads may post to a connection.
+    type Letter: Send + 'static;
+
+    /// The loop is about to run. `remote` posts letters from any thread.
+    fn start(&mut self, remote: Remote<Self::Letter>);
+
+    /// A connection opened. A server that speaks first writes its greeting here. The flow says which
+    /// phase the connection begins in; [`Flow::Yield`] counts as [`Flow::Read`].
+    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Self::Letter>) -> (Self::State, Flow);
+
+    /// Bytes came, or the end of input, or the application had yielded. What is not consumed is shown
+    /// again, followed by what came since.
+    fn receive(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+
+    /// A letter came.
+    fn letter(&mut self, state: &mut Self::State, letter: Self::Letter, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+
+    /// Output that was blocked is sent. Called only when the flow is [`Flow::Read`] or [`Flow::Pause`].
+    fn drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+
+    /// The limit of a phase ran out. A last answer may be appended; returning [`Flow::Read`] starts the
+    /// clock of that phase anew.
+    fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+
+    /// The loop began to drain. Called once for each connection, which still may have a message under way:
+    /// to finish it, return [`Flow::Read`] or [`Flow::Pause`]. Idle and silent connections are closed a second later.
+    fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+
+    /// The connection is gone.
+    fn closed(&mut self, id: ConnId, state: Self::State, reason: Closed);
+}
+
+/// A connection as an application sees it: bytes in, bytes out, no socket.
+pub struct Wire<'a, L> {
+    pub(super) id: ConnId,
+    pub(super) input: &'a [u8],
+    pub(super) consumed: usize,
+    pub(super) output: &'a mut Output,
+    pub(super) posts: &'a mut Vec<(ConnId, L)>,
+    pub(super) wall: u64,
+    pub(super) restarted: bool,
+    pub(super) ended: bool,
+    pub(super) draining: bool,
+}
+
+impl<'a, L> Wire<'a, L> {
+    /// A wire over a byte slice, to test an application without a socket: `input` is what came,
+    /// `ended` whether the peer closed after it; what the application writes goes to `output`.
+    pub fn over(input: &'a [u8], ended: bool, output: &'a mut Output, posts: &'a mut Vec<(ConnId, L)>) -> Self {
+        let id = ConnId { index: 0, serial: 0 };
+        Wire { id, input, consumed: 0, output, posts, wall: 0, restarted: false, ended, draining: false }
+    }
+
+    /// This connection.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The bytes that came and are not consumed yet. They live as long as the call, not as the borrow
+    /// of the wire, so output can be written while they are read.
+    #[inline]
+    pub fn input(&self) -> &'a [u8] {
+        &self.input[self.consumed..]
+    }
+
+    /// Marks the first `count` bytes of the input as done with.
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
+        self.consumed += count;
+        debug_assert!(self.consumed <= self.input.len(), "consumed more than there is");
+    }
+
+    /// How much has been consumed in this call.
+    pub fn consumed(&self) -> usize {
+        self.consumed
+    }
+
+    /// The peer has sent its last byte; the input is all there will ever be.
+    #[inline]
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What is still to be sent.
+    #[inline]
+    pub fn output(&mut self) -> &mut Output {
+        self.output
+    }
+
+    /// Sends a letter to a connection of the same loop. It is dropped when that connection is gone.
+    pub fn post(&mut self, to: ConnId, letter: L) {
+        self.posts.push((to, letter));
+    }
+
+    /// The loop is shutting down: finish what is under way and take nothing new.
+    #[inline]
+    pub fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Seconds since 1970 by the calendar clock, read at most once a second.
+    #[inline]
+    pub fn wall(&self) -> u64 {
+        self.wall
+    }
+
+    /// The next phase begins now, even where it is the phase the connection is in: a new message began.
+    #[inline]
+    pub fn restart_clock(&mut self) {
+        self.restarted = true;
+    }
+}
+
+/// Posts letters to the connections of one loop from any thread, and wakes the loop.
+pub struct Remote<L> {
+    pub(super) mailbox: Arc<Mailbox<L>>,
+}
+
+impl<L> Clone for Remote<L> {
+    fn clone(&self) -> Self {
+        Remote { mailbox: Arc::clone(&self.mailbox) }
+    }
+}
+
+impl<L: Send> Remote<L> {
+    /// Posts a letter. It is dropped when the connection, or the loop, is gone.
+    pub fn post(&self, to: ConnId, letter: L) {
+        self.mailbox.post(to, letter);
+    }
+}
+
+impl<F> App for F
+where
+    F: FnMut(&mut Wire<'_, ()>) -> Flow,
+{
+    type State = ();
+    type Letter = ();
+
+    fn start(&mut self, _: Remote<()>) {}
+
+    fn open(&mut self, _: &Accepted<'_>, _wire: &mut Wire<'_, ()>) -> ((), Flow) {
+        ((), Flow::Read(Phase::Open))
+    }
+
+    fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, ()>) -> Flow {
+        self(wire)
+    }
+
+    fn letter(&mut self, _state: &mut (), _letter: (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Open)
+    }
+
+    fn drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Open)
+    }
+
+    fn timer(&mut self, _state: &mut (), _phase: Phase, _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Close
+    }
+
+    fn drain(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Close
+    }
+
+    fn closed(&mut self, _: ConnId, _state: (), _: Closed) {}
+}

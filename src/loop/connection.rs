@@ -1,0 +1,416 @@
+//! One accepted connection: its stream, its buffers, and one step of its life.
+//!
+//! Readiness is remembered in two sticky bits. A step writes what is pending, reads at most a quota,
+//! shows the application what came, and writes its answer at once; only what the socket does not take
+//! is kept. So the common case is one read and one write, and an idle connection owns no buffer.
+
+use std::io;
+
+use super::app::{App, Closed, ConnId, Flow, Phase, Wire};
+use super::output::{Flushed, Output};
+use super::readiness::{Interest, Stream};
+use super::{Counters, Limits};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A connect is under way.
+    Connecting,
+    /// Reading and answering.
+    Reading,
+    /// The application has more to do with the input at hand.
+    Yielded,
+    /// Waiting for a letter.
+    Paused,
+    /// Nothing more is read or asked; the output is on its way.
+    Closing {
+        /// Read away what still comes before the socket is closed.
+        refuse: bool,
+    },
+    /// All is sent, the sending side is shut.
+    Lingering,
+}
+
+/// A connection of a loop.
+#[allow(clippy::struct_excessive_bools, reason = "readiness is remembered in independent bits")]
+pub(super) struct Connection<S, T> {
+    pub(super) stream: S,
+    pub(super) state: T,
+    /// Input that the application has not consumed.
+    leftover: Vec<u8>,
+    /// Output the socket did not take.
+    pub(super) pending: Option<Box<Output>>,
+    /// Bytes read since the clock of the body phase started; while lingering, since the shutdown.
+    pub(super) received: u64,
+    /// Why the connection is closing.
+    reason: Option<Closed>,
+    /// What the application says it is doing.
+    pub(super) phase: Phase,
+    pub(super) stage: Stage,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    pub(super) hangup: bool,
+    ended: bool,
+    /// In the list of those to be driven.
+    pub(super) queued: bool,
+    /// The clock of the phase is to start anew.
+    pub(super) restart: bool,
+    /// What the backend was told; `None` when it does not know the stream yet.
+    pub(super) registered: Option<Interest>,
+}
+
+/// What the loop lends to each connection in turn.
+pub(super) struct Lent<'a, A: App> {
+    pub(super) app: &'a mut A,
+    pub(super) buffer: &'a mut [u8],
+    /// Empty between connections.
+    pub(super) scratch: &'a mut Output,
+    pub(super) posts: &'a mut Vec<(ConnId, A::Letter)>,
+    pub(super) limits: &'a Limits,
+    pub(super) counters: &'a mut Counters,
+    pub(super) wall: u64,
+    pub(super) draining: bool,
+}
+
+/// What a step left behind.
+pub(super) enum Outcome {
+    /// The connection lives on.
+    Stay,
+    /// It is over.
+    Gone(Closed),
+}
+
+impl<S: Stream, T> Connection<S, T> {
+    pub(super) fn new(stream: S, state: T, connecting: bool) -> Self {
+        Connection {
+            stream,
+            state,
+            leftover: Vec::new(),
+            pending: None,
+            received: 0,
+            reason: None,
+            phase: Phase::Silent,
+            stage: if connecting { Stage::Connecting } else { Stage::Reading },
+            // A client that connects mostly has sent its request already: try before asking the system.
+            readable: !connecting,
+            writable: !connecting,
+            hangup: false,
+            ended: false,
+            queued: false,
+            restart: false,
+            registered: None,
+        }
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |output| output.len())
+    }
+
+    /// Whether so much output waits that neither reading nor asking the application makes sense.
+    fn is_stuffed(&self, limits: &Limits) -> bool {
+        self.pending.is_some() && self.pending_bytes() > limits.output_bytes_max / 2
+    }
+
+    /// The directions this connection wants to hear about.
+    pub(super) fn interest(&self, limits: &Limits) -> Interest {
+        let read = match self.stage {
+            Stage::Reading => !self.ended && !self.is_stuffed(limits),
+            Stage::Lingering => true,
+            _ => false,
+        };
+        Interest { read, write: self.pending.is_some() || self.stage == Stage::Connecting }
+    }
+
+    /// The phase whose limit applies now.
+    pub(super) fn clock(&self) -> Phase {
+        match self.stage {
+            Stage::Lingering => Phase::Lingering,
+            Stage::Connecting => Phase::Writing,
+            _ if self.pending.is_some() => Phase::Writing,
+            Stage::Paused => Phase::Reply,
+            _ => self.phase,
+        }
+    }
+
+    /// Whether the next turn can make progress here without an event.
+    pub(super) fn is_unfinished(&self, limits: &Limits) -> bool {
+        if self.pending.is_some() && self.writable {
+            return true;
+        }
+        match self.stage {
+            Stage::Reading => self.readable && !self.ended && !self.is_stuffed(limits),
+            Stage::Yielded => !self.is_stuffed(limits),
+            Stage::Lingering => self.readable,
+            _ => false,
+        }
+    }
+
+    /// Does what can be done now.
+    pub(super) fn step<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        match self.advance(id, lent) {
+            Ok(None) => Outcome::Stay,
+            Ok(Some(closed)) => Outcome::Gone(closed),
+            Err(error) => Outcome::Gone(self.reason.take().unwrap_or(Closed::Error(error))),
+        }
+    }
+
+    fn advance<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> io::Result<Option<Closed>>
+    where
+        A: App<State = T>,
+    {
+        if self.stage == Stage::Connecting {
+            if !self.writable {
+                return Ok(None);
+            }
+            match self.stream.connected() {
+                // An event without a cause: the connect is still under way.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    self.writable = false;
+                    return Ok(None);
+                }
+                outcome => outcome?,
+            }
+            self.stage = Stage::Reading;
+            self.readable = true;
+        }
+        if self.pending.is_some() && self.writable {
+            self.flush(lent)?;
+            if self.pending.is_none() && matches!(self.stage, Stage::Reading | Stage::Paused) {
+                self.call(lent, id, &[], App::drained);
+                self.flush(lent)?;
+            }
+        }
+        match self.stage {
+            Stage::Reading | Stage::Yielded => self.receive(id, lent)?,
+            Stage::Lingering => return self.read_away(lent),
+            _ => {}
+        }
+        Ok(self.part())
+    }
+
+    /// Reads within the quota and lets the application work on it.
+    fn receive<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        if self.stage == Stage::Yielded && !self.is_stuffed(lent.limits) {
+            let leftover = std::mem::take(&mut self.leftover);
+            let consumed = self.call(lent, id, &leftover, App::receive);
+            self.keep(leftover, consumed);
+            self.flush(lent)?;
+            return Ok(());
+        }
+        let mut quota = lent.limits.read_bytes_per_turn;
+        while self.stage == Stage::Reading && self.readable && !self.ended && quota > 0 && !self.is_stuffed(lent.limits)
+        {
+            let Some(count) = self.read(lent)? else { break };
+            quota = quota.saturating_sub(count.max(1));
+            self.show(id, lent, count)?;
+            self.flush(lent)?;
+        }
+        Ok(())
+    }
+
+    /// One read into the loop's buffer. `None`: nothing there.
+    fn read<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<Option<usize>> {
+        lent.counters.reads += 1;
+        match self.stream.read(lent.buffer) {
+            Ok(received) => {
+                self.ended = received.bytes == 0;
+                // Behind the data of a peer that closed stands the end of file, and no further event tells.
+                self.readable = (received.more || self.hangup) && !self.ended;
+                self.received += received.bytes as u64;
+                Ok(Some(received.bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shows the application what is at hand: what was left over, then the `count` bytes just read.
+    fn show<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>, count: usize) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        if self.leftover.is_empty() {
+            let buffer = std::mem::take(&mut lent.buffer);
+            let consumed = self.call(lent, id, &buffer[..count], App::receive);
+            self.leftover.extend_from_slice(&buffer[consumed..count]);
+            lent.buffer = buffer;
+        } else {
+            self.leftover.extend_from_slice(&lent.buffer[..count]);
+            let leftover = std::mem::take(&mut self.leftover);
+            let consumed = self.call(lent, id, &leftover, App::receive);
+            self.keep(leftover, consumed);
+        }
+        if self.leftover.len() > lent.limits.input_bytes_max && self.stage == Stage::Reading {
+            return Err(io::Error::other("the application left more input unconsumed than the limit allows"));
+        }
+        Ok(())
+    }
+
+    /// Keeps what was not consumed; an empty buffer goes back to the system.
+    fn keep(&mut self, mut leftover: Vec<u8>, consumed: usize) {
+        if consumed < leftover.len() {
+            leftover.drain(..consumed);
+            self.leftover = leftover;
+        }
+    }
+
+    /// Calls one method of the application and obeys the flow it returns; returns how much it consumed.
+    #[inline]
+    pub(super) fn call<A>(
+        &mut self,
+        lent: &mut Lent<'_, A>,
+        id: ConnId,
+        input: &[u8],
+        method: impl FnOnce(&mut A, &mut T, &mut Wire<'_, A::Letter>) -> Flow,
+    ) -> usize
+    where
+        A: App<State = T>,
+    {
+        let output = match &mut self.pending {
+            Some(pending) => &mut **pending,
+            None => &mut *lent.scratch,
+        };
+        let mut wire = Wire {
+            id,
+            input,
+            consumed: 0,
+            output,
+            posts: lent.posts,
+            wall: lent.wall,
+            restarted: false,
+            ended: self.ended,
+            draining: lent.draining,
+        };
+        let flow = method(lent.app, &mut self.state, &mut wire);
+        let consumed = wire.consumed;
+        self.restart |= wire.restarted;
+        self.obey(flow);
+        consumed
+    }
+
+    pub(super) fn obey(&mut self, flow: Flow) {
+        match flow {
+            Flow::Read(_) if self.ended => self.close(false, Closed::Peer),
+            Flow::Read(phase) => {
+                self.phase = phase;
+                self.stage = Stage::Reading;
+            }
+            Flow::Yield(phase) => {
+                self.phase = phase;
+                self.stage = Stage::Yielded;
+            }
+            Flow::Pause => self.stage = Stage::Paused,
+            Flow::Close => self.close(false, if self.ended { Closed::Peer } else { Closed::Done }),
+            Flow::Refuse => self.close(true, Closed::Refused),
+            Flow::Abort => {
+                self.stream.abort();
+                self.pending = None;
+                self.ended = true;
+                self.close(false, Closed::Refused);
+            }
+        }
+    }
+
+    /// Nothing more is asked of the application; what is to be sent is sent. The first reason stands.
+    pub(super) fn close(&mut self, refuse: bool, reason: Closed) {
+        self.stage = Stage::Closing { refuse };
+        self.reason.get_or_insert(reason);
+    }
+
+    /// Why it is closing.
+    pub(super) fn reason(&mut self) -> Closed {
+        self.reason.take().unwrap_or(Closed::Done)
+    }
+
+    /// Makes `reason` the one that is told, whatever the application's flow said.
+    pub(super) fn blame(&mut self, reason: Closed) {
+        self.reason = Some(reason);
+    }
+
+    /// Sends what there is; what the socket does not take is kept.
+    pub(super) fn flush<A>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let output = match &mut self.pending {
+            Some(pending) => &mut **pending,
+            None => &mut *lent.scratch,
+        };
+        if output.is_empty() {
+            self.pending = None;
+            return Ok(());
+        }
+        if !self.writable {
+            self.park(lent);
+            return Ok(());
+        }
+        lent.counters.writes += 1;
+        let (how, gone) = match output.flush(&mut self.stream, lent.limits.write_bytes_per_turn) {
+            Ok(done) => done,
+            Err(error) => {
+                lent.scratch.clear();
+                return Err(error);
+            }
+        };
+        self.restart |= gone > 0 && self.pending.is_some();
+        match how {
+            Flushed::All => self.pending = None,
+            Flushed::Blocked => {
+                self.writable = false;
+                self.park(lent);
+            }
+            Flushed::Quota => self.park(lent),
+        }
+        Ok(())
+    }
+
+    /// Moves what is unsent from the loop's buffer into one of the connection's own.
+    fn park<A: App>(&mut self, lent: &mut Lent<'_, A>) {
+        if self.pending.is_none() {
+            self.pending = Some(Box::new(std::mem::take(lent.scratch)));
+        }
+    }
+
+    /// Once a closing connection has sent everything: over, or lingering when a close now could
+    /// destroy the answer, because unread input makes the system send a reset (RFC 9112 section 9.6).
+    pub(super) fn part(&mut self) -> Option<Closed> {
+        let Stage::Closing { refuse } = self.stage else {
+            return None;
+        };
+        if self.pending.is_some() {
+            return None;
+        }
+        let unread = refuse || self.readable || !self.leftover.is_empty();
+        if self.ended || !unread || self.stream.shutdown_write().is_err() {
+            return Some(self.reason());
+        }
+        self.leftover = Vec::new();
+        self.received = 0;
+        // Whether more has come is not known; one read tells.
+        self.readable = true;
+        self.stage = Stage::Lingering;
+        None
+    }
+
+    /// Reads and drops, within bounds, until the peer closes.
+    fn read_away<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<Option<Closed>> {
+        let mut quota = lent.limits.read_bytes_per_turn;
+        while self.readable && quota > 0 {
+            let Some(count) = self.read(lent)? else { break };
+            quota = quota.saturating_sub(count.max(1));
+            if self.ended || self.received > lent.limits.linger_bytes_max {
+                return Ok(Some(self.reason()));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,512 @@
+//! One turn of the loop, and the only place that knows its order:
+//! wait, note readiness, accept, drive what can make progress, deliver letters, expire, drain.
+//!
+//! The loop owns the clock and reads it once per turn. It is written once, over any [`Readiness`].
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::app::{App, Closed, ConnId, Flow, Phase, Remote, Wire};
+use super::connection::{Connection, Lent, Outcome, Stage};
+use super::listener::{Admission, Door};
+use super::mailbox::{Bell, Mailbox, Order};
+use super::output::Output;
+use super::readiness::{Event, Readiness, Stream, Token};
+use super::table::Table;
+use super::timers::{Timeouts, Timers};
+use super::{Counters, Handle, Limits, Poller, Turn};
+
+/// How long idle and silent connections are kept once the loop drains, for a request already on its way.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Where the tokens of listeners begin; they count downwards, below the backend's own.
+const DOOR_TOKEN: usize = usize::MAX - 1;
+
+/// A readiness loop over the backend `B` that runs the application `A`.
+pub struct EventLoop<B: Readiness, A: App> {
+    backend: B,
+    app: A,
+    doors: Vec<Door<B::Listener>>,
+    table: Table<Connection<B::Stream, A::State>>,
+    timers: Timers,
+    timeouts: Timeouts,
+    limits: Limits,
+    clock: Clock,
+    events: Vec<Event>,
+    /// Connections to drive in this turn, and those for the next.
+    ready: Vec<ConnId>,
+    next: Vec<ConnId>,
+    buffer: Box<[u8]>,
+    scratch: Output,
+    mailbox: Arc<Mailbox<A::Letter>>,
+    letters: Vec<(ConnId, A::Letter)>,
+    posts: Vec<(ConnId, A::Letter)>,
+    counters: Counters,
+    started: bool,
+    /// When the drain began, and when it ends by force.
+    drain: Option<u64>,
+}
+
+/// The loop's clocks, read once per turn; the calendar at most once a second.
+struct Clock {
+    start: Instant,
+    now_ms: u64,
+    wall: u64,
+    wall_until_ms: u64,
+}
+
+impl Clock {
+    fn new(backend: &impl Readiness) -> Self {
+        let mut clock = Clock { start: backend.now(), now_ms: 0, wall: 0, wall_until_ms: 0 };
+        clock.tick(backend);
+        clock
+    }
+
+    #[inline]
+    fn tick(&mut self, backend: &impl Readiness) {
+        let elapsed = backend.now().saturating_duration_since(self.start);
+        self.now_ms = elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis());
+        if self.now_ms >= self.wall_until_ms {
+            let wall = backend.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.wall = wall.as_secs();
+            self.wall_until_ms = self.now_ms + 1000 - u64::from(wall.subsec_millis());
+        }
+    }
+}
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Makes a loop that accepts from `listener` and runs `app`. With a `timeout`, no phase of a connection
+    /// lasts longer than that; without, every phase has its own limit, see [`Timeouts`].
+    ///
+    /// # Errors
+    /// Where the system refuses a poller, or the listener cannot be made non-blocking.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{Flow, SelectLoop, Wire};
+    /// use std::{net::TcpListener, time::Duration};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let echo = SelectLoop::new(listener, Duration::from_secs(10), |wire: &mut Wire<_>| {
+    ///     let input = wire.input();
+    ///     wire.output().extend(input);
+    ///     wire.consume(input.len());
+    ///     Flow::Read(serverd::Phase::Open)
+    /// })?;
+    /// # drop(echo);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn new(listener: impl Into<B::Listener>, timeout: impl Into<Option<Duration>>, app: A) -> io::Result<Self> {
+        let mut timeouts = Timeouts::default();
+        if let Some(limit) = timeout.into() {
+            timeouts.cap(limit);
+        }
+        let mut this = Self::with(timeouts, Limits::default(), app)?;
+        this.listen(listener)?;
+        Ok(this)
+    }
+
+    /// Makes a loop with limits of its own and no listener yet.
+    ///
+    /// # Errors
+    /// Where the system refuses a poller.
+    pub fn with(timeouts: Timeouts, limits: Limits, app: A) -> io::Result<Self> {
+        let backend = B::new()?;
+        let mailbox = Mailbox::new(Bell::new(backend.waker()));
+        Ok(EventLoop {
+            clock: Clock::new(&backend),
+            timers: Timers::new(&timeouts),
+            buffer: vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice(),
+            backend,
+            app,
+            doors: Vec::new(),
+            table: Table::new(),
+            timeouts,
+            limits,
+            events: Vec::new(),
+            ready: Vec::new(),
+            next: Vec::new(),
+            scratch: Output::new(),
+            mailbox,
+            letters: Vec::new(),
+            posts: Vec::new(),
+            counters: Counters::default(),
+            started: false,
+            drain: None,
+        })
+    }
+
+    /// Accepts from one more listener. The application learns from [`Accepted::listener`](super::Accepted) which one
+    /// a connection came through: the first is 0.
+    ///
+    /// # Errors
+    /// Where the listener cannot be made non-blocking or watched.
+    pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
+        let token = Token(DOOR_TOKEN - self.doors.len());
+        self.doors.push(Door::open(listener.into(), &mut self.backend, token)?);
+        Ok(())
+    }
+
+    /// Takes over a stream that is connected, or `connecting`, as if it had been accepted.
+    pub fn adopt(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
+        self.begin();
+        self.admit(stream, None, None, connecting)
+    }
+
+    /// What the loop has done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Posts letters to connections of this loop from any thread.
+    pub fn remote(&self) -> Remote<A::Letter> {
+        Remote { mailbox: Arc::clone(&self.mailbox) }
+    }
+
+    fn begin(&mut self) {
+        if !self.started {
+            self.started = true;
+            let remote = self.remote();
+            self.app.start(remote);
+        }
+    }
+
+    /// How long the next wait may last.
+    fn patience(&self) -> Option<Duration> {
+        let now = self.clock.now_ms;
+        let queued = !self.ready.is_empty() || !self.next.is_empty();
+        if queued || !self.posts.is_empty() || self.doors.iter().any(|door| door.is_unfinished(now)) {
+            return Some(Duration::ZERO);
+        }
+        let pause = self.doors.iter().filter_map(Door::paused_until_ms).min();
+        let next = [self.timers.next_ms(), pause, self.drain_deadline_ms()].into_iter().flatten().min()?;
+        Some(Duration::from_millis(next.saturating_sub(now)))
+    }
+
+    fn drain_deadline_ms(&self) -> Option<u64> {
+        let limit = u64::try_from(self.limits.drain.as_millis()).unwrap_or(u64::MAX);
+        self.drain.map(|since| since.saturating_add(limit))
+    }
+
+    /// Remembers what the backend reported.
+    fn note(&mut self) {
+        for event in &self.events {
+            if let Some(id) = self.table.resolve(event.token) {
+                if let Some(connection) = self.table.get_mut(id) {
+                    connection.readable |= event.readable;
+                    connection.writable |= event.writable;
+                    connection.hangup |= event.hangup;
+                    if !connection.queued {
+                        connection.queued = true;
+                        self.ready.push(id);
+                    }
+                }
+            } else if let Some(door) = self.doors.get_mut(DOOR_TOKEN.wrapping_sub(event.token.0)) {
+                door.note();
+            }
+        }
+    }
+
+    /// Takes in who waits at the doors, at most a quota for each.
+    fn accept(&mut self) {
+        for index in 0..self.doors.len() {
+            let quota = if self.drain.is_some() { usize::MAX } else { self.limits.accepts_per_turn };
+            for _ in 0..quota {
+                let room = self.table.len() < self.limits.connections_max;
+                let door = &mut self.doors[index];
+                match door.accept(&mut self.backend, &mut self.counters, self.clock.now_ms, room) {
+                    Admission::Stream(stream, peer) => {
+                        self.admit(stream, Some(index), Some(peer), false);
+                    }
+                    Admission::Again => {}
+                    Admission::Enough => break,
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &mut self,
+        stream: B::Stream,
+        listener: Option<usize>,
+        peer: Option<std::net::SocketAddr>,
+        connecting: bool,
+    ) -> ConnId {
+        let id = self.table.vacant();
+        let accepted = super::Accepted { listener, peer, stream: &stream };
+        let mut wire = Wire {
+            id,
+            input: &[],
+            consumed: 0,
+            output: &mut self.scratch,
+            posts: &mut self.posts,
+            wall: self.clock.wall,
+            restarted: false,
+            ended: false,
+            draining: self.drain.is_some(),
+        };
+        let (state, flow) = self.app.open(&accepted, &mut wire);
+        let mut connection = Connection::new(stream, state, connecting);
+        if !self.scratch.is_empty() {
+            connection.pending = Some(Box::new(std::mem::take(&mut self.scratch)));
+        }
+        match flow {
+            Flow::Read(phase) | Flow::Yield(phase) => connection.phase = phase,
+            // A connect under way is finished before anything else is done with it.
+            _ if connecting => {}
+            other => connection.obey(other),
+        }
+        connection.queued = true;
+        self.table.insert(connection);
+        self.ready.push(id);
+        id
+    }
+
+    /// Lets every connection that can make progress take one step.
+    fn drive(&mut self) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for id in ready.drain(..) {
+            self.with_connection(id, |connection, lent| {
+                connection.queued = false;
+                connection.step(id, lent)
+            });
+        }
+        // What became unfinished stands in `next`: the others have their turn first.
+        self.ready = ready;
+    }
+
+    /// Does something with one connection and draws the consequences.
+    #[inline]
+    fn with_connection(
+        &mut self,
+        id: ConnId,
+        work: impl FnOnce(&mut Connection<B::Stream, A::State>, &mut Lent<'_, A>) -> Outcome,
+    ) {
+        let Some(connection) = self.table.get_mut(id) else {
+            return;
+        };
+        let mut lent = Lent {
+            app: &mut self.app,
+            buffer: &mut self.buffer,
+            scratch: &mut self.scratch,
+            posts: &mut self.posts,
+            limits: &self.limits,
+            counters: &mut self.counters,
+            wall: self.clock.wall,
+            draining: self.drain.is_some(),
+        };
+        match work(connection, &mut lent) {
+            Outcome::Gone(closed) => self.bury(id, closed),
+            Outcome::Stay => self.settle(id),
+        }
+    }
+
+    /// Tells backend, timers and the line what a living connection needs.
+    #[inline]
+    fn settle(&mut self, id: ConnId) {
+        let Some(connection) = self.table.get_mut(id) else {
+            return;
+        };
+        let wanted = connection.interest(&self.limits);
+        let outcome = match connection.registered {
+            None => {
+                self.counters.registrations += 1;
+                self.backend.add(connection.stream.source(), id.token(), wanted)
+            }
+            Some(told) if told.write != wanted.write || (B::REPEATS && told.read != wanted.read) => {
+                self.counters.registrations += 1;
+                self.backend.set_interest(connection.stream.source(), id.token(), wanted)
+            }
+            Some(_) => Ok(()),
+        };
+        if let Err(error) = outcome {
+            self.bury(id, Closed::Error(error));
+            return;
+        }
+        connection.registered = Some(wanted);
+        let phase = connection.clock();
+        if connection.restart || self.timers.phase(id.index) != Some(phase) {
+            connection.restart = false;
+            if phase == Phase::Body {
+                connection.received = 0;
+            }
+            self.timers.arm(id.index, phase, self.clock.now_ms);
+        }
+        if connection.is_unfinished(&self.limits) && !connection.queued {
+            connection.queued = true;
+            self.next.push(id);
+        }
+    }
+
+    /// Removes a connection: from the backend, the timers, the table, and tells the application.
+    fn bury(&mut self, id: ConnId, closed: Closed) {
+        self.scratch.clear();
+        let Some(connection) = self.table.remove(id) else {
+            return;
+        };
+        self.timers.cancel(id.index);
+        if connection.registered.is_some()
+            && let Err(error) = self.backend.remove(connection.stream.source(), id.token())
+        {
+            log::warn!("cannot stop watching a connection: {error}");
+        }
+        self.counters.closes += 1;
+        log::debug!("closed {id:?}: {closed:?}");
+        self.app.closed(id, connection.state, closed);
+        drop(connection.stream);
+        for door in &mut self.doors {
+            door.room_was_made();
+        }
+    }
+
+    /// Hands out the letters of other threads and of the connections themselves.
+    fn deliver(&mut self) {
+        let mut letters = std::mem::take(&mut self.letters);
+        letters.append(&mut self.posts);
+        if self.mailbox.bell.answer() {
+            self.mailbox.collect(&mut letters);
+        }
+        for (id, letter) in letters.drain(..) {
+            self.with_connection(id, |connection, lent| {
+                if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
+                    return Outcome::Stay;
+                }
+                connection.call(lent, id, &[], |app, state, wire| app.letter(state, letter, wire));
+                finish(connection, lent)
+            });
+        }
+        self.letters = letters;
+    }
+
+    /// Ends, or asks the application about, whoever ran out of time.
+    fn expire(&mut self) {
+        while let Some((index, phase)) = self.timers.expired(self.clock.now_ms) {
+            let Some(id) = self.table.at(index) else {
+                self.timers.cancel(index);
+                continue;
+            };
+            // Before the work, so that the connection is armed anew whatever comes of it.
+            self.timers.cancel(index);
+            let pace = self.timeouts.body_bytes_min();
+            self.with_connection(id, |connection, lent| match phase {
+                Phase::Writing => {
+                    connection.stream.abort();
+                    Outcome::Gone(Closed::TooSlow)
+                }
+                Phase::Lingering => Outcome::Gone(connection.reason()),
+                Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
+                _ => time_out(connection, lent, id, phase),
+            });
+        }
+    }
+
+    /// Begins to drain: whoever waits at a door is let in, then the doors are closed.
+    fn begin_drain(&mut self) {
+        self.drain = Some(self.clock.now_ms);
+        for door in &mut self.doors {
+            door.note();
+        }
+        self.accept();
+        for door in self.doors.drain(..) {
+            door.close(&mut self.backend);
+        }
+        self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
+        self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
+        self.timers = Timers::new(&self.timeouts);
+        for id in self.table.ids() {
+            self.with_connection(id, |connection, lent| {
+                if !matches!(connection.stage, Stage::Reading | Stage::Paused) {
+                    return Outcome::Stay;
+                }
+                connection.call(lent, id, &[], App::drain);
+                if matches!(connection.stage, Stage::Closing { .. }) {
+                    connection.blame(Closed::Drain);
+                }
+                finish(connection, lent)
+            });
+        }
+    }
+
+    /// Closes everything at once.
+    fn close_all(&mut self) {
+        for door in self.doors.drain(..) {
+            door.close(&mut self.backend);
+        }
+        for id in self.table.ids() {
+            self.bury(id, Closed::Drain);
+        }
+    }
+
+    /// Carries out what a [`Handle`] ordered. Says whether the loop is over.
+    fn obey_orders(&mut self) -> bool {
+        let order = self.mailbox.bell.order();
+        if order == Order::Stop || self.drain_deadline_ms().is_some_and(|deadline| deadline <= self.clock.now_ms) {
+            self.close_all();
+            return true;
+        }
+        if order == Order::Drain && self.drain.is_none() {
+            self.begin_drain();
+        }
+        self.drain.is_some() && self.table.len() == 0
+    }
+}
+
+/// What follows a call of the application outside of reading.
+fn finish<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<'_, A>) -> Outcome
+where
+    S: Stream,
+    A: App,
+{
+    match connection.flush(lent) {
+        Err(error) => Outcome::Gone(Closed::Error(error)),
+        Ok(()) => connection.part().map_or(Outcome::Stay, Outcome::Gone),
+    }
+}
+
+/// Tells the application that a phase ran out, and why the connection ends if it does.
+fn time_out<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<'_, A>, id: ConnId, phase: Phase) -> Outcome
+where
+    S: Stream,
+    A: App,
+{
+    let reason = if lent.draining { Closed::Drain } else { Closed::Timeout(phase) };
+    connection.call(lent, id, &[], |app, state, wire| app.timer(state, phase, wire));
+    if matches!(connection.stage, Stage::Closing { .. }) {
+        connection.blame(reason);
+    }
+    finish(connection, lent)
+}
+
+impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
+    fn turn(&mut self) -> io::Result<Turn> {
+        self.begin();
+        let patience = self.patience();
+        self.events.clear();
+        self.counters.waits += 1;
+        self.ready.append(&mut self.next);
+        self.backend.wait(&mut self.events, patience)?;
+        self.clock.tick(&self.backend);
+        self.note();
+        self.accept();
+        self.drive();
+        self.deliver();
+        self.expire();
+        let over = self.obey_orders();
+        Ok(if over { Turn::Over } else { Turn::Again })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        while self.turn()? == Turn::Again {}
+        Ok(())
+    }
+
+    fn handle(&self) -> Handle {
+        Handle { bell: Arc::clone(&self.mailbox.bell) }
+    }
+}

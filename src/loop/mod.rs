@@ -1,0 +1,171 @@
+//! The readiness loop: one thread, one loop, many connections.
+//!
+//! ```text
+//!        App (bytes in, bytes out)             echo, chat, HttpServer, your closure
+//!            ^             |
+//!            | Wire        | Flow
+//!        EventLoop<B, A>                       sockets, clock, buffers, limits; written once
+//!            ^             |
+//!            | Event       | add, set_interest, remove, wait
+//!        Select      Epoll                     the operating system
+//! ```
+//!
+//! What a user holds is a [`Poller`]: [`SelectLoop`] (everywhere) or [`EpollLoop`] (Linux). Both are
+//! [`EventLoop`] over a backend of [`Readiness`], whose contract is told in [`readiness`]. An application
+//! implements [`App`], or is a closure over [`Wire`].
+
+mod app;
+mod chaos;
+mod connection;
+mod event_loop;
+mod listener;
+mod mailbox;
+mod output;
+pub mod readiness;
+mod select;
+mod socket;
+mod table;
+mod timers;
+
+#[cfg(target_os = "linux")]
+mod epoll;
+#[cfg(target_os = "linux")]
+pub use epoll::Epoll;
+/// A loop over Linux epoll.
+#[cfg(target_os = "linux")]
+pub type EpollLoop<A> = EventLoop<Epoll, A>;
+
+/// A loop over the select call every system has.
+pub type SelectLoop<A> = EventLoop<Select, A>;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use app::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+pub use chaos::{Chaos, ChaosListener, ChaosStream};
+pub use event_loop::EventLoop;
+pub use output::Output;
+pub use readiness::Readiness;
+pub use select::Select;
+pub use socket::{TcpListener, TcpStream};
+pub use timers::Timeouts;
+
+/// A loop as its user sees it, whatever backend it has and whatever application it runs.
+///
+/// # Examples
+/// ```
+/// use serverd::{HttpServer, Poller, Response, SelectLoop};
+/// use std::net::TcpListener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut server: Box<dyn Poller> =
+///     Box::new(SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?);
+/// let handle = server.handle();
+/// std::thread::spawn(move || handle.drain());
+/// server.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub trait Poller {
+    /// Waits until something can make progress, and makes it.
+    ///
+    /// # Errors
+    /// Only when the backend cannot wait any more. Faults of peers end connections, not turns.
+    fn turn(&mut self) -> io::Result<Turn>;
+
+    /// Turns until the loop is drained or stopped.
+    ///
+    /// # Errors
+    /// As [`Poller::turn`].
+    fn run(&mut self) -> io::Result<()>;
+
+    /// Steers the loop from any thread.
+    fn handle(&self) -> Handle;
+}
+
+/// What a turn says about the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There will be more to do.
+    Again,
+    /// The loop was stopped, or has drained: nothing is open any more.
+    Over,
+}
+
+/// Steers a loop from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    bell: Arc<mailbox::Bell>,
+}
+
+impl Handle {
+    /// Shuts the loop down gracefully: who waits to be accepted is let in, then the listeners are closed,
+    /// what is under way is finished, and the loop ends. Limited by [`Limits::drain`].
+    pub fn drain(&self) {
+        self.bell.drain();
+    }
+
+    /// Ends the loop at once; open connections are closed.
+    pub fn stop(&self) {
+        self.bell.stop();
+    }
+
+    /// Makes the loop turn once.
+    pub fn wake(&self) {
+        self.bell.wake();
+    }
+}
+
+/// What a loop grants each connection, and all of them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes read from a connection before the others have their turn; also the size of the loop's read buffer. 64 KiB.
+    pub read_bytes_per_turn: usize,
+    /// Bytes written to a connection before the others have their turn. 256 KiB.
+    pub write_bytes_per_turn: usize,
+    /// Unconsumed input at which a connection is given up: an application that does not consume. 1 MiB.
+    pub input_bytes_max: usize,
+    /// Unsent output above half of which nothing more is read from a connection, nor asked of the
+    /// application: a peer that does not read costs no more than this and one answer. 256 KiB.
+    pub output_bytes_max: usize,
+    /// What is read away from a refused peer before the socket is closed. 64 MiB.
+    pub linger_bytes_max: u64,
+    /// Connections accepted from a listener before those inside have their turn. 64.
+    pub accepts_per_turn: usize,
+    /// Connections held at once; more wait in the listen queue. 1,000,000, so that descriptors are the limit.
+    pub connections_max: usize,
+    /// How long a drain may last before what is left is closed. 30 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            read_bytes_per_turn: 64 * 1024,
+            write_bytes_per_turn: 256 * 1024,
+            input_bytes_max: 1024 * 1024,
+            output_bytes_max: 256 * 1024,
+            linger_bytes_max: 64 * 1024 * 1024,
+            accepts_per_turn: 64,
+            connections_max: 1_000_000,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a loop has done since it was made; each is about one system call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Waits for readiness.
+    pub waits: u64,
+    /// Tries to accept.
+    pub accepts: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Flushes of output (one write each unless the output is large).
+    pub writes: u64,
+    /// Streams added to the backend, and changes of interest.
+    pub registrations: u64,
+    /// Connections closed.
+    pub closes: u64,
+}

@@ -1,0 +1,140 @@
+//! The system's sockets behind the seam of [`readiness`](super::readiness): std types, one call each.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::readiness::{Listener, Received, Sent, Source, Stream};
+
+/// A listening TCP socket.
+#[derive(Debug)]
+pub struct TcpListener(std::net::TcpListener);
+
+/// A connected TCP socket.
+#[derive(Debug)]
+pub struct TcpStream(std::net::TcpStream);
+
+impl From<std::net::TcpListener> for TcpListener {
+    fn from(listener: std::net::TcpListener) -> Self {
+        TcpListener(listener)
+    }
+}
+
+impl TryFrom<std::net::TcpStream> for TcpStream {
+    type Error = io::Error;
+
+    /// Makes the socket non-blocking and sends small pieces at once.
+    fn try_from(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(TcpStream(stream))
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+#[inline]
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    fn prepare(&mut self) -> io::Result<()> {
+        self.0.set_nonblocking(true)?;
+        // Linux hands this on to accepted sockets, which saves a call for each of them.
+        SockRef::from(&self.0).set_tcp_nodelay(true)
+    }
+
+    #[inline]
+    fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        retry(|| accept(&self.0)).map(|(stream, peer)| (TcpStream(stream), peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn source(&self) -> Source<'_> {
+        source(&self.0)
+    }
+}
+
+/// accept4 makes the socket non-blocking in the same call.
+#[cfg(target_os = "linux")]
+fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let (stream, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((stream.into(), peer))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    // Fails where the peer is gone already; the next read tells that better.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, peer))
+}
+
+impl Stream for TcpStream {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let bytes = retry(|| self.0.read(buffer))?;
+        // A socket that gave less than it was asked for is empty (recv(2) on a stream).
+        Ok(Received { bytes, more: bytes == buffer.len() })
+    }
+
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
+        let taken = retry(|| self.0.write(bytes))?;
+        Ok(Sent { bytes: taken, more: taken == bytes.len() })
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
+        let taken = retry(|| self.0.write_vectored(slices))?;
+        Ok(Sent { bytes: taken, more: taken == slices.iter().map(|slice| slice.len()).sum::<usize>() })
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+
+    fn abort(&mut self) {
+        // Fails only where the connection is gone, and then there is nothing to reset.
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
+
+    fn connected(&mut self) -> io::Result<()> {
+        match self.0.take_error()? {
+            Some(error) => Err(error),
+            None => self.0.peer_addr().map(drop),
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn source(&self) -> Source<'_> {
+        source(&self.0)
+    }
+}
+
+#[cfg(unix)]
+fn source(socket: &impl std::os::fd::AsFd) -> Source<'_> {
+    socket.as_fd()
+}
+
+#[cfg(windows)]
+fn source(socket: &impl std::os::windows::io::AsSocket) -> Source<'_> {
+    socket.as_socket()
+}

@@ -1,0 +1,258 @@
+//! Time limits: one list of connections per [`Phase`], each with one constant duration.
+//!
+//! Because every entry of a list waits equally long, appending keeps the list sorted, and arming,
+//! cancelling and finding the next deadline are all O(1). The lists are doubly linked through the
+//! connections' slots, so they own no memory of their own.
+
+use std::time::Duration;
+
+use super::app::Phase;
+
+const NONE: u32 = u32::MAX;
+
+/// The time limits of a loop. `None` is no limit.
+///
+/// Deadlines are kept in milliseconds. A limit may run out later than it says, by at most 500 ms or a
+/// sixteenth of it, whichever is less, so that many connections end in one wake-up; never earlier.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From the accept to the first byte: a connection that never speaks holds a descriptor for nothing. 10 s.
+    pub silent: Option<Duration>,
+    /// From the first byte of a head to its last, however it drips (slowloris). 10 s.
+    pub head: Option<Duration>,
+    /// The period after which the pace of a body is checked, again and again. 5 s.
+    pub body: Option<Duration>,
+    /// Bytes a second that a body has to bring in every period. 240, as other servers ask (2,400 bit/s modems are gone).
+    pub body_rate: u32,
+    /// Between messages on a persistent connection. 75 s, what nginx grants.
+    pub idle: Option<Duration>,
+    /// For raw TCP applications. None.
+    pub open: Option<Duration>,
+    /// Without a single byte of blocked output taken by the peer. 30 s; then the connection is reset.
+    pub write: Option<Duration>,
+    /// For reading away what a refused peer is still sending. 5 s.
+    pub linger: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |count| Some(Duration::from_secs(count));
+        Timeouts {
+            silent: seconds(10),
+            head: seconds(10),
+            body: seconds(5),
+            body_rate: 240,
+            idle: seconds(75),
+            open: None,
+            write: seconds(30),
+            linger: seconds(5),
+        }
+    }
+}
+
+impl Timeouts {
+    /// Lets no phase last longer than `limit`.
+    pub fn cap(&mut self, limit: Duration) {
+        for phase in [
+            &mut self.silent,
+            &mut self.head,
+            &mut self.body,
+            &mut self.idle,
+            &mut self.open,
+            &mut self.write,
+            &mut self.linger,
+        ] {
+            *phase = Some(phase.map_or(limit, |own| own.min(limit)));
+        }
+    }
+
+    /// What the body has to bring in one period.
+    pub(super) fn body_bytes_min(&self) -> u64 {
+        let period = self.body.unwrap_or_default();
+        u64::try_from(u128::from(self.body_rate) * period.as_millis() / 1000).unwrap_or(u64::MAX)
+    }
+
+    fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Silent => self.silent,
+            Phase::Head => self.head,
+            Phase::Body => self.body,
+            Phase::Idle => self.idle,
+            Phase::Open => self.open,
+            Phase::Reply => None,
+            Phase::Writing => self.write,
+            Phase::Lingering => self.linger,
+        }
+    }
+}
+
+const PHASES: [Phase; Phase::COUNT] =
+    [Phase::Silent, Phase::Head, Phase::Body, Phase::Idle, Phase::Open, Phase::Reply, Phase::Writing, Phase::Lingering];
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    first: u32,
+    last: u32,
+    /// `u64::MAX`: no limit, and the list stays empty.
+    limit_ms: u64,
+    slack_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    prev: u32,
+    next: u32,
+    deadline_ms: u64,
+    phase: Option<Phase>,
+}
+
+const UNLINKED: Link = Link { prev: NONE, next: NONE, deadline_ms: 0, phase: None };
+
+/// The lists. Slots are the indices of the connection table; times are milliseconds of the loop's clock.
+#[derive(Debug)]
+pub(super) struct Timers {
+    lists: [List; Phase::COUNT],
+    links: Vec<Link>,
+}
+
+impl Timers {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
+        let lists = PHASES.map(|phase| {
+            let limit_ms = timeouts
+                .of(phase)
+                .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+            List { first: NONE, last: NONE, limit_ms, slack_ms: (limit_ms / 16).min(500) }
+        });
+        Timers { lists, links: Vec::new() }
+    }
+
+    /// The phase a slot is armed for.
+    #[inline]
+    pub(super) fn phase(&self, slot: u32) -> Option<Phase> {
+        self.links.get(slot as usize).and_then(|link| link.phase)
+    }
+
+    /// Starts the clock of `phase` for a slot, whatever it was armed for before.
+    #[inline]
+    pub(super) fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
+        self.cancel(slot);
+        let list = &mut self.lists[phase as usize];
+        if self.links.len() <= slot as usize {
+            self.links.resize(slot as usize + 1, UNLINKED);
+        }
+        if list.limit_ms == u64::MAX {
+            self.links[slot as usize].phase = Some(phase);
+            return;
+        }
+        // One more millisecond, because the clock is read once per turn and cut to milliseconds: never early.
+        let deadline_ms = now_ms.saturating_add(list.limit_ms).saturating_add(1);
+        self.links[slot as usize] = Link { prev: list.last, next: NONE, deadline_ms, phase: Some(phase) };
+        if list.last == NONE {
+            list.first = slot;
+        } else {
+            self.links[list.last as usize].next = slot;
+        }
+        list.last = slot;
+    }
+
+    /// Stops the clock of a slot.
+    #[inline]
+    pub(super) fn cancel(&mut self, slot: u32) {
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        let Link { prev, next, phase, .. } = *link;
+        let Some(phase) = phase else { return };
+        *link = UNLINKED;
+        let list = &mut self.lists[phase as usize];
+        if list.limit_ms == u64::MAX {
+            return;
+        }
+        if prev == NONE {
+            list.first = next;
+        } else {
+            self.links[prev as usize].next = next;
+        }
+        if next == NONE {
+            list.last = prev;
+        } else {
+            self.links[next as usize].prev = prev;
+        }
+    }
+
+    /// Takes one slot whose deadline has passed, with its phase. The slot stays armed.
+    pub(super) fn expired(&self, now_ms: u64) -> Option<(u32, Phase)> {
+        self.lists.iter().zip(PHASES).find_map(|(list, phase)| {
+            (list.first != NONE && self.links[list.first as usize].deadline_ms <= now_ms).then_some((list.first, phase))
+        })
+    }
+
+    /// When to look again, rounded up by the slack.
+    #[inline]
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let mut next = u64::MAX;
+        for list in &self.lists {
+            if list.first != NONE {
+                next = next.min(self.links[list.first as usize].deadline_ms + list.slack_ms);
+            }
+        }
+        (next != u64::MAX).then_some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timers() -> Timers {
+        Timers::new(&Timeouts { head: Some(Duration::from_millis(100)), ..Timeouts::default() })
+    }
+
+    #[test]
+    fn a_deadline_is_never_early_and_at_most_a_sixteenth_late() {
+        let mut timers = timers();
+        timers.arm(3, Phase::Head, 50);
+        assert_eq!(timers.expired(150), None);
+        assert_eq!(timers.expired(151), Some((3, Phase::Head)));
+        let wake = timers.next_ms().unwrap();
+        assert!((151..=151 + 100 / 16).contains(&wake), "{wake}");
+    }
+
+    #[test]
+    fn cancelling_in_any_order_keeps_the_lists_whole() {
+        let mut timers = timers();
+        for slot in 0..5 {
+            timers.arm(slot, Phase::Head, u64::from(slot));
+        }
+        for slot in [2, 0, 4] {
+            timers.cancel(slot);
+        }
+        timers.cancel(2);
+        assert_eq!(timers.expired(1000), Some((1, Phase::Head)));
+        timers.cancel(1);
+        assert_eq!(timers.expired(1000), Some((3, Phase::Head)));
+        timers.arm(3, Phase::Idle, 1000);
+        assert_eq!(timers.expired(1000), None);
+        assert_eq!(timers.phase(3), Some(Phase::Idle));
+        timers.cancel(3);
+        assert_eq!(timers.next_ms(), None);
+    }
+
+    #[test]
+    fn a_phase_without_a_limit_never_expires() {
+        let mut timers = timers();
+        timers.arm(0, Phase::Reply, 0);
+        assert_eq!(timers.next_ms(), None);
+        assert_eq!(timers.expired(u64::MAX), None);
+        assert_eq!(timers.phase(0), Some(Phase::Reply));
+    }
+
+    #[test]
+    fn a_cap_shortens_every_phase_and_lengthens_none() {
+        let mut timeouts = Timeouts::default();
+        timeouts.cap(Duration::from_secs(7));
+        assert_eq!(timeouts.body, Some(Duration::from_secs(5)));
+        assert_eq!(timeouts.idle, Some(Duration::from_secs(7)));
+        assert_eq!(timeouts.open, Some(Duration::from_secs(7)));
+    }
+}

@@ -1,0 +1,28 @@
+//! The `serverd` binary: reads the command line, starts the logger, runs the server, and turns an error into one
+//! sentence and an exit code.
+
+use std::process::ExitCode;
+
+use serverd::{cli, server};
+
+fn main() -> ExitCode {
+    let options = cli::parse();
+    start_logger(&options);
+    match server::run(&options.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("serverd: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `RUST_LOG` says more than a verbosity can, so it is honoured where it is set.
+fn start_logger(options: &cli::Options) {
+    let write_style = match options.color {
+        cli::Color::Auto => env_logger::WriteStyle::Auto,
+        cli::Color::Always => env_logger::WriteStyle::Always,
+        cli::Color::Never => env_logger::WriteStyle::Never,
+    };
+    env_logger::Builder::new().filter_level(options.log_level).parse_default_env().write_style(write_style).init();
+}

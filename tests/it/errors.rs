@@ -1,0 +1,61 @@
+//! What breaks the grammar gets its status, one line that names the fault, and a clean close.
+
+use serverd::{HttpServer, Response};
+
+use crate::harness::{Backend, Server, on_every_backend, serve};
+
+fn hello<B: Backend>() -> Server {
+    serve::<B, _>(|| HttpServer::new(|_| Response::text("hello")))
+}
+
+on_every_backend! {
+    fn a_fault_is_named_after_the_answers_before_it<B>() {
+        let server = hello::<B>();
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n<script>\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.finish();
+        assert_eq!(client.answer().text(), "hello");
+        let answer = client.answer();
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.field("connection"), Some("close"));
+        assert!(answer.field("date").is_some());
+        assert_eq!(answer.text(), "a field name is a token, with no space before the colon\n");
+        client.expect_close();
+    }
+
+    fn a_client_that_is_still_sending_reads_the_refusal_and_no_reset<B>() {
+        let server = hello::<B>();
+        for _ in 0..5 {
+            let mut client = server.connect();
+            client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n");
+            for _ in 0..20 {
+                client.send(vec![b'x'; 50_000]);
+            }
+            assert_eq!(client.answer().status, 413);
+            client.finish().expect_close();
+        }
+    }
+
+    fn each_fault_has_its_status<B>() {
+        let server = hello::<B>();
+        let long = "a".repeat(9000);
+        let fields = "A: b\r\n".repeat(101);
+        for (request, status) in [
+            ("\u{16}\u{3}".to_owned(), 400),
+            ("GET / HTTP/1.1\r\nHost: x\n\n".to_owned(), 400),
+            ("GET / HTTP/2.0\r\n\r\n".to_owned(), 505),
+            (format!("GET /{long} HTTP/1.1\r\n"), 414),
+            (format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}"), 431),
+            (format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", long.repeat(8)), 431),
+            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
+            ("GET / HTTP/1.1\r\nHost: x\r\nExpect: a-cow\r\n\r\n".to_owned(), 417),
+            ("GET https://x/ HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 421),
+        ] {
+            let mut client = server.connect();
+            client.send(&request);
+            assert_eq!(client.answer().status, status, "{}", request.escape_debug());
+            client.finish().expect_close();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Starts a loop in a thread on a free port, and talks to it over a plain socket.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serverd::r#loop::{Counters, Limits, Readiness};
+use serverd::{App, EventLoop, Handle, Poller, Timeouts};
+
+/// What a test waits for at most; nothing in a passing test takes near as long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A backend that listens on the system's sockets.
+pub(crate) trait Backend: Readiness<Listener: From<TcpListener>> + 'static {}
+impl<B: Readiness<Listener: From<TcpListener>> + 'static> Backend for B {}
+
+/// Expands each function to a test for every backend, and for each of them under chaos.
+macro_rules! on_every_backend {
+    ($(fn $name:ident<$backend:ident>() $body:block)*) => {
+        mod promise {
+            #[allow(unused_imports)]
+            use super::*;
+            $(pub(super) fn $name<$backend: crate::harness::Backend>() $body)*
+        }
+        mod select {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Select>() })*
+        }
+        mod chaos_select {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Select>>() })*
+        }
+        #[cfg(target_os = "linux")]
+        mod epoll {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Epoll>() })*
+        }
+        #[cfg(target_os = "linux")]
+        mod chaos_epoll {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Epoll>>() })*
+        }
+    };
+}
+pub(crate) use on_every_backend;
+
+/// A loop that runs in a thread until it is dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) handle: Handle,
+    thread: Option<JoinHandle<io::Result<Counters>>>,
+}
+
+/// Starts `app` with the usual limits.
+pub(crate) fn serve<B: Backend, A: App>(app: impl FnOnce() -> A + Send + 'static) -> Server {
+    serve_with::<B, A>(Timeouts::default(), Limits::default(), app)
+}
+
+/// Starts `app` with limits of its own. It is made in the thread it runs in, so it need not be `Send`.
+pub(crate) fn serve_with<B: Backend, A: App>(
+    timeouts: Timeouts,
+    limits: Limits,
+    app: impl FnOnce() -> A + Send + 'static,
+) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let (send, receive) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let mut event_loop = EventLoop::<B, A>::with(timeouts, limits, app())?;
+        event_loop.listen(listener)?;
+        send.send(event_loop.handle()).expect("the test waits");
+        event_loop.run()?;
+        Ok(event_loop.counters().clone())
+    });
+    let handle = receive.recv_timeout(PATIENCE).expect("a loop");
+    Server { address, handle, thread: Some(thread) }
+}
+
+impl Server {
+    /// A new connection.
+    pub(crate) fn connect(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// Drains the loop, waits for its end and returns what it counted.
+    pub(crate) fn drain(mut self) -> Counters {
+        self.handle.drain();
+        self.join()
+    }
+
+    fn join(&mut self) -> Counters {
+        let thread = self.thread.take().expect("joined once");
+        thread.join().expect("the loop does not panic").expect("the loop does not fail")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.handle.stop();
+        if !std::thread::panicking() && self.thread.is_some() {
+            self.join();
+        }
+    }
+}
+
+/// A raw client.
+pub(crate) struct Client {
+    pub(crate) socket: TcpStream,
+    seen: Vec<u8>,
+}
+
+/// A response as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a field, if it is there.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (own, value) = line.split_once(':')?;
+            own.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Client {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a live socket");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a live socket");
+        socket.set_nodelay(true).expect("a live socket");
+        Client { socket, seen: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.socket.write_all(bytes.as_ref()).expect("the server reads");
+        self
+    }
+
+    /// Closes the sending half.
+    pub(crate) fn finish(&mut self) -> &mut Self {
+        self.socket.shutdown(Shutdown::Write).expect("a live socket");
+        self
+    }
+
+    /// Reads until `enough` of what is seen says how much of it is wanted.
+    fn read_until(&mut self, enough: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some(count) = enough(&self.seen) {
+                return self.seen.drain(..count).collect();
+            }
+            let count = self.socket.read(&mut buffer).expect("an answer in time");
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&self.seen));
+            self.seen.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
+        self.read_until(|seen| (seen.len() >= count).then_some(count))
+    }
+
+    /// Reads a response that is delimited by Content-Length or has no body.
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.answer_to("GET")
+    }
+
+    /// Reads the response to a request of this method.
+    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
+        let head = self.read_until(|seen| seen.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4));
+        let head = String::from_utf8(head).expect("a head in ASCII");
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
+        let mut answer = Answer { status, head, body: Vec::new() };
+        let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
+        if !bodiless {
+            let length = answer.field("content-length").expect("a length").parse().expect("a number");
+            answer.body = self.read(length);
+        }
+        answer
+    }
+
+    /// Reads to the end of the stream, which must come, and not by a reset.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.seen);
+        self.socket.read_to_end(&mut rest).expect("a clean end");
+        rest
+    }
+
+    /// Asserts that the server closes without another byte.
+    pub(crate) fn expect_close(&mut self) {
+        let rest = self.rest();
+        assert!(rest.is_empty(), "unexpected: {:?}", String::from_utf8_lossy(&rest));
+    }
+}

@@ -1,0 +1,237 @@
+//! The real binary: its flags, its start line, its exit codes, its signals, and real clients.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::harness::Client;
+
+const TEXT: &str = "this is response from server";
+
+fn serverd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_serverd"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running server, killed when dropped.
+struct Running {
+    child: Child,
+    line: String,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Running {
+        let mut child = serverd(arguments).spawn().expect("the binary starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("a start line");
+        Running { child, line, stdout }
+    }
+
+    /// `127.0.0.1:PORT`, from the start line.
+    fn address(&self) -> &str {
+        self.line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
+    }
+
+    fn connect(&self) -> Client {
+        Client::new(self.address().parse().expect("an address"))
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for the end; returns the exit code and what else came on stdout.
+    fn wait(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        (self.child.wait().expect("an end").code(), rest)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already where the test waited for it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn backends() -> &'static [&'static str] {
+    if cfg!(target_os = "linux") { &["epoll", "select"] } else { &["select"] }
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = serverd(arguments).output().expect("the binary runs");
+    (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+/// Runs a client program; `None`, with a printed reason, where it is not installed.
+fn client(program: &str, arguments: &[&str], input: &str) -> Option<String> {
+    use std::io::Write;
+    let spawned = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => {
+            println!("skipped: {program} does not run here ({error})");
+            return None;
+        }
+    };
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the client reads");
+    Some(String::from_utf8(child.wait_with_output().expect("an end").stdout).expect("text"))
+}
+
+#[test]
+fn the_start_line_tells_address_backend_and_workers() {
+    for backend in backends() {
+        let server = Running::start(&["--port", "0", "--backend", backend]);
+        assert!(server.line.starts_with("serverd: listening on http://127.0.0.1:"), "{}", server.line);
+        assert!(server.line.ends_with(&format!(" ({backend}, 1 worker)\n")), "{}", server.line);
+        assert!(!server.address().ends_with(":0"));
+    }
+}
+
+#[test]
+fn every_method_has_its_answer() {
+    for backend in backends() {
+        let server = Running::start(&["-p", "0", "-b", backend]);
+        let mut client = server.connect();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            client.send(format!("{method} /any/path HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"));
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.text().as_str()), (200, TEXT), "{method}");
+            assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+            assert_eq!(answer.field("server"), Some("serverd"));
+        }
+        client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer_to("HEAD").field("content-length"), Some("28"));
+        client.send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!(answer.status, 204);
+        assert!(answer.field("allow").is_some_and(|allow| allow.contains("GET, HEAD")));
+        client.send("TRACE / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("allow").is_some()), (405, true));
+        client.send("BREW / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer().status, 501);
+        client.send("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (405, Some("close")));
+        client.expect_close();
+    }
+}
+
+#[test]
+fn curl_is_answered() {
+    for backend in backends() {
+        let server = Running::start(&["--port", "0", "--backend", backend]);
+        let url = format!("http://{}/", server.address());
+        let Some(text) = client("curl", &["-sSi", "-m", "10", &url], "") else {
+            return;
+        };
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.ends_with(&format!("\r\nContent-Length: 28\r\n\r\n{TEXT}")), "{text}");
+    }
+}
+
+#[test]
+fn netcat_is_answered_also_when_it_closes_its_half_at_once() {
+    for backend in backends() {
+        let server = Running::start(&["--port", "0", "--backend", backend]);
+        let (host, port) = server.address().rsplit_once(':').expect("host and port");
+        for request in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\nHost: x\n\n"] {
+            let Some(text) = client("nc", &["-N", host, port], request) else {
+                return;
+            };
+            assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with(TEXT), "{text}");
+        }
+    }
+}
+
+#[test]
+fn another_text_and_two_workers() {
+    if !cfg!(target_os = "linux") {
+        return println!("skipped: more than one worker is for Linux so far");
+    }
+    for backend in backends() {
+        let server = Running::start(&["--workers", "2", "--port", "0", "--backend", backend, "http", "--body", "hi"]);
+        assert!(server.line.contains("2 workers"), "{}", server.line);
+        for _ in 0..20 {
+            let mut client = server.connect();
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            assert_eq!(client.answer().text(), "hi");
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_an_unknown_host_and_a_foreign_backend_are_told_in_one_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    for workers in if cfg!(target_os = "linux") { &["1", "2"][..] } else { &["1"] } {
+        let (code, text) = run(&["--port", &port, "--workers", workers]);
+        assert_eq!(code, Some(1), "{text}");
+        assert_eq!(
+            text,
+            format!(
+                "serverd: cannot listen on 127.0.0.1:{port}: the port is taken; stop who uses it or choose another with --port\n"
+            )
+        );
+    }
+    let (code, text) = run(&["--host", "no.such.host.invalid"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.starts_with("serverd: cannot find the host") && text.lines().count() == 1, "{text}");
+    if !cfg!(target_os = "linux") {
+        let (code, text) = run(&["--backend", "epoll"]);
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let (code, text) = run(&["--port", "many"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--port"), "{text}");
+}
+
+#[test]
+#[cfg(unix)]
+fn signals_drain_and_exit_0() {
+    for backend in backends() {
+        for signal in ["INT", "TERM"] {
+            let server = Running::start(&["--port", "0", "--backend", backend]);
+            let mut idle = server.connect();
+            idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            idle.answer();
+            // A request that is under way is finished.
+            let mut busy = server.connect();
+            busy.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+            assert_eq!(busy.answer().status, 100);
+            server.signal(signal);
+            busy.send("ab");
+            let answer = busy.answer();
+            assert_eq!((answer.status, answer.text().as_str()), (200, TEXT));
+            idle.expect_close();
+            assert_eq!(server.wait(), (Some(0), String::new()), "{backend} {signal}");
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_at_once() {
+    let server = Running::start(&["--port", "0"]);
+    let mut stuck = server.connect();
+    stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert_eq!(stuck.answer().status, 100);
+    let mut idle = server.connect();
+    server.signal("TERM");
+    // Once a silent connection is closed the first signal has been taken.
+    idle.expect_close();
+    server.signal("TERM");
+    assert_eq!(server.wait().0, Some(128 + 15));
+}

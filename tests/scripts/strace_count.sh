@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Counts the system calls of 1,000 keep-alive requests on one connection, on both backends:
+# one receive and one send each, and no epoll_ctl beyond what opening the server and the connection takes.
+#   strace_count.sh PATH-OF-SERVERD
+set -euo pipefail
+serverd=$1
+here=$(dirname "$0")
+requests=1000
+work=$(mktemp -d)
+tracer=
+trap '[ -z "$tracer" ] || kill -9 "$tracer" 2>/dev/null || true; rm -rf "$work"' EXIT
+
+if ! strace -o /dev/null true 2>/dev/null; then
+    echo "SKIPPED: strace may not trace here; nothing was counted"
+    exit 0
+fi
+
+calls() { # NAME: how often it was called
+    awk -v name="$1" '$NF == name { print $4; found = 1 } END { if (!found) print 0 }' "$work/counts"
+}
+
+for backend in epoll select; do
+    strace -f -c -o "$work/counts" "$serverd" --port 0 --backend "$backend" >"$work/out" &
+    tracer=$!
+    port=
+    for _ in $(seq 200); do
+        port=$(sed -n 's/.*http:\/\/127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$work/out")
+        [ -n "$port" ] && break
+        sleep 0.05
+    done
+    python3 "$here/keepalive.py" "$port" $requests
+    pkill -TERM -P "$tracer"
+    wait "$tracer"
+    tracer=
+    received=$(calls recvfrom) sent=$(calls sendto) controlled=$(calls epoll_ctl)
+    echo "$backend: $requests requests, $received recvfrom, $sent sendto, $controlled epoll_ctl"
+    grep -E 'calls|recvfrom|sendto|epoll|select|accept' "$work/counts"
+    [ "$received" -ge $requests ] && [ "$received" -le $((requests + 10)) ]
+    [ "$sent" -ge $requests ] && [ "$sent" -le $((requests + 10)) ]
+    [ "$controlled" -le 6 ]
+done
