@@ -131,7 +131,11 @@ impl Answer {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
+    }
+
+    /// A client on a socket that is connected already.
+    pub(crate) fn over(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a live socket");
         socket.set_write_timeout(Some(PATIENCE)).expect("a live socket");
         socket.set_nodelay(true).expect("a live socket");
@@ -141,6 +145,11 @@ impl Client {
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.socket.write_all(bytes.as_ref()).expect("the server reads");
         self
+    }
+
+    /// Goes away with a reset.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).expect("a live socket");
     }
 
     /// Closes the sending half.

@@ -2,6 +2,9 @@
 
 mod bodies;
 mod errors;
+mod handlers;
 mod harness;
 mod keepalive;
 mod process;
+mod tcp;
+mod timeouts;
