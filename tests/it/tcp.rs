@@ -84,6 +84,7 @@ impl App for Teller {
     }
 }
 
+#[allow(clippy::type_complexity, reason = "the server and two channels")]
 fn teller<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mpsc::Receiver<(ConnId, Remote<String>)>) {
     let (send, told) = mpsc::channel();
     let (send_remote, remotes) = mpsc::channel();
