@@ -69,9 +69,11 @@ struct Exchange {
 enum Next {
     /// The next request.
     Request,
-    /// The end, once the answer is sent.
+    /// The end, once the answer is sent: the peer said that it sends no more.
     Close,
-    /// The end, though the peer may still be sending a body that nobody reads.
+    /// The end by the server's will: the peer may still be sending.
+    Linger,
+    /// The end, and a body that nobody reads may follow.
     Refuse,
 }
 
@@ -214,7 +216,8 @@ fn respond<H: Handler>(handler: &mut H, encoder: &mut Encoder, wire: &mut Wire<'
 fn write(encoder: &mut Encoder, wire: &mut Wire<'_, ()>, head: &RequestHead<'_>, response: Response) -> Next {
     let response = response.checked();
     let method = head.method_bytes();
-    let persistent = head.head.is_persistent() && !response.close && !wire.draining() && method != b"CONNECT";
+    let wanted = head.head.is_persistent();
+    let persistent = wanted && !response.close && !wire.draining() && method != b"CONNECT";
     let persistence = match (persistent, head.version()) {
         (false, _) => Persistence::Close,
         (true, Version::Http10) => Persistence::KeepAlive,
@@ -222,7 +225,11 @@ fn write(encoder: &mut Encoder, wire: &mut Wire<'_, ()>, head: &RequestHead<'_>,
     };
     let bodiless = method == b"HEAD" || (method == b"CONNECT" && response.status.is_success());
     write_parts(encoder, wire, response, bodiless, persistence);
-    if persistent { Next::Request } else { Next::Close }
+    match (persistent, wanted) {
+        (true, _) => Next::Request,
+        (false, true) => Next::Linger,
+        (false, false) => Next::Close,
+    }
 }
 
 fn write_parts(
@@ -282,6 +289,7 @@ impl<H: Handler> App for HttpServer<H> {
             };
             match next {
                 Some(Next::Refuse) => return Flow::Refuse,
+                Some(Next::Linger) => return Flow::Linger,
                 Some(Next::Close) => return Flow::Close,
                 Some(Next::Request) => {
                     answered += 1;

@@ -40,13 +40,15 @@ pub enum Phase {
     Reply,
     /// Output is blocked. Entered by the loop alone; its clock starts anew whenever the peer takes bytes.
     Writing,
-    /// All is sent and the sending side shut; what the peer still sends is dropped. Entered by the loop alone.
+    /// A refusal is sent and the sending side shut; what the peer still sends is dropped. Entered by the loop alone.
     Lingering,
+    /// The same after an answer that was the last by the server's will.
+    Parting,
 }
 
 impl Phase {
     /// How many there are.
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
 }
 
 /// What is to become of the connection.
@@ -59,10 +61,13 @@ pub enum Flow {
     Yield(Phase),
     /// Stop reading until a letter comes.
     Pause,
-    /// Send the output, then close.
+    /// Send the output, then close. For a peer that will send no more, or may lose what it still sends: unread input
+    /// is looked for, but what comes after the close is answered by the system with a reset.
     Close,
     /// Send the output, then say the end and read away what the peer is still sending (within bounds),
-    /// so that a reset does not destroy the answer on its way. For input that is refused.
+    /// so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+    Linger,
+    /// As [`Flow::Linger`], for input that is refused.
     Refuse,
     /// Close at once, with a reset; output is thrown away.
     Abort,

@@ -25,7 +25,7 @@ pub(super) enum Stage {
     /// Nothing more is read or asked; the output is on its way.
     Closing {
         /// Read away what still comes before the socket is closed.
-        refuse: bool,
+        linger: bool,
     },
     /// All is sent, the sending side is shut.
     Lingering,
@@ -124,7 +124,10 @@ impl<S: Stream, T> Connection<S, T> {
     /// The phase whose limit applies now.
     pub(super) fn clock(&self) -> Phase {
         match self.stage {
-            Stage::Lingering => Phase::Lingering,
+            Stage::Lingering => match self.reason {
+                Some(Closed::Done | Closed::Drain | Closed::Peer) => Phase::Parting,
+                _ => Phase::Lingering,
+            },
             Stage::Connecting => Phase::Writing,
             _ if self.pending.is_some() => Phase::Writing,
             Stage::Paused => Phase::Reply,
@@ -310,6 +313,7 @@ impl<S: Stream, T> Connection<S, T> {
             }
             Flow::Pause => self.stage = Stage::Paused,
             Flow::Close => self.close(false, if self.ended { Closed::Peer } else { Closed::Done }),
+            Flow::Linger => self.close(true, Closed::Done),
             Flow::Refuse => self.close(true, Closed::Refused),
             Flow::Abort => {
                 self.stream.abort();
@@ -321,8 +325,8 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Nothing more is asked of the application; what is to be sent is sent. The first reason stands.
-    pub(super) fn close(&mut self, refuse: bool, reason: Closed) {
-        self.stage = Stage::Closing { refuse };
+    pub(super) fn close(&mut self, linger: bool, reason: Closed) {
+        self.stage = Stage::Closing { linger };
         self.reason.get_or_insert(reason);
     }
 
@@ -383,13 +387,13 @@ impl<S: Stream, T> Connection<S, T> {
     /// Once a closing connection has sent everything: over, or lingering when a close now could
     /// destroy the answer, because unread input makes the system send a reset (RFC 9112 section 9.6).
     pub(super) fn part(&mut self) -> Option<Closed> {
-        let Stage::Closing { refuse } = self.stage else {
+        let Stage::Closing { linger } = self.stage else {
             return None;
         };
         if self.pending.is_some() {
             return None;
         }
-        let unread = refuse || self.readable || !self.leftover.is_empty();
+        let unread = linger || self.readable || !self.leftover.is_empty();
         if self.ended || !unread || self.stream.shutdown_write().is_err() {
             return Some(self.reason());
         }

@@ -399,7 +399,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                     connection.stream.abort();
                     Outcome::Gone(Closed::TooSlow)
                 }
-                Phase::Lingering => Outcome::Gone(connection.reason()),
+                Phase::Lingering | Phase::Parting => Outcome::Gone(connection.reason()),
                 Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
                 _ => time_out(connection, lent, id, phase),
             });

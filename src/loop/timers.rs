@@ -32,6 +32,9 @@ pub struct Timeouts {
     pub write: Option<Duration>,
     /// For reading away what a refused peer is still sending. 5 s.
     pub linger: Option<Duration>,
+    /// For the peer's end, once the server has said its own without a refusal: what it sent meanwhile must not turn
+    /// into a reset that destroys the answer. 1 s, some round trips.
+    pub part: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -46,6 +49,7 @@ impl Default for Timeouts {
             open: None,
             write: seconds(30),
             linger: seconds(5),
+            part: seconds(1),
         }
     }
 }
@@ -61,6 +65,7 @@ impl Timeouts {
             &mut self.open,
             &mut self.write,
             &mut self.linger,
+            &mut self.part,
         ] {
             *phase = Some(phase.map_or(limit, |own| own.min(limit)));
         }
@@ -82,12 +87,22 @@ impl Timeouts {
             Phase::Reply => None,
             Phase::Writing => self.write,
             Phase::Lingering => self.linger,
+            Phase::Parting => self.part,
         }
     }
 }
 
-const PHASES: [Phase; Phase::COUNT] =
-    [Phase::Silent, Phase::Head, Phase::Body, Phase::Idle, Phase::Open, Phase::Reply, Phase::Writing, Phase::Lingering];
+const PHASES: [Phase; Phase::COUNT] = [
+    Phase::Silent,
+    Phase::Head,
+    Phase::Body,
+    Phase::Idle,
+    Phase::Open,
+    Phase::Reply,
+    Phase::Writing,
+    Phase::Lingering,
+    Phase::Parting,
+];
 
 #[derive(Clone, Copy, Debug)]
 struct List {
