@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serverd::r#loop::Limits;
 use serverd::{HttpServer, Request, Response, Timeouts};
 
-use crate::harness::{Backend, Client, on_every_backend, serve, serve_with};
+use crate::harness::{Client, on_every_backend, serve, serve_with};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
