@@ -47,7 +47,12 @@ on_every_backend! {
         // The server stops reading, so writing blocks long before the answers to all of it would fit in memory.
         while sent < 1 << 26 {
             match greedy.socket.write(batch.as_bytes()) {
-                Ok(count) => sent += count,
+                Ok(count) if count == batch.len() => sent += count,
+                // Blocked: in the midst of a request, or before it.
+                Ok(count) => {
+                    sent += count;
+                    break;
+                }
                 Err(_) => break,
             }
         }
