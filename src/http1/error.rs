@@ -38,6 +38,8 @@ faults! {
     RequestLine => BAD_REQUEST, "a request line is: method, one space, target, one space, version";
     /// RFC 9110 section 9.1: a method is a token.
     Method => BAD_REQUEST, "the method is not a token";
+    /// RFC 9112 section 3: a method longer than any that is known here.
+    MethodTooLong => NOT_IMPLEMENTED, "the method is too long to be one";
     /// RFC 9112 section 3.2.
     Target => BAD_REQUEST, "the request target is not valid";
     /// RFC 9112 section 3.2.4.

@@ -233,8 +233,12 @@ impl Head {
         let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
         if self.line == 0 && len > request_line_max {
             let seen = &bytes[..request_line_max];
-            let method_len = memchr::memchr(b' ', seen).ok_or(Error::NotHttp)?;
-            return Err(if is_token(&seen[..method_len]) { Error::TargetTooLong } else { Error::Method });
+            return Err(match memchr::memchr(b' ', seen) {
+                None if is_token(seen) => Error::MethodTooLong,
+                None => Error::NotHttp,
+                Some(method_len) if is_token(&seen[..method_len]) => Error::TargetTooLong,
+                Some(_) => Error::Method,
+            });
         }
         if self.line + len >= limits.head_bytes_max() { Err(Error::HeadTooLarge) } else { Ok(()) }
     }

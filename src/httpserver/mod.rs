@@ -241,15 +241,18 @@ fn write_parts(
 ) {
     let Response { status, content_type, fields, body, .. } = response;
     let never = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let (length, content_type) = if never {
-        (Length::Untold, content_type.filter(|_| status != StatusCode::NO_CONTENT))
-    } else {
-        (Length::Known(body.len() as u64), content_type)
+    // RFC 9110 section 15.3.6: 205 has no content, and says so.
+    let empty = status == StatusCode::RESET_CONTENT;
+    let length = match (never, empty) {
+        (true, _) => Length::Untold,
+        (false, true) => Length::Known(0),
+        (false, false) => Length::Known(body.len() as u64),
     };
+    let content_type = content_type.filter(|_| !empty && status != StatusCode::NO_CONTENT);
     let now = wire.wall();
     let out = wire.output();
     encoder.head(out.buffer(), now, &ResponseHead { status, content_type, fields: &fields, length, persistence });
-    if !never && !bodiless {
+    if !never && !empty && !bodiless {
         out.push(&body);
     }
 }

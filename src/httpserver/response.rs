@@ -132,6 +132,10 @@ impl Response {
         for part in [name.as_bytes(), b": ", value.trim_ascii(), b"\r\n"] {
             self.fields.extend_from_slice(part);
         }
+        // RFC 9110 section 7.8: who sends Upgrade names it in Connection, so that no proxy passes it on.
+        if name.eq_ignore_ascii_case("upgrade") {
+            self.fields.extend_from_slice(b"Connection: upgrade\r\n");
+        }
         Ok(())
     }
 

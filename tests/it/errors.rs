@@ -46,6 +46,8 @@ on_every_backend! {
             ("GET / HTTP/1.1\r\nHost: x\n\n".to_owned(), 400),
             ("GET / HTTP/2.0\r\n\r\n".to_owned(), 505),
             (format!("GET /{long} HTTP/1.1\r\n"), 414),
+            (long.clone(), 501),
+            (format!("({long}"), 400),
             (format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}"), 431),
             (format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", long.repeat(8)), 431),
             ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),

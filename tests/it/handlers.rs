@@ -11,6 +11,8 @@ fn server<B: Backend>() -> Server {
             "/panic" => panic!("as asked"),
             "/large" => Response::new(StatusCode::OK).body(large.clone()),
             "/no-content" => Response::new(StatusCode::NO_CONTENT).body("never sent"),
+            "/reset-content" => Response::text("never sent").with_status(StatusCode::RESET_CONTENT),
+            "/upgrade" => Response::new(StatusCode::UPGRADE_REQUIRED).field("Upgrade", "h2c"),
             "/not-modified" => Response::text("never sent").with_status(StatusCode::NOT_MODIFIED),
             "/continue" => Response::new(StatusCode::CONTINUE),
             "/split" => Response::text("x").field("X-A", "b\r\nSet-Cookie: stolen"),
@@ -84,10 +86,13 @@ on_every_backend! {
     fn statuses_without_content_have_none<B>() {
         let server = server::<B>();
         let mut client = server.connect();
-        client.send(get("/no-content")).send(get("/not-modified")).send("HEAD /large HTTP/1.1\r\nHost: x\r\n\r\n").send(get("/close"));
+        client.send(get("/no-content")).send(get("/not-modified")).send(get("/reset-content")).send("HEAD /large HTTP/1.1\r\nHost: x\r\n\r\n").send(get("/close"));
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("content-length")), (204, None));
         assert_eq!(client.answer().status, 304);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (205, ""));
+        assert_eq!((answer.field("content-length"), answer.field("content-type")), (Some("0"), None));
         assert_eq!(client.answer_to("HEAD").field("content-length"), Some("8388608"));
         assert_eq!(client.answer().text(), "bye");
     }
@@ -102,6 +107,14 @@ on_every_backend! {
             assert!(!answer.head.contains("stolen"));
             client.expect_close();
         }
+    }
+
+    fn upgrade_is_named_in_connection<B>() {
+        let server = server::<B>();
+        let mut client = server.connect();
+        client.send(get("/upgrade"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (426, Some("upgrade")));
     }
 
     fn fields_are_written_once_and_trimmed<B>() {
