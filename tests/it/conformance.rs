@@ -2,7 +2,9 @@
 //! same octets give the same events however they are cut, and the answer a case wants.
 
 use serde::Deserialize;
-use serverd::http1::{Connection, Error, Event, Head, Limits};
+use serverd::http1::Limits;
+
+use crate::feed::{feed, random_cuts};
 
 #[derive(Deserialize)]
 struct Cases {
@@ -61,78 +63,18 @@ fn cases() -> Vec<Case> {
     toml::from_str::<Cases>(text).expect("a case file").case
 }
 
-/// What came of some input: events in order, with neighbouring stretches of a body joined.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
-    heads: Vec<(Vec<u8>, Head)>,
-    bodies: Vec<Vec<u8>>,
-    ends: usize,
-    error: Option<Error>,
-    /// Unused input that is not an unfinished head.
-    used: usize,
-}
-
-/// Feeds a connection the way a loop does: what is not used is shown again.
-fn feed(input: &[u8], cuts: &mut dyn FnMut() -> usize) -> Seen {
-    let (mut connection, mut scratch, limits) = (Connection::new(), Head::default(), Limits::default());
-    let mut seen = Seen::default();
-    let (mut from, mut to) = (0, 0);
-    while to < input.len() {
-        to = (to + cuts()).min(input.len());
-        loop {
-            let (used, event) = match connection.receive(&mut scratch, &limits, &input[from..to]) {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    let again = connection.receive(&mut scratch, &limits, &input[from..to]);
-                    assert_eq!(again, Err(error), "after an error nothing but the error");
-                    seen.error = Some(error);
-                    // How much was used up to a fault depends on the cuts, and means nothing after it.
-                    seen.used = 0;
-                    return seen;
-                }
-            };
-            assert!(used <= to - from, "used more than there is");
-            from += used;
-            seen.used = from;
-            match event {
-                Event::NeedMore => break,
-                Event::Head { len } => {
-                    seen.heads.push((input[from - len..from].to_vec(), scratch.clone()));
-                    seen.bodies.push(Vec::new());
-                }
-                Event::Body(bytes) => {
-                    assert!(!bytes.is_empty());
-                    seen.bodies.last_mut().expect("a head came before").extend_from_slice(bytes);
-                }
-                Event::End => seen.ends += 1,
-            }
-        }
-    }
-    seen
-}
-
-/// Repeatable cuts, most of them small.
-fn random_cuts(mut state: u64) -> impl FnMut() -> usize {
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let most = [1, 3, 17, 200, 70_000][usize::try_from(state % 5).expect("small")];
-        1 + usize::try_from((state >> 8) % most).expect("small")
-    }
-}
-
 #[test]
 fn the_same_octets_give_the_same_events_however_they_are_cut() {
+    let limits = Limits::default();
     for case in cases() {
         let input = case.input();
-        let whole = feed(&input, &mut || usize::MAX >> 1);
+        let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
         // Octet by octet costs a call each; the long ones are long for their limits' sake, and random cuts do.
         if input.len() < 20_000 {
-            assert_eq!(feed(&input, &mut || 1), whole, "{}: octet by octet", case.id);
+            assert_eq!(feed(&input, &limits, true, &mut || 1), whole, "{}: octet by octet", case.id);
         }
         for seed in 1..=20 {
-            assert_eq!(feed(&input, &mut random_cuts(seed)), whole, "{}: seed {seed}", case.id);
+            assert_eq!(feed(&input, &limits, seed % 2 == 0, &mut random_cuts(seed)), whole, "{}: seed {seed}", case.id);
         }
     }
 }
@@ -148,7 +90,7 @@ fn faults_are_found_where_the_cases_want_them() {
     };
     let mut faults = 0;
     for case in cases() {
-        let seen = feed(&case.input(), &mut || usize::MAX >> 1);
+        let seen = feed(&case.input(), &Limits::default(), false, &mut || usize::MAX >> 1);
         let Some(error) = seen.error else { continue };
         faults += 1;
         let status = error.status().as_u16().to_string();

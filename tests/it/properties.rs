@@ -1,0 +1,122 @@
+//! What holds for any input, tried on random ones that shrink when they fail.
+
+use http::StatusCode;
+use proptest::prelude::*;
+use serverd::http1::{Encoder, Length, Limits, Persistence, ResponseHead};
+
+use crate::feed::{feed, random_cuts};
+
+/// Small enough for random input to reach them.
+fn small_limits() -> Limits {
+    Limits { head_bytes_max: 300, fields_max: 6, target_bytes_max: 40, body_bytes_max: 50, trailer_bytes_max: 30 }
+}
+
+/// Pieces that requests are made of, good and bad, so that random sequences of them go deep.
+fn pieces() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop::sample::select(vec![
+        "GET / HTTP/1.1\r\n",
+        "POST /a?b=%20 HTTP/1.1\r\n",
+        "OPTIONS * HTTP/1.1\r\n",
+        "GET http://h/ HTTP/1.0\r\n",
+        "Host: a\r\n",
+        "Host: a\n",
+        "Content-Length: 5\r\n",
+        "Content-Length: 999\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Connection: close, x\r\n",
+        "Expect: 100-continue\r\n",
+        "X-Any: \t a b \r\n",
+        " folded\r\n",
+        "\r\n",
+        "\n",
+        "\r",
+        "hello",
+        "5\r\nhello\r\n",
+        "1;a=\"b\"\r\nx\r\n",
+        "0\r\n\r\n",
+        "0\r\nX-T: v\r\n\r\n",
+        "ffffffffffffffff\r\n",
+    ])
+    .prop_map(|text| text.as_bytes().to_vec());
+    let request = Just(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec());
+    let noise = prop::collection::vec(any::<u8>(), 0..8);
+    prop::collection::vec(prop_oneof![8 => known, 2 => request, 1 => noise], 0..24).prop_map(|list| list.concat())
+}
+
+fn token() -> impl Strategy<Value = String> {
+    "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}"
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn any_cut_of_any_input_gives_the_same_events(input in pieces(), seed in any::<u64>(), small in any::<bool>()) {
+        let limits = if small { small_limits() } else { Limits::default() };
+        let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
+        prop_assert_eq!(&feed(&input, &limits, true, &mut || 1), &whole);
+        prop_assert_eq!(&feed(&input, &limits, seed % 2 == 0, &mut random_cuts(seed)), &whole);
+    }
+
+    #[test]
+    fn a_response_head_reads_back_equal(
+        status in 200_u16..=999,
+        content_type in prop::option::of(Just("text/plain; charset=utf-8")),
+        fields in prop::collection::vec((token(), "[!-~\u{80}-\u{ff}]([ -~]{0,30}[!-~])?"), 0..8),
+        length in prop::option::of(any::<u64>()),
+        persistence in prop::sample::select(vec![Persistence::Silent, Persistence::KeepAlive, Persistence::Close]),
+        now in any::<u64>(),
+    ) {
+        let lines: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = lines.concat();
+        let status = StatusCode::from_u16(status).expect("three digits");
+        let head = ResponseHead {
+            status,
+            content_type,
+            fields: lines.as_bytes(),
+            length: length.map_or(Length::Untold, Length::Known),
+            persistence,
+        };
+        let mut out = Vec::new();
+        Encoder::new().head(&mut out, now, &head);
+
+        let mut slots = [httparse::EMPTY_HEADER; 32];
+        let mut read = httparse::Response::new(&mut slots);
+        let end = read.parse(&out).expect("another parser takes it");
+        prop_assert_eq!(end, httparse::Status::Complete(out.len()), "nothing before or behind the head");
+        prop_assert_eq!((read.version, read.code), (Some(1), Some(status.as_u16())));
+        let mut seen: Vec<(String, Vec<u8>)> =
+            read.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+        let mut expected: Vec<(String, Vec<u8>)> = vec![("Server".into(), b"serverd".to_vec())];
+        let date = seen.remove(1);
+        prop_assert_eq!(date.0.as_str(), "Date");
+        let date = String::from_utf8(date.1).expect("ASCII");
+        prop_assert!(httpdate::parse_http_date(&date).is_ok(), "{}", date);
+        expected.extend(content_type.map(|value| ("Content-Type".into(), value.as_bytes().to_vec())));
+        expected.extend(fields.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())));
+        expected.extend(length.map(|length| ("Content-Length".into(), length.to_string().into_bytes())));
+        expected.extend(match persistence {
+            Persistence::Silent => None,
+            Persistence::KeepAlive => Some(("Connection".into(), b"keep-alive".to_vec())),
+            Persistence::Close => Some(("Connection".into(), b"close".to_vec())),
+        });
+        prop_assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_this_parser_takes_another_reads_the_same(input in pieces()) {
+        let seen = feed(&input, &Limits::default(), false, &mut || usize::MAX >> 1);
+        for (bytes, head) in seen.heads {
+            let mut slots = [httparse::EMPTY_HEADER; 100];
+            let mut other = httparse::Request::new(&mut slots);
+            if let Ok(httparse::Status::Complete(end)) = other.parse(&bytes) {
+                prop_assert_eq!(end, bytes.len());
+                prop_assert_eq!(other.method.unwrap_or("").as_bytes(), head.method(&bytes));
+                prop_assert_eq!(other.path.unwrap_or("").as_bytes(), head.target(&bytes));
+                let fields: Vec<_> = other.headers.iter().map(|field| (field.name.as_bytes(), field.value)).collect();
+                prop_assert_eq!(fields, head.fields(&bytes).collect::<Vec<_>>());
+            }
+        }
+    }
+}

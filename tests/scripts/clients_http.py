@@ -1,0 +1,53 @@
+"""Python's http.client and requests against a running default server: clients_http.py HOST:PORT"""
+
+import http.client
+import os
+import sys
+
+TEXT = b"this is response from server"
+at = sys.argv[1]
+
+
+def standard_library():
+    connection = http.client.HTTPConnection(at, timeout=10)
+    for number in range(100):
+        connection.request("GET", f"/{number}")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, TEXT)
+        if number == 0:
+            socket = connection.sock
+        assert connection.sock is socket, "the connection was given up"
+    connection.request("POST", "/", body=(piece for piece in [b"a" * 10000, b"b"]), encode_chunked=True)
+    assert connection.getresponse().read() == TEXT
+    connection.request("HEAD", "/")
+    response = connection.getresponse()
+    assert (response.getheader("content-length"), response.read()) == ("28", b"")
+    connection.request("BREW", "/")
+    response = connection.getresponse()
+    assert (response.status, response.getheader("content-type")) == (501, "text/plain; charset=utf-8")
+    response.read()
+    assert connection.sock is socket
+    print("ok Python http.client")
+
+
+def with_requests():
+    try:
+        import requests
+    except ImportError:
+        if os.environ.get("CI_REQUIRE_CLIENTS"):
+            raise
+        print("skipped: the Python package requests is not installed")
+        return
+    with requests.Session() as session:
+        for _ in range(100):
+            assert session.get(f"http://{at}/", timeout=10).content == TEXT
+        for body in (b"x" * 100000, iter([b"a", b"b" * 5000])):
+            assert session.put(f"http://{at}/", data=body, timeout=10).content == TEXT
+        assert session.options(f"http://{at}/", timeout=10).status_code == 204
+        pool = session.get_adapter("http://").poolmanager.connection_from_url(f"http://{at}/")
+        assert pool.num_connections == 1, f"{pool.num_connections} connections"
+    print("ok Python requests")
+
+
+standard_library()
+with_requests()
