@@ -1,0 +1,43 @@
+//! Invariant: no chunked body makes the decoder panic or pass its limits; the cuts change nothing; and what it decodes
+//! is what a naive reader finds with httparse's chunk sizes.
+#![no_main]
+
+#[path = "../../tests/it/feed.rs"]
+mod feed;
+
+use libfuzzer_sys::fuzz_target;
+use serverd::http1::Limits;
+
+const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The data of all chunks up to the last one, read the naive way.
+fn naive(mut input: &[u8]) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    loop {
+        let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(input) else { return None };
+        let size = usize::try_from(size).ok()?;
+        if size == 0 {
+            return Some(data);
+        }
+        data.extend_from_slice(input.get(at..at.checked_add(size)?)?);
+        input = input.get(at + size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&seed, body)) = data.split_first() else { return };
+    let input = [HEAD, body].concat();
+    let limits = if seed & 1 == 0 {
+        Limits::default()
+    } else {
+        Limits { body_bytes_max: 64, trailer_bytes_max: 64, fields_max: 4, ..Limits::default() }
+    };
+    let whole = feed::feed(&input, &limits, false, &mut || usize::MAX >> 1);
+    assert_eq!(feed::feed(&input, &limits, false, &mut || 1), whole);
+    assert_eq!(feed::feed(&input, &limits, false, &mut feed::random_cuts(u64::from(seed))), whole);
+    if whole.ends > 0
+        && let Some(data) = naive(body)
+    {
+        assert_eq!(whole.bodies[0], data);
+    }
+});
