@@ -49,8 +49,8 @@ pub use httpserver::{FieldError, Handler, HttpServer, Intake, Request, RequestHe
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;
 pub use r#loop::{
-    Accepted, App, Closed, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop, Timeouts, Turn,
-    Wire,
+    Accepted, App, Closed, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop, Timeouts, Timer,
+    Turn, Wire,
 };
 
 /// The examples of the README are compiled with the tests.

@@ -59,7 +59,8 @@ pub enum Flow {
     /// There is more to do with the input at hand: call again after the other connections had their turn,
     /// or once enough of the output is sent.
     Yield(Phase),
-    /// Stop reading until a letter comes.
+    /// Show no more input until a letter comes; then [`Flow::Yield`] shows what is at hand. A little is read ahead
+    /// meanwhile, so that a peer that resets the connection is noticed. The end of input does not end a pause.
     Pause,
     /// Send the output, then close. For a peer that will send no more, or may lose what it still sends: unread input
     /// is looked for, but what comes after the close is answered by the system with a reset.

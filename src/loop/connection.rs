@@ -11,6 +11,9 @@ use super::output::{Flushed, Output};
 use super::readiness::{Interest, Stream};
 use super::{Counters, Limits};
 
+/// What a paused connection may have in hand before the peer has to wait: some pipelined requests.
+const READ_AHEAD_BYTES: usize = 16 * 1024;
+
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -20,7 +23,7 @@ pub(super) enum Stage {
     Reading,
     /// The application has more to do with the input at hand.
     Yielded,
-    /// Waiting for a letter.
+    /// Waiting for a letter. A little is read ahead, which also tells of a peer that is gone.
     Paused,
     /// Nothing more is read or asked; the output is on its way.
     Closing {
@@ -111,10 +114,16 @@ impl<S: Stream, T> Connection<S, T> {
         self.pending.is_some() && self.pending_bytes() > limits.output_bytes_max / 2
     }
 
+    /// Whether a paused connection still takes input in.
+    fn may_read_ahead(&self) -> bool {
+        !self.ended && self.leftover.len() < READ_AHEAD_BYTES
+    }
+
     /// The directions this connection wants to hear about.
     pub(super) fn interest(&self, limits: &Limits) -> Interest {
         let read = match self.stage {
             Stage::Reading => !self.ended && !self.is_stuffed(limits),
+            Stage::Paused => self.may_read_ahead(),
             Stage::Lingering => true,
             _ => false,
         };
@@ -143,6 +152,7 @@ impl<S: Stream, T> Connection<S, T> {
         match self.stage {
             Stage::Reading => self.readable && !self.ended && !self.is_stuffed(limits),
             Stage::Yielded => !self.is_stuffed(limits),
+            Stage::Paused => self.readable && self.may_read_ahead(),
             Stage::Lingering => self.readable,
             _ => false,
         }
@@ -188,6 +198,7 @@ impl<S: Stream, T> Connection<S, T> {
         }
         match self.stage {
             Stage::Reading | Stage::Yielded => self.receive(id, lent)?,
+            Stage::Paused => self.read_ahead(lent)?,
             Stage::Lingering => return self.read_away(lent),
             _ => {}
         }
@@ -209,7 +220,7 @@ impl<S: Stream, T> Connection<S, T> {
         let mut quota = lent.limits.read_bytes_per_turn;
         while self.stage == Stage::Reading && self.readable && !self.ended && quota > 0 && !self.is_stuffed(lent.limits)
         {
-            let Some(count) = self.read(lent)? else { break };
+            let Some(count) = self.read(lent, lent.buffer.len())? else { break };
             quota = quota.saturating_sub(count.max(1));
             self.show(id, lent, count)?;
             self.flush(lent)?;
@@ -217,10 +228,21 @@ impl<S: Stream, T> Connection<S, T> {
         Ok(())
     }
 
+    /// While the application waits for something else: takes a little in, so that the end of the stream or its
+    /// failure is seen, and leaves the rest to the peer's own patience.
+    fn read_ahead<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<()> {
+        while self.readable && self.may_read_ahead() {
+            let room = (READ_AHEAD_BYTES - self.leftover.len()).min(lent.buffer.len());
+            let Some(count) = self.read(lent, room)? else { break };
+            self.leftover.extend_from_slice(&lent.buffer[..count]);
+        }
+        Ok(())
+    }
+
     /// One read into the loop's buffer. `None`: nothing there.
-    fn read<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<Option<usize>> {
+    fn read<A: App>(&mut self, lent: &mut Lent<'_, A>, bytes_max: usize) -> io::Result<Option<usize>> {
         lent.counters.reads += 1;
-        match self.stream.read(lent.buffer) {
+        match self.stream.read(&mut lent.buffer[..bytes_max]) {
             Ok(received) => {
                 self.ended = received.bytes == 0;
                 // Behind the data of a peer that closed stands the end of file, and no further event tells.
@@ -409,7 +431,7 @@ impl<S: Stream, T> Connection<S, T> {
     fn read_away<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<Option<Closed>> {
         let mut quota = lent.limits.read_bytes_per_turn;
         while self.readable && quota > 0 {
-            let Some(count) = self.read(lent)? else { break };
+            let Some(count) = self.read(lent, lent.buffer.len())? else { break };
             quota = quota.saturating_sub(count.max(1));
             if self.ended || self.received > lent.limits.linger_bytes_max {
                 return Ok(Some(self.reason()));

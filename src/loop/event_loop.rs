@@ -1,5 +1,5 @@
 //! One turn of the loop, and the only place that knows its order:
-//! wait, note readiness, accept, drive what can make progress, deliver letters, expire, drain.
+//! wait, call what is due, note readiness, accept, drive what can make progress, deliver letters, expire, drain.
 //!
 //! The loop owns the clock and reads it once per turn. It is written once, over any [`Readiness`].
 
@@ -13,6 +13,7 @@ use super::listener::{Admission, Door};
 use super::mailbox::{Bell, Mailbox, Order};
 use super::output::Output;
 use super::readiness::{Event, Readiness, Stream, Token};
+use super::schedule::Schedule;
 use super::table::Table;
 use super::timers::{Timeouts, Timers};
 use super::{Counters, Handle, Limits, Poller, Turn};
@@ -42,6 +43,7 @@ pub struct EventLoop<B: Readiness, A: App> {
     mailbox: Arc<Mailbox<A::Letter>>,
     letters: Vec<(ConnId, A::Letter)>,
     posts: Vec<(ConnId, A::Letter)>,
+    schedule: Schedule,
     counters: Counters,
     started: bool,
     /// When the drain began, and when it ends by force.
@@ -131,6 +133,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             mailbox,
             letters: Vec::new(),
             posts: Vec::new(),
+            schedule: Schedule::default(),
             counters: Counters::default(),
             started: false,
             drain: None,
@@ -185,7 +188,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return Some(Duration::ZERO);
         }
         let pause = self.doors.iter().filter_map(Door::paused_until_ms).min();
-        let next = [self.timers.next_ms(), pause, self.drain_deadline_ms()].into_iter().flatten().min()?;
+        let next = [self.timers.next_ms(), self.schedule.next_ms(), pause, self.drain_deadline_ms()]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
     }
 
@@ -371,6 +377,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         letters.append(&mut self.posts);
         if self.mailbox.bell.answer() {
             self.mailbox.collect(&mut letters);
+            self.schedule.extend(&mut self.mailbox.bell.tasks());
         }
         for (id, letter) in letters.drain(..) {
             self.with_connection(id, |connection, lent| {
@@ -492,6 +499,7 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.ready.append(&mut self.next);
         self.backend.wait(&mut self.events, patience)?;
         self.clock.tick(&self.backend);
+        self.schedule.run(self.clock.now_ms);
         self.note();
         self.accept();
         self.drive();

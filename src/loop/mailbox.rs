@@ -1,14 +1,15 @@
-//! The one door into a loop from other threads: letters, drain and stop.
+//! The one door into a loop from other threads: letters, closures, drain and stop.
 //!
 //! A letter takes a lock for the length of a push; the loop takes the whole batch at once. The waker is
 //! called once per batch, not once per letter, and the hot path of a loop nobody writes to costs one
 //! relaxed load.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use super::app::ConnId;
+use super::schedule::Task;
 
 const RUN: u8 = 0;
 const DRAIN: u8 = 1;
@@ -26,12 +27,13 @@ pub(super) enum Order {
 pub(super) struct Bell {
     order: AtomicU8,
     rung: AtomicBool,
+    tasks: Mutex<Vec<Task>>,
     waker: Waker,
 }
 
 impl Bell {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Bell { order: AtomicU8::new(RUN), rung: AtomicBool::new(false), waker })
+        Arc::new(Bell { order: AtomicU8::new(RUN), rung: AtomicBool::new(false), tasks: Mutex::new(Vec::new()), waker })
     }
 
     /// Wakes the loop, unless that was done already since it last looked.
@@ -71,6 +73,22 @@ impl Bell {
     pub(super) fn wake(&self) {
         self.ring();
     }
+
+    /// Hands a closure to the loop.
+    pub(super) fn give(&self, task: Task) {
+        lock(&self.tasks).push(task);
+        self.ring();
+    }
+
+    /// The closures that were given since the last call.
+    pub(super) fn tasks(&self) -> Vec<Task> {
+        std::mem::take(&mut *lock(&self.tasks))
+    }
+}
+
+/// A poisoned lock only means that some thread panicked while it pushed; the vector is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The door of a loop whose letters are `L`.
@@ -85,13 +103,12 @@ impl<L> Mailbox<L> {
     }
 
     pub(super) fn post(&self, to: ConnId, letter: L) {
-        // A poisoned lock only means that some thread panicked while it pushed; the vector is sound.
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push((to, letter));
+        lock(&self.letters).push((to, letter));
         self.bell.ring();
     }
 
     /// Appends everything that came to `into`.
     pub(super) fn collect(&self, into: &mut Vec<(ConnId, L)>) {
-        into.append(&mut self.letters.lock().unwrap_or_else(PoisonError::into_inner));
+        into.append(&mut lock(&self.letters));
     }
 }

@@ -22,6 +22,7 @@ mod listener;
 mod mailbox;
 mod output;
 pub mod readiness;
+mod schedule;
 mod select;
 mod socket;
 mod table;
@@ -42,11 +43,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schedule::Task;
+
 pub use app::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use event_loop::EventLoop;
 pub use output::Output;
 pub use readiness::Readiness;
+pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{TcpListener, TcpStream};
 pub use timers::Timeouts;
@@ -92,7 +96,26 @@ pub enum Turn {
     Over,
 }
 
-/// Steers a loop from any thread.
+/// Steers a loop from any thread, its own included. What is given to a loop that has ended is never called.
+///
+/// # Examples
+/// ```
+/// use serverd::{HttpServer, Poller, Response, SelectLoop};
+/// use std::{net::TcpListener, time::Duration};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut server = SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?;
+/// let handle = server.handle();
+/// handle.defer(|| println!("in the first turn"));
+/// let tick = handle.call_every(Duration::from_millis(2), || println!("again"));
+/// let stop = server.handle();
+/// handle.call_later(Duration::from_millis(10), move || {
+///     tick.cancel();
+///     stop.drain();
+/// });
+/// server.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Handle {
     bell: Arc<mailbox::Bell>,
@@ -113,6 +136,29 @@ impl Handle {
     /// Makes the loop turn once.
     pub fn wake(&self) {
         self.bell.wake();
+    }
+
+    /// Calls a closure on the loop's thread, in its next turn, after those deferred before it. A closure that
+    /// blocks stops every connection of the loop meanwhile.
+    pub fn defer(&self, call: impl FnOnce() + Send + 'static) {
+        self.bell.give(Task::once(Duration::ZERO, Box::new(call)));
+    }
+
+    /// Calls a closure on the loop's thread once `delay` is over, never earlier.
+    pub fn call_later(&self, delay: Duration, call: impl FnOnce() + Send + 'static) -> Timer {
+        self.call(Task::once(delay, Box::new(call)))
+    }
+
+    /// Calls a closure on the loop's thread again and again, with a pause of `period` (a millisecond at least)
+    /// before each call. A loop that is busy for longer than that skips calls; it never makes up for them.
+    pub fn call_every(&self, period: Duration, call: impl FnMut() + Send + 'static) -> Timer {
+        self.call(Task::every(period, Box::new(call)))
+    }
+
+    fn call(&self, task: Task) -> Timer {
+        let timer = task.timer();
+        self.bell.give(task);
+        timer
     }
 }
 

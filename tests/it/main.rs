@@ -11,5 +11,6 @@ mod keepalive;
 mod limits;
 mod process;
 mod properties;
+mod schedule;
 mod tcp;
 mod timeouts;

@@ -1,0 +1,234 @@
+//! Work of the program's own that a loop does between its connections: closures for its next turn, for
+//! later, and again and again.
+//!
+//! Closures come from any thread through [`Handle`](super::Handle). A delay counts from the first look at the
+//! clock after the closure came, so nothing is called early; it may be late by a turn. The heap makes arming and
+//! firing O(log n), and a loop without due closures sleeps. How many there are is up to the program alone: no
+//! peer can add one.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A closure that was given to [`Handle::call_later`](super::Handle::call_later) or
+/// [`Handle::call_every`](super::Handle::call_every). Dropping this changes nothing.
+#[derive(Clone, Debug)]
+pub struct Timer {
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Timer {
+    /// The closure is not called any more. It is dropped when its time would have come.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+}
+
+/// What is to be called.
+enum Work {
+    Once(Box<dyn FnOnce() + Send>),
+    Every(u64, Box<dyn FnMut() + Send>),
+}
+
+/// A closure on its way to the loop.
+pub(super) struct Task {
+    delay_ms: u64,
+    timer: Timer,
+    work: Work,
+}
+
+impl Task {
+    pub(super) fn once(delay: Duration, call: Box<dyn FnOnce() + Send>) -> Self {
+        Task::new(delay, Work::Once(call))
+    }
+
+    /// A period of nothing would never let the loop sleep: a millisecond is the least.
+    pub(super) fn every(period: Duration, call: Box<dyn FnMut() + Send>) -> Self {
+        Task::new(period, Work::Every(millis(period).max(1), call))
+    }
+
+    fn new(delay: Duration, work: Work) -> Self {
+        Task { delay_ms: millis(delay), timer: Timer { cancelled: Arc::new(AtomicBool::new(false)) }, work }
+    }
+
+    pub(super) fn timer(&self) -> Timer {
+        self.timer.clone()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// A closure whose time is set. The serial keeps closures of the same millisecond in their order.
+struct Entry {
+    due_ms: u64,
+    serial: u64,
+    task: Task,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due_ms, self.serial).cmp(&(other.due_ms, other.serial))
+    }
+}
+
+/// The closures of a loop.
+#[derive(Default)]
+pub(super) struct Schedule {
+    /// Came since the clock was last read.
+    new: Vec<Task>,
+    heap: BinaryHeap<Reverse<Entry>>,
+    serial: u64,
+}
+
+impl Schedule {
+    /// Takes in what came from other threads, or from this one.
+    pub(super) fn extend(&mut self, tasks: &mut Vec<Task>) {
+        self.new.append(tasks);
+    }
+
+    /// When the next closure is due; at once while new ones wait for the clock.
+    #[inline]
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        if self.new.is_empty() { self.heap.peek().map(|Reverse(entry)| entry.due_ms) } else { Some(0) }
+    }
+
+    /// The clock was read: sets the times of what is new and calls what is due. What these calls add is not
+    /// called before the next turn.
+    #[inline]
+    pub(super) fn run(&mut self, now_ms: u64) {
+        if self.next_ms().is_some_and(|next| next <= now_ms) {
+            self.run_due(now_ms);
+        }
+    }
+
+    fn run_due(&mut self, now_ms: u64) {
+        for task in std::mem::take(&mut self.new) {
+            // One more millisecond, because the clock is cut to milliseconds: never early.
+            let extra = u64::from(task.delay_ms > 0);
+            self.put(now_ms.saturating_add(task.delay_ms).saturating_add(extra), task);
+        }
+        let last = self.serial;
+        while let Some(Reverse(entry)) = self.heap.peek() {
+            if entry.due_ms > now_ms || entry.serial >= last {
+                return;
+            }
+            let Some(Reverse(entry)) = self.heap.pop() else { return };
+            self.call(entry.task, now_ms);
+        }
+    }
+
+    fn put(&mut self, due_ms: u64, task: Task) {
+        self.heap.push(Reverse(Entry { due_ms, serial: self.serial, task }));
+        self.serial += 1;
+    }
+
+    fn call(&mut self, task: Task, now_ms: u64) {
+        let Task { delay_ms, timer, work } = task;
+        if timer.cancelled.load(Ordering::Acquire) {
+            return;
+        }
+        match work {
+            Work::Once(call) => guard(call),
+            Work::Every(period_ms, mut call) => {
+                guard(&mut call);
+                let work = Work::Every(period_ms, call);
+                self.put(now_ms.saturating_add(period_ms), Task { delay_ms, timer, work });
+            }
+        }
+    }
+}
+
+/// A panic costs the closure its call, not the loop its life.
+fn guard(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        log::error!("a closure that was deferred to the loop panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    type Log = Arc<Mutex<Vec<&'static str>>>;
+
+    fn once(log: &Log, name: &'static str, delay_ms: u64) -> Task {
+        let log = Arc::clone(log);
+        Task::once(Duration::from_millis(delay_ms), Box::new(move || log.lock().unwrap().push(name)))
+    }
+
+    fn seen(log: &Log) -> Vec<&'static str> {
+        std::mem::take(&mut log.lock().unwrap())
+    }
+
+    #[test]
+    fn closures_are_called_in_the_order_of_their_times_and_never_early() {
+        let (log, mut schedule) = (Log::default(), Schedule::default());
+        schedule.extend(&mut vec![
+            once(&log, "late", 20),
+            once(&log, "now", 0),
+            once(&log, "soon", 10),
+            once(&log, "too", 10),
+        ]);
+        assert_eq!(schedule.next_ms(), Some(0));
+        schedule.run(100);
+        assert_eq!(seen(&log), ["now"]);
+        assert_eq!(schedule.next_ms(), Some(111));
+        schedule.run(110);
+        assert!(seen(&log).is_empty());
+        schedule.run(500);
+        assert_eq!(seen(&log), ["soon", "too", "late"]);
+        assert_eq!(schedule.next_ms(), None);
+    }
+
+    #[test]
+    fn a_cancelled_closure_is_not_called_and_a_repeated_one_goes_on() {
+        let (log, mut schedule) = (Log::default(), Schedule::default());
+        let never = once(&log, "never", 5);
+        let count = Arc::clone(&log);
+        let every = Task::every(Duration::from_millis(10), Box::new(move || count.lock().unwrap().push("tick")));
+        let (cancel, stop) = (never.timer(), every.timer());
+        schedule.extend(&mut vec![never, every]);
+        schedule.run(0);
+        cancel.cancel();
+        for now in [11, 21, 31] {
+            schedule.run(now);
+        }
+        assert_eq!(seen(&log), ["tick", "tick", "tick"]);
+        stop.cancel();
+        schedule.run(1000);
+        assert!(seen(&log).is_empty());
+        assert_eq!(schedule.next_ms(), None);
+    }
+
+    #[test]
+    fn a_panic_stops_neither_the_others_nor_the_repetition() {
+        let (log, mut schedule) = (Log::default(), Schedule::default());
+        let every = Task::every(Duration::from_millis(1), Box::new(|| panic!("as asked")));
+        schedule.extend(&mut vec![every, once(&log, "after", 1)]);
+        schedule.run(0);
+        schedule.run(10);
+        assert_eq!(seen(&log), ["after"]);
+        assert!(schedule.next_ms().is_some());
+    }
+}
