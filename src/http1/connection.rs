@@ -159,6 +159,14 @@ impl Connection {
         matches!(&self.state, State::Head(Some(head)) if head.has_begun())
     }
 
+    /// Whether the head that is being read, or was found at fault, has the method HEAD: see [`Head::is_for_head`].
+    pub fn is_for_head(&self, scratch: &Head) -> bool {
+        match &self.state {
+            State::Head(Some(partial)) => partial.is_for_head(),
+            _ => scratch.is_for_head(),
+        }
+    }
+
     /// Between a head and the end of its body.
     pub fn is_within_body(&self) -> bool {
         matches!(self.state, State::Between(_) | State::Body(_))

@@ -102,6 +102,8 @@ pub struct Head {
     keep_alive: bool,
     expect_continue: bool,
     expect_other: bool,
+    /// The method is HEAD, so that no response has content; known before the rest of the request line is judged.
+    contentless: bool,
     /// Where the line that is not whole yet begins, and how far a line end has been looked for.
     line: usize,
     searched: usize,
@@ -229,10 +231,11 @@ impl Head {
     }
 
     /// The limits that hold for a line before its end is seen. `len` is what there is of it.
-    fn check_unfinished(&self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
+    fn check_unfinished(&mut self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
         let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
         if self.line == 0 && len > request_line_max {
             let seen = &bytes[..request_line_max];
+            self.contentless = seen.starts_with(b"HEAD ");
             return Err(match memchr::memchr(b' ', seen) {
                 None if is_token(seen) => Error::MethodTooLong,
                 None => Error::NotHttp,
@@ -249,6 +252,7 @@ impl Head {
         if !is_token(method) {
             return Err(Error::Method);
         }
+        self.contentless = method == b"HEAD";
         let target_len = memchr::memchr(b' ', rest).ok_or(Error::RequestLine)?;
         let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
         if target.is_empty() {
@@ -354,8 +358,9 @@ impl Head {
 
     /// RFC 9112 sections 6.1, 6.3 and 7.
     fn mark_codings(&mut self, value: &[u8]) -> Result<(), Error> {
-        let before = self.codings;
+        let mut codings = 0;
         for coding in elements(value) {
+            codings += 1;
             let name_len = coding.iter().position(|&byte| !TOKEN[byte as usize]).unwrap_or(coding.len());
             let (name, parameters) = coding.split_at(name_len);
             let chunked = name.eq_ignore_ascii_case(b"chunked");
@@ -371,7 +376,7 @@ impl Head {
             };
         }
         // A field without a coding says nothing a reader could rely on.
-        if self.codings == Codings::None && before == Codings::None { Err(Error::TransferEncoding) } else { Ok(()) }
+        if codings == 0 { Err(Error::TransferEncoding) } else { Ok(()) }
     }
 
     /// The rules that hold for the head as a whole.
@@ -383,7 +388,9 @@ impl Head {
             Codings::None => {}
             _ if self.version == Version::Http10 => return Err(Error::FramingInHttp10),
             _ if self.content_length.is_some() => return Err(Error::BothFramings),
-            Codings::Unknown | Codings::UnknownThenChunked => return Err(Error::UnknownCoding),
+            // Section 6.3 demands 400 where chunked does not come last; section 6.1 only advises 501.
+            Codings::Unknown => return Err(Error::TransferEncoding),
+            Codings::UnknownThenChunked => return Err(Error::UnknownCoding),
             Codings::Chunked => {}
         }
         // RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored.
@@ -407,6 +414,12 @@ impl Head {
     /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> bool {
         self.expect_continue && self.version == Version::Http11
+    }
+
+    /// Whether the method is HEAD, so that no response has content, a refusal neither (RFC 9110 section 9.3.2). Known
+    /// as soon as the method is, whatever is wrong with the rest.
+    pub fn is_for_head(&self) -> bool {
+        self.contentless
     }
 
     /// The version.

@@ -77,6 +77,22 @@ enum Next {
     Refuse,
 }
 
+/// What becomes of the content of a response, by the method of its request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Sent,
+    /// Its length is told (RFC 9110 section 9.3.2).
+    Measured,
+    /// Neither it nor its length: 2xx to CONNECT (RFC 9110 section 9.3.6).
+    Never,
+}
+
+impl Content {
+    fn unless(for_head: bool) -> Self {
+        if for_head { Content::Measured } else { Content::Sent }
+    }
+}
+
 impl<F> HttpServer<F>
 where
     F: FnMut(&Request<'_>) -> Response,
@@ -168,9 +184,13 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// The peer's fault: the answer that names it, and a close that lets the peer read it.
-    fn refuse(&mut self, wire: &mut Wire<'_, ()>, error: Error) -> Flow {
+    fn refuse(&mut self, state: &Conversation, wire: &mut Wire<'_, ()>, error: Error) -> Flow {
         log::debug!("refused: {error}");
-        write_parts(&mut self.encoder, wire, fault(error), false, Persistence::Close);
+        let for_head = match &state.exchange {
+            Some(exchange) => exchange.head.is_for_head(),
+            None => state.http1.is_for_head(&self.scratch),
+        };
+        write_parts(&mut self.encoder, wire, fault(error), Content::unless(for_head), Persistence::Close);
         Flow::Refuse
     }
 
@@ -223,8 +243,11 @@ fn write(encoder: &mut Encoder, wire: &mut Wire<'_, ()>, head: &RequestHead<'_>,
         (true, Version::Http10) => Persistence::KeepAlive,
         (true, Version::Http11) => Persistence::Silent,
     };
-    let bodiless = method == b"HEAD" || (method == b"CONNECT" && response.status.is_success());
-    write_parts(encoder, wire, response, bodiless, persistence);
+    let content = match method {
+        b"CONNECT" if response.status.is_success() => Content::Never,
+        _ => Content::unless(head.head.is_for_head()),
+    };
+    write_parts(encoder, wire, response, content, persistence);
     match (persistent, wanted) {
         (true, _) => Next::Request,
         (false, true) => Next::Linger,
@@ -236,11 +259,11 @@ fn write_parts(
     encoder: &mut Encoder,
     wire: &mut Wire<'_, ()>,
     response: Response,
-    bodiless: bool,
+    content: Content,
     persistence: Persistence,
 ) {
     let Response { status, content_type, fields, body, .. } = response;
-    let never = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let never = content == Content::Never || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     // RFC 9110 section 15.3.6: 205 has no content, and says so.
     let empty = status == StatusCode::RESET_CONTENT;
     let length = match (never, empty) {
@@ -248,11 +271,12 @@ fn write_parts(
         (false, true) => Length::Known(0),
         (false, false) => Length::Known(body.len() as u64),
     };
-    let content_type = content_type.filter(|_| !empty && status != StatusCode::NO_CONTENT);
+    // RFC 9110 section 15.4.5: 304 tells no metadata but what guides the update of a cache.
+    let content_type = content_type.filter(|_| !empty && !never);
     let now = wire.wall();
     let out = wire.output();
     encoder.head(out.buffer(), now, &ResponseHead { status, content_type, fields: &fields, length, persistence });
-    if !never && !empty && !bodiless {
+    if !never && !empty && content == Content::Sent {
         out.push(&body);
     }
 }
@@ -276,7 +300,7 @@ impl<H: Handler> App for HttpServer<H> {
             let input = wire.input();
             let (used, event) = match state.http1.receive(&mut self.scratch, &self.limits, input) {
                 Ok(outcome) => outcome,
-                Err(error) => return self.refuse(wire, error),
+                Err(error) => return self.refuse(state, wire, error),
             };
             wire.consume(used);
             let next = match event {
@@ -312,10 +336,10 @@ impl<H: Handler> App for HttpServer<H> {
         Flow::Read(state.phase)
     }
 
-    fn timer(&mut self, _state: &mut Conversation, phase: Phase, wire: &mut Wire<'_, ()>) -> Flow {
+    fn timer(&mut self, state: &mut Conversation, phase: Phase, wire: &mut Wire<'_, ()>) -> Flow {
         match phase {
-            Phase::Head => self.refuse(wire, Error::HeadTimeout),
-            Phase::Body => self.refuse(wire, Error::BodyTimeout),
+            Phase::Head => self.refuse(state, wire, Error::HeadTimeout),
+            Phase::Body => self.refuse(state, wire, Error::BodyTimeout),
             _ => Flow::Close,
         }
     }

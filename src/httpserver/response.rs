@@ -90,11 +90,23 @@ impl Response {
         Response { body: body.into(), ..self }
     }
 
-    /// Sets the Content-Type. One that cannot stand in a field is left out, and logged.
+    /// Sets the Content-Type, in place of any told before. One that cannot stand in a field is left out, and logged.
     #[inline]
     #[must_use]
-    pub fn content_type(self, content_type: &'static str) -> Self {
+    pub fn content_type(mut self, content_type: &'static str) -> Self {
+        self.forget_content_type();
         Response { content_type: Some(content_type), ..self }
+    }
+
+    /// There is one Content-Type: the one told last.
+    #[inline]
+    fn forget_content_type(&mut self) {
+        self.content_type = None;
+        if !self.fields.is_empty() {
+            let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
+            let is_type = |line: &&[u8]| line[..line.len().min(13)].eq_ignore_ascii_case(b"content-type:");
+            self.fields = lines.filter(|line| !is_type(line)).flatten().copied().collect();
+        }
     }
 
     /// Adds a field. One that must not be sent makes the whole response a 500, and is logged: silently leaving
@@ -126,7 +138,7 @@ impl Response {
             return Err(FieldError::Owned);
         }
         if name.eq_ignore_ascii_case("content-type") {
-            self.content_type = None;
+            self.forget_content_type();
         }
         self.fields.reserve(name.len() + value.len() + 4);
         for part in [name.as_bytes(), b": ", value.trim_ascii(), b"\r\n"] {

@@ -37,6 +37,34 @@ on_every_backend! {
         }
     }
 
+    fn a_fault_in_a_head_request_has_no_content<B>() {
+        let server = hello::<B>();
+        let long = "a".repeat(9000);
+        for (request, status) in [
+            ("HEAD / HTTP/1.1\r\n\r\n".to_owned(), 400),
+            ("HEAD /a#b HTTP/1.1\r\n".to_owned(), 400),
+            ("HEAD / HTTP/2.0\r\n".to_owned(), 505),
+            (format!("HEAD /{long}"), 414),
+            ("\r\nHEAD / HTTP/1.1\r\nHost: x\r\n x\r\n".to_owned(), 400),
+            ("HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n".to_owned(), 413),
+            ("HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5g\r\n".to_owned(), 400),
+        ] {
+            let mut client = server.connect();
+            for octets in request.as_bytes().chunks(100) {
+                client.send(octets);
+            }
+            let answer = client.answer_to("HEAD");
+            assert_eq!(answer.status, status, "{}", request.escape_debug());
+            assert!(answer.field("content-length").is_some_and(|length| length != "0"));
+            client.finish().expect_close();
+        }
+        // What came before does not count.
+        let mut client = server.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+        assert_eq!(client.answer_to("HEAD").status, 200);
+        assert!(!client.answer().text().is_empty());
+    }
+
     fn each_fault_has_its_status<B>() {
         let server = hello::<B>();
         let long = "a".repeat(9000);
@@ -51,6 +79,8 @@ on_every_backend! {
             (format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}"), 431),
             (format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", long.repeat(8)), 431),
             ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
+            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n".to_owned(), 400),
+            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n".to_owned(), 400),
             ("GET / HTTP/1.1\r\nHost: x\r\nExpect: a-cow\r\n\r\n".to_owned(), 417),
             ("GET https://x/ HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 421),
         ] {

@@ -19,6 +19,9 @@ fn server<B: Backend>() -> Server {
             "/fields" => {
                 Response::new(StatusCode::OK).field("X-A", " b ").field("Content-Type", "image/png").body("png")
             }
+            "/types" => {
+                Response::text("x").field("content-type", "a/b").content_type("c/d").field("Content-TYPE", "e/f")
+            }
             "/close" => Response::text("bye").close(),
             "/host" => Response::text(request.host().unwrap_or("none").to_owned()),
             _ => {
@@ -89,12 +92,22 @@ on_every_backend! {
         client.send(get("/no-content")).send(get("/not-modified")).send(get("/reset-content")).send("HEAD /large HTTP/1.1\r\nHost: x\r\n\r\n").send(get("/close"));
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("content-length")), (204, None));
-        assert_eq!(client.answer().status, 304);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("content-type")), (304, None));
         let answer = client.answer();
         assert_eq!((answer.status, answer.text().as_str()), (205, ""));
         assert_eq!((answer.field("content-length"), answer.field("content-type")), (Some("0"), None));
         assert_eq!(client.answer_to("HEAD").field("content-length"), Some("8388608"));
         assert_eq!(client.answer().text(), "bye");
+    }
+
+    fn a_success_of_connect_has_no_length_and_ends_the_connection<B>() {
+        let server = server::<B>();
+        let mut client = server.connect();
+        client.send("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n").finish();
+        let rest = String::from_utf8(client.rest()).expect("ASCII");
+        assert!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with("\r\nConnection: close\r\n\r\n"), "{rest}");
+        assert!(!rest.contains("Content-Length"), "{rest}");
     }
 
     fn a_response_that_must_not_be_sent_becomes_500<B>() {
@@ -125,6 +138,10 @@ on_every_backend! {
         assert!(answer.head.contains("\r\nX-A: b\r\n"), "{}", answer.head);
         assert_eq!(answer.head.matches("Content-Type: ").count(), 1);
         assert_eq!(answer.field("content-type"), Some("image/png"));
+        client.send(get("/types"));
+        let answer = client.answer();
+        assert_eq!(answer.head.to_lowercase().matches("content-type: ").count(), 1, "{}", answer.head);
+        assert_eq!(answer.field("content-type"), Some("e/f"));
     }
 }
 

@@ -53,6 +53,17 @@ on_every_backend! {
         client.finish().expect_close();
     }
 
+    fn a_head_request_that_runs_out_of_time_gets_no_content<B>() {
+        let timeouts = Timeouts { head: Some(SHORT), body: Some(SHORT), ..Timeouts::default() };
+        let server = server::<B>(timeouts);
+        for request in ["HEAD / HTTP/1.1\r\nHost: x\r\nA: ", "HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"] {
+            let mut client = server.connect();
+            client.send(request);
+            assert_eq!(client.answer_to("HEAD").status, 408);
+            client.finish().expect_close();
+        }
+    }
+
     fn a_body_that_stalls_is_408<B>() {
         let server = server::<B>(Timeouts { body: Some(SHORT), ..Timeouts::default() });
         let mut client = server.connect();
