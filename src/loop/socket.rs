@@ -1,6 +1,8 @@
 //! The system's sockets behind the seam of [`readiness`](super::readiness): std types, one call each.
 
-use std::io::{self, IoSlice, Read, Write};
+#[cfg(not(target_os = "linux"))]
+use std::io::Read;
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -85,17 +87,42 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
     Ok((stream, peer))
 }
 
+/// The bare calls: those of the C library are cancellation points, which costs more than all the rest of a read.
+#[cfg(target_os = "linux")]
+#[inline]
+fn receive(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    Ok(rustix::io::retry_on_intr(|| recv(&*stream, &mut *buffer, RecvFlags::empty()))?.0)
+}
+
+#[cfg(target_os = "linux")]
+#[inline]
+fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+    Ok(rustix::io::retry_on_intr(|| rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn receive(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    retry(|| stream.read(buffer))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    retry(|| stream.write(bytes))
+}
+
 impl Stream for TcpStream {
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
-        let bytes = retry(|| self.0.read(buffer))?;
+        let bytes = receive(&mut self.0, buffer)?;
         // A socket that gave less than it was asked for is empty (recv(2) on a stream).
         Ok(Received { bytes, more: bytes == buffer.len() })
     }
 
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
-        let taken = retry(|| self.0.write(bytes))?;
+        let taken = send(&mut self.0, bytes)?;
         Ok(Sent { bytes: taken, more: taken == bytes.len() })
     }
 
