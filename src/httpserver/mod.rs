@@ -142,6 +142,8 @@ impl<H: Handler> HttpServer<H> {
                         return Some(Next::Refuse);
                     }
                     None => {
+                        log::error!("the handler panicked at the head of {}: answered 500", head.target());
+                        wire.count_panic();
                         write(&mut self.encoder, wire, &head, response::internal_error());
                         return Some(Next::Refuse);
                     }
@@ -225,6 +227,7 @@ fn fault(error: Error) -> Response {
 fn respond<H: Handler>(handler: &mut H, encoder: &mut Encoder, wire: &mut Wire<'_, ()>, request: &Request<'_>) -> Next {
     let response = guard(|| handler.call(request)).unwrap_or_else(|| {
         log::error!("the handler panicked at {} {}: answered 500", request.method(), request.target());
+        wire.count_panic();
         response::internal_error()
     });
     wire.restart_clock();

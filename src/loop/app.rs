@@ -89,6 +89,8 @@ pub enum Closed {
     Refused,
     /// The loop drains and the connection had nothing under way, or the loop was stopped.
     Drain,
+    /// The application panicked; the connection was reset.
+    Panicked,
     /// A system call failed.
     Error(io::Error),
 }
@@ -173,6 +175,7 @@ pub struct Wire<'a, L> {
     pub(super) posts: &'a mut Vec<(ConnId, L)>,
     pub(super) wall: u64,
     pub(super) restarted: bool,
+    pub(super) panics: u32,
     pub(super) ended: bool,
     pub(super) draining: bool,
 }
@@ -182,7 +185,7 @@ impl<'a, L> Wire<'a, L> {
     /// `ended` whether the peer closed after it; what the application writes goes to `output`.
     pub fn over(input: &'a [u8], ended: bool, output: &'a mut Output, posts: &'a mut Vec<(ConnId, L)>) -> Self {
         let id = ConnId { index: 0, serial: 0 };
-        Wire { id, input, consumed: 0, output, posts, wall: 0, restarted: false, ended, draining: false }
+        Wire { id, input, consumed: 0, output, posts, wall: 0, restarted: false, panics: 0, ended, draining: false }
     }
 
     /// This connection.
@@ -242,6 +245,12 @@ impl<'a, L> Wire<'a, L> {
     #[inline]
     pub fn restart_clock(&mut self) {
         self.restarted = true;
+    }
+
+    /// Counts a panic that the application has caught itself, in [`Counters::panics`](super::Counters::panics). One
+    /// that it does not catch costs the connection, and is counted anyway.
+    pub fn count_panic(&mut self) {
+        self.panics += 1;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Source, Stream, Token};
+use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token};
 
 /// Each poller and stream gets dice of its own, so that one does not disturb the other.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -73,6 +73,7 @@ impl<S> From<S> for ChaosStream<S> {
 impl<B: Readiness> Readiness for Chaos<B> {
     type Listener = ChaosListener<B::Listener>;
     type Stream = ChaosStream<B::Stream>;
+    type Source = B::Source;
 
     const NAME: &'static str = "chaos";
     const REPEATS: bool = B::REPEATS;
@@ -81,17 +82,17 @@ impl<B: Readiness> Readiness for Chaos<B> {
         Ok(Chaos { inner: B::new()?, tokens: Vec::new(), dice: Dice::new() })
     }
 
-    fn add(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
         self.inner.add(source, token, interest)?;
         self.tokens.push(token);
         Ok(())
     }
 
-    fn set_interest(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn set_interest(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
         self.inner.set_interest(source, token, interest)
     }
 
-    fn remove(&mut self, source: Source<'_>, token: Token) -> io::Result<()> {
+    fn remove(&mut self, source: &B::Source, token: Token) -> io::Result<()> {
         self.tokens.retain(|other| *other != token);
         self.inner.remove(source, token)
     }
@@ -140,8 +141,12 @@ impl<B> Chaos<B> {
 impl<L: Listener> Listener for ChaosListener<L> {
     type Stream = ChaosStream<L::Stream>;
 
-    fn prepare(&mut self) -> io::Result<()> {
-        self.0.prepare()
+    fn prepare(&mut self, backlog: u32) -> io::Result<()> {
+        self.0.prepare(backlog)
+    }
+
+    fn turn_away(&mut self) -> bool {
+        self.0.turn_away()
     }
 
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
@@ -153,12 +158,14 @@ impl<L: Listener> Listener for ChaosListener<L> {
         self.0.local_addr()
     }
 
-    fn source(&self) -> Source<'_> {
+    fn source(&self) -> &<L::Stream as Stream>::Source {
         self.0.source()
     }
 }
 
 impl<S: Stream> Stream for ChaosStream<S> {
+    type Source = S::Source;
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let cap = self.dice.cap(buffer.len());
         self.inner.read(&mut buffer[..cap])
@@ -192,7 +199,7 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.local_addr()
     }
 
-    fn source(&self) -> Source<'_> {
+    fn source(&self) -> &S::Source {
         self.inner.source()
     }
 }

@@ -312,12 +312,15 @@ impl<S: Stream, T> Connection<S, T> {
             posts: lent.posts,
             wall: lent.wall,
             restarted: false,
+            panics: 0,
             ended: self.ended,
             draining: lent.draining,
         };
         let flow = method(lent.app, &mut self.state, &mut wire);
         let consumed = wire.consumed;
         self.restart |= wire.restarted;
+        let panics = wire.panics;
+        lent.counters.panics += u64::from(panics);
         self.obey(flow);
         consumed
     }

@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use super::readiness::{Event, Interest, Readiness, Source, Token};
+use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
 
 /// How many events one wait can bring. More stay in the kernel for the next one.
@@ -60,6 +60,7 @@ fn data(token: Token) -> EventData {
 impl Readiness for Epoll {
     type Listener = TcpListener;
     type Stream = TcpStream;
+    type Source = SystemSource;
 
     const NAME: &'static str = "epoll";
     const REPEATS: bool = false;
@@ -71,16 +72,16 @@ impl Readiness for Epoll {
         Ok(Epoll { poll, events: Vec::with_capacity(EVENTS_MAX), bell: Arc::new(Bell(bell)) })
     }
 
-    fn add(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         Ok(epoll::add(&self.poll, source, data(token), flags(interest))?)
     }
 
-    fn set_interest(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         Ok(epoll::modify(&self.poll, source, data(token), flags(interest))?)
     }
 
     /// Nothing to do: epoll forgets a descriptor when it is closed, epoll(7).
-    fn remove(&mut self, _source: Source<'_>, _token: Token) -> io::Result<()> {
+    fn remove(&mut self, _source: &SystemSource, _token: Token) -> io::Result<()> {
         Ok(())
     }
 

@@ -4,10 +4,12 @@
 //! The loop owns the clock and reads it once per turn. It is written once, over any [`Readiness`].
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::app::{App, Closed, ConnId, Flow, Phase, Remote, Wire};
+use super::capacity::Capacity;
 use super::connection::{Connection, Lent, Outcome, Stage};
 use super::listener::{Admission, Door};
 use super::mailbox::{Bell, Mailbox, Order};
@@ -21,6 +23,14 @@ use super::{Counters, Handle, Limits, Poller, Turn};
 /// How long idle and silent connections are kept once the loop drains, for a request already on its way.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a drain keeps the listeners for connections whose handshake has begun, where no further one can begin:
+/// some round trips.
+const SETTLE_MS: u64 = 100;
+
+/// A wait that failed is tried again after this time, so many times in a row.
+const WAIT_PAUSE: Duration = Duration::from_millis(10);
+const WAIT_FAULTS_MAX: u32 = 10;
+
 /// Where the tokens of listeners begin; they count downwards, below the backend's own.
 const DOOR_TOKEN: usize = usize::MAX - 1;
 
@@ -28,11 +38,12 @@ const DOOR_TOKEN: usize = usize::MAX - 1;
 pub struct EventLoop<B: Readiness, A: App> {
     backend: B,
     app: A,
-    doors: Vec<Door<B::Listener>>,
+    doors: Vec<Door<B>>,
     table: Table<Connection<B::Stream, A::State>>,
     timers: Timers,
     timeouts: Timeouts,
     limits: Limits,
+    capacity: Capacity,
     clock: Clock,
     events: Vec<Event>,
     /// Connections to drive in this turn, and those for the next.
@@ -46,8 +57,12 @@ pub struct EventLoop<B: Readiness, A: App> {
     schedule: Schedule,
     counters: Counters,
     started: bool,
-    /// When the drain began, and when it ends by force.
+    /// Waits in a row that failed.
+    wait_faults: u32,
+    /// When the drain began.
     drain: Option<u64>,
+    /// When the drain closes the listeners.
+    settled_ms: Option<u64>,
 }
 
 /// The loop's clocks, read once per turn; the calendar at most once a second.
@@ -114,9 +129,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// # Errors
     /// Where the system refuses a poller.
     pub fn with(timeouts: Timeouts, limits: Limits, app: A) -> io::Result<Self> {
-        let backend = B::new()?;
+        Ok(Self::over(B::new()?, timeouts, limits, app))
+    }
+
+    /// Makes a loop over a backend that was made before: one that simulates a network, or injects faults.
+    pub fn over(backend: B, timeouts: Timeouts, limits: Limits, app: A) -> Self {
         let mailbox = Mailbox::new(Bell::new(backend.waker()));
-        Ok(EventLoop {
+        EventLoop {
             clock: Clock::new(&backend),
             timers: Timers::new(&timeouts),
             buffer: vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice(),
@@ -125,6 +144,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             doors: Vec::new(),
             table: Table::new(),
             timeouts,
+            capacity: Capacity::new(limits.connections_max),
             limits,
             events: Vec::new(),
             ready: Vec::new(),
@@ -136,8 +156,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             schedule: Schedule::default(),
             counters: Counters::default(),
             started: false,
+            wait_faults: 0,
             drain: None,
-        })
+            settled_ms: None,
+        }
+    }
+
+    /// Counts this loop's connections in a bound that other loops count in too, instead of
+    /// [`Limits::connections_max`]. To be called before the first turn.
+    pub fn share_capacity(&mut self, capacity: &Capacity) {
+        self.capacity = capacity.clone();
     }
 
     /// Accepts from one more listener. The application learns from [`Accepted::listener`](super::Accepted) which one
@@ -147,13 +175,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Where the listener cannot be made non-blocking or watched.
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
         let token = Token(DOOR_TOKEN - self.doors.len());
-        self.doors.push(Door::open(listener.into(), &mut self.backend, token)?);
+        self.doors.push(Door::open(listener.into(), self.limits.backlog, &mut self.backend, token)?);
         Ok(())
     }
 
     /// Takes over a stream that is connected, or `connecting`, as if it had been accepted.
     pub fn adopt(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
         self.begin();
+        self.capacity.enter_anyway();
         self.admit(stream, None, None, connecting)
     }
 
@@ -172,6 +201,17 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         Remote { mailbox: Arc::clone(&self.mailbox) }
     }
 
+    /// A wait failed, as for want of memory: tried again for a moment, then given up.
+    fn bear(&mut self, error: io::Error) -> io::Result<()> {
+        self.wait_faults += 1;
+        if self.wait_faults > WAIT_FAULTS_MAX {
+            return Err(error);
+        }
+        log::warn!("cannot wait for readiness: {error}; trying again");
+        std::thread::sleep(WAIT_PAUSE);
+        Ok(())
+    }
+
     fn begin(&mut self) {
         if !self.started {
             self.started = true;
@@ -188,10 +228,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return Some(Duration::ZERO);
         }
         let pause = self.doors.iter().filter_map(Door::paused_until_ms).min();
-        let next = [self.timers.next_ms(), self.schedule.next_ms(), pause, self.drain_deadline_ms()]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let deadlines =
+            [self.timers.next_ms(), self.schedule.next_ms(), pause, self.settled_ms, self.drain_deadline_ms()];
+        let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
     }
 
@@ -220,19 +259,38 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Takes in who waits at the doors, at most a quota for each.
-    fn accept(&mut self) {
+    fn accept(&mut self, quota: usize) {
         for index in 0..self.doors.len() {
-            let quota = if self.drain.is_some() { usize::MAX } else { self.limits.accepts_per_turn };
             for _ in 0..quota {
-                let room = self.table.len() < self.limits.connections_max;
-                let door = &mut self.doors[index];
-                match door.accept(&mut self.backend, &mut self.counters, self.clock.now_ms, room) {
-                    Admission::Stream(stream, peer) => {
-                        self.admit(stream, Some(index), Some(peer), false);
-                    }
-                    Admission::Again => {}
-                    Admission::Enough => break,
+                if !self.doors[index].is_unfinished(self.clock.now_ms) || !self.accept_one(index) {
+                    break;
                 }
+            }
+        }
+    }
+
+    /// One try at a door; says whether another is worth it.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let door = &mut self.doors[index];
+        if self.drain.is_some() {
+            // Who waited before the drain began is served, also beyond the bound: the alternative is a reset.
+            self.capacity.enter_anyway();
+        } else if !self.capacity.enter() {
+            door.rest_while_full(&mut self.backend, self.clock.now_ms, self.capacity.is_shared());
+            return false;
+        }
+        match door.accept(&mut self.backend, &mut self.counters, self.clock.now_ms) {
+            Admission::Stream(stream, peer) => {
+                self.admit(stream, Some(index), Some(peer), false);
+                true
+            }
+            Admission::Again => {
+                self.capacity.leave();
+                true
+            }
+            Admission::Enough => {
+                self.capacity.leave();
+                false
             }
         }
     }
@@ -254,10 +312,18 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             posts: &mut self.posts,
             wall: self.clock.wall,
             restarted: false,
+            panics: 0,
             ended: false,
             draining: self.drain.is_some(),
         };
-        let (state, flow) = self.app.open(&accepted, &mut wire);
+        let opened = catch_unwind(AssertUnwindSafe(|| self.app.open(&accepted, &mut wire)));
+        let Ok((state, flow)) = opened else {
+            self.counters.panics += 1;
+            log::error!("the application panicked at a new connection, which is closed");
+            self.scratch.clear();
+            self.capacity.leave();
+            return id;
+        };
         let mut connection = Connection::new(stream, state, connecting);
         if !self.scratch.is_empty() {
             connection.pending = Some(Box::new(std::mem::take(&mut self.scratch)));
@@ -307,7 +373,15 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             wall: self.clock.wall,
             draining: self.drain.is_some(),
         };
-        match work(connection, &mut lent) {
+        // A panic in the application costs the connection it was called for, not the others theirs. What it leaves
+        // half done is the connection's, which goes, or the application's own.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection, &mut lent))).unwrap_or_else(|_| {
+            lent.counters.panics += 1;
+            log::error!("the application panicked at {id:?}, which is reset");
+            connection.stream.abort();
+            Outcome::Gone(Closed::Panicked)
+        });
+        match outcome {
             Outcome::Gone(closed) => self.bury(id, closed),
             Outcome::Stay => self.settle(id),
         }
@@ -364,8 +438,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         self.counters.closes += 1;
         log::debug!("closed {id:?}: {closed:?}");
-        self.app.closed(id, connection.state, closed);
-        drop(connection.stream);
+        let Connection { stream, state, .. } = connection;
+        if catch_unwind(AssertUnwindSafe(|| self.app.closed(id, state, closed))).is_err() {
+            self.counters.panics += 1;
+            log::error!("the application panicked at the end of {id:?}");
+        }
+        drop(stream);
+        self.capacity.leave();
         for door in &mut self.doors {
             door.room_was_made();
         }
@@ -413,16 +492,20 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
-    /// Begins to drain: whoever waits at a door is let in, then the doors are closed.
+    /// Begins to drain: nobody new may come, whoever has come to a door is let in, then the doors are closed.
+    ///
+    /// A connection whose handshake is under way belongs to the listener it began at, also where several loops
+    /// listen on one port, and would be reset with it. So where the system can turn away newcomers, the doors stay
+    /// open for some round trips after that.
     fn begin_drain(&mut self) {
         self.drain = Some(self.clock.now_ms);
+        let mut able = true;
         for door in &mut self.doors {
-            door.note();
+            able &= door.turn_away();
         }
-        self.accept();
-        for door in self.doors.drain(..) {
-            door.close(&mut self.backend);
-        }
+        self.settled_ms = Some(self.clock.now_ms + if able { SETTLE_MS } else { 0 });
+        self.accept(usize::MAX);
+        self.close_doors();
         self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
         self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
         self.timers = Timers::new(&self.timeouts);
@@ -437,6 +520,24 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 }
                 finish(connection, lent)
             });
+        }
+    }
+
+    /// Closes the doors of a drain once nobody stands there any more.
+    fn close_doors(&mut self) {
+        if self.settled_ms.is_none_or(|settled| self.clock.now_ms < settled) {
+            return;
+        }
+        for door in &mut self.doors {
+            door.note();
+        }
+        self.accept(usize::MAX);
+        // A door that could not be emptied, as descriptors are short, is tried again until the drain's own limit.
+        while let Some(index) = self.doors.iter().position(Door::is_quiet) {
+            self.doors.swap_remove(index).close(&mut self.backend);
+        }
+        if self.doors.is_empty() {
+            self.settled_ms = None;
         }
     }
 
@@ -459,8 +560,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         if order == Order::Drain && self.drain.is_none() {
             self.begin_drain();
+        } else if self.drain.is_some() {
+            self.close_doors();
         }
-        self.drain.is_some() && self.table.len() == 0
+        self.drain.is_some() && self.doors.is_empty() && self.table.len() == 0
     }
 }
 
@@ -497,11 +600,14 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.events.clear();
         self.counters.waits += 1;
         self.ready.append(&mut self.next);
-        self.backend.wait(&mut self.events, patience)?;
+        match self.backend.wait(&mut self.events, patience) {
+            Ok(()) => self.wait_faults = 0,
+            Err(error) => self.bear(error)?,
+        }
         self.clock.tick(&self.backend);
         self.schedule.run(self.clock.now_ms);
         self.note();
-        self.accept();
+        self.accept(self.limits.accepts_per_turn);
         self.drive();
         self.deliver();
         self.expire();

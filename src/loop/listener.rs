@@ -1,8 +1,8 @@
 //! A door: a listener, and when to leave it alone.
 //!
-//! An error of accept never ends the listener. Some concern only the connection that came; when the
-//! process has no descriptors or memory left the door rests for a moment, or until a connection closes,
-//! instead of spinning on a queue it cannot empty.
+//! An error of accept never ends the listener. Some concern only the connection that came, and the next is tried at
+//! once; when the process has no descriptors or memory left, or anything else is wrong, the door rests for a moment,
+//! or until a connection closes, instead of spinning on a queue it cannot empty.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,13 +16,16 @@ const PAUSE_MS: u64 = 100;
 /// At most one complaint in this time.
 const LOG_EVERY_MS: u64 = 1000;
 
+/// So many faulty connections in a row are taken for a fault of the system.
+const FAULTS_MAX: u32 = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nobody waits, until the backend reports.
     Quiet,
     /// Somebody may wait.
     Ready,
-    /// The loop holds as many connections as it may.
+    /// The loop holds as many connections as it may, until one closes.
     Full,
     /// Resting until this time.
     Paused(u64),
@@ -39,19 +42,21 @@ pub(super) enum Admission<S> {
 }
 
 /// A listener of a loop.
-pub(super) struct Door<L> {
-    listener: L,
+pub(super) struct Door<B: Readiness> {
+    listener: B::Listener,
     token: Token,
     state: State,
     watched: bool,
     logged_ms: Option<u64>,
+    /// Faulty connections in a row.
+    faults: u32,
 }
 
-impl<L: Listener> Door<L> {
-    pub(super) fn open<B: Readiness>(mut listener: L, backend: &mut B, token: Token) -> io::Result<Self> {
-        listener.prepare()?;
+impl<B: Readiness> Door<B> {
+    pub(super) fn open(mut listener: B::Listener, backlog: u32, backend: &mut B, token: Token) -> io::Result<Self> {
+        listener.prepare(backlog)?;
         backend.add(listener.source(), token, Interest::READ)?;
-        Ok(Door { listener, token, state: State::Quiet, watched: true, logged_ms: None })
+        Ok(Door { listener, token, state: State::Quiet, watched: true, logged_ms: None, faults: 0 })
     }
 
     /// The backend reported the listener.
@@ -70,6 +75,11 @@ impl<L: Listener> Door<L> {
         }
     }
 
+    /// Whether nobody waits here, as far as is known.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.state == State::Quiet
+    }
+
     /// When a rest ends.
     pub(super) fn paused_until_ms(&self) -> Option<u64> {
         if let State::Paused(until_ms) = self.state { Some(until_ms) } else { None }
@@ -83,64 +93,77 @@ impl<L: Listener> Door<L> {
         }
     }
 
-    pub(super) fn accept<B: Readiness>(
-        &mut self,
-        backend: &mut B,
-        counters: &mut Counters,
-        now_ms: u64,
-        room: bool,
-    ) -> Admission<L::Stream> {
-        if !self.is_unfinished(now_ms) {
-            return Admission::Enough;
-        }
-        if !room {
-            self.rest(backend, State::Full);
-            return Admission::Enough;
-        }
+    /// The loop drains: nobody new, where the system can do that, but everybody who has come. Says whether it can.
+    pub(super) fn turn_away(&mut self) -> bool {
         self.state = State::Ready;
-        counters.accepts += 1;
-        match self.listener.accept() {
-            Ok((stream, peer)) => Admission::Stream(stream, peer),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.state = State::Quiet;
-                self.watch(backend, true);
-                Admission::Enough
-            }
-            Err(error) if concerns_one_connection(&error) => Admission::Again,
-            Err(error) => {
-                self.complain(&error, now_ms);
-                self.rest(backend, State::Paused(now_ms + PAUSE_MS));
-                Admission::Enough
-            }
-        }
+        self.listener.turn_away()
     }
 
-    fn rest<B: Readiness>(&mut self, backend: &mut B, state: State) {
+    /// There is no room. Where other loops share it, nobody tells when they make some.
+    pub(super) fn rest_while_full(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
+        self.complain(now_ms, "as many connections as may be (--max-connections); others wait");
+        self.rest(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
+    }
+
+    pub(super) fn accept(&mut self, backend: &mut B, counters: &mut Counters, now_ms: u64) -> Admission<B::Stream> {
+        self.state = State::Ready;
+        counters.accepts += 1;
+        let error = match self.listener.accept() {
+            Ok((stream, peer)) => {
+                self.faults = 0;
+                return Admission::Stream(stream, peer);
+            }
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.faults = 0;
+            self.state = State::Quiet;
+            self.watch(backend, true, now_ms);
+            return Admission::Enough;
+        }
+        counters.accept_errors += 1;
+        if concerns_one_connection(&error) && self.faults < FAULTS_MAX {
+            self.faults += 1;
+            return Admission::Again;
+        }
+        self.faults = 0;
+        self.complain(now_ms, format_args!("cannot accept: {error}; trying again"));
+        self.rest(backend, State::Paused(now_ms + PAUSE_MS));
+        Admission::Enough
+    }
+
+    fn rest(&mut self, backend: &mut B, state: State) {
         self.state = state;
-        self.watch(backend, false);
+        self.watch(backend, false, 0);
     }
 
     /// A level-triggered backend would report a resting door without end.
-    fn watch<B: Readiness>(&mut self, backend: &mut B, watched: bool) {
+    fn watch(&mut self, backend: &mut B, watched: bool, now_ms: u64) {
         if !B::REPEATS || self.watched == watched {
             return;
         }
         let interest = if watched { Interest::READ } else { Interest::NONE };
         match backend.set_interest(self.listener.source(), self.token, interest) {
             Ok(()) => self.watched = watched,
-            Err(error) => log::error!("cannot change the interest in a listener: {error}"),
+            Err(error) => {
+                self.complain(now_ms, format_args!("cannot change the interest in a listener: {error}"));
+                if watched {
+                    // Nobody would tell who comes: look again soon.
+                    self.state = State::Paused(now_ms + PAUSE_MS);
+                }
+            }
         }
     }
 
-    fn complain(&mut self, error: &io::Error, now_ms: u64) {
+    fn complain(&mut self, now_ms: u64, what: impl std::fmt::Display) {
         if self.logged_ms.is_none_or(|logged| now_ms >= logged + LOG_EVERY_MS) {
             self.logged_ms = Some(now_ms);
-            log::warn!("cannot accept: {error}; trying again");
+            log::warn!("{what}");
         }
     }
 
     /// Closes the door. Who still waits is reset by the system, so let them in before.
-    pub(super) fn close<B: Readiness>(self, backend: &mut B) {
+    pub(super) fn close(self, backend: &mut B) {
         if let Err(error) = backend.remove(self.listener.source(), self.token) {
             log::warn!("cannot stop watching a listener: {error}");
         }

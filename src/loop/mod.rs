@@ -15,6 +15,7 @@
 //! implements [`App`], or is a closure over [`Wire`].
 
 mod app;
+mod capacity;
 mod chaos;
 mod connection;
 mod event_loop;
@@ -46,6 +47,7 @@ use std::time::Duration;
 use schedule::Task;
 
 pub use app::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+pub use capacity::Capacity;
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use event_loop::EventLoop;
 pub use output::Output;
@@ -74,7 +76,7 @@ pub trait Poller {
     /// Waits until something can make progress, and makes it.
     ///
     /// # Errors
-    /// Only when the backend cannot wait any more. Faults of peers end connections, not turns.
+    /// Only when the backend cannot wait any more, several times in a row. Faults of peers end connections, not turns.
     fn turn(&mut self) -> io::Result<Turn>;
 
     /// Turns until the loop is drained or stopped.
@@ -122,8 +124,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Shuts the loop down gracefully: who waits to be accepted is let in, then the listeners are closed,
-    /// what is under way is finished, and the loop ends. Limited by [`Limits::drain`].
+    /// Shuts the loop down gracefully: no new connection may begin, those that have are let in, then the listeners
+    /// are closed, what is under way is finished, and the loop ends. Limited by [`Limits::drain`].
+    ///
+    /// On Linux a filter on the listeners drops requests for new connections, and the listeners are closed 100 ms
+    /// later, so that handshakes under way are finished first. Elsewhere, and for a client more than 100 ms away, a
+    /// connection that is completed between the last accept and the close is reset by the system.
     pub fn drain(&self) {
         self.bell.drain();
     }
@@ -176,9 +182,13 @@ pub struct Limits {
     pub output_bytes_max: usize,
     /// What is read away from a refused peer before the socket is closed. 64 MiB.
     pub linger_bytes_max: u64,
+    /// Connections that may wait to be accepted, up to the system's own limit (net.core.somaxconn on Linux). 4,096,
+    /// what a burst of clients needs.
+    pub backlog: u32,
     /// Connections accepted from a listener before those inside have their turn. 64.
     pub accepts_per_turn: usize,
     /// Connections held at once; more wait in the listen queue. 1,000,000, so that descriptors are the limit.
+    /// Several loops share one bound by [`EventLoop::share_capacity`].
     pub connections_max: usize,
     /// How long a drain may last before what is left is closed. 30 s.
     pub drain: Duration,
@@ -192,6 +202,7 @@ impl Default for Limits {
             input_bytes_max: 1024 * 1024,
             output_bytes_max: 256 * 1024,
             linger_bytes_max: 64 * 1024 * 1024,
+            backlog: 4096,
             accepts_per_turn: 64,
             connections_max: 1_000_000,
             drain: Duration::from_secs(30),
@@ -206,6 +217,8 @@ pub struct Counters {
     pub waits: u64,
     /// Tries to accept.
     pub accepts: u64,
+    /// Tries to accept that failed, other than for want of somebody who waits.
+    pub accept_errors: u64,
     /// Reads.
     pub reads: u64,
     /// Flushes of output (one write each unless the output is large).
@@ -214,4 +227,6 @@ pub struct Counters {
     pub registrations: u64,
     /// Connections closed.
     pub closes: u64,
+    /// Panics of the application that were caught.
+    pub panics: u64,
 }

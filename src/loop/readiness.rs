@@ -25,12 +25,12 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
-/// What a backend watches: a borrowed descriptor (Unix) or socket (Windows).
+/// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
 #[cfg(unix)]
-pub type Source<'a> = std::os::fd::BorrowedFd<'a>;
-/// What a backend watches: a borrowed descriptor (Unix) or socket (Windows).
+pub type SystemSource = dyn std::os::fd::AsFd;
+/// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
 #[cfg(windows)]
-pub type Source<'a> = std::os::windows::io::BorrowedSocket<'a>;
+pub type SystemSource = dyn std::os::windows::io::AsSocket;
 
 /// The loop's name for a source. A backend stores it and gives it back, nothing more.
 /// [`Token::RESERVED`] belongs to the backend (its waker).
@@ -92,6 +92,9 @@ pub struct Sent {
 
 /// A connected byte stream that never blocks.
 pub trait Stream {
+    /// What a backend watches: [`SystemSource`] for the system's sockets, a name of its own in a simulated world.
+    type Source: ?Sized;
+
     /// Reads into `buffer`, which is not empty. Retries when a signal interrupts.
     ///
     /// # Errors
@@ -132,7 +135,7 @@ pub trait Stream {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
     /// What the backend watches.
-    fn source(&self) -> Source<'_>;
+    fn source(&self) -> &Self::Source;
 }
 
 /// A listening socket that never blocks.
@@ -140,11 +143,16 @@ pub trait Listener {
     /// What it accepts.
     type Stream: Stream;
 
-    /// Makes it non-blocking and gives it the options its streams inherit. Called once, before it is watched.
+    /// Makes it non-blocking, gives it the options its streams inherit, and lets `backlog` connections wait to be
+    /// accepted. Called once, before it is watched.
     ///
     /// # Errors
     /// Where the system refuses.
-    fn prepare(&mut self) -> io::Result<()>;
+    fn prepare(&mut self, backlog: u32) -> io::Result<()>;
+
+    /// Lets no further connection begin, where the system can do that to an open listener; those that have begun
+    /// still come to [`Listener::accept`]. Returns whether it can.
+    fn turn_away(&mut self) -> bool;
 
     /// Accepts one connection, non-blocking and without Nagle's delay. Retries when a signal interrupts.
     ///
@@ -160,7 +168,7 @@ pub trait Listener {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
     /// What the backend watches.
-    fn source(&self) -> Source<'_>;
+    fn source(&self) -> &<Self::Stream as Stream>::Source;
 }
 
 /// One way to learn which sockets are ready. See the [module](self) for what is promised.
@@ -168,7 +176,9 @@ pub trait Readiness: Sized {
     /// The listeners of this world.
     type Listener: Listener<Stream = Self::Stream>;
     /// The streams of this world.
-    type Stream: Stream;
+    type Stream: Stream<Source = Self::Source>;
+    /// What this backend watches.
+    type Source: ?Sized;
 
     /// The name users know: `epoll`, `select`.
     const NAME: &'static str;
@@ -188,20 +198,20 @@ pub trait Readiness: Sized {
     ///
     /// # Errors
     /// Where the system refuses, or the source does not fit this backend's sets.
-    fn add(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()>;
+    fn add(&mut self, source: &Self::Source, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Replaces the interest in a source that was added. What is ready already is reported (again) by the next wait.
     ///
     /// # Errors
     /// Where the system refuses.
-    fn set_interest(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()>;
+    fn set_interest(&mut self, source: &Self::Source, token: Token, interest: Interest) -> io::Result<()>;
 
     /// Stops watching `source`, which the loop closes right afterwards (so a backend whose system forgets
     /// closed sources by itself has nothing to do).
     ///
     /// # Errors
     /// Where the source was not added.
-    fn remove(&mut self, source: Source<'_>, token: Token) -> io::Result<()>;
+    fn remove(&mut self, source: &Self::Source, token: Token) -> io::Result<()>;
 
     /// Appends what is ready to `events`, after waiting for it up to `timeout` (`None`: for ever).
     /// The waker's own event is swallowed.

@@ -18,7 +18,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use self::system::{Bell, Sets, Tokens, raw};
-use super::readiness::{Event, Interest, Readiness, Source, Token};
+use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
 
 /// The select backend.
@@ -52,7 +52,7 @@ impl Wake for Ringer {
 }
 
 impl Select {
-    fn apply(&mut self, source: Source<'_>, interest: Interest) {
+    fn apply(&mut self, source: &SystemSource, interest: Interest) {
         let socket = raw(source);
         self.sets.set(socket, interest.read, interest.write);
     }
@@ -61,6 +61,7 @@ impl Select {
 impl Readiness for Select {
     type Listener = TcpListener;
     type Stream = TcpStream;
+    type Source = SystemSource;
 
     const NAME: &'static str = "select";
     const REPEATS: bool = true;
@@ -72,7 +73,7 @@ impl Readiness for Select {
         Ok(Select { sets, tokens: Tokens::default(), bell, ringer: Arc::new(Ringer(far)) })
     }
 
-    fn add(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         if self.tokens.insert(raw(source), token).is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the source is watched already"));
         }
@@ -80,7 +81,7 @@ impl Readiness for Select {
         Ok(())
     }
 
-    fn set_interest(&mut self, source: Source<'_>, token: Token, interest: Interest) -> io::Result<()> {
+    fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         if self.tokens.get(raw(source)) != Some(token) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not watched under this token"));
         }
@@ -88,7 +89,7 @@ impl Readiness for Select {
         Ok(())
     }
 
-    fn remove(&mut self, source: Source<'_>, _token: Token) -> io::Result<()> {
+    fn remove(&mut self, source: &SystemSource, _token: Token) -> io::Result<()> {
         if self.tokens.remove(raw(source)).is_none() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not watched"));
         }
@@ -119,7 +120,7 @@ impl Readiness for Select {
 #[cfg(all(test, unix))]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
@@ -143,14 +144,14 @@ mod tests {
     fn readiness_is_reported_until_it_is_used_up() {
         let mut select = Select::new().unwrap();
         let (mut near, mut far) = pair();
-        select.add(near.as_fd(), Token(7), Interest::READ).unwrap();
+        select.add(&near, Token(7), Interest::READ).unwrap();
         assert_eq!(ready(&mut select, 0), []);
         far.write_all(b"x").unwrap();
         assert_eq!(ready(&mut select, 1000), [(7, true, false)]);
         assert_eq!(ready(&mut select, 1000), [(7, true, false)]);
         near.read_exact(&mut [0]).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        select.set_interest(near.as_fd(), Token(7), BOTH).unwrap();
+        select.set_interest(&near, Token(7), BOTH).unwrap();
         assert_eq!(ready(&mut select, 1000), [(7, false, true)]);
     }
 
@@ -159,23 +160,23 @@ mod tests {
         let mut select = Select::new().unwrap();
         let (near, mut far) = pair();
         far.write_all(b"x").unwrap();
-        select.add(near.as_fd(), Token(1), BOTH).unwrap();
+        select.add(&near, Token(1), BOTH).unwrap();
         assert!(!ready(&mut select, 1000).is_empty());
-        select.set_interest(near.as_fd(), Token(1), Interest::NONE).unwrap();
+        select.set_interest(&near, Token(1), Interest::NONE).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        select.set_interest(near.as_fd(), Token(1), BOTH).unwrap();
-        select.remove(near.as_fd(), Token(1)).unwrap();
+        select.set_interest(&near, Token(1), BOTH).unwrap();
+        select.remove(&near, Token(1)).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        assert!(select.remove(near.as_fd(), Token(1)).is_err());
-        assert!(select.set_interest(near.as_fd(), Token(1), BOTH).is_err());
+        assert!(select.remove(&near, Token(1)).is_err());
+        assert!(select.set_interest(&near, Token(1), BOTH).is_err());
     }
 
     #[test]
     fn a_source_is_not_watched_twice() {
         let mut select = Select::new().unwrap();
         let (near, _far) = pair();
-        select.add(near.as_fd(), Token(1), Interest::READ).unwrap();
-        let error = select.add(near.as_fd(), Token(2), Interest::READ).unwrap_err();
+        select.add(&near, Token(1), Interest::READ).unwrap();
+        let error = select.add(&near, Token(2), Interest::READ).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 
@@ -188,11 +189,11 @@ mod tests {
             Err(error) => return println!("skipped: no descriptor above 3,000 here ({error})"),
         };
         assert!(high.as_raw_fd() >= 3000);
-        select.add(high.as_fd(), Token(9), Interest::READ).unwrap();
+        select.add(&high, Token(9), Interest::READ).unwrap();
         assert_eq!(ready(&mut select, 0), []);
         far.write_all(b"x").unwrap();
         assert_eq!(ready(&mut select, 1000), [(9, true, false)]);
-        select.remove(high.as_fd(), Token(9)).unwrap();
+        select.remove(&high, Token(9)).unwrap();
         assert_eq!(ready(&mut select, 0), []);
     }
 
@@ -202,7 +203,7 @@ mod tests {
         let pairs: Vec<_> = (0..200).map(|_| pair()).collect();
         for (number, (near, far)) in pairs.iter().enumerate() {
             (&*far).write_all(b"x").unwrap();
-            select.add(near.as_fd(), Token(number), Interest::READ).unwrap();
+            select.add(near, Token(number), Interest::READ).unwrap();
         }
         let mut first = std::collections::HashSet::new();
         for _ in 0..50 {

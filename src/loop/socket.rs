@@ -1,14 +1,14 @@
 //! The system's sockets behind the seam of [`readiness`](super::readiness): std types, one call each.
 
+use std::io::{self, IoSlice};
 #[cfg(not(target_os = "linux"))]
-use std::io::Read;
-use std::io::{self, IoSlice, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::readiness::{Listener, Received, Sent, Source, Stream};
+use super::readiness::{Listener, Received, Sent, Stream, SystemSource};
 
 /// A listening TCP socket.
 #[derive(Debug)]
@@ -46,13 +46,45 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// A classic socket filter, run on what comes to a listener: drop a segment whose flags (byte 13 of the TCP header) are
+/// SYN without ACK, take every other.
+#[cfg(target_os = "linux")]
+const DROP_SYN: [socket2::SockFilter; 5] = {
+    use socket2::SockFilter;
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, 0x12),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0x02),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
+
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    fn prepare(&mut self) -> io::Result<()> {
+    fn prepare(&mut self, backlog: u32) -> io::Result<()> {
         self.0.set_nonblocking(true)?;
+        // A second listen only changes how many may wait; std asks for 128.
+        SockRef::from(&self.0).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         // Linux hands this on to accepted sockets, which saves a call for each of them.
         SockRef::from(&self.0).set_tcp_nodelay(true)
+    }
+
+    /// A filter on the listener drops whatever asks for a new connection: who asks asks again in a second, and is
+    /// refused when the listener is closed by then. So nobody has half a connection that the close resets.
+    #[cfg(target_os = "linux")]
+    fn turn_away(&mut self) -> bool {
+        SockRef::from(&self.0).attach_filter(&DROP_SYN).is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn turn_away(&mut self) -> bool {
+        false
     }
 
     #[inline]
@@ -64,8 +96,8 @@ impl Listener for TcpListener {
         self.0.local_addr()
     }
 
-    fn source(&self) -> Source<'_> {
-        source(&self.0)
+    fn source(&self) -> &SystemSource {
+        &self.0
     }
 }
 
@@ -112,7 +144,21 @@ fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
     retry(|| stream.write(bytes))
 }
 
+/// Unlike std's call this one never raises SIGPIPE, in whatever process the loop is embedded.
+#[cfg(target_os = "linux")]
+fn gathered(stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    Ok(sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn gathered(mut stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    stream.write_vectored(slices)
+}
+
 impl Stream for TcpStream {
+    type Source = SystemSource;
+
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let bytes = receive(&mut self.0, buffer)?;
@@ -127,7 +173,7 @@ impl Stream for TcpStream {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
-        let taken = retry(|| self.0.write_vectored(slices))?;
+        let taken = retry(|| gathered(&self.0, slices))?;
         Ok(Sent { bytes: taken, more: taken == slices.iter().map(|slice| slice.len()).sum::<usize>() })
     }
 
@@ -151,17 +197,7 @@ impl Stream for TcpStream {
         self.0.local_addr()
     }
 
-    fn source(&self) -> Source<'_> {
-        source(&self.0)
+    fn source(&self) -> &SystemSource {
+        &self.0
     }
-}
-
-#[cfg(unix)]
-fn source(socket: &impl std::os::fd::AsFd) -> Source<'_> {
-    socket.as_fd()
-}
-
-#[cfg(windows)]
-fn source(socket: &impl std::os::windows::io::AsSocket) -> Source<'_> {
-    socket.as_socket()
 }

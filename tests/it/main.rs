@@ -9,6 +9,7 @@ mod handlers;
 mod harness;
 mod keepalive;
 mod limits;
+mod panics;
 mod process;
 mod properties;
 mod schedule;

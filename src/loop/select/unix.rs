@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "the call takes raw descriptors")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use rustix::event::{
     FdSetElement, FdSetIter, Timespec, fd_set_bound, fd_set_insert, fd_set_num_elements, fd_set_remove,
 };
 
-use crate::r#loop::readiness::{Source, Token};
+use crate::r#loop::readiness::{SystemSource, Token};
 
 /// How many descriptors a word of a set holds.
 const WORD_BITS: usize = size_of::<FdSetElement>() * 8;
 
 /// The system's name for a source.
-pub(super) fn raw(source: Source<'_>) -> RawFd {
-    source.as_raw_fd()
+pub(super) fn raw(source: &SystemSource) -> RawFd {
+    source.as_fd().as_raw_fd()
 }
 
 /// Descriptors are never negative.
@@ -179,8 +179,8 @@ impl Bell {
         Ok((Bell(near), Bell(far)))
     }
 
-    pub(super) fn source(&self) -> Source<'_> {
-        self.0.as_fd()
+    pub(super) fn source(&self) -> &SystemSource {
+        &self.0
     }
 
     pub(super) fn ring(&self) -> io::Result<()> {

@@ -7,17 +7,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::windows::io::{AsRawSocket, AsSocket};
+use std::os::windows::io::AsRawSocket;
 use std::ptr;
 use std::time::Duration;
 
 use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, SOCKET_ERROR, TIMEVAL, WSAGetLastError, select};
 
-use crate::r#loop::readiness::{Source, Token};
+use crate::r#loop::readiness::{SystemSource, Token};
 
 /// The system's name for a source.
-pub(super) fn raw(source: Source<'_>) -> SOCKET {
-    source.as_raw_socket() as SOCKET
+pub(super) fn raw(source: &SystemSource) -> SOCKET {
+    source.as_socket().as_raw_socket() as SOCKET
 }
 
 /// What is ready.
@@ -161,8 +161,8 @@ impl Bell {
         Ok((Bell(near), Bell(far)))
     }
 
-    pub(super) fn source(&self) -> Source<'_> {
-        self.0.as_socket()
+    pub(super) fn source(&self) -> &SystemSource {
+        &self.0
     }
 
     pub(super) fn ring(&self) -> io::Result<()> {
