@@ -12,11 +12,15 @@ use crate::server::{Backend, Command, Config};
 /// The text `serverd http` answers with when nothing else is asked for.
 const BODY: &str = "this is response from server";
 
+/// Between requests, when nothing else is asked for: what nginx grants.
+const IDLE: Duration = Duration::from_secs(75);
+
 const EXAMPLES: &str = "\
 Examples:
   serverd                                        answer on http://127.0.0.1:8888
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
   serverd http --body 'out to lunch'             another text
+  serverd echo                                   send back every byte, over TCP
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
 
@@ -97,10 +101,10 @@ struct Cli {
     #[arg(env = "SERVERD_HEAD_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     head_timeout: Duration,
 
-    /// Between requests on one connection
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "75s")]
+    /// Without a request or, over plain TCP, without input [default: 75s; none for echo]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     #[arg(env = "SERVERD_IDLE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
-    idle_timeout: Duration,
+    idle_timeout: Option<Duration>,
 
     /// Period in which a body brings 240 bytes a second
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
@@ -153,6 +157,8 @@ struct Cli {
 enum CommandName {
     /// Answer every request with one text (the default)
     Http(HttpArgs),
+    /// Send back every byte, over TCP
+    Echo,
 }
 
 #[derive(Debug, Args)]
@@ -196,7 +202,8 @@ impl From<Cli> for Config {
             silent: Some(cli.head_timeout),
             head: Some(cli.head_timeout),
             body: Some(cli.body_timeout),
-            idle: Some(cli.idle_timeout),
+            idle: Some(cli.idle_timeout.unwrap_or(IDLE)),
+            open: cli.idle_timeout,
             write: Some(cli.write_timeout),
             ..Timeouts::default()
         };
@@ -207,11 +214,12 @@ impl From<Cli> for Config {
             body_bytes_max: cli.max_body,
             ..Limits::default()
         };
-        let own = match cli.command {
-            Some(CommandName::Http(args)) => args.body,
-            None => None,
+        let body = cli.http.body;
+        let command = match cli.command {
+            None => http(body),
+            Some(CommandName::Http(args)) => http(args.body.or(body)),
+            Some(CommandName::Echo) => Command::Echo,
         };
-        let body = own.or(cli.http.body).unwrap_or_else(|| BODY.to_owned());
         Config {
             host: cli.host,
             port: cli.port,
@@ -224,9 +232,13 @@ impl From<Cli> for Config {
             timeout: cli.timeout,
             timeouts,
             limits,
-            command: Command::Http { body },
+            command,
         }
     }
+}
+
+fn http(body: Option<String>) -> Command {
+    Command::Http { body: body.unwrap_or_else(|| BODY.to_owned()) }
 }
 
 /// A number and a unit.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::apps::Fixed;
+use crate::apps::{Echo, Fixed};
 use crate::http1;
 use crate::httpserver::HttpServer;
-use crate::r#loop::{EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
+use crate::r#loop::{App, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
 
 mod signals;
 
@@ -63,6 +63,8 @@ pub enum Command {
         /// The text.
         body: String,
     },
+    /// Every byte back, over TCP.
+    Echo,
 }
 
 /// Why a server did not start, or ended: one sentence that says what to do.
@@ -104,7 +106,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         let watched = handles.clone();
         signals::watch(move || watched.iter().for_each(Handle::drain))
             .map_err(|error| failed("cannot listen for signals", &error))?;
-        announce(local, backend, workers);
+        announce(&config.command, local, backend, workers);
     }
     join(threads, &handles)
 }
@@ -157,9 +159,26 @@ where
     if let Some(limit) = config.timeout {
         timeouts.cap(limit);
     }
-    let Command::Http { body } = &config.command;
-    let app = HttpServer::with(Fixed::new(body.clone())).limits(config.limits.clone());
-    let mut event_loop = EventLoop::<B, _>::with(timeouts, Limits::default(), app)?;
+    let mut limits = Limits::default();
+    match &config.command {
+        Command::Http { body } => {
+            let app = HttpServer::with(Fixed::new(body.clone())).limits(config.limits.clone());
+            boxed::<B, _>(timeouts, limits, app, listener)
+        }
+        Command::Echo => {
+            Echo::bound(&mut limits);
+            boxed::<B, _>(timeouts, limits, Echo, listener)
+        }
+    }
+}
+
+fn boxed<B, A>(timeouts: Timeouts, limits: Limits, app: A, listener: TcpListener) -> io::Result<Box<dyn Poller>>
+where
+    B: Readiness + 'static,
+    B::Listener: From<TcpListener>,
+    A: App + 'static,
+{
+    let mut event_loop = EventLoop::<B, A>::with(timeouts, limits, app)?;
     event_loop.listen(listener)?;
     Ok(Box::new(event_loop))
 }
@@ -208,10 +227,14 @@ fn count_workers(wanted: usize) -> Result<usize, Failure> {
     Ok(count)
 }
 
-fn announce(local: SocketAddr, backend: Chosen, workers: usize) {
+fn announce(command: &Command, local: SocketAddr, backend: Chosen, workers: usize) {
     let plural = if workers == 1 { "" } else { "s" };
+    let what = match command {
+        Command::Http { .. } => "listening on http",
+        Command::Echo => "echo on tcp",
+    };
     let mut out = io::stdout().lock();
-    let line = writeln!(out, "serverd: listening on http://{local} ({}, {workers} worker{plural})", backend.name());
+    let line = writeln!(out, "serverd: {what}://{local} ({}, {workers} worker{plural})", backend.name());
     // A closed stdout is no reason not to serve.
     if let Err(error) = line.and_then(|()| out.flush()) {
         log::warn!("cannot print the start line: {error}");

@@ -352,4 +352,6 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     fn closed(&mut self, _: ConnId, _state: Conversation, _: Closed) {}
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Self::Letter)>) {}
 }

@@ -7,9 +7,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Bell, Mailbox};
 use super::output::Output;
 use super::readiness::Stream;
 
@@ -19,6 +22,13 @@ use super::readiness::Stream;
 pub struct ConnId {
     pub(super) index: u32,
     pub(super) serial: u32,
+}
+
+impl ConnId {
+    /// A connection of no loop, to test an application without sockets; see [`Wire::over`].
+    pub fn detached(number: u32) -> Self {
+        ConnId { index: number, serial: 0 }
+    }
 }
 
 /// What a connection is doing, as far as time limits go. Every phase has its limit in
@@ -105,6 +115,11 @@ pub struct Accepted<'a> {
 }
 
 impl Accepted<'_> {
+    /// A connection without a socket, to test an application: it has no address.
+    pub fn detached() -> Self {
+        Accepted { listener: None, peer: None, stream: &Nowhere }
+    }
+
     /// The local address, asked from the system when called.
     ///
     /// # Errors
@@ -117,6 +132,15 @@ impl Accepted<'_> {
 /// The object-safe part of a stream that [`Accepted`] needs.
 pub(super) trait LocalAddr {
     fn local(&self) -> io::Result<SocketAddr>;
+}
+
+/// The stream of a connection without a socket.
+struct Nowhere;
+
+impl LocalAddr for Nowhere {
+    fn local(&self) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
 }
 
 impl<S: Stream> LocalAddr for S {
@@ -151,7 +175,8 @@ pub trait App {
     /// A letter came.
     fn letter(&mut self, state: &mut Self::State, letter: Self::Letter, wire: &mut Wire<'_, Self::Letter>) -> Flow;
 
-    /// Output that was blocked is sent. Called only when the flow is [`Flow::Read`] or [`Flow::Pause`].
+    /// Output that was blocked is sent, or fell to the low mark
+    /// ([`Limits::output_resume_bytes`](super::Limits)). Called only when the flow is [`Flow::Read`] or [`Flow::Pause`].
     fn drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
 
     /// The limit of a phase ran out. A last answer may be appended; returning [`Flow::Read`] starts the
@@ -164,6 +189,11 @@ pub trait App {
 
     /// The connection is gone.
     fn closed(&mut self, id: ConnId, state: Self::State, reason: Closed);
+
+    /// Everything of this turn of the loop was done. Letters that are appended to `posts`, for connections of this
+    /// loop, are delivered before it waits again; so an application can gather what a turn brought each connection
+    /// and have it leave in one send.
+    fn end_of_turn(&mut self, posts: &mut Vec<(ConnId, Self::Letter)>);
 }
 
 /// A connection as an application sees it: bytes in, bytes out, no socket.
@@ -173,7 +203,10 @@ pub struct Wire<'a, L> {
     pub(super) consumed: usize,
     pub(super) output: &'a mut Output,
     pub(super) posts: &'a mut Vec<(ConnId, L)>,
+    /// Input to be sent back from where it lies. Not empty only while the output is.
+    pub(super) returned: Range<usize>,
     pub(super) wall: u64,
+    pub(super) now_ms: u64,
     pub(super) restarted: bool,
     pub(super) panics: u32,
     pub(super) ended: bool,
@@ -182,10 +215,28 @@ pub struct Wire<'a, L> {
 
 impl<'a, L> Wire<'a, L> {
     /// A wire over a byte slice, to test an application without a socket: `input` is what came,
-    /// `ended` whether the peer closed after it; what the application writes goes to `output`.
+    /// `ended` whether the peer closed after it; what the application writes is seen through [`Wire::output`].
     pub fn over(input: &'a [u8], ended: bool, output: &'a mut Output, posts: &'a mut Vec<(ConnId, L)>) -> Self {
-        let id = ConnId { index: 0, serial: 0 };
-        Wire { id, input, consumed: 0, output, posts, wall: 0, restarted: false, panics: 0, ended, draining: false }
+        Wire {
+            id: ConnId::detached(0),
+            input,
+            consumed: 0,
+            output,
+            posts,
+            returned: 0..0,
+            wall: 0,
+            now_ms: 0,
+            restarted: false,
+            panics: 0,
+            ended,
+            draining: false,
+        }
+    }
+
+    /// The same wire as the connection `id` has it, `now` after the loop was made; for tests as well.
+    #[must_use]
+    pub fn detached(self, id: ConnId, now: Duration) -> Self {
+        Wire { id, now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..self }
     }
 
     /// This connection.
@@ -221,7 +272,29 @@ impl<'a, L> Wire<'a, L> {
     /// What is still to be sent.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
+        if !self.returned.is_empty() {
+            self.copy_returned();
+        }
         self.output
+    }
+
+    /// Consumes the first `count` bytes of the input and sends them back, without a copy where the socket takes them.
+    #[inline]
+    pub fn send_back(&mut self, count: usize) {
+        let start = self.consumed;
+        self.consume(count);
+        if self.output.is_empty() && self.returned.is_empty() {
+            self.returned = start..self.consumed;
+        } else {
+            let bytes = &self.input[start..self.consumed];
+            self.output().extend(bytes);
+        }
+    }
+
+    #[cold]
+    fn copy_returned(&mut self) {
+        let range = std::mem::take(&mut self.returned);
+        self.output.extend(&self.input[range]);
     }
 
     /// Sends a letter to a connection of the same loop. It is dropped when that connection is gone.
@@ -239,6 +312,12 @@ impl<'a, L> Wire<'a, L> {
     #[inline]
     pub fn wall(&self) -> u64 {
         self.wall
+    }
+
+    /// The loop's own clock: time since it was made, read once a turn, never set back.
+    #[inline]
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.now_ms)
     }
 
     /// The next phase begins now, even where it is the phase the connection is in: a new message began.
@@ -269,6 +348,16 @@ impl<L: Send> Remote<L> {
     /// Posts a letter. It is dropped when the connection, or the loop, is gone.
     pub fn post(&self, to: ConnId, letter: L) {
         self.mailbox.post(to, letter);
+    }
+
+    /// Makes the loop turn once, so that its application is told of the end of a turn.
+    pub fn wake(&self) {
+        self.mailbox.bell.wake();
+    }
+
+    /// A remote of no loop, to test an application: letters go nowhere.
+    pub fn detached() -> Self {
+        Remote { mailbox: Mailbox::new(Bell::new(Waker::noop().clone())) }
     }
 }
 
@@ -306,4 +395,6 @@ where
     }
 
     fn closed(&mut self, _: ConnId, _state: (), _: Closed) {}
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }

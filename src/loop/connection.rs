@@ -54,6 +54,8 @@ pub(super) struct Connection<S, T> {
     pub(super) writable: bool,
     pub(super) hangup: bool,
     ended: bool,
+    /// So much output waits that neither reading nor asking the application makes sense, until little is left of it.
+    stuffed: bool,
     /// In the list of those to be driven.
     pub(super) queued: bool,
     /// The clock of the phase is to start anew.
@@ -72,6 +74,7 @@ pub(super) struct Lent<'a, A: App> {
     pub(super) limits: &'a Limits,
     pub(super) counters: &'a mut Counters,
     pub(super) wall: u64,
+    pub(super) now_ms: u64,
     pub(super) draining: bool,
 }
 
@@ -99,6 +102,7 @@ impl<S: Stream, T> Connection<S, T> {
             writable: !connecting,
             hangup: false,
             ended: false,
+            stuffed: false,
             queued: false,
             restart: false,
             registered: None,
@@ -109,9 +113,14 @@ impl<S: Stream, T> Connection<S, T> {
         self.pending.as_ref().map_or(0, |output| output.len())
     }
 
-    /// Whether so much output waits that neither reading nor asking the application makes sense.
-    fn is_stuffed(&self, limits: &Limits) -> bool {
-        self.pending.is_some() && self.pending_bytes() > limits.output_bytes_max / 2
+    /// Compares what waits with the high and the low mark.
+    fn gauge(&mut self, limits: &Limits) {
+        let waiting = self.pending_bytes();
+        if waiting > limits.output_bytes_max / 2 {
+            self.stuffed = true;
+        } else if waiting <= limits.output_resume_bytes {
+            self.stuffed = false;
+        }
     }
 
     /// Whether a paused connection still takes input in.
@@ -120,9 +129,9 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// The directions this connection wants to hear about.
-    pub(super) fn interest(&self, limits: &Limits) -> Interest {
+    pub(super) fn interest(&self) -> Interest {
         let read = match self.stage {
-            Stage::Reading => !self.ended && !self.is_stuffed(limits),
+            Stage::Reading => !self.ended && !self.stuffed,
             Stage::Paused => self.may_read_ahead(),
             Stage::Lingering => true,
             _ => false,
@@ -145,13 +154,13 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Whether the next turn can make progress here without an event.
-    pub(super) fn is_unfinished(&self, limits: &Limits) -> bool {
+    pub(super) fn is_unfinished(&self) -> bool {
         if self.pending.is_some() && self.writable {
             return true;
         }
         match self.stage {
-            Stage::Reading => self.readable && !self.ended && !self.is_stuffed(limits),
-            Stage::Yielded => !self.is_stuffed(limits),
+            Stage::Reading => self.readable && !self.ended && !self.stuffed,
+            Stage::Yielded => !self.stuffed,
             Stage::Paused => self.readable && self.may_read_ahead(),
             Stage::Lingering => self.readable,
             _ => false,
@@ -190,8 +199,9 @@ impl<S: Stream, T> Connection<S, T> {
             self.readable = true;
         }
         if self.pending.is_some() && self.writable {
+            let waiting = self.pending_bytes();
             self.flush(lent)?;
-            if self.pending.is_none() && matches!(self.stage, Stage::Reading | Stage::Paused) {
+            if self.has_drained(waiting, lent.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
                 self.call(lent, id, &[], App::drained);
                 self.flush(lent)?;
             }
@@ -205,12 +215,18 @@ impl<S: Stream, T> Connection<S, T> {
         Ok(self.part())
     }
 
+    /// Whether a flush that found `before` bytes left nothing, or crossed the low mark.
+    fn has_drained(&self, before: usize, limits: &Limits) -> bool {
+        let left = self.pending_bytes();
+        left == 0 || (left <= limits.output_resume_bytes && before > limits.output_resume_bytes)
+    }
+
     /// Reads within the quota and lets the application work on it.
     fn receive<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> io::Result<()>
     where
         A: App<State = T>,
     {
-        if self.stage == Stage::Yielded && !self.is_stuffed(lent.limits) {
+        if self.stage == Stage::Yielded && !self.stuffed {
             let leftover = std::mem::take(&mut self.leftover);
             let consumed = self.call(lent, id, &leftover, App::receive);
             self.keep(leftover, consumed);
@@ -218,8 +234,7 @@ impl<S: Stream, T> Connection<S, T> {
             return Ok(());
         }
         let mut quota = lent.limits.read_bytes_per_turn;
-        while self.stage == Stage::Reading && self.readable && !self.ended && quota > 0 && !self.is_stuffed(lent.limits)
-        {
+        while self.stage == Stage::Reading && self.readable && !self.ended && quota > 0 && !self.stuffed {
             let Some(count) = self.read(lent, lent.buffer.len())? else { break };
             quota = quota.saturating_sub(count.max(1));
             self.show(id, lent, count)?;
@@ -310,19 +325,47 @@ impl<S: Stream, T> Connection<S, T> {
             consumed: 0,
             output,
             posts: lent.posts,
+            returned: 0..0,
             wall: lent.wall,
+            now_ms: lent.now_ms,
             restarted: false,
             panics: 0,
             ended: self.ended,
             draining: lent.draining,
         };
         let flow = method(lent.app, &mut self.state, &mut wire);
-        let consumed = wire.consumed;
-        self.restart |= wire.restarted;
-        let panics = wire.panics;
+        let Wire { consumed, restarted, returned, panics, .. } = wire;
+        self.restart |= restarted;
         lent.counters.panics += u64::from(panics);
+        if !returned.is_empty() {
+            self.send_back(lent, &input[returned]);
+        }
         self.obey(flow);
         consumed
+    }
+
+    /// Sends input back from where it lies; only what the socket does not take is copied. Nothing else waits to be sent.
+    fn send_back<A>(&mut self, lent: &mut Lent<'_, A>, bytes: &[u8])
+    where
+        A: App<State = T>,
+    {
+        let mut taken = 0;
+        if self.writable {
+            lent.counters.writes += 1;
+            match self.stream.write(bytes) {
+                Ok(sent) => {
+                    taken = sent.bytes;
+                    self.writable = sent.more;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                // The flush that follows meets the same error, and tells it.
+                Err(_) => {}
+            }
+        }
+        match &mut self.pending {
+            Some(pending) => pending.extend(&bytes[taken..]),
+            None => lent.scratch.extend(&bytes[taken..]),
+        }
     }
 
     pub(super) fn obey(&mut self, flow: Flow) {
@@ -376,6 +419,7 @@ impl<S: Stream, T> Connection<S, T> {
         };
         if output.is_empty() {
             self.pending = None;
+            self.stuffed = false;
             return Ok(());
         }
         if !self.writable {
@@ -392,7 +436,10 @@ impl<S: Stream, T> Connection<S, T> {
         };
         self.restart |= gone > 0 && self.pending.is_some();
         match how {
-            Flushed::All => self.pending = None,
+            Flushed::All => {
+                self.pending = None;
+                self.stuffed = false;
+            }
             Flushed::Blocked => {
                 self.writable = false;
                 self.park(lent);
@@ -407,6 +454,7 @@ impl<S: Stream, T> Connection<S, T> {
         if self.pending.is_none() {
             self.pending = Some(Box::new(std::mem::take(lent.scratch)));
         }
+        self.gauge(lent.limits);
     }
 
     /// Once a closing connection has sent everything: over, or lingering when a close now could

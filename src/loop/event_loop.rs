@@ -1,5 +1,6 @@
 //! One turn of the loop, and the only place that knows its order:
-//! wait, call what is due, note readiness, accept, drive what can make progress, deliver letters, expire, drain.
+//! wait, call what is due, note readiness, accept, drive what can make progress, deliver letters, expire, drain,
+//! end the turn.
 //!
 //! The loop owns the clock and reads it once per turn. It is written once, over any [`Readiness`].
 
@@ -63,6 +64,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     drain: Option<u64>,
     /// When the drain closes the listeners.
     settled_ms: Option<u64>,
+    /// A connection closed after the application was told of the end of the turn: it is told again, soon.
+    unheard: bool,
 }
 
 /// The loop's clocks, read once per turn; the calendar at most once a second.
@@ -159,6 +162,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             wait_faults: 0,
             drain: None,
             settled_ms: None,
+            unheard: false,
         }
     }
 
@@ -224,7 +228,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     fn patience(&self) -> Option<Duration> {
         let now = self.clock.now_ms;
         let queued = !self.ready.is_empty() || !self.next.is_empty();
-        if queued || !self.posts.is_empty() || self.doors.iter().any(|door| door.is_unfinished(now)) {
+        if queued || self.unheard || !self.posts.is_empty() || self.doors.iter().any(|door| door.is_unfinished(now)) {
             return Some(Duration::ZERO);
         }
         let pause = self.doors.iter().filter_map(Door::paused_until_ms).min();
@@ -310,7 +314,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             consumed: 0,
             output: &mut self.scratch,
             posts: &mut self.posts,
+            returned: 0..0,
             wall: self.clock.wall,
+            now_ms: self.clock.now_ms,
             restarted: false,
             panics: 0,
             ended: false,
@@ -371,6 +377,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             limits: &self.limits,
             counters: &mut self.counters,
             wall: self.clock.wall,
+            now_ms: self.clock.now_ms,
             draining: self.drain.is_some(),
         };
         // A panic in the application costs the connection it was called for, not the others theirs. What it leaves
@@ -393,7 +400,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         let Some(connection) = self.table.get_mut(id) else {
             return;
         };
-        let wanted = connection.interest(&self.limits);
+        let wanted = connection.interest();
         let outcome = match connection.registered {
             None => {
                 self.counters.registrations += 1;
@@ -418,7 +425,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
             self.timers.arm(id.index, phase, self.clock.now_ms);
         }
-        if connection.is_unfinished(&self.limits) && !connection.queued {
+        if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
             self.next.push(id);
         }
@@ -458,6 +465,27 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.mailbox.collect(&mut letters);
             self.schedule.extend(&mut self.mailbox.bell.tasks());
         }
+        self.hand_out(letters);
+    }
+
+    /// Tells the application that the turn is over, and delivers what it posts then: whatever a turn brought a
+    /// connection can leave in one send.
+    fn end_turn(&mut self) {
+        let (app, posts) = (&mut self.app, &mut self.posts);
+        if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(posts))).is_err() {
+            self.counters.panics += 1;
+            log::error!("the application panicked at the end of a turn");
+        }
+        let closes = self.counters.closes;
+        if !self.posts.is_empty() {
+            let mut letters = std::mem::take(&mut self.letters);
+            letters.append(&mut self.posts);
+            self.hand_out(letters);
+        }
+        self.unheard = self.counters.closes != closes;
+    }
+
+    fn hand_out(&mut self, mut letters: Vec<(ConnId, A::Letter)>) {
         for (id, letter) in letters.drain(..) {
             self.with_connection(id, |connection, lent| {
                 if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
@@ -551,7 +579,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
-    /// Carries out what a [`Handle`] ordered. Says whether the loop is over.
+    /// Nothing is open any more, and nobody will come.
+    fn is_drained(&self) -> bool {
+        self.drain.is_some() && self.doors.is_empty() && self.table.len() == 0
+    }
+
+    /// Carries out what a [`Handle`] ordered. Says whether everything was closed at once.
     fn obey_orders(&mut self) -> bool {
         let order = self.mailbox.bell.order();
         if order == Order::Stop || self.drain_deadline_ms().is_some_and(|deadline| deadline <= self.clock.now_ms) {
@@ -563,7 +596,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         } else if self.drain.is_some() {
             self.close_doors();
         }
-        self.drain.is_some() && self.doors.is_empty() && self.table.len() == 0
+        false
     }
 }
 
@@ -611,7 +644,9 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.drive();
         self.deliver();
         self.expire();
-        let over = self.obey_orders();
+        let stopped = self.obey_orders();
+        self.end_turn();
+        let over = stopped || self.is_drained();
         Ok(if over { Turn::Over } else { Turn::Again })
     }
 

@@ -180,6 +180,9 @@ pub struct Limits {
     /// Unsent output above half of which nothing more is read from a connection, nor asked of the
     /// application: a peer that does not read costs no more than this and one answer. 256 KiB.
     pub output_bytes_max: usize,
+    /// Once reading stopped for unsent output, it goes on when no more than this is left. 32 KiB, so that a peer that
+    /// takes its output in small pieces does not make the loop read in small pieces.
+    pub output_resume_bytes: usize,
     /// What is read away from a refused peer before the socket is closed. 64 MiB.
     pub linger_bytes_max: u64,
     /// Connections that may wait to be accepted, up to the system's own limit (net.core.somaxconn on Linux). 4,096,
@@ -201,6 +204,7 @@ impl Default for Limits {
             write_bytes_per_turn: 256 * 1024,
             input_bytes_max: 1024 * 1024,
             output_bytes_max: 256 * 1024,
+            output_resume_bytes: 32 * 1024,
             linger_bytes_max: 64 * 1024 * 1024,
             backlog: 4096,
             accepts_per_turn: 64,

@@ -3,6 +3,7 @@
 mod bodies;
 mod conformance;
 mod drain;
+mod echo;
 mod errors;
 mod feed;
 mod handlers;

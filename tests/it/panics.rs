@@ -9,6 +9,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// Echoes, and panics in the method that the first byte of the input names.
 struct Touchy {
     greetings: u32,
+    turns: u32,
 }
 
 impl App for Touchy {
@@ -56,11 +57,16 @@ impl App for Touchy {
     fn closed(&mut self, _: ConnId, state: u8, _: Closed) {
         assert!(state != b'c', "as asked: at the end");
     }
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {
+        self.turns += 1;
+        assert!(self.turns != 5, "as asked: at the end of the fifth turn");
+    }
 }
 
 on_every_backend! {
     fn a_panic_in_any_method_ends_that_connection_only<B>() {
-        let server = serve::<B, _>(|| Touchy { greetings: 0 });
+        let server = serve::<B, _>(|| Touchy { greetings: 0, turns: 0 });
         let mut polite = server.connect();
         polite.send("p");
         assert_eq!(polite.read(3), b"hip");
@@ -79,8 +85,8 @@ on_every_backend! {
         last.send("d");
         assert_eq!(last.read(3), b"hid");
         let counters = server.drain();
-        // One at the third connection, two on input, two on letters, two at the end, one at the drain.
-        assert_eq!(counters.panics, 8, "{counters:?}");
+        // One at the third connection, two on input, two on letters, two at the end, one at the drain, one in a turn.
+        assert_eq!(counters.panics, 9, "{counters:?}");
     }
 
     fn a_thousand_panics_of_a_handler_are_a_thousand_answers_of_500_beside_a_polite_client<B>() {

@@ -50,6 +50,8 @@ impl App for Pauser {
     fn closed(&mut self, _: ConnId, _state: (), reason: Closed) {
         self.0.send(format!("{reason:?}")).expect("the test waits");
     }
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }
 
 on_every_backend! {

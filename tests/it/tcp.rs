@@ -82,6 +82,8 @@ impl App for Teller {
     fn closed(&mut self, _id: ConnId, _state: usize, reason: Closed) {
         self.tell(format!("{reason:?}"));
     }
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, String)>) {}
 }
 
 #[allow(clippy::type_complexity, reason = "the server and two channels")]
