@@ -139,6 +139,17 @@ impl<S: Stream, T> Connection<S, T> {
         Interest { read, write: self.pending.is_some() || self.stage == Stage::Connecting }
     }
 
+    /// The state almost every connection is in after almost every step: everything is sent, and the backend tells
+    /// when more comes. Then its phase is its clock, and there is nothing else to see to.
+    #[inline]
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.stage == Stage::Reading
+            && !self.readable
+            && !self.stuffed
+            && self.pending.is_none()
+            && self.registered == Some(Interest::READ)
+    }
+
     /// The phase whose limit applies now.
     pub(super) fn clock(&self) -> Phase {
         match self.stage {

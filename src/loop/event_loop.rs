@@ -60,7 +60,7 @@ pub struct EventLoop<B: Readiness, A: App> {
     started: bool,
     /// Waits in a row that failed.
     wait_faults: u32,
-    /// When the drain began.
+    /// Once the loop drains: when that ends by force.
     drain: Option<u64>,
     /// When the drain closes the listeners.
     settled_ms: Option<u64>,
@@ -226,35 +226,26 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// How long the next wait may last.
     fn patience(&self) -> Option<Duration> {
-        let now = self.clock.now_ms;
-        let queued = !self.ready.is_empty() || !self.next.is_empty();
-        if queued || self.unheard || !self.posts.is_empty() || self.doors.iter().any(|door| door.is_unfinished(now)) {
+        if self.unheard || !self.ready.is_empty() || !self.next.is_empty() || !self.posts.is_empty() {
             return Some(Duration::ZERO);
         }
-        let pause = self.doors.iter().filter_map(Door::paused_until_ms).min();
-        let deadlines =
-            [self.timers.next_ms(), self.schedule.next_ms(), pause, self.settled_ms, self.drain_deadline_ms()];
-        let next = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(now)))
-    }
-
-    fn drain_deadline_ms(&self) -> Option<u64> {
-        let limit = u64::try_from(self.limits.drain.as_millis()).unwrap_or(u64::MAX);
-        self.drain.map(|since| since.saturating_add(limit))
+        let doors_ms = self.doors.iter().fold(u64::MAX, |next, door| next.min(door.due_ms()));
+        let drain_ms = self.settled_ms.unwrap_or(u64::MAX).min(self.drain.unwrap_or(u64::MAX));
+        let others_ms = self.schedule.next_ms().unwrap_or(u64::MAX).min(drain_ms);
+        let next_ms = self.timers.wake_ms().min(doors_ms).min(others_ms);
+        (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.clock.now_ms)))
     }
 
     /// Remembers what the backend reported.
     fn note(&mut self) {
         for event in &self.events {
-            if let Some(id) = self.table.resolve(event.token) {
-                if let Some(connection) = self.table.get_mut(id) {
-                    connection.readable |= event.readable;
-                    connection.writable |= event.writable;
-                    connection.hangup |= event.hangup;
-                    if !connection.queued {
-                        connection.queued = true;
-                        self.ready.push(id);
-                    }
+            if let Some((id, connection)) = self.table.resolve(event.token) {
+                connection.readable |= event.readable;
+                connection.writable |= event.writable;
+                connection.hangup |= event.hangup;
+                if !connection.queued {
+                    connection.queued = true;
+                    self.ready.push(id);
                 }
             } else if let Some(door) = self.doors.get_mut(DOOR_TOKEN.wrapping_sub(event.token.0)) {
                 door.note();
@@ -263,12 +254,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Takes in who waits at the doors, at most a quota for each.
+    #[inline]
     fn accept(&mut self, quota: usize) {
         for index in 0..self.doors.len() {
-            for _ in 0..quota {
-                if !self.doors[index].is_unfinished(self.clock.now_ms) || !self.accept_one(index) {
-                    break;
-                }
+            if self.doors[index].due_ms() <= self.clock.now_ms {
+                self.let_in(index, quota);
+            }
+        }
+    }
+
+    fn let_in(&mut self, index: usize, quota: usize) {
+        for _ in 0..quota {
+            if self.doors[index].due_ms() > self.clock.now_ms || !self.accept_one(index) {
+                break;
             }
         }
     }
@@ -349,13 +347,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Lets every connection that can make progress take one step.
     fn drive(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
-        for id in ready.drain(..) {
+        for &id in &ready {
             self.with_connection(id, |connection, lent| {
                 connection.queued = false;
                 connection.step(id, lent)
             });
         }
         // What became unfinished stands in `next`: the others have their turn first.
+        ready.clear();
         self.ready = ready;
     }
 
@@ -390,45 +389,46 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         });
         match outcome {
             Outcome::Gone(closed) => self.bury(id, closed),
-            Outcome::Stay => self.settle(id),
+            Outcome::Stay => {
+                if let Err(error) = self.settle(id) {
+                    self.bury(id, Closed::Error(error));
+                }
+            }
         }
     }
 
     /// Tells backend, timers and the line what a living connection needs.
     #[inline]
-    fn settle(&mut self, id: ConnId) {
+    fn settle(&mut self, id: ConnId) -> io::Result<()> {
         let Some(connection) = self.table.get_mut(id) else {
-            return;
+            return Ok(());
         };
+        if connection.is_at_rest() {
+            let phase = connection.phase;
+            enter(&mut self.timers, connection, id, phase, self.clock.now_ms);
+            return Ok(());
+        }
         let wanted = connection.interest();
-        let outcome = match connection.registered {
+        match connection.registered {
             None => {
                 self.counters.registrations += 1;
-                self.backend.add(connection.stream.source(), id.token(), wanted)
+                self.backend.add(connection.stream.source(), id.token(), wanted)?;
+                connection.registered = Some(wanted);
             }
             Some(told) if told.write != wanted.write || (B::REPEATS && told.read != wanted.read) => {
                 self.counters.registrations += 1;
-                self.backend.set_interest(connection.stream.source(), id.token(), wanted)
+                self.backend.set_interest(connection.stream.source(), id.token(), wanted)?;
+                connection.registered = Some(wanted);
             }
-            Some(_) => Ok(()),
-        };
-        if let Err(error) = outcome {
-            self.bury(id, Closed::Error(error));
-            return;
+            Some(_) => {}
         }
-        connection.registered = Some(wanted);
         let phase = connection.clock();
-        if connection.restart || self.timers.phase(id.index) != Some(phase) {
-            connection.restart = false;
-            if phase == Phase::Body {
-                connection.received = 0;
-            }
-            self.timers.arm(id.index, phase, self.clock.now_ms);
-        }
+        enter(&mut self.timers, connection, id, phase, self.clock.now_ms);
         if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
             self.next.push(id);
         }
+        Ok(())
     }
 
     /// Removes a connection: from the backend, the timers, the table, and tells the application.
@@ -458,14 +458,18 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Hands out the letters of other threads and of the connections themselves.
+    #[inline]
     fn deliver(&mut self) {
-        let mut letters = std::mem::take(&mut self.letters);
-        letters.append(&mut self.posts);
-        if self.mailbox.bell.answer() {
-            self.mailbox.collect(&mut letters);
-            self.schedule.extend(&mut self.mailbox.bell.tasks());
+        let rung = self.mailbox.bell.answer();
+        if rung || !self.posts.is_empty() {
+            let mut letters = std::mem::take(&mut self.letters);
+            letters.append(&mut self.posts);
+            if rung {
+                self.mailbox.collect(&mut letters);
+                self.schedule.extend(&mut self.mailbox.bell.tasks());
+            }
+            self.hand_out(letters);
         }
-        self.hand_out(letters);
     }
 
     /// Tells the application that the turn is over, and delivers what it posts then: whatever a turn brought a
@@ -526,7 +530,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// listen on one port, and would be reset with it. So where the system can turn away newcomers, the doors stay
     /// open for some round trips after that.
     fn begin_drain(&mut self) {
-        self.drain = Some(self.clock.now_ms);
+        let limit_ms = u64::try_from(self.limits.drain.as_millis()).unwrap_or(u64::MAX);
+        self.drain = Some(self.clock.now_ms.saturating_add(limit_ms));
         let mut able = true;
         for door in &mut self.doors {
             able &= door.turn_away();
@@ -587,7 +592,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Carries out what a [`Handle`] ordered. Says whether everything was closed at once.
     fn obey_orders(&mut self) -> bool {
         let order = self.mailbox.bell.order();
-        if order == Order::Stop || self.drain_deadline_ms().is_some_and(|deadline| deadline <= self.clock.now_ms) {
+        if order == Order::Stop || self.drain.is_some_and(|deadline| deadline <= self.clock.now_ms) {
             self.close_all();
             return true;
         }
@@ -597,6 +602,17 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.close_doors();
         }
         false
+    }
+}
+
+/// Starts the clock of a phase where a new one begins.
+#[inline]
+fn enter<S, T>(timers: &mut Timers, connection: &mut Connection<S, T>, id: ConnId, phase: Phase, now_ms: u64) {
+    if timers.enter(id.index, phase, connection.restart, now_ms) {
+        connection.restart = false;
+        if phase == Phase::Body {
+            connection.received = 0;
+        }
     }
 }
 

@@ -66,23 +66,19 @@ impl<B: Readiness> Door<B> {
         }
     }
 
-    /// Whether accepting can go on without an event.
-    pub(super) fn is_unfinished(&self, now_ms: u64) -> bool {
+    /// When accepting can go on without an event: 0 for at once, `u64::MAX` for never.
+    #[inline]
+    pub(super) fn due_ms(&self) -> u64 {
         match self.state {
-            State::Ready => true,
-            State::Paused(until_ms) => until_ms <= now_ms,
-            State::Quiet | State::Full => false,
+            State::Ready => 0,
+            State::Paused(until_ms) => until_ms,
+            State::Quiet | State::Full => u64::MAX,
         }
     }
 
     /// Whether nobody waits here, as far as is known.
     pub(super) fn is_quiet(&self) -> bool {
         self.state == State::Quiet
-    }
-
-    /// When a rest ends.
-    pub(super) fn paused_until_ms(&self) -> Option<u64> {
-        if let State::Paused(until_ms) = self.state { Some(until_ms) } else { None }
     }
 
     /// A connection closed.

@@ -67,11 +67,11 @@ impl<T> Table<T> {
 
     /// The tenant a token names, if it still lives there.
     #[inline]
-    pub(super) fn resolve(&self, token: Token) -> Option<ConnId> {
+    pub(super) fn resolve(&mut self, token: Token) -> Option<(ConnId, &mut T)> {
         let index = token.0 & (usize::MAX >> (usize::BITS - INDEX_BITS));
-        let slot = self.slots.get(index)?;
+        let slot = self.slots.get_mut(index)?;
         let id = ConnId { index: u32::try_from(index).ok()?, serial: slot.serial };
-        (slot.tenant.is_some() && id.token() == token).then_some(id)
+        if id.token() == token { Some((id, slot.tenant.as_mut()?)) } else { None }
     }
 
     /// The tenant of a slot, whoever it is.
@@ -106,7 +106,7 @@ mod tests {
     fn a_reused_slot_is_not_reached_by_its_former_name() {
         let mut table = Table::new();
         let first = table.insert('a');
-        assert_eq!(table.resolve(first.token()), Some(first));
+        assert_eq!(table.resolve(first.token()), Some((first, &mut 'a')));
         assert_eq!(table.remove(first), Some('a'));
         let second = table.insert('b');
         assert_eq!(first.index, second.index);

@@ -113,10 +113,20 @@ struct List {
     slack_ms: u64,
 }
 
+impl List {
+    /// When a clock that starts now runs out. One more millisecond, because the clock is read once per turn and cut to
+    /// milliseconds: never early.
+    #[inline]
+    fn deadline_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add(self.limit_ms).saturating_add(1)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Link {
     prev: u32,
     next: u32,
+    /// At most the slack of the list before the real deadline, and never after it.
     deadline_ms: u64,
     phase: Option<Phase>,
 }
@@ -124,10 +134,15 @@ struct Link {
 const UNLINKED: Link = Link { prev: NONE, next: NONE, deadline_ms: 0, phase: None };
 
 /// The lists. Slots are the indices of the connection table; times are milliseconds of the loop's clock.
+///
+/// An entry runs out one slack after the deadline it is linked with. So an entry whose clock starts anew within
+/// the slack stays where it is: a busy connection is linked anew twice a second, not with every request.
 #[derive(Debug)]
 pub(super) struct Timers {
     lists: [List; Phase::COUNT],
     links: Vec<Link>,
+    /// Nothing runs out before this. Right, or too early after a cancellation: that costs one look, or one wake-up.
+    wake_ms: u64,
 }
 
 impl Timers {
@@ -138,32 +153,40 @@ impl Timers {
                 .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
             List { first: NONE, last: NONE, limit_ms, slack_ms: (limit_ms / 16).min(500) }
         });
-        Timers { lists, links: Vec::new() }
+        Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
 
-    /// The phase a slot is armed for.
+    /// Tells which phase a slot is in. Its clock starts when that is another than before, or upon `restart`;
+    /// returns whether it did.
     #[inline]
-    pub(super) fn phase(&self, slot: u32) -> Option<Phase> {
-        self.links.get(slot as usize).and_then(|link| link.phase)
+    pub(super) fn enter(&mut self, slot: u32, phase: Phase, restart: bool, now_ms: u64) -> bool {
+        if let Some(link) = self.links.get(slot as usize)
+            && link.phase == Some(phase)
+        {
+            let list = &self.lists[phase as usize];
+            if !restart || list.deadline_ms(now_ms) - link.deadline_ms <= list.slack_ms {
+                return restart;
+            }
+        }
+        self.arm(slot, phase, now_ms);
+        true
     }
 
     /// Starts the clock of `phase` for a slot, whatever it was armed for before.
-    #[inline]
-    pub(super) fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
+    fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
         self.cancel(slot);
         let list = &mut self.lists[phase as usize];
         if self.links.len() <= slot as usize {
             self.links.resize(slot as usize + 1, UNLINKED);
         }
+        let deadline_ms = list.deadline_ms(now_ms);
+        self.links[slot as usize] = Link { prev: list.last, next: NONE, deadline_ms, phase: Some(phase) };
         if list.limit_ms == u64::MAX {
-            self.links[slot as usize].phase = Some(phase);
             return;
         }
-        // One more millisecond, because the clock is read once per turn and cut to milliseconds: never early.
-        let deadline_ms = now_ms.saturating_add(list.limit_ms).saturating_add(1);
-        self.links[slot as usize] = Link { prev: list.last, next: NONE, deadline_ms, phase: Some(phase) };
         if list.last == NONE {
             list.first = slot;
+            self.wake_ms = self.wake_ms.min(deadline_ms.saturating_add(list.slack_ms));
         } else {
             self.links[list.last as usize].next = slot;
         }
@@ -195,23 +218,32 @@ impl Timers {
         }
     }
 
-    /// Takes one slot whose deadline has passed, with its phase. The slot stays armed.
-    pub(super) fn expired(&self, now_ms: u64) -> Option<(u32, Phase)> {
-        self.lists.iter().zip(PHASES).find_map(|(list, phase)| {
-            (list.first != NONE && self.links[list.first as usize].deadline_ms <= now_ms).then_some((list.first, phase))
-        })
+    /// One slot whose time is up, with its phase. The slot stays armed.
+    #[inline]
+    pub(super) fn expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
+        if now_ms < self.wake_ms { None } else { self.find_expired(now_ms) }
     }
 
-    /// When to look again, rounded up by the slack.
-    #[inline]
-    pub(super) fn next_ms(&self) -> Option<u64> {
-        let mut next = u64::MAX;
-        for list in &self.lists {
-            if list.first != NONE {
-                next = next.min(self.links[list.first as usize].deadline_ms + list.slack_ms);
+    fn find_expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
+        let mut wake_ms = u64::MAX;
+        for (list, phase) in self.lists.iter().zip(PHASES) {
+            if list.first == NONE {
+                continue;
             }
+            let due_ms = self.links[list.first as usize].deadline_ms.saturating_add(list.slack_ms);
+            if due_ms <= now_ms {
+                return Some((list.first, phase));
+            }
+            wake_ms = wake_ms.min(due_ms);
         }
-        (next != u64::MAX).then_some(next)
+        self.wake_ms = wake_ms;
+        None
+    }
+
+    /// When to look again; `u64::MAX` for never.
+    #[inline]
+    pub(super) fn wake_ms(&self) -> u64 {
+        self.wake_ms
     }
 }
 
@@ -226,18 +258,46 @@ mod tests {
     #[test]
     fn a_deadline_is_never_early_and_at_most_a_sixteenth_late() {
         let mut timers = timers();
-        timers.arm(3, Phase::Head, 50);
+        timers.enter(3, Phase::Head, false, 50);
         assert_eq!(timers.expired(150), None);
-        assert_eq!(timers.expired(151), Some((3, Phase::Head)));
-        let wake = timers.next_ms().unwrap();
+        let wake = timers.wake_ms();
         assert!((151..=151 + 100 / 16).contains(&wake), "{wake}");
+        assert_eq!(timers.expired(wake), Some((3, Phase::Head)));
+    }
+
+    #[test]
+    fn a_clock_that_starts_anew_within_the_slack_is_neither_early_nor_late() {
+        let mut timers = timers();
+        timers.enter(0, Phase::Head, false, 0);
+        timers.enter(1, Phase::Head, false, 0);
+        for now_ms in 1..=40 {
+            assert!(timers.enter(0, Phase::Head, true, now_ms));
+        }
+        // Slot 1 was left alone; slot 0 was behind it the first time it moved.
+        assert_eq!(timers.expired(101 + 6), Some((1, Phase::Head)));
+        timers.cancel(1);
+        assert_eq!(timers.expired(140), None);
+        let wake = timers.wake_ms();
+        assert!((141..=141 + 6).contains(&wake), "{wake}");
+        assert_eq!(timers.expired(wake), Some((0, Phase::Head)));
+    }
+
+    #[test]
+    fn a_clock_starts_when_the_phase_changes_or_when_told() {
+        let mut timers = timers();
+        assert!(timers.enter(0, Phase::Head, false, 0));
+        assert!(!timers.enter(0, Phase::Head, false, 90));
+        assert!(timers.enter(0, Phase::Open, false, 90));
+        assert!(timers.enter(0, Phase::Open, true, 95));
+        assert_eq!(timers.expired(10_000), None);
+        assert_eq!(timers.wake_ms(), u64::MAX);
     }
 
     #[test]
     fn cancelling_in_any_order_keeps_the_lists_whole() {
         let mut timers = timers();
         for slot in 0..5 {
-            timers.arm(slot, Phase::Head, u64::from(slot));
+            timers.enter(slot, Phase::Head, false, u64::from(slot));
         }
         for slot in [2, 0, 4] {
             timers.cancel(slot);
@@ -246,20 +306,20 @@ mod tests {
         assert_eq!(timers.expired(1000), Some((1, Phase::Head)));
         timers.cancel(1);
         assert_eq!(timers.expired(1000), Some((3, Phase::Head)));
-        timers.arm(3, Phase::Idle, 1000);
+        timers.enter(3, Phase::Idle, false, 1000);
         assert_eq!(timers.expired(1000), None);
-        assert_eq!(timers.phase(3), Some(Phase::Idle));
         timers.cancel(3);
-        assert_eq!(timers.next_ms(), None);
+        assert_eq!(timers.expired(1_000_000), None);
+        assert_eq!(timers.wake_ms(), u64::MAX);
     }
 
     #[test]
     fn a_phase_without_a_limit_never_expires() {
         let mut timers = timers();
-        timers.arm(0, Phase::Reply, 0);
-        assert_eq!(timers.next_ms(), None);
+        timers.enter(0, Phase::Reply, false, 0);
+        assert_eq!(timers.wake_ms(), u64::MAX);
         assert_eq!(timers.expired(u64::MAX), None);
-        assert_eq!(timers.phase(0), Some(Phase::Reply));
+        assert!(!timers.enter(0, Phase::Reply, false, 0));
     }
 
     #[test]
