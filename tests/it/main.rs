@@ -5,6 +5,10 @@ mod conformance;
 mod drain;
 mod echo;
 mod errors;
+#[cfg(unix)]
+mod faults;
+#[cfg(unix)]
+mod faulty;
 mod feed;
 mod handlers;
 mod harness;
