@@ -17,7 +17,7 @@ use crate::faulty::{Call, Faulty, FaultyListener, Plan};
 use crate::harness::{Backend, PATIENCE, on_every_backend};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-const LARGE_BYTES: usize = 1 << 20;
+const LARGE_BYTES: usize = 256 << 10;
 
 /// A loop over a backend with a plan.
 struct Server {
@@ -30,6 +30,8 @@ struct Server {
 /// `None` where the fault struck before the loop ran.
 fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // So that large answers do not fit between the two ends.
+    socket2::SockRef::from(&listener).set_send_buffer_size(8 * 1024).expect("a live socket");
     let address = listener.local_addr().expect("an address");
     let (send, receive) = mpsc::channel();
     let own = Arc::clone(plan);
@@ -47,20 +49,17 @@ fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
         assert_eq!(event_loop.connections(), 0);
         Ok(event_loop.counters().clone())
     });
-    match receive.recv_timeout(PATIENCE) {
-        Ok(handle) => Some(Server { address, plan: Arc::clone(plan), handle, thread }),
-        Err(_) => {
-            let outcome = thread.join().expect("no panic");
-            assert!(outcome.is_err() && plan.has_fired(), "{outcome:?}");
-            None
-        }
+    if let Ok(handle) = receive.recv_timeout(PATIENCE) {
+        return Some(Server { address, plan: Arc::clone(plan), handle, thread });
     }
+    let outcome = thread.join().expect("no panic");
+    assert!(outcome.is_err() && plan.has_fired(), "{outcome:?}");
+    None
 }
 
 impl Server {
     fn connect(&self) -> io::Result<TcpStream> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        // So that large answers do not fit between the two.
         socket.set_recv_buffer_size(8 * 1024)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(&self.address.into())?;
@@ -86,7 +85,7 @@ impl Server {
     fn upload(&self) -> io::Result<()> {
         let mut client = self.connect()?;
         client.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")?;
-        client.write_all(&[b'x'; 100_000])?;
+        client.write_all(&vec![b'x'; 100_000])?;
         expect(&mut client, "100000", 1)
     }
 

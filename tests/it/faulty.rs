@@ -1,4 +1,4 @@
-//! A backend whose n-th call of one kind fails, once or from then on: what curl and SQLite do to their allocators,
+//! A backend whose n-th call of one kind fails, once or from then on: what curl and `SQLite` do to their allocators,
 //! done to the system under a loop.
 
 use std::io::{self, IoSlice};
