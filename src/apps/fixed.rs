@@ -13,6 +13,11 @@ const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// GET, HEAD, POST, PUT, PATCH and DELETE get the text; OPTIONS gets 204 with Allow; TRACE and CONNECT, which an
 /// origin has no need to offer, get 405 with Allow (RFC 9110 sections 9.3.6 and 9.3.8); any other method is
 /// unknown here: 501 (section 9.1).
+///
+/// The text is there, and has neither an entity tag nor a date. So `If-None-Match: *` is false (section 13.1.2: 304,
+/// or 412 where more than reading is asked for), and so is If-Match with tags (section 13.1.1: 412); the other
+/// preconditions and Range are ignored, as sections 13.1 and 14.2 have it. A PUT of a part (Content-Range) is 400
+/// (section 14.5).
 #[derive(Clone, Debug)]
 pub struct Fixed {
     text: Bytes,
@@ -25,8 +30,14 @@ impl Fixed {
     }
 
     /// The answer to what does not get the text.
-    fn refusal(method: &[u8]) -> Option<Response> {
-        match method {
+    fn refusal(head: &RequestHead<'_>) -> Option<Response> {
+        match head.method_bytes() {
+            b"PUT" if head.field("content-range").is_some() => {
+                Some(Response::error(StatusCode::BAD_REQUEST, "a part cannot be put here\n"))
+            }
+            b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" if head.is_conditional() => {
+                Self::precondition(head)
+            }
             b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" => None,
             b"OPTIONS" => Some(Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW)),
             b"TRACE" | b"CONNECT" => {
@@ -36,12 +47,23 @@ impl Fixed {
             _ => Some(Response::error(StatusCode::NOT_IMPLEMENTED, "this method is not known here\n")),
         }
     }
+
+    /// The answer where a precondition rules the text out. If-Match comes first (RFC 9110 section 13.2.2).
+    fn precondition(head: &RequestHead<'_>) -> Option<Response> {
+        if head.field("if-match").is_some_and(|tags| tags != b"*") {
+            return Some(Response::error(StatusCode::PRECONDITION_FAILED, "nothing here has an entity tag\n"));
+        }
+        (head.field("if-none-match") == Some(b"*")).then(|| match head.method_bytes() {
+            b"GET" | b"HEAD" => Response::new(StatusCode::NOT_MODIFIED),
+            _ => Response::error(StatusCode::PRECONDITION_FAILED, "there is something here already\n"),
+        })
+    }
 }
 
 impl Handler for Fixed {
     /// The body of a request that will be refused is not waited for.
     fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        match Self::refusal(head.method_bytes()) {
+        match Self::refusal(head) {
             Some(response) if head.method_bytes() != b"OPTIONS" => Intake::Refuse(response),
             _ => Intake::Default,
         }
@@ -49,9 +71,9 @@ impl Handler for Fixed {
 
     #[inline]
     fn call(&mut self, request: &Request<'_>) -> Response {
-        match request.method_bytes() {
-            b"GET" => Response::text(self.text.clone()),
-            method => Self::refusal(method).unwrap_or_else(|| Response::text(self.text.clone())),
+        if request.method_bytes() == b"GET" && !request.is_conditional() {
+            return Response::text(self.text.clone());
         }
+        Self::refusal(request).unwrap_or_else(|| Response::text(self.text.clone()))
     }
 }

@@ -102,6 +102,7 @@ pub struct Head {
     keep_alive: bool,
     expect_continue: bool,
     expect_other: bool,
+    conditional: bool,
     /// The method is HEAD, so that no response has content; known before the rest of the request line is judged.
     contentless: bool,
     /// Where the line that is not whole yet begins, and how far a line end has been looked for.
@@ -234,16 +235,21 @@ impl Head {
     fn check_unfinished(&mut self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
         let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
         if self.line == 0 && len > request_line_max {
-            let seen = &bytes[..request_line_max];
-            self.contentless = seen.starts_with(b"HEAD ");
-            return Err(match memchr::memchr(b' ', seen) {
-                None if is_token(seen) => Error::MethodTooLong,
-                None => Error::NotHttp,
-                Some(method_len) if is_token(&seen[..method_len]) => Error::TargetTooLong,
-                Some(_) => Error::Method,
-            });
+            return Err(self.judge_long_line(&bytes[..request_line_max]));
         }
         if self.line + len >= limits.head_bytes_max() { Err(Error::HeadTooLarge) } else { Ok(()) }
+    }
+
+    /// What is too long in a request line that is.
+    #[cold]
+    fn judge_long_line(&mut self, seen: &[u8]) -> Error {
+        self.contentless = seen.starts_with(b"HEAD ");
+        match memchr::memchr(b' ', seen) {
+            None if is_token(seen) => Error::MethodTooLong,
+            None => Error::NotHttp,
+            Some(method_len) if is_token(&seen[..method_len]) => Error::TargetTooLong,
+            Some(_) => Error::Method,
+        }
     }
 
     fn read_request_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), Error> {
@@ -298,6 +304,11 @@ impl Head {
     fn mark(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.mark_host(value),
+            // If-Match, If-Range, If-None-Match, If-Modified-Since, If-Unmodified-Since.
+            8 | 13 | 17 | 19 if name[..3].eq_ignore_ascii_case(b"if-") => {
+                self.conditional = true;
+                Ok(())
+            }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 self.mark_expect(value);
                 Ok(())
@@ -320,6 +331,7 @@ impl Head {
         if target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
     }
 
+    #[inline(never)]
     fn mark_expect(&mut self, value: &[u8]) {
         for element in elements(value) {
             if element.eq_ignore_ascii_case(b"100-continue") {
@@ -338,6 +350,7 @@ impl Head {
         }
     }
 
+    #[inline(never)]
     fn mark_content_length(&mut self, value: &[u8]) -> Result<(), Error> {
         if self.content_length.is_some() || value.contains(&b',') {
             return Err(if elements(value).all(is_digits) {
@@ -357,6 +370,7 @@ impl Head {
     }
 
     /// RFC 9112 sections 6.1, 6.3 and 7.
+    #[inline(never)]
     fn mark_codings(&mut self, value: &[u8]) -> Result<(), Error> {
         let mut codings = 0;
         for coding in elements(value) {
@@ -420,6 +434,11 @@ impl Head {
     /// as soon as the method is, whatever is wrong with the rest.
     pub fn is_for_head(&self) -> bool {
         self.contentless
+    }
+
+    /// Whether there may be a precondition among the fields (RFC 9110 section 13.1); without one nobody need look.
+    pub fn is_conditional(&self) -> bool {
+        self.conditional
     }
 
     /// The version.

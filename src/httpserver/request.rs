@@ -72,6 +72,13 @@ impl<'a> RequestHead<'a> {
         }
     }
 
+    /// Whether there may be a precondition among the fields: If-Match, If-None-Match, If-Modified-Since,
+    /// If-Unmodified-Since, If-Range (RFC 9110 section 13.1). Without one nobody need look for them.
+    #[inline]
+    pub fn is_conditional(&self) -> bool {
+        self.head.is_conditional()
+    }
+
     /// HTTP/1.0 or HTTP/1.1.
     pub fn version(&self) -> Version {
         self.head.version()

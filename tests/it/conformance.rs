@@ -2,7 +2,7 @@
 //! same octets give the same events however they are cut, and the answer a case wants.
 
 use serde::Deserialize;
-use serverd::http1::Limits;
+use serverd::http1::{Framing, Limits};
 
 use crate::feed::{feed, random_cuts};
 
@@ -59,8 +59,8 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    let text = include_str!("../conformance/cases.toml");
-    toml::from_str::<Cases>(text).expect("a case file").case
+    let files = [include_str!("../conformance/cases.toml"), include_str!("../conformance/clauses.toml")];
+    files.iter().flat_map(|text| toml::from_str::<Cases>(text).expect("a case file").case).collect()
 }
 
 #[test]
@@ -93,6 +93,11 @@ fn faults_are_found_where_the_cases_want_them() {
         let seen = feed(&case.input(), &Limits::default(), false, &mut || usize::MAX >> 1);
         let Some(error) = seen.error else { continue };
         faults += 1;
+        // What stands behind a request that said close is not read by servers; the core reads on as long as it is fed.
+        let with_body = seen.heads.iter().filter(|(_, head)| head.framing() != Framing::None).count();
+        if seen.ends == with_body && seen.heads.last().is_some_and(|(_, head)| !head.is_persistent()) {
+            continue;
+        }
         let status = error.status().as_u16().to_string();
         let fits = |allowed: &str| allowed == status || (allowed == "4xx" && status.starts_with('4'));
         let allowed = case.accept.iter().any(|accept| {
@@ -100,5 +105,5 @@ fn faults_are_found_where_the_cases_want_them() {
         });
         assert!(allowed, "{}: {error:?} is not among {:?}", case.id, case.accept);
     }
-    assert!(faults > 80, "only {faults} faults found: are the cases read?");
+    assert!(faults > 400, "only {faults} faults found: are the cases read?");
 }

@@ -8,7 +8,8 @@ import sys
 import tomllib
 
 root = pathlib.Path(__file__).resolve().parent.parent
-cases = tomllib.loads((root / "conformance/cases.toml").read_text())["case"]
+files = sorted((root / "conformance").glob("*.toml"))
+cases = [case for file in files for case in tomllib.loads(file.read_text())["case"]]
 out = pathlib.Path(sys.argv[1])
 for target in ("head", "chunked", "connection"):
     (out / target).mkdir(parents=True, exist_ok=True)
