@@ -11,12 +11,14 @@ mod connection;
 mod encode;
 mod error;
 mod head;
+mod response;
 mod target;
 
 pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
 pub use error::Error;
 pub use head::{Framing, Head, Version, is_field_value, is_token};
+pub use response::{ResponseEvent, ResponseFault, ResponseReader};
 pub use target::Form;
 
 /// The largest head there can be: offsets within a head have 16 bits.
