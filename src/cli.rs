@@ -1,13 +1,19 @@
 //! The command line: typed flags become a checked [`Config`]; no input and output besides what clap does.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
+use crate::check::Check;
+use crate::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
 use crate::r#loop::Timeouts;
 use crate::server::{Backend, Command, Config};
+
+mod client;
 
 /// The text `serverd http` answers with when nothing else is asked for.
 const BODY: &str = "this is response from server";
@@ -21,18 +27,30 @@ Examples:
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
   serverd http --body 'out to lunch'             another text
   serverd echo                                   send back every byte, over TCP
+  serverd check http://127.0.0.1:8888/           is it well? The exit code tells
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What to serve, where and how.
-    pub config: Config,
+    /// What to do.
+    pub task: Task,
     /// How much to log.
     pub log_level: LevelFilter,
     /// Whether to colour the log.
     pub color: Color,
+}
+
+/// What the process is to do.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Ask a server how it is.
+    Check(Check),
+    /// Talk to a server.
+    Connect(Connect),
 }
 
 /// When to colour the log.
@@ -159,6 +177,19 @@ enum CommandName {
     Http(HttpArgs),
     /// Send back every byte, over TCP
     Echo,
+    /// Ask a server once, as a health check does
+    #[command(disable_help_flag = true)]
+    Check(Misplaced),
+    /// Standard input to a server, and the server to standard output
+    #[command(disable_help_flag = true)]
+    Connect(Misplaced),
+}
+
+/// The words of a client's command behind options of the server, which it does not take.
+#[derive(Debug, Args)]
+struct Misplaced {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -170,7 +201,7 @@ struct HttpArgs {
 
 /// Reads the command line of the process; prints help or complains, and exits, where it asks for that.
 pub fn parse() -> Options {
-    Cli::parse().into()
+    try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
 /// Reads these words, the first of which is the program's name.
@@ -179,9 +210,18 @@ pub fn parse() -> Options {
 /// What clap would print, with its exit code.
 pub fn try_parse_from<T>(words: impl IntoIterator<Item = T>) -> Result<Options, clap::Error>
 where
-    T: Into<std::ffi::OsString> + Clone,
+    T: Into<OsString>,
 {
-    Cli::try_parse_from(words).map(Options::from)
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    if client::is_meant(&words) {
+        return client::try_parse_from(words);
+    }
+    let cli = Cli::try_parse_from(words)?;
+    if matches!(cli.command, Some(CommandName::Check(_) | CommandName::Connect(_))) {
+        let advice = "this command takes none of the server's options; write its name first: serverd check TARGET";
+        return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
+    }
+    Ok(cli.into())
 }
 
 impl From<Cli> for Options {
@@ -192,7 +232,7 @@ impl From<Cli> for Options {
             (false, 1) => LevelFilter::Debug,
             (false, _) => LevelFilter::Trace,
         };
-        Options { log_level, color: cli.color, config: cli.into() }
+        Options { log_level, color: cli.color, task: Task::Serve(Box::new(cli.into())) }
     }
 }
 
@@ -216,9 +256,9 @@ impl From<Cli> for Config {
         };
         let body = cli.http.body;
         let command = match cli.command {
-            None => http(body),
             Some(CommandName::Http(args)) => http(args.body.or(body)),
             Some(CommandName::Echo) => Command::Echo,
+            None | Some(CommandName::Check(_) | CommandName::Connect(_)) => http(body),
         };
         Config {
             host: cli.host,
@@ -291,12 +331,13 @@ fn head_size(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parsed(line: &str) -> Config {
-        try_parse_from(line.split(' ')).unwrap().config
+        match try_parse_from(line.split(' ')).unwrap().task {
+            Task::Serve(config) => *config,
+            other => panic!("{line}: {other:?}"),
+        }
     }
 
     fn refused(line: &str) -> String {

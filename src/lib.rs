@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main -> cli -> server          flags -> config -> listeners, workers, loops, apps
-//!                 |
+//!          |      |              check and connect are clients, on dial and http1
 //!         apps    |    httpserver      callback -> status line, fields, body
 //!            \    |     /      \
 //!             v   v    v        v
@@ -38,7 +38,10 @@
 //! ```
 
 pub mod apps;
+pub mod check;
 pub mod cli;
+pub mod connect;
+pub mod dial;
 pub mod http1;
 pub mod httpserver;
 pub mod r#loop;

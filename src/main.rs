@@ -1,6 +1,8 @@
 //! The `serverd` binary: reads the command line, starts the logger, runs the server, and turns an error into one
 //! sentence and an exit code.
 
+use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use serverd::{cli, server};
@@ -8,13 +10,27 @@ use serverd::{cli, server};
 fn main() -> ExitCode {
     let options = cli::parse();
     start_logger(&options);
-    match server::run(&options.config) {
+    match perform(&options.task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("serverd: {failure}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
+    match task {
+        cli::Task::Serve(config) => server::run(config)?,
+        cli::Task::Check(check) => {
+            check.run(&mut io::stdout().lock()).map_err(|error| format!("{}: {error}", check.target))?;
+        }
+        cli::Task::Connect(connect) => {
+            let outcome = connect.run(io::stdin(), &mut io::stdout().lock());
+            outcome.map_err(|error| format!("{}: {error}", connect.authority))?;
+        }
+    }
+    Ok(())
 }
 
 /// `RUST_LOG` says more than a verbosity can, so it is honoured where it is set.

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module per promise, every promise on every backend and under chaos.
 
 mod bodies;
+mod clients;
 mod conformance;
 mod drain;
 mod echo;
