@@ -48,7 +48,12 @@ pub mod r#loop;
 pub mod server;
 
 pub use http::StatusCode;
-pub use httpserver::{FieldError, Handler, HttpServer, Intake, Request, RequestHead, Response};
+#[cfg(feature = "http-types")]
+pub use httpserver::http_types;
+pub use httpserver::{
+    BodyError, BodyReader, EventSender, FieldError, Handler, HttpServer, Intake, ParameterError, Pool, PoolFull,
+    Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Take, Trailers, Upload, layers,
+};
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;
 pub use r#loop::{

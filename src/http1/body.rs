@@ -79,7 +79,8 @@ pub(super) struct Body {
     /// Octets of the chunk line read so far.
     line: u32,
     extensions: u32,
-    trailers: u32,
+    /// The trailer section as it came, but for its last line; empty mostly, and then it owns no memory.
+    trailers: Vec<u8>,
     trailer_fields: usize,
 }
 
@@ -103,7 +104,7 @@ impl Body {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { value: 0, digits: 0 },
         };
-        Ok(Body { state, allowance, line: 0, extensions: 0, trailers: 0, trailer_fields: 0 })
+        Ok(Body { state, allowance, line: 0, extensions: 0, trailers: Vec::new(), trailer_fields: 0 })
     }
 
     /// Reads on; returns how much of the input is done with, and what it was.
@@ -185,12 +186,19 @@ impl Body {
         Ok(State::Data(size))
     }
 
-    /// Trailer fields are checked and dropped: nothing here uses them, and merging them into the head is unsafe
-    /// (RFC 9110 section 6.5.1).
+    /// The trailer section, once the body is whole.
+    pub(super) fn take_trailers(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.trailers)
+    }
+
+    /// Trailer fields are checked and kept apart: merging them into the head is unsafe (RFC 9110 section 6.5.1).
     fn step_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, Error> {
-        self.trailers += 1;
-        if self.trailers as usize > limits.trailer_bytes_max {
+        // The line that ends the section counts too, though it is not kept.
+        if self.trailers.len() >= limits.trailer_bytes_max {
             return Err(Error::TrailersTooLarge);
+        }
+        if !matches!(self.state, State::TrailerLine | State::LastLf) || byte != b'\r' && byte != b'\n' {
+            self.trailers.push(byte);
         }
         match (self.state, byte) {
             (State::TrailerLine, b'\r') => Ok(State::LastLf),

@@ -39,6 +39,8 @@ enum State {
     /// The head was shown; its body was not begun.
     Between(Framing),
     Body(Box<Body>),
+    /// A body ended with a trailer section, which is kept until the next head.
+    Ended(Box<[u8]>),
     Failed(Error),
 }
 
@@ -73,7 +75,7 @@ impl Connection {
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
         let outcome = match &mut self.state {
-            State::Head(_) => self.receive_head(scratch, limits, input),
+            State::Head(_) | State::Ended(_) => self.receive_head(scratch, limits, input),
             State::Between(framing) => {
                 let framing = *framing;
                 self.begin_body(framing, limits.body_bytes_max).and_then(|()| self.receive_body(limits, input))
@@ -98,6 +100,10 @@ impl Connection {
                 if let State::Head(Some(partial)) = std::mem::replace(&mut self.state, State::Head(None)) {
                     *scratch = *partial;
                 }
+            }
+            State::Ended(_) => {
+                self.state = State::Head(None);
+                scratch.reset();
             }
             _ => scratch.reset(),
         }
@@ -147,11 +153,19 @@ impl Connection {
             Piece::More => Event::NeedMore,
             Piece::Data(bytes) => Event::Body(bytes),
             Piece::End => {
-                self.state = State::Head(None);
+                let trailers = body.take_trailers();
+                self.state =
+                    if trailers.is_empty() { State::Head(None) } else { State::Ended(trailers.into_boxed_slice()) };
                 Event::End
             }
         };
         Ok((used, event))
+    }
+
+    /// After [`Event::End`] and before the next call of [`Connection::receive`]: the trailer section of the body, whole
+    /// lines that were checked (RFC 9112 section 7.1.2).
+    pub fn trailers(&self) -> &[u8] {
+        if let State::Ended(lines) = &self.state { lines } else { &[] }
     }
 
     /// Within a head, of which some octets came (empty lines before it aside).

@@ -21,7 +21,9 @@ pub enum Persistence {
 pub enum Length {
     /// By Content-Length.
     Known(u64),
-    /// Not at all: 1xx, 204, 304, and 2xx to CONNECT (RFC 9110 section 8.6).
+    /// By chunks (RFC 9112 section 7.1); only for HTTP/1.1.
+    Chunked,
+    /// Not at all: by the close of the connection for HTTP/1.0; 1xx, 204, 304, and 2xx to CONNECT (RFC 9110 section 8.6).
     Untold,
 }
 
@@ -88,10 +90,14 @@ impl Encoder {
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(fields);
-        if let Length::Known(length) = length {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
+        match length {
+            Length::Known(length) => {
+                out.extend_from_slice(b"Content-Length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Length::Untold => {}
         }
         out.extend_from_slice(match persistence {
             Persistence::Silent => b"\r\n",

@@ -36,7 +36,7 @@ pub struct Limits {
     pub target_bytes_max: usize,
     /// Octets of a body. 1 MiB, since a body is held in memory as a whole. Beyond: 413.
     pub body_bytes_max: u64,
-    /// Octets of a trailer section. 8 KiB; trailers are dropped. Beyond: 431.
+    /// Octets of a trailer section, which is held in memory. 8 KiB. Beyond: 431.
     pub trailer_bytes_max: usize,
 }
 

@@ -1,14 +1,21 @@
 //! A response: a value a handler makes and the server writes.
 
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::fields::{self, FieldError, Trailers};
+use super::later::{Late, Responder};
+use super::outgoing::{Source, Stream};
+use super::sender::{QUEUE_BYTES, Queue, Sender};
 use crate::http1;
 
-/// Field names that the server writes itself, from what it knows of the connection and the body.
-const OWNED: [&str; 5] = ["connection", "content-length", "date", "server", "transfer-encoding"];
-
 /// What a handler answers. Making one that has a constant body allocates nothing.
+///
+/// Text, bytes and a [`StatusCode`] are responses too, and so is a `Result` of two of them, so handlers can use `?`.
 ///
 /// # Examples
 /// ```
@@ -18,47 +25,62 @@ const OWNED: [&str; 5] = ["connection", "content-length", "date", "server", "tra
 /// let moved = Response::new(StatusCode::FOUND).field("Location", "/elsewhere");
 /// let page = Response::new(StatusCode::OK).content_type("text/html; charset=utf-8").body("<p>hello");
 /// assert_eq!(page.status(), StatusCode::OK);
+/// assert_eq!(Response::from(StatusCode::NOT_FOUND).status(), StatusCode::NOT_FOUND);
 /// # drop((plain, moved));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Response {
     pub(super) status: StatusCode,
     pub(super) content_type: Option<&'static str>,
     /// Whole, checked field lines.
     pub(super) fields: Vec<u8>,
-    pub(super) body: Bytes,
+    pub(super) body: Body,
     pub(super) close: bool,
 }
 
-/// Why a field was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldError {
-    /// The name is not a token (RFC 9110 section 5.6.2).
-    Name,
-    /// The value has a control octet in it: CR, LF and NUL would let it end the field, the head, or the reader.
-    Value,
-    /// The server writes this field itself: Connection (see [`Response::close`]), Content-Length, Date, Server,
-    /// Transfer-Encoding.
-    Owned,
+/// What follows the head.
+pub(super) enum Body {
+    Bytes(Bytes),
+    Stream(Box<Stream>),
+    Later(Box<Pending>),
 }
 
-impl std::fmt::Display for FieldError {
+impl std::fmt::Debug for Body {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            FieldError::Name => "the field name is not a token",
-            FieldError::Value => "the field value has a control character in it",
-            FieldError::Owned => "the server writes this field itself",
-        })
+        match self {
+            Body::Bytes(bytes) => bytes.fmt(formatter),
+            Body::Stream(_) => formatter.write_str("a stream"),
+            Body::Later(_) => formatter.write_str("an answer given later"),
+        }
     }
 }
 
-impl std::error::Error for FieldError {}
+type Change = Box<dyn FnOnce(Response) -> Response + Send>;
+
+/// A response that another thread will give, and what is to be done with it then.
+pub(super) struct Pending {
+    pub(super) late: Arc<Late>,
+    changes: Vec<Change>,
+}
+
+impl Pending {
+    pub(super) fn new(late: Arc<Late>) -> Self {
+        Pending { late, changes: Vec::new() }
+    }
+
+    /// The answer with all its changes, once it is there.
+    pub(super) fn take(&mut self) -> Option<Response> {
+        let answer = self.late.take()?;
+        let changes = std::mem::take(&mut self.changes);
+        Some(guarded(move || changes.into_iter().fold(answer, |response, change| change(response))))
+    }
+}
 
 impl Response {
     /// A response without a body.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
-        Response { status, content_type: None, fields: Vec::new(), body: Bytes::new(), close: false }
+        Response { status, content_type: None, fields: Vec::new(), body: Body::Bytes(Bytes::new()), close: false }
     }
 
     /// 200 (OK) with plain text in UTF-8.
@@ -70,6 +92,124 @@ impl Response {
     /// A status with a line of plain text that names it, or says more.
     pub fn error(status: StatusCode, text: impl Into<Bytes>) -> Self {
         Response { status, ..Response::text(text) }
+    }
+
+    /// 200 (OK) with a value as JSON (RFC 8259). One that cannot be written as JSON becomes 500, and is logged.
+    #[cfg(feature = "json")]
+    pub fn json(value: &impl serde::Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(text) => Response::new(StatusCode::OK).content_type("application/json").body(text),
+            Err(error) => {
+                log::error!("a handler's response was replaced by 500: not JSON: {error}");
+                internal_error()
+            }
+        }
+    }
+
+    /// A response that another thread gives later, by the [`Responder`]. Fields that are added to it are added to the
+    /// answer; see [`Response::map`] for more.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Response};
+    ///
+    /// let server = HttpServer::new(|_| {
+    ///     let (response, responder) = Response::later();
+    ///     std::thread::spawn(move || responder.respond("it took a while\n"));
+    ///     response
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn later() -> (Self, Responder) {
+        let (late, responder) = Late::new();
+        let body = Body::Later(Box::new(Pending::new(late)));
+        (Response { body, ..Response::new(StatusCode::OK) }, responder)
+    }
+
+    /// 200 (OK) with a body made piece by piece, on the thread of the loop, as fast as the client takes it. It goes out
+    /// in chunks, or with [`Response::length`] as one whole; to HTTP/1.0 up to the close.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::Response;
+    ///
+    /// let countdown = Response::stream((0..1000).rev().map(|number| format!("{number}\n")));
+    /// # drop(countdown);
+    /// ```
+    pub fn stream<T>(pieces: impl IntoIterator<Item = T, IntoIter: Send + 'static>) -> Self
+    where
+        T: Into<Bytes>,
+    {
+        Response::from_source(Source::Pieces(Box::new(pieces.into_iter().map(|piece| Ok(piece.into())))))
+    }
+
+    /// As [`Response::stream`], of pieces that may fail: then the connection is reset, so that the client does not
+    /// take half an answer for a whole one.
+    pub fn try_stream<T>(pieces: impl IntoIterator<Item = io::Result<T>, IntoIter: Send + 'static>) -> Self
+    where
+        T: Into<Bytes>,
+    {
+        Response::from_source(Source::Pieces(Box::new(pieces.into_iter().map(|piece| piece.map(Into::into)))))
+    }
+
+    /// 200 (OK) with what a reader gives, read on the thread of the loop: for files and the like, which do not
+    /// keep others waiting. One that fails resets the connection.
+    pub fn reader(reader: impl Read + Send + 'static) -> Self {
+        Response::from_source(Source::Reader(Box::new(reader)))
+    }
+
+    /// 200 (OK) with what another thread pushes by the [`Sender`], at most 256 KiB ahead of the client.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Response};
+    ///
+    /// let server = HttpServer::new(|_| {
+    ///     let (response, sender) = Response::channel();
+    ///     std::thread::spawn(move || {
+    ///         for word in ["one\n", "two\n"] {
+    ///             if sender.send_blocking(word).is_err() {
+    ///                 return; // the client is gone
+    ///             }
+    ///         }
+    ///         sender.finish();
+    ///     });
+    ///     response
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn channel() -> (Self, Sender) {
+        Response::channel_of(QUEUE_BYTES)
+    }
+
+    /// As [`Response::channel`], with another bound on what is pushed ahead of the client.
+    pub fn channel_of(bytes_max: usize) -> (Self, Sender) {
+        let (queue, sender) = Queue::new(bytes_max);
+        (Response::from_source(Source::Queue(queue)), sender)
+    }
+
+    fn from_source(source: Source) -> Self {
+        Response { body: Body::Stream(Box::new(Stream::new(source))), ..Response::new(StatusCode::OK) }
+    }
+
+    /// Announces the length of a stream, which goes out with Content-Length then. What comes beyond is cut off; a
+    /// stream that ends too early resets the connection. A body of bytes knows its own length.
+    #[must_use]
+    pub fn length(mut self, bytes: u64) -> Self {
+        if let Body::Stream(stream) = &mut self.body {
+            stream.length = Some(bytes);
+        }
+        self
+    }
+
+    /// Sends fields behind a stream that goes out in chunks, to clients that say `TE: trailers`. The names are
+    /// announced before the body (RFC 9110 section 6.6.2), the closure is called at its end.
+    #[must_use]
+    pub fn trailers(mut self, names: &[&str], make: impl FnOnce() -> Trailers + Send + 'static) -> Self {
+        if let Body::Stream(stream) = &mut self.body {
+            stream.trailers = Some((names.join(", "), Box::new(make)));
+        }
+        self
     }
 
     /// The status.
@@ -87,10 +227,11 @@ impl Response {
     #[inline]
     #[must_use]
     pub fn body(self, body: impl Into<Bytes>) -> Self {
-        Response { body: body.into(), ..self }
+        Response { body: Body::Bytes(body.into()), ..self }
     }
 
-    /// Sets the Content-Type, in place of any told before. One that cannot stand in a field is left out, and logged.
+    /// Sets the Content-Type, in place of any told before. One that cannot stand in a field makes the response a 500,
+    /// and is logged.
     #[inline]
     #[must_use]
     pub fn content_type(mut self, content_type: &'static str) -> Self {
@@ -128,22 +269,11 @@ impl Response {
     /// # Errors
     /// When it must not be sent; the response is as before.
     pub fn try_field(&mut self, name: &str, value: &[u8]) -> Result<(), FieldError> {
-        if !http1::is_token(name.as_bytes()) {
-            return Err(FieldError::Name);
-        }
-        if !http1::is_field_value(value) {
-            return Err(FieldError::Value);
-        }
-        if OWNED.iter().any(|owned| name.eq_ignore_ascii_case(owned)) {
-            return Err(FieldError::Owned);
-        }
         if name.eq_ignore_ascii_case("content-type") {
+            fields::check(name, value)?;
             self.forget_content_type();
         }
-        self.fields.reserve(name.len() + value.len() + 4);
-        for part in [name.as_bytes(), b": ", value.trim_ascii(), b"\r\n"] {
-            self.fields.extend_from_slice(part);
-        }
+        fields::push(&mut self.fields, name, value)?;
         // RFC 9110 section 7.8: who sends Upgrade names it in Connection, so that no proxy passes it on.
         if name.eq_ignore_ascii_case("upgrade") {
             self.fields.extend_from_slice(b"Connection: upgrade\r\n");
@@ -157,7 +287,34 @@ impl Response {
         Response { close: true, ..self }
     }
 
+    /// Changes the response that will be sent: this one at once, one that is given later when it is there. What wraps
+    /// handlers uses this, so that it sees every answer.
+    #[must_use]
+    pub fn map(mut self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
+        if let Body::Later(pending) = &mut self.body {
+            pending.changes.push(Box::new(change));
+            return self;
+        }
+        change(self)
+    }
+
+    /// Says which fields will stand behind the body.
+    pub(super) fn announce_trailers(&mut self, names: &str) {
+        if http1::is_field_value(names.as_bytes()) {
+            for part in [&b"Trailer: "[..], names.as_bytes(), b"\r\n"] {
+                self.fields.extend_from_slice(part);
+            }
+        }
+    }
+
+    /// Takes over what was added to a response that stood for this one.
+    pub(super) fn inherit(&mut self, fields: &[u8], close: bool) {
+        self.fields.extend_from_slice(fields);
+        self.close |= close;
+    }
+
     /// What may be sent as it is; anything else is the handler's fault, and a 500.
+    #[inline]
     pub(super) fn checked(self) -> Self {
         let content_type_is_good = self.content_type.is_none_or(|value| http1::is_field_value(value.as_bytes()));
         if self.status.is_informational() || !content_type_is_good {
@@ -168,6 +325,43 @@ impl Response {
     }
 }
 
+impl From<StatusCode> for Response {
+    /// An error names itself in a line of text; other statuses have no body.
+    fn from(status: StatusCode) -> Self {
+        if !(status.is_client_error() || status.is_server_error()) {
+            return Response::new(status);
+        }
+        Response::error(status, format!("{}\n", status.canonical_reason().unwrap_or("error")))
+    }
+}
+
+impl From<&'static str> for Response {
+    #[inline]
+    fn from(text: &'static str) -> Self {
+        Response::text(text)
+    }
+}
+
+impl From<String> for Response {
+    fn from(text: String) -> Self {
+        Response::text(text)
+    }
+}
+
+impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
+    fn from(outcome: Result<T, E>) -> Self {
+        outcome.map_or_else(Into::into, Into::into)
+    }
+}
+
 pub(super) fn internal_error() -> Response {
     Response::error(StatusCode::INTERNAL_SERVER_ERROR, "the server failed to answer\n").close()
+}
+
+/// What a closure answers; a panic is answered 500.
+pub(super) fn guarded(make: impl FnOnce() -> Response) -> Response {
+    catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+        log::error!("what makes an answer panicked: answered 500");
+        internal_error()
+    })
 }

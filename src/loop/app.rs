@@ -114,6 +114,19 @@ pub struct Accepted<'a> {
     pub(super) stream: &'a dyn LocalAddr,
 }
 
+/// The addresses of a connection, asked from the system when somebody wants to know.
+#[derive(Clone, Copy, Default)]
+pub struct Ends<'a> {
+    pub(super) stream: Option<&'a dyn LocalAddr>,
+}
+
+impl Ends<'_> {
+    /// The local address; `None` where the connection is gone already, or there is no socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream?.local().ok()
+    }
+}
+
 impl Accepted<'_> {
     /// A connection without a socket, to test an application: it has no address.
     pub fn detached() -> Self {
@@ -205,6 +218,7 @@ pub struct Wire<'a, L> {
     pub(super) posts: &'a mut Vec<(ConnId, L)>,
     /// Input to be sent back from where it lies. Not empty only while the output is.
     pub(super) returned: Range<usize>,
+    pub(super) ends: Ends<'a>,
     pub(super) wall: u64,
     pub(super) now_ms: u64,
     pub(super) restarted: bool,
@@ -224,6 +238,7 @@ impl<'a, L> Wire<'a, L> {
             output,
             posts,
             returned: 0..0,
+            ends: Ends::default(),
             wall: 0,
             now_ms: 0,
             restarted: false,
@@ -242,6 +257,12 @@ impl<'a, L> Wire<'a, L> {
     /// This connection.
     pub fn id(&self) -> ConnId {
         self.id
+    }
+
+    /// The connection's addresses.
+    #[inline]
+    pub fn ends(&self) -> Ends<'a> {
+        self.ends
     }
 
     /// The bytes that came and are not consumed yet. They live as long as the call, not as the borrow

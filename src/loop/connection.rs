@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::app::{App, Closed, ConnId, Flow, Phase, Wire};
+use super::app::{App, Closed, ConnId, Ends, Flow, Phase, Wire};
 use super::output::{Flushed, Output};
 use super::readiness::{Interest, Stream};
 use super::{Counters, Limits};
@@ -171,7 +171,8 @@ impl<S: Stream, T> Connection<S, T> {
         }
         match self.stage {
             Stage::Reading => self.readable && !self.ended && !self.stuffed,
-            Stage::Yielded => !self.stuffed,
+            // With output that is blocked there is nothing to do: the application would find its batch full.
+            Stage::Yielded => self.pending.is_none(),
             Stage::Paused => self.readable && self.may_read_ahead(),
             Stage::Lingering => self.readable,
             _ => false,
@@ -237,7 +238,10 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        if self.stage == Stage::Yielded && !self.stuffed {
+        if self.stage == Stage::Yielded {
+            if self.pending.is_some() {
+                return Ok(());
+            }
             let leftover = std::mem::take(&mut self.leftover);
             let consumed = self.call(lent, id, &leftover, App::receive);
             self.keep(leftover, consumed);
@@ -337,6 +341,7 @@ impl<S: Stream, T> Connection<S, T> {
             output,
             posts: lent.posts,
             returned: 0..0,
+            ends: Ends { stream: Some(&self.stream) },
             wall: lent.wall,
             now_ms: lent.now_ms,
             restarted: false,

@@ -313,6 +313,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             output: &mut self.scratch,
             posts: &mut self.posts,
             returned: 0..0,
+            ends: super::Ends { stream: Some(&stream) },
             wall: self.clock.wall,
             now_ms: self.clock.now_ms,
             restarted: false,

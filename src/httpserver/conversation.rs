@@ -1,0 +1,575 @@
+//! One connection's exchanges, one after the other: the server as an application of the loop.
+//!
+//! ```text
+//!           head, no body                      answer there
+//!   free ------------------> handler's answer --------------> free
+//!    |                            |        ^
+//!    | head                       | later  | given
+//!    v                            v        |
+//!   body: collected, taken,     waiting ---+      body made while it is sent: sending
+//!         read elsewhere
+//! ```
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use http::Extensions;
+
+use super::later::Late;
+use super::link::{Nudge, Place};
+use super::outgoing::{Coding, Outgoing, Pumped, Stream};
+use super::reader::Pipe;
+use super::request::Context;
+use super::response::{self, Pending};
+use super::{
+    Asked, BATCH_BYTES, Body, Handler, HttpServer, Intake, Next, REQUESTS_PER_TURN, Request, RequestHead, Response,
+    Take, Trailers, Upload, write_head, write_whole,
+};
+use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
+use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+
+/// The body of a request is collected in steps of its own growth, never by what was announced, up to here.
+const BODY_RESERVE_MAX: u64 = 64 * 1024;
+
+/// One connection's state.
+pub struct Conversation {
+    http1: http1::Connection,
+    exchange: Option<Box<Exchange>>,
+    peer: Option<SocketAddr>,
+    phase: Phase,
+}
+
+/// An exchange that needs more than one call.
+enum Exchange {
+    /// The body is collected.
+    Collecting(Collected),
+    /// The body is taken as it comes.
+    Taking(Asked, Box<dyn Upload>),
+    /// The body is read on another thread, which may answer before its end.
+    Reading(Asked, Arc<Pipe>, Box<Pending>),
+    /// The answer is given later.
+    Waiting(Asked, Box<Waiting>),
+    /// The answer's body is made while it is sent.
+    Sending(Outgoing),
+}
+
+/// A request whose body is on its way.
+struct Collected {
+    head_bytes: Vec<u8>,
+    head: Box<Head>,
+    extensions: Extensions,
+    body: Vec<u8>,
+}
+
+/// An answer that is given later, and what was added to its stand-in.
+struct Waiting {
+    pending: Pending,
+    fields: Vec<u8>,
+    close: bool,
+}
+
+impl Exchange {
+    /// The connection ends before the exchange does.
+    fn close(&self) {
+        match self {
+            Exchange::Collecting(_) | Exchange::Taking(..) => {}
+            Exchange::Reading(_, pipe, pending) => {
+                pipe.end(Err(io::ErrorKind::ConnectionAborted));
+                pending.late.link.close();
+            }
+            Exchange::Waiting(_, waiting) => waiting.pending.late.link.close(),
+            Exchange::Sending(outgoing) => outgoing.close(),
+        }
+    }
+
+    fn drain(&self) {
+        match self {
+            Exchange::Collecting(_) | Exchange::Taking(..) => {}
+            Exchange::Reading(_, _, pending) => pending.late.link.drain(),
+            Exchange::Waiting(_, waiting) => waiting.pending.late.link.drain(),
+            Exchange::Sending(outgoing) => outgoing.drain(),
+        }
+    }
+}
+
+/// What is to be done after a step.
+enum Step {
+    /// The answer is written.
+    Answered(Next),
+    /// Go on with the input at hand.
+    Parse,
+    /// The exchange needs something else than input; or the connection is to end.
+    Flow(Flow),
+}
+
+fn fault(error: Error) -> Response {
+    Response::error(error.status(), format!("{error}\n")).close()
+}
+
+/// Calls the handler; a panic costs the request its answer, not the server its life.
+fn guard<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // The handler may be left half changed. That is the risk its author takes; the alternative is that one bad
+    // request ends the service for everybody.
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+fn panicked(wire: &mut Wire<'_, Nudge>, head: &RequestHead<'_>) -> Response {
+    log::error!("the handler panicked at {} {}: answered 500", head.method(), head.target());
+    wire.count_panic();
+    response::internal_error()
+}
+
+impl<H: Handler> HttpServer<H> {
+    /// Calls the handler for a whole request.
+    fn respond(&mut self, wire: &mut Wire<'_, Nudge>, request: &Request<'_>) -> (Asked, Response) {
+        let response = guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()));
+        let asked = Asked::by(&request.head);
+        match response.body {
+            Body::Bytes(_) => (asked, response),
+            _ => (asked.with_trailers(&request.head), response),
+        }
+    }
+
+    /// A head without a body, or with one that stands whole behind it, is answered where it lies.
+    fn take_head(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, Nudge>,
+        input: &[u8],
+        used: usize,
+        len: usize,
+    ) -> Step {
+        let context = Context { peer: state.peer, ends: wire.ends(), extensions: RefCell::default() };
+        let scratch = self.scratch.take().unwrap_or_default();
+        let head = RequestHead { bytes: &input[used - len..used], head: &scratch, context: &context, parameters: &[] };
+        let (asked, response) = if scratch.framing() == Framing::None {
+            self.respond(wire, &Request { head, body: &[] })
+        } else {
+            match self.take_body(state, wire, &head, &input[used..]) {
+                Ok(answer) => answer,
+                Err(None) => {
+                    let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+                    let reserve = if let Framing::Length(length) = scratch.framing() { length } else { 0 };
+                    let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
+                    let collected = Collected { head_bytes, head: scratch, extensions, body };
+                    state.exchange = Some(Box::new(Exchange::Collecting(collected)));
+                    return Step::Parse;
+                }
+                Err(Some(exchange)) => {
+                    state.exchange = Some(Box::new(exchange));
+                    self.scratch = Some(scratch);
+                    return Step::Parse;
+                }
+            }
+        };
+        self.scratch = Some(scratch);
+        self.answer(state, wire, asked, response)
+    }
+
+    /// Decides about a body: an answer that can be given now, or an exchange that takes it (`None`: one that collects).
+    fn take_body(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, Nudge>,
+        head: &RequestHead<'_>,
+        rest: &[u8],
+    ) -> Result<(Asked, Response), Option<Exchange>> {
+        let unread = |response| (Asked::by(head).with_trailers(head).unread(), response);
+        let intake = match guard(|| self.handler.head(head)) {
+            Some(Intake::Refuse(response)) => return Ok(unread(response)),
+            None => return Ok(unread(panicked(wire, head))),
+            Some(intake) => intake,
+        };
+        let bytes_max = match &intake {
+            Intake::Collect(bytes_max) | Intake::Stream { bytes_max, .. } | Intake::Read { bytes_max, .. } => {
+                *bytes_max
+            }
+            _ => self.limits.body_bytes_max,
+        };
+        if let Err(error) = state.http1.allow_body(bytes_max) {
+            return Ok(unread(fault(error)));
+        }
+        let collect = matches!(intake, Intake::Default | Intake::Collect(_));
+        if collect
+            && let Framing::Length(length) = head.head.framing()
+            && let Ok(length) = usize::try_from(length)
+            && let Some(body) = rest.get(..length)
+        {
+            state.http1.skip_body();
+            wire.consume(length);
+            return Ok(self.respond(wire, &Request { head: *head, body }));
+        }
+        if head.head.expects_continue() && rest.is_empty() {
+            wire.output().extend(CONTINUE);
+        }
+        let asked = Asked::by(head).with_trailers(head);
+        Err(match intake {
+            Intake::Stream { upload, .. } => Some(Exchange::Taking(asked, upload)),
+            Intake::Read { start, .. } => Some(self.begin_reading(wire, asked, start)),
+            _ => None,
+        })
+    }
+
+    fn begin_reading(
+        &self,
+        wire: &Wire<'_, Nudge>,
+        asked: Asked,
+        start: Box<dyn FnOnce(super::BodyReader, super::Responder)>,
+    ) -> Exchange {
+        let (pipe, reader) = Pipe::new();
+        let (late, responder) = Late::new();
+        if let Some(place) = self.place(wire) {
+            pipe.bind(place.clone());
+            late.bind(place, wire.draining());
+        }
+        // What is lost by a panic answers 500 by being dropped.
+        guard(|| start(reader, responder));
+        Exchange::Reading(asked, pipe, Box::new(Pending::new(late)))
+    }
+
+    /// Where other threads will reach the exchange that begins now.
+    fn place(&self, wire: &Wire<'_, Nudge>) -> Option<Place> {
+        Some(Place { remote: self.remote.clone()?, id: wire.id() })
+    }
+
+    /// Writes the response, or begins to wait for it, or to send it piece by piece.
+    #[inline]
+    fn answer(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, Nudge>,
+        asked: Asked,
+        response: Response,
+    ) -> Step {
+        let response = response.checked();
+        if let Body::Bytes(body) = &response.body {
+            wire.restart_clock();
+            return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, body));
+        }
+        self.answer_in_steps(state, wire, asked, response)
+    }
+
+    fn answer_in_steps(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, Nudge>,
+        asked: Asked,
+        mut response: Response,
+    ) -> Step {
+        let exchange = match std::mem::replace(&mut response.body, Body::Bytes(bytes::Bytes::new())) {
+            Body::Later(pending) => {
+                if let Some(place) = self.place(wire) {
+                    pending.late.bind(place, wire.draining());
+                }
+                let Response { fields, close, .. } = response;
+                Exchange::Waiting(asked, Box::new(Waiting { pending: *pending, fields, close }))
+            }
+            Body::Stream(stream) => match self.begin_sending(wire, asked, response, *stream) {
+                Ok(outgoing) => Exchange::Sending(outgoing),
+                Err(next) => return Step::Answered(next),
+            },
+            Body::Bytes(body) => {
+                return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, &body));
+            }
+        };
+        state.exchange = Some(Box::new(exchange));
+        Step::Parse
+    }
+
+    /// Writes the head of a stream; what follows is none where the response has no body.
+    fn begin_sending(
+        &mut self,
+        wire: &mut Wire<'_, Nudge>,
+        asked: Asked,
+        mut response: Response,
+        stream: Stream,
+    ) -> Result<Outgoing, Next> {
+        wire.restart_clock();
+        let tunnel = asked.connect && response.status.is_success();
+        let coding = match (stream.length, asked.version) {
+            (Some(length), _) => Coding::Length(length),
+            (None, Version::Http11) => Coding::Chunked,
+            (None, Version::Http10) => Coding::Close,
+        };
+        let (length, names) = match coding {
+            _ if tunnel => (Length::Untold, None),
+            Coding::Length(length) => (Length::Known(length), None),
+            // RFC 9112 section 6.1: nobody needs it on HEAD, and what has no body cannot be misread.
+            Coding::Chunked if asked.head => (Length::Untold, None),
+            Coding::Chunked => (Length::Chunked, stream.trailers.as_ref().map(|(names, _)| names)),
+            Coding::Close => (Length::Untold, None),
+        };
+        if let (Some(names), true) = (names, asked.trailers) {
+            response.announce_trailers(names);
+        }
+        let (persistence, next) =
+            asked.outlook(response.close || wire.draining() || (coding == Coding::Close && !asked.head));
+        if !write_head(&mut self.encoder, wire, &response, length, persistence) || asked.head || tunnel {
+            stream.discard();
+            return Err(next);
+        }
+        let outgoing = Outgoing::new(stream, coding, asked.trailers, next);
+        if let Some(place) = self.place(wire) {
+            outgoing.bind(place, wire.draining());
+        }
+        Ok(outgoing)
+    }
+
+    /// Goes on with an exchange that needs no input: looks for the answer, or sends more of it.
+    fn advance(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
+        match state.exchange.as_deref_mut() {
+            Some(Exchange::Waiting(asked, waiting)) => {
+                let asked = *asked;
+                let Some(mut response) = waiting.pending.take() else {
+                    return Step::Flow(Flow::Pause);
+                };
+                response.inherit(&waiting.fields, waiting.close);
+                waiting.pending.late.link.release();
+                state.exchange = None;
+                self.answer(state, wire, asked, response)
+            }
+            Some(Exchange::Reading(asked, pipe, pending)) => {
+                let Some(response) = pending.take() else {
+                    return if pipe.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
+                };
+                // Answered before the end of the body, which nobody will read.
+                let asked = asked.unread();
+                pipe.end(Err(io::ErrorKind::ConnectionAborted));
+                pending.late.link.release();
+                state.exchange = None;
+                self.answer(state, wire, asked, response)
+            }
+            Some(Exchange::Sending(outgoing)) => match outgoing.pump(wire.output()) {
+                Pumped::More => Step::Flow(Flow::Yield(state.phase)),
+                Pumped::Wait => Step::Flow(Flow::Pause),
+                Pumped::Done => {
+                    let next = outgoing.next;
+                    state.exchange = None;
+                    wire.restart_clock();
+                    Step::Answered(next)
+                }
+                Pumped::Broken => Step::Flow(outgoing.give_up()),
+            },
+            _ => Step::Parse,
+        }
+    }
+
+    /// Reads on in the input.
+    fn parse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
+        let input = wire.input();
+        let scratch = self.scratch.get_or_insert_default();
+        let (used, event) = match state.http1.receive(scratch, &self.limits, input) {
+            Ok(outcome) => outcome,
+            Err(error) => return Step::Flow(self.refuse(state, wire, error)),
+        };
+        wire.consume(used);
+        match event {
+            Event::NeedMore => Step::Flow(Self::wait(state, wire)),
+            Event::Head { len } => self.take_head(state, wire, input, used, len),
+            Event::Body(bytes) => self.take_piece(state, wire, bytes),
+            Event::End => self.end_body(state, wire),
+        }
+    }
+
+    fn take_piece(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, bytes: &[u8]) -> Step {
+        match state.exchange.as_deref_mut() {
+            Some(Exchange::Collecting(collected)) => collected.body.extend_from_slice(bytes),
+            Some(Exchange::Taking(asked, upload)) => {
+                let asked = asked.unread();
+                let response = match guard(|| upload.chunk(bytes)) {
+                    Some(Take::More) => return Step::Parse,
+                    Some(Take::Answer(response)) => response,
+                    None => response::internal_error(),
+                };
+                state.exchange = None;
+                return self.answer(state, wire, asked, response);
+            }
+            Some(Exchange::Reading(_, pipe, _)) if !pipe.push(bytes) => return Step::Flow(Flow::Pause),
+            _ => {}
+        }
+        Step::Parse
+    }
+
+    /// The body is whole: answer.
+    fn end_body(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
+        let Some(exchange) = state.exchange.take() else { return Step::Parse };
+        match *exchange {
+            Exchange::Collecting(collected) => {
+                let Collected { head_bytes, head, extensions, body } = collected;
+                let context = Context { peer: state.peer, ends: wire.ends(), extensions: RefCell::new(extensions) };
+                let request_head = RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[] };
+                let (asked, response) = self.respond(wire, &Request { head: request_head, body: &body });
+                self.answer(state, wire, asked, response)
+            }
+            Exchange::Taking(asked, upload) => {
+                let trailers = Trailers::received(state.http1.trailers());
+                let response = response::guarded(|| upload.end(&trailers));
+                self.answer(state, wire, asked, response)
+            }
+            Exchange::Reading(asked, pipe, pending) => {
+                pipe.end(Ok(Trailers::received(state.http1.trailers())));
+                let waiting = Waiting { pending: *pending, fields: Vec::new(), close: false };
+                state.exchange = Some(Box::new(Exchange::Waiting(asked, Box::new(waiting))));
+                Step::Parse
+            }
+            other => {
+                state.exchange = Some(Box::new(other));
+                Step::Parse
+            }
+        }
+    }
+
+    /// The peer's fault: the answer that names it, and a close that lets the peer read it.
+    fn refuse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, error: Error) -> Flow {
+        log::debug!("refused: {error}");
+        let asked = Asked::unreadable(self.is_for_head(state));
+        if let Some(exchange) = state.exchange.take() {
+            if let Exchange::Reading(_, pipe, _) = &*exchange {
+                pipe.end(Err(io::ErrorKind::InvalidData));
+            }
+            exchange.close();
+        }
+        let response = fault(error);
+        if let Body::Bytes(body) = &response.body {
+            write_whole(&mut self.encoder, wire, asked, &response, body);
+        }
+        Flow::Refuse
+    }
+
+    /// Whether the request that turned out to be at fault is one for HEAD, which gets no content (RFC 9110
+    /// section 9.3.2).
+    fn is_for_head(&self, state: &Conversation) -> bool {
+        match state.exchange.as_deref() {
+            Some(Exchange::Collecting(collected)) => collected.head.is_for_head(),
+            Some(Exchange::Taking(asked, _) | Exchange::Reading(asked, ..) | Exchange::Waiting(asked, _)) => asked.head,
+            Some(Exchange::Sending(_)) => false,
+            None => self.scratch.as_ref().is_some_and(|scratch| state.http1.is_for_head(scratch)),
+        }
+    }
+
+    fn wait(state: &mut Conversation, wire: &Wire<'_, Nudge>) -> Flow {
+        if wire.ended() {
+            return Flow::Close;
+        }
+        state.phase = if state.http1.is_within_body() {
+            Phase::Body
+        } else if state.http1.is_within_head() {
+            Phase::Head
+        } else if state.phase == Phase::Silent && wire.consumed() == 0 {
+            Phase::Silent
+        } else {
+            Phase::Idle
+        };
+        Flow::Read(state.phase)
+    }
+
+    /// After a letter, when output has drained, or when the drain began: the input at hand is not shown in this call.
+    fn resume(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
+        match self.advance(state, wire) {
+            Step::Flow(flow) => flow,
+            Step::Answered(next) => state.after(next).unwrap_or(Flow::Yield(state.phase)),
+            Step::Parse => Flow::Yield(state.phase),
+        }
+    }
+}
+
+impl Conversation {
+    /// Whether nothing but input is waited for.
+    fn is_reading(&self) -> bool {
+        matches!(self.exchange.as_deref(), None | Some(Exchange::Collecting(_) | Exchange::Taking(..)))
+    }
+
+    /// Whether the exchange under way takes input.
+    fn needs_input(&self) -> bool {
+        !matches!(self.exchange.as_deref(), Some(Exchange::Waiting(..) | Exchange::Sending(_)))
+    }
+
+    /// What follows an answer; `None` is the next request.
+    #[inline]
+    fn after(&mut self, next: Next) -> Option<Flow> {
+        match next {
+            Next::Request => {
+                self.phase = Phase::Idle;
+                None
+            }
+            Next::Close => Some(Flow::Close),
+            Next::Linger => Some(Flow::Linger),
+            Next::Refuse => Some(Flow::Refuse),
+        }
+    }
+}
+
+impl<H: Handler> App for HttpServer<H> {
+    type State = Conversation;
+    type Letter = Nudge;
+
+    fn start(&mut self, remote: Remote<Nudge>) {
+        self.remote = Some(remote);
+    }
+
+    fn open(&mut self, accepted: &Accepted<'_>, _wire: &mut Wire<'_, Nudge>) -> (Conversation, Flow) {
+        let phase = Phase::Silent;
+        let http1 = http1::Connection::new();
+        (Conversation { http1, exchange: None, peer: accepted.peer, phase }, Flow::Read(phase))
+    }
+
+    #[inline]
+    fn receive(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
+        let mut answered = 0;
+        while answered < REQUESTS_PER_TURN && wire.output().len() < BATCH_BYTES {
+            let step = match &state.exchange {
+                None => self.parse(state, wire),
+                Some(_) => match self.advance(state, wire) {
+                    Step::Parse if state.needs_input() => self.parse(state, wire),
+                    step => step,
+                },
+            };
+            match step {
+                Step::Flow(flow) => return flow,
+                Step::Parse => {}
+                Step::Answered(next) => {
+                    answered += 1;
+                    if let Some(flow) = state.after(next) {
+                        return flow;
+                    }
+                }
+            }
+        }
+        Flow::Yield(state.phase)
+    }
+
+    /// What there is to see stands with the exchange, so a nudge that comes too late finds nothing and does no harm.
+    fn letter(&mut self, state: &mut Conversation, _letter: Nudge, wire: &mut Wire<'_, Nudge>) -> Flow {
+        self.resume(state, wire)
+    }
+
+    fn drained(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
+        if state.is_reading() { Flow::Read(state.phase) } else { self.resume(state, wire) }
+    }
+
+    fn timer(&mut self, state: &mut Conversation, phase: Phase, wire: &mut Wire<'_, Nudge>) -> Flow {
+        match phase {
+            Phase::Head => self.refuse(state, wire, Error::HeadTimeout),
+            Phase::Body => self.refuse(state, wire, Error::BodyTimeout),
+            _ => Flow::Close,
+        }
+    }
+
+    fn drain(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
+        if let Some(exchange) = &state.exchange {
+            exchange.drain();
+        }
+        if state.is_reading() { Flow::Read(state.phase) } else { self.resume(state, wire) }
+    }
+
+    fn closed(&mut self, _: ConnId, state: Conversation, _: Closed) {
+        if let Some(exchange) = state.exchange {
+            exchange.close();
+        }
+    }
+
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Nudge)>) {}
+}

@@ -1,0 +1,111 @@
+//! Answers given later, by any thread.
+
+use std::sync::{Arc, Mutex};
+
+use super::link::{Link, Place, lock};
+use super::response::{self, Response};
+
+/// What a [`Responder`] left for the loop.
+enum Answer {
+    Ready(Response),
+    /// Made on the loop's own thread.
+    Make(Box<dyn FnOnce() -> Response + Send>),
+}
+
+/// Shared by a [`Responder`] and the exchange that waits for it.
+#[derive(Default)]
+pub(super) struct Late {
+    pub(super) link: Link,
+    answer: Mutex<Option<Answer>>,
+}
+
+impl Late {
+    pub(super) fn new() -> (Arc<Late>, Responder) {
+        let late = Arc::new(Late::default());
+        (Arc::clone(&late), Responder { late, used: false })
+    }
+
+    /// The answer, if it is there.
+    pub(super) fn take(&self) -> Option<Response> {
+        self.link.answer();
+        let answer = lock(&self.answer).take()?;
+        Some(match answer {
+            Answer::Ready(response) => response,
+            Answer::Make(make) => response::guarded(make),
+        })
+    }
+
+    fn put(&self, answer: Answer) {
+        *lock(&self.answer) = Some(answer);
+        self.link.nudge();
+    }
+
+    pub(super) fn bind(&self, place: Place, draining: bool) {
+        self.link.bind(place, draining);
+    }
+}
+
+/// Answers one request, once, from any thread. Made by [`Response::later`].
+///
+/// Requests pipelined behind it wait, so answers keep their order. Dropped without an answer it gives 500. An answer
+/// for a connection that is gone is dropped.
+pub struct Responder {
+    late: Arc<Late>,
+    used: bool,
+}
+
+impl Responder {
+    /// Answers.
+    pub fn respond(mut self, response: impl Into<Response>) {
+        self.used = true;
+        self.late.put(Answer::Ready(response.into()));
+    }
+
+    /// Answers with what a closure makes on the thread of the loop.
+    pub fn respond_with<R>(mut self, make: impl FnOnce() -> R + Send + 'static)
+    where
+        R: Into<Response>,
+    {
+        self.used = true;
+        self.late.put(Answer::Make(Box::new(|| make().into())));
+    }
+
+    /// Whether nobody waits for the answer any more: the connection ended, or the request's body was at fault and
+    /// was answered. A peer that only closed its sending half still waits.
+    pub fn is_closed(&self) -> bool {
+        self.late.link.is_closed()
+    }
+
+    /// Whether the server is shutting down: it waits for the answer no longer than its drain limit.
+    pub fn is_draining(&self) -> bool {
+        self.late.link.is_draining()
+    }
+
+    /// Calls a closure when nobody waits for the answer any more (see [`Responder::is_closed`]); at once if that is so
+    /// already, and never once the answer was taken. It runs on the thread of the loop and has to be quick.
+    pub fn on_closed(&self, call: impl FnOnce() + Send + 'static) {
+        self.late.link.on_closed(call);
+    }
+
+    /// Calls a closure when the server begins to shut down; at once if it does already.
+    pub fn on_drain(&self, call: impl FnOnce() + Send + 'static) {
+        self.late.link.on_drain(call);
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.used {
+            if !self.is_closed() {
+                log::error!("a responder was dropped without an answer: answered 500");
+            }
+            self.late.put(Answer::Ready(response::internal_error()));
+        }
+    }
+}
+
+impl std::fmt::Debug for Responder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Responder").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}

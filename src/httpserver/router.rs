@@ -1,0 +1,228 @@
+//! Routes: which handler answers which path and method.
+//!
+//! Paths are matched as they came, percent-encoded, by a radix tree (the crate matchit); a route is found in time
+//! that depends on the length of the path, not on the number of routes. What the route did not say is answered as
+//! RFC 9110 has it: an unknown path 404, a method that a path does not have 405 with Allow, one that nobody knows 501,
+//! OPTIONS with Allow, HEAD by the handler for GET.
+
+use http::StatusCode;
+
+use super::request::Parameters;
+use super::{Handler, Intake, Request, RequestHead, Response};
+
+/// Named parts that a pattern may have.
+const PARAMETERS_MAX: usize = 8;
+
+/// Methods that are known even where no route has them (RFC 9110 section 9, RFC 5789).
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+/// A handler that picks another one by path and method.
+///
+/// A pattern is a path with named parts: `/users/{id}` matches one segment, `/files/{*path}` all that follow.
+/// `{{` and `}}` stand for braces. More precise patterns win over less precise ones, whatever their order.
+///
+/// # Examples
+/// ```
+/// use serverd::{HttpServer, Request, Response, Router, StatusCode};
+///
+/// let router = Router::new()
+///     .get("/", |_| "hello\n")
+///     .get("/users/{id}", |request| {
+///         request.parameter::<u32>("id").map(|id| format!("user {id}\n"))
+///     })
+///     .post("/echo", |request| Response::new(StatusCode::OK).body(request.body().to_vec()));
+/// let server = HttpServer::with(router);
+/// # drop(server);
+/// ```
+#[derive(Default)]
+pub struct Router {
+    paths: matchit::Router<usize>,
+    routes: Vec<Route>,
+    fallback: Option<Box<dyn Handler>>,
+}
+
+/// What a path has.
+struct Route {
+    pattern: String,
+    methods: Vec<(String, Box<dyn Handler>)>,
+}
+
+/// Who answers.
+enum Found<'a> {
+    Handler(&'a mut dyn Handler),
+    Answer(Response),
+}
+
+impl Route {
+    fn handler(&self, method: &str) -> Option<usize> {
+        let position = |name: &str| self.methods.iter().position(|(own, _)| own == name);
+        position(method).or_else(|| if method == "HEAD" { position("GET") } else { None })
+    }
+
+    /// For the field Allow (RFC 9110 section 10.2.1).
+    fn allow(&self) -> String {
+        let mut names: Vec<&str> = self.methods.iter().map(|(name, _)| name.as_str()).collect();
+        if names.contains(&"GET") && !names.contains(&"HEAD") {
+            names.push("HEAD");
+        }
+        if !names.contains(&"OPTIONS") {
+            names.push("OPTIONS");
+        }
+        names.join(", ")
+    }
+}
+
+impl Router {
+    /// A router that answers everything 404.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers GET, and HEAD, on a path.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn get<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
+        self.route("GET", pattern, handler)
+    }
+
+    /// Answers POST on a path.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn post<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
+        self.route("POST", pattern, handler)
+    }
+
+    /// Answers PUT on a path.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn put<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
+        self.route("PUT", pattern, handler)
+    }
+
+    /// Answers PATCH on a path.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn patch<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
+        self.route("PATCH", pattern, handler)
+    }
+
+    /// Answers DELETE on a path.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn delete<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
+        self.route("DELETE", pattern, handler)
+    }
+
+    /// Answers a method on a path by any [`Handler`], which may also decide on the head.
+    ///
+    /// # Panics
+    /// When the pattern is malformed, has more than eight named parts, contradicts another one, or has a handler for
+    /// this method already: mistakes of the program, found when it starts.
+    #[must_use]
+    pub fn route(mut self, method: &str, pattern: &str, handler: impl Handler + 'static) -> Self {
+        let index = self.routes.iter().position(|route| route.pattern == pattern).unwrap_or_else(|| {
+            let index = self.routes.len();
+            let names = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
+            assert!(names <= PARAMETERS_MAX, "the route {pattern} has more than {PARAMETERS_MAX} named parts");
+            if let Err(error) = self.paths.insert(pattern, index) {
+                panic!("the route {pattern} cannot be added: {error}");
+            }
+            self.routes.push(Route { pattern: pattern.to_owned(), methods: Vec::new() });
+            index
+        });
+        let methods = &mut self.routes[index].methods;
+        assert!(methods.iter().all(|(own, _)| own != method), "{method} {pattern} has a handler already");
+        methods.push((method.to_owned(), Box::new(handler)));
+        self
+    }
+
+    /// Answers paths that no route has, instead of 404.
+    #[must_use]
+    pub fn fallback(mut self, handler: impl Handler + 'static) -> Self {
+        self.fallback = Some(Box::new(handler));
+        self
+    }
+
+    /// Finds who answers, and has it do so with the named parts of the path.
+    fn dispatch<T>(&mut self, head: &RequestHead<'_>, answer: impl FnOnce(Found<'_>, Parameters<'_>) -> T) -> T {
+        let method = head.method();
+        let known = METHODS.contains(&method) || self.has_method(method);
+        let Some(found) = self.paths.at(head.path()).ok() else {
+            return match &mut self.fallback {
+                _ if head.target() == "*" => answer(Found::Answer(options(&self.all_methods())), &[]),
+                _ if !known => answer(Found::Answer(not_implemented()), &[]),
+                Some(fallback) => answer(Found::Handler(&mut **fallback), &[]),
+                None => answer(Found::Answer(StatusCode::NOT_FOUND.into()), &[]),
+            };
+        };
+        let mut parameters = [("", ""); PARAMETERS_MAX];
+        let mut count = 0;
+        for (slot, parameter) in parameters.iter_mut().zip(found.params.iter()) {
+            *slot = parameter;
+            count += 1;
+        }
+        let route = &mut self.routes[*found.value];
+        match route.handler(method) {
+            Some(index) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count]),
+            None if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[]),
+            None if known => answer(Found::Answer(not_allowed(&route.allow())), &[]),
+            None => answer(Found::Answer(not_implemented()), &[]),
+        }
+    }
+
+    fn has_method(&self, method: &str) -> bool {
+        self.routes.iter().any(|route| route.methods.iter().any(|(own, _)| own == method))
+    }
+
+    /// What the server as a whole allows, for `OPTIONS *` (RFC 9110 section 9.3.7).
+    fn all_methods(&self) -> String {
+        let mut names: Vec<&str> =
+            self.routes.iter().flat_map(|route| route.methods.iter().map(|(name, _)| name.as_str())).collect();
+        names.extend(["HEAD", "OPTIONS"]);
+        names.sort_unstable();
+        names.dedup();
+        names.join(", ")
+    }
+}
+
+fn options(allow: &str) -> Response {
+    Response::new(StatusCode::NO_CONTENT).field("Allow", allow)
+}
+
+fn not_allowed(allow: &str) -> Response {
+    Response::from(StatusCode::METHOD_NOT_ALLOWED).field("Allow", allow)
+}
+
+fn not_implemented() -> Response {
+    Response::error(StatusCode::NOT_IMPLEMENTED, "this method is not known here\n")
+}
+
+impl Handler for Router {
+    /// The body of a request that nobody takes is not waited for.
+    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+        let head = *head;
+        self.dispatch(&head, |found, parameters| match found {
+            Found::Handler(handler) => handler.head(&head.with_parameters(parameters)),
+            Found::Answer(response) if response.status().is_success() => Intake::Default,
+            Found::Answer(response) => Intake::Refuse(response),
+        })
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        let request = *request;
+        self.dispatch(&request.head(), |found, parameters| match found {
+            Found::Handler(handler) => handler.call(&request.with_parameters(parameters)),
+            Found::Answer(response) => response,
+        })
+    }
+}
