@@ -39,12 +39,15 @@ with_curl() {
     equals "curl -X TRACE" "405" "$(curl -sS -m 10 -X TRACE -o /dev/null -w '%{response_code}' "$url/")"
 }
 
-with_wrk() { # more than 10,000 requests on one connection
-    local out count
-    out=$(wrk -t 1 -c 1 -d 2s "http://$at/")
-    count=$(sed -n 's/^ *\([0-9]*\) requests in.*/\1/p' <<<"$out")
-    [ "$count" -ge 10000 ] || fail "wrk: only $count requests in 2 s"
-    grep -qE 'Socket errors|Non-2xx' <<<"$out" && fail "wrk: $out"
+with_wrk() { # more than 10,000 requests on one connection; wrk counts seconds, so a slow machine gets more of them
+    local out count=0
+    for seconds in 2 20; do
+        [ "$count" -lt 10000 ] || break
+        out=$(wrk -t 1 -c 1 -d "${seconds}s" "http://$at/")
+        count=$(sed -n 's/^ *\([0-9]*\) requests in.*/\1/p' <<<"$out")
+        ! grep -qE 'Socket errors|Non-2xx' <<<"$out" || fail "wrk: $out"
+    done
+    [ "$count" -ge 10000 ] || fail "wrk: only $count requests in 20 s"
     echo "ok wrk, 10,000 requests and more on one connection"
 }
 

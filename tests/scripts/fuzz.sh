@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for SECONDS, all at once, from the corpus in fuzz/corpus: fuzz.sh SECONDS
+# Where nightly Rust or cargo-fuzz cannot be had it says so and passes, unless CI_REQUIRE_FUZZ is set.
+# What a target finds is left in fuzz/artifacts, and its log is printed.
+set -euo pipefail
+seconds=$1
+cd "$(dirname "$0")/../.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+without() {
+    echo "SKIPPED: nothing was fuzzed: $*"
+    [ -z "${CI_REQUIRE_FUZZ:-}" ] || exit 1
+    exit 0
+}
+
+cargo +nightly --version 2>/dev/null || rustup toolchain install nightly --profile minimal ||
+    without "nightly Rust is not installed and cannot be fetched"
+cargo fuzz --version 2>/dev/null || cargo install cargo-fuzz --locked --quiet ||
+    without "cargo-fuzz is not installed and cannot be fetched"
+
+cargo +nightly fuzz build
+jobs=() failed=0
+for target in head chunked connection; do
+    mkdir -p "$scratch/$target" "fuzz/corpus/$target"
+    cargo +nightly fuzz run "$target" "$scratch/$target" "fuzz/corpus/$target" -- \
+        -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=2048 >"$scratch/$target.log" 2>&1 &
+    jobs+=("$target:$!")
+done
+for job in "${jobs[@]}"; do
+    target=${job%:*}
+    if wait "${job#*:}"; then
+        echo "ok $target: $(grep '^Done ' "$scratch/$target.log")"
+    else
+        cat "$scratch/$target.log"
+        failed=1
+    fi
+done
+exit $failed
