@@ -1,18 +1,15 @@
-//! Readiness by Linux epoll: edge-triggered.
+//! Readiness by Linux epoll, through mio: edge-triggered.
 //!
 //! A source is registered for reading once; writing is added only while output is blocked, and taken away
 //! again. A modification re-arms the edge, so what is ready already is reported again, as the contract asks.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::Errno;
+use mio::unix::SourceFd;
 
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
@@ -20,19 +17,16 @@ use super::socket::{TcpListener, TcpStream};
 /// How many events one wait can bring. More stay in the kernel for the next one.
 const EVENTS_MAX: usize = 1024;
 
-/// What a peer that closed its sending half, or is gone, shows.
-const HANGUP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
-
 /// The epoll backend.
+#[derive(Debug)]
 pub struct Epoll {
-    poll: OwnedFd,
-    events: Vec<epoll::Event>,
+    poll: mio::Poll,
+    events: mio::Events,
     bell: Arc<Bell>,
 }
 
-/// A counter in the kernel that is never read: every write to it is an edge of its own.
 #[derive(Debug)]
-struct Bell(OwnedFd);
+struct Bell(mio::Waker);
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
@@ -40,21 +34,18 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let rung = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &1_u64.to_ne_bytes()));
-        if let Err(error) = rung {
-            log::error!("cannot wake the event loop: {}", io::Error::from(error));
+        while let Err(error) = self.0.wake() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                log::error!("cannot wake the event loop: {error}");
+                return;
+            }
         }
     }
 }
 
-/// Reading is always registered, since an edge that nobody wants costs nothing.
-fn flags(interest: Interest) -> EventFlags {
-    let reading = EventFlags::ET | EventFlags::IN | EventFlags::RDHUP;
-    if interest.write { reading | EventFlags::OUT } else { reading }
-}
-
-fn data(token: Token) -> EventData {
-    EventData::new_u64(token.0 as u64)
+/// mio refuses an interest in nothing; reading is always registered, since an edge that nobody wants costs nothing.
+fn registered(interest: Interest) -> mio::Interest {
+    if interest.write { mio::Interest::READABLE | mio::Interest::WRITABLE } else { mio::Interest::READABLE }
 }
 
 impl Readiness for Epoll {
@@ -66,18 +57,25 @@ impl Readiness for Epoll {
     const REPEATS: bool = false;
 
     fn new() -> io::Result<Self> {
-        let poll = epoll::create(CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&poll, &bell, data(Token::RESERVED), EventFlags::ET | EventFlags::IN)?;
-        Ok(Epoll { poll, events: Vec::with_capacity(EVENTS_MAX), bell: Arc::new(Bell(bell)) })
+        let poll = mio::Poll::new()?;
+        let bell = Arc::new(Bell(mio::Waker::new(poll.registry(), mio::Token(Token::RESERVED.0))?));
+        Ok(Epoll { poll, events: mio::Events::with_capacity(EVENTS_MAX), bell })
     }
 
     fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.poll, source, data(token), flags(interest))?)
+        self.poll.registry().register(
+            &mut SourceFd(&source.as_fd().as_raw_fd()),
+            mio::Token(token.0),
+            registered(interest),
+        )
     }
 
     fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.poll, source, data(token), flags(interest))?)
+        self.poll.registry().reregister(
+            &mut SourceFd(&source.as_fd().as_raw_fd()),
+            mio::Token(token.0),
+            registered(interest),
+        )
     }
 
     /// Nothing to do: epoll forgets a descriptor when it is closed, epoll(7).
@@ -87,21 +85,15 @@ impl Readiness for Epoll {
 
     #[inline]
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        // A timeout that does not fit is as good as none; the loop asks again.
-        let timeout = timeout.and_then(|limit| Timespec::try_from(limit).ok());
-        self.events.clear();
-        match epoll::wait(&self.poll, spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            outcome => outcome?,
         }
         for event in &self.events {
-            let (flags, data) = (event.flags, event.data.u64());
-            #[allow(clippy::cast_possible_truncation, reason = "tokens are as wide as usize")]
-            let token = Token(data as usize);
+            let token = Token(event.token().0);
             if token != Token::RESERVED {
-                let hangup = flags.intersects(HANGUP);
-                let readable = hangup || flags.intersects(EventFlags::IN);
-                let writable = hangup || flags.intersects(EventFlags::OUT);
+                let hangup = event.is_read_closed() || event.is_write_closed() || event.is_error();
+                let (readable, writable) = (event.is_readable() || hangup, event.is_writable() || hangup);
                 events.push(Event { token, readable, writable, hangup });
             }
         }
