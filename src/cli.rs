@@ -10,7 +10,7 @@ use log::LevelFilter;
 use crate::check::Check;
 use crate::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
-use crate::r#loop::Timeouts;
+use crate::r#loop::{self, Timeouts};
 use crate::server::{Backend, Command, Config};
 
 mod client;
@@ -28,6 +28,8 @@ Examples:
   serverd http --body 'out to lunch'             another text
   serverd echo                                   send back every byte, over TCP
   serverd check http://127.0.0.1:8888/           is it well? The exit code tells
+
+SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP changes nothing.
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
 
@@ -109,12 +111,34 @@ struct Cli {
     #[arg(hide_env_values = true, help_heading = "Listening")]
     workers: u16,
 
+    /// Connections held at once, others wait [default: the descriptor limit less a reserve, at most 1000000]
+    #[arg(long, global = true, value_name = "N", env = "SERVERD_MAX_CONNECTIONS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(hide_env_values = true, help_heading = "Listening")]
+    max_connections: Option<u32>,
+
+    /// Connections that may wait to be accepted
+    #[arg(long, global = true, value_name = "N", default_value_t = 4096, env = "SERVERD_BACKLOG")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Listening")]
+    backlog: u32,
+
     /// Cap for every limit below
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, env = "SERVERD_TIMEOUT")]
     #[arg(hide_env_values = true, help_heading = "Time limits")]
     timeout: Option<Duration>,
 
-    /// From the first byte of a head to its last; also for the first byte to come
+    /// Without a byte at all [default: as the next]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    #[arg(
+        env = "SERVERD_SILENT_TIMEOUT",
+        hide_env_values = true,
+        hide_short_help = true,
+        help_heading = "Time limits"
+    )]
+    silent_timeout: Option<Duration>,
+
+    /// From the first byte of a head to its last
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "10s")]
     #[arg(env = "SERVERD_HEAD_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     head_timeout: Duration,
@@ -124,15 +148,35 @@ struct Cli {
     #[arg(env = "SERVERD_IDLE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     idle_timeout: Option<Duration>,
 
-    /// Period in which a body brings 240 bytes a second
+    /// Period in which a body brings its bytes per second
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
     #[arg(env = "SERVERD_BODY_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     body_timeout: Duration,
+
+    /// Bytes per second a body brings at least
+    #[arg(long, global = true, value_name = "N", default_value_t = 240, env = "SERVERD_BODY_RATE")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Time limits")]
+    body_rate: u32,
 
     /// Without a byte of the answer taken
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
     #[arg(env = "SERVERD_WRITE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     write_timeout: Duration,
+
+    /// Reading away what a refused client still sends
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(
+        env = "SERVERD_LINGER_TIMEOUT",
+        hide_env_values = true,
+        hide_short_help = true,
+        help_heading = "Time limits"
+    )]
+    linger_timeout: Duration,
+
+    /// From the signal to end to the end; --timeout does not cap it
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    #[arg(env = "SERVERD_DRAIN_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
+    drain_timeout: Duration,
 
     /// Bytes of a head, at most 64KiB
     #[arg(long, global = true, value_name = "SIZE", value_parser = head_size, default_value = "64KiB")]
@@ -154,6 +198,32 @@ struct Cli {
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "1MiB")]
     #[arg(env = "SERVERD_MAX_BODY", hide_env_values = true, help_heading = "Size limits")]
     max_body: u64,
+
+    /// Unsent bytes of a connection at which nothing more is read from it
+    #[arg(long, global = true, value_name = "SIZE", value_parser = queue_size, default_value = "256KiB")]
+    #[arg(env = "SERVERD_MAX_QUEUE", hide_env_values = true, help_heading = "Size limits")]
+    max_queue: usize,
+
+    /// Bytes read away from a refused client
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    #[arg(env = "SERVERD_MAX_LINGER", hide_env_values = true, hide_short_help = true, help_heading = "Size limits")]
+    max_linger: u64,
+
+    /// Bytes read from a connection before the others have their turn
+    #[arg(long, global = true, value_name = "SIZE", value_parser = turn_size, default_value = "64KiB")]
+    #[arg(env = "SERVERD_TURN_READ", hide_env_values = true, hide_short_help = true, help_heading = "Fairness")]
+    turn_read: usize,
+
+    /// Bytes written to a connection before the others have their turn
+    #[arg(long, global = true, value_name = "SIZE", value_parser = turn_size, default_value = "256KiB")]
+    #[arg(env = "SERVERD_TURN_WRITE", hide_env_values = true, hide_short_help = true, help_heading = "Fairness")]
+    turn_write: usize,
+
+    /// Connections accepted before those inside have their turn
+    #[arg(long, global = true, value_name = "N", default_value_t = 64, env = "SERVERD_TURN_ACCEPTS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Fairness")]
+    turn_accepts: u16,
 
     /// Log more: once for connections' ends, twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, env = "SERVERD_VERBOSE")]
@@ -239,13 +309,26 @@ impl From<Cli> for Options {
 impl From<Cli> for Config {
     fn from(cli: Cli) -> Self {
         let timeouts = Timeouts {
-            silent: Some(cli.head_timeout),
+            silent: Some(cli.silent_timeout.unwrap_or(cli.head_timeout)),
             head: Some(cli.head_timeout),
             body: Some(cli.body_timeout),
+            body_rate: cli.body_rate,
             idle: Some(cli.idle_timeout.unwrap_or(IDLE)),
             open: cli.idle_timeout,
             write: Some(cli.write_timeout),
+            linger: Some(cli.linger_timeout),
             ..Timeouts::default()
+        };
+        let loop_limits = r#loop::Limits {
+            read_bytes_per_turn: cli.turn_read,
+            write_bytes_per_turn: cli.turn_write,
+            accepts_per_turn: cli.turn_accepts.into(),
+            output_bytes_max: cli.max_queue,
+            output_resume_bytes: cli.max_queue / 2,
+            linger_bytes_max: cli.max_linger,
+            backlog: cli.backlog,
+            drain: cli.drain_timeout,
+            ..r#loop::Limits::default()
         };
         let limits = Limits {
             head_bytes_max: cli.max_head,
@@ -272,6 +355,8 @@ impl From<Cli> for Config {
             timeout: cli.timeout,
             timeouts,
             limits,
+            loop_limits,
+            connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             command,
         }
     }
@@ -329,6 +414,20 @@ fn head_size(text: &str) -> Result<usize, String> {
     }
 }
 
+fn queue_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 1024..=0x4000_0000) => Ok(bytes),
+        _ => Err("from 1KiB to 1GiB".into()),
+    }
+}
+
+fn turn_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 4096..=0x100_0000) => Ok(bytes),
+        _ => Err("from 4KiB to 16MiB".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,6 +477,11 @@ mod tests {
         assert_eq!(config.timeouts.idle, Some(Duration::from_secs(120)));
         assert_eq!(config.limits.body_bytes_max, 3 << 30);
         assert_eq!(config.limits.head_bytes_max, 1024);
+        let config = parsed("serverd --max-queue 1MiB --max-connections 9 --drain-timeout 2s --head-timeout 3s");
+        assert_eq!(config.loop_limits.output_bytes_max, 1 << 20);
+        assert_eq!(config.loop_limits.output_resume_bytes, 1 << 19);
+        assert_eq!((config.connections_max, config.loop_limits.drain), (Some(9), Duration::from_secs(2)));
+        assert_eq!(config.timeouts.silent, Some(Duration::from_secs(3)));
         assert!(refused("serverd --timeout 5").contains("give a unit: 5s"));
         assert!(refused("serverd --timeout 0s").contains("more than nothing"));
         assert!(refused("serverd --timeout 5y").contains("the units are"));
@@ -415,6 +519,6 @@ mod tests {
         for heading in ["Commands:", "Listening:", "Time limits:", "Size limits:", "Output:", "Examples:"] {
             assert!(help.contains(heading), "{help}");
         }
-        assert!(help.lines().count() <= 60, "{help}");
+        assert!(help.lines().count() <= 75, "{help}");
     }
 }

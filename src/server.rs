@@ -5,23 +5,20 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::apps::{Echo, Fixed};
 use crate::http1;
 use crate::httpserver::HttpServer;
-use crate::r#loop::{App, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
+use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
 
+mod descriptors;
+mod listeners;
 mod signals;
-
-/// Connections that may wait to be accepted: what a burst of clients needs, up to the system's own limit
-/// (net.core.somaxconn, 4096 on Linux).
-const BACKLOG: i32 = 4096;
 
 /// What a server is to be.
 #[derive(Clone, Debug)]
@@ -40,6 +37,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What a request may cost.
     pub limits: http1::Limits,
+    /// What each loop grants its connections. Its bound on connections does not count; the next field does.
+    pub loop_limits: Limits,
+    /// Connections held at once by all workers together; `None` for as many as there are descriptors, less a reserve.
+    pub connections_max: Option<usize>,
     /// What to serve.
     pub command: Command,
 }
@@ -80,7 +81,8 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Runs a server until it is told to end by SIGINT or SIGTERM (Ctrl-C): then it stops accepting, finishes what is
-/// under way and returns. A second signal ends the process at once.
+/// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP does nothing, as
+/// there is nothing to be read again.
 ///
 /// Prints one line per listener on stdout once connections are accepted.
 ///
@@ -89,41 +91,56 @@ impl std::error::Error for Failure {}
 pub fn run(config: &Config) -> Result<(), Failure> {
     let backend = Chosen::from(config.backend)?;
     let workers = count_workers(config.workers)?;
-    let listeners = bind(&config.host, config.port, workers)?;
+    let capacity = Capacity::new(descriptors::connections_max(config.connections_max, workers));
+    let listeners = listeners::bind(&config.host, config.port, workers, config.loop_limits.backlog)?;
     let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
-    let (send_handle, handles) = mpsc::channel();
-    let mut threads = Vec::new();
+    let (send, receive) = mpsc::channel();
     for (number, listener) in listeners.into_iter().enumerate() {
-        let (config, send_handle) = (config.clone(), send_handle.clone());
-        let worker = move || work(backend, &config, listener, &send_handle);
-        let name = format!("worker-{number}");
-        let spawned = thread::Builder::new().name(name).spawn(worker);
-        threads.push(spawned.map_err(|error| failed("cannot start a thread", &error))?);
+        let (config, capacity, send) = (config.clone(), capacity.clone(), send.clone());
+        let worker = move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, listener, &send)))
+                .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
+            // Fails only when the server gave up starting.
+            let _ = send.send(News::Ended(ended));
+        };
+        let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(worker);
+        spawned.map_err(|error| failed("cannot start a thread", &error))?;
     }
-    drop(send_handle);
-    let handles: Vec<Handle> = handles.iter().take(workers).collect();
-    if handles.len() == workers {
-        let watched = handles.clone();
-        signals::watch(move || watched.iter().for_each(Handle::drain))
-            .map_err(|error| failed("cannot listen for signals", &error))?;
-        announce(&config.command, local, backend, workers);
+    let mut handles = Vec::new();
+    while handles.len() < workers {
+        match receive.recv() {
+            Ok(News::Started(handle)) => handles.push(handle),
+            Ok(News::Ended(Err(failure))) => return Err(failure),
+            Ok(News::Ended(Ok(()))) | Err(_) => return Err(Failure("a worker ended before it began".into())),
+        }
     }
-    join(threads, &handles)
+    let watched = handles.clone();
+    signals::watch(move || watched.iter().for_each(Handle::drain))
+        .map_err(|error| failed("cannot listen for signals", &error))?;
+    announce(&config.command, local, backend, workers);
+    wait(&receive, &handles)
+}
+
+/// What workers tell the thread that started them.
+enum News {
+    Started(Handle),
+    Ended(Result<(), Failure>),
 }
 
 fn failed(what: &str, error: &io::Error) -> Failure {
     Failure(format!("{what}: {error}"))
 }
 
-/// Waits for all workers; when one fails, the others are drained too.
-fn join(threads: Vec<thread::JoinHandle<Result<(), Failure>>>, handles: &[Handle]) -> Result<(), Failure> {
+/// Waits until all workers have ended; when one fails, the others are drained.
+fn wait(news: &mpsc::Receiver<News>, handles: &[Handle]) -> Result<(), Failure> {
     let mut outcome = Ok(());
-    for thread in threads {
-        let ended = thread.join().unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
-        if ended.is_err() {
+    let ends = news.iter().filter_map(|news| if let News::Ended(ended) = news { Some(ended) } else { None });
+    for ended in ends.take(handles.len()) {
+        if let Err(failure) = &ended {
+            log::error!("{failure}; the other workers drain");
             handles.iter().for_each(Handle::drain);
-            outcome = outcome.and(ended);
         }
+        outcome = outcome.and(ended);
     }
     outcome
 }
@@ -132,25 +149,27 @@ fn join(threads: Vec<thread::JoinHandle<Result<(), Failure>>>, handles: &[Handle
 fn work(
     backend: Chosen,
     config: &Config,
+    capacity: &Capacity,
     listener: TcpListener,
-    send_handle: &mpsc::Sender<Handle>,
+    send: &mpsc::Sender<News>,
 ) -> Result<(), Failure> {
-    let mut poller = poller(backend, config, listener).map_err(|error| failed("cannot make an event loop", &error))?;
+    let mut poller =
+        poller(backend, config, capacity, listener).map_err(|error| failed("cannot make an event loop", &error))?;
     // Fails only when the server gave up starting.
-    let _ = send_handle.send(poller.handle());
+    let _ = send.send(News::Started(poller.handle()));
     poller.run().map_err(|error| failed("the event loop failed", &error))
 }
 
 /// The one place that turns the name of a backend into a loop.
-fn poller(backend: Chosen, config: &Config, listener: TcpListener) -> io::Result<Box<dyn Poller>> {
+fn poller(backend: Chosen, config: &Config, capacity: &Capacity, listener: TcpListener) -> io::Result<Box<dyn Poller>> {
     match backend {
         #[cfg(target_os = "linux")]
-        Chosen::Epoll => assemble::<crate::r#loop::Epoll>(config, listener),
-        Chosen::Select => assemble::<Select>(config, listener),
+        Chosen::Epoll => assemble::<crate::r#loop::Epoll>(config, capacity, listener),
+        Chosen::Select => assemble::<Select>(config, capacity, listener),
     }
 }
 
-fn assemble<B>(config: &Config, listener: TcpListener) -> io::Result<Box<dyn Poller>>
+fn assemble<B>(config: &Config, capacity: &Capacity, listener: TcpListener) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
     B::Listener: From<TcpListener>,
@@ -159,26 +178,33 @@ where
     if let Some(limit) = config.timeout {
         timeouts.cap(limit);
     }
-    let mut limits = Limits::default();
+    let mut limits = config.loop_limits.clone();
     match &config.command {
         Command::Http { body } => {
             let app = HttpServer::with(Fixed::new(body.clone())).limits(config.limits.clone());
-            boxed::<B, _>(timeouts, limits, app, listener)
+            boxed::<B, _>(timeouts, limits, capacity, app, listener)
         }
         Command::Echo => {
             Echo::bound(&mut limits);
-            boxed::<B, _>(timeouts, limits, Echo, listener)
+            boxed::<B, _>(timeouts, limits, capacity, Echo, listener)
         }
     }
 }
 
-fn boxed<B, A>(timeouts: Timeouts, limits: Limits, app: A, listener: TcpListener) -> io::Result<Box<dyn Poller>>
+fn boxed<B, A>(
+    timeouts: Timeouts,
+    limits: Limits,
+    capacity: &Capacity,
+    app: A,
+    listener: TcpListener,
+) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
     B::Listener: From<TcpListener>,
     A: App + 'static,
 {
     let mut event_loop = EventLoop::<B, A>::with(timeouts, limits, app)?;
+    event_loop.share_capacity(capacity);
     event_loop.listen(listener)?;
     Ok(Box::new(event_loop))
 }
@@ -239,72 +265,4 @@ fn announce(command: &Command, local: SocketAddr, backend: Chosen, workers: usiz
     if let Err(error) = line.and_then(|()| out.flush()) {
         log::warn!("cannot print the start line: {error}");
     }
-}
-
-/// One listener per worker, all on the same address.
-fn bind(host: &str, port: u16, workers: usize) -> Result<Vec<TcpListener>, Failure> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let addresses: Vec<SocketAddr> = (bare, port)
-        .to_socket_addrs()
-        .map_err(|error| {
-            Failure(format!("cannot find the host {host:?} ({error}); give --host an address of this machine"))
-        })?
-        .collect();
-    let mut outcome = Err(Failure(format!("the host {host:?} has no address; give --host an address of this machine")));
-    for address in addresses {
-        match bind_all(address, workers) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => outcome = Err(cannot_listen(address, &error)),
-        }
-    }
-    outcome
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "the port is taken; stop who uses it or choose another with --port",
-        io::ErrorKind::PermissionDenied => "not permitted; choose a port above 1023 with --port",
-        io::ErrorKind::AddrNotAvailable => "not an address of this machine; choose another with --host",
-        _ => {
-            return Failure(format!("cannot listen on {address}: {error}; choose another with --host or --port"));
-        }
-    };
-    Failure(format!("cannot listen on {address}: {advice}"))
-}
-
-fn bind_all(mut address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    let first = open(address)?;
-    // Bound without sharing, so that another server on the port is noticed; shared among the own workers only then.
-    first.bind(&address.into())?;
-    let mut sockets = vec![first];
-    if workers > 1 {
-        share_port(&sockets[0])?;
-        address.set_port(sockets[0].local_addr()?.as_socket().map_or(address.port(), |own| own.port()));
-        for _ in 1..workers {
-            let socket = open(address)?;
-            share_port(&socket)?;
-            socket.bind(&address.into())?;
-            sockets.push(socket);
-        }
-    }
-    sockets.into_iter().map(|socket| socket.listen(BACKLOG).map(|()| socket.into())).collect()
-}
-
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Lets a server start again while old connections are in TIME_WAIT. On Windows the option means that anybody may
-    // take the port over.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    Ok(socket)
-}
-
-#[cfg(target_os = "linux")]
-fn share_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn share_port(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }

@@ -18,7 +18,7 @@ impl Echo {
 
     /// Sets these marks in the limits of a loop.
     pub fn bound(limits: &mut Limits) {
-        limits.output_bytes_max = 2 * Self::HIGH_BYTES;
+        limits.output_bytes_max = Self::HIGH_BYTES;
         limits.output_resume_bytes = Self::LOW_BYTES;
     }
 }

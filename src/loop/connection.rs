@@ -116,7 +116,7 @@ impl<S: Stream, T> Connection<S, T> {
     /// Compares what waits with the high and the low mark.
     fn gauge(&mut self, limits: &Limits) {
         let waiting = self.pending_bytes();
-        if waiting > limits.output_bytes_max / 2 {
+        if waiting > limits.output_bytes_max {
             self.stuffed = true;
         } else if waiting <= limits.output_resume_bytes {
             self.stuffed = false;

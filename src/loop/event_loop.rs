@@ -570,9 +570,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         while let Some(index) = self.doors.iter().position(Door::is_quiet) {
             self.doors.swap_remove(index).close(&mut self.backend);
         }
-        if self.doors.is_empty() {
-            self.settled_ms = None;
-        }
+        self.settled_ms = (!self.doors.is_empty()).then_some(self.clock.now_ms + SETTLE_MS);
     }
 
     /// Closes everything at once.
@@ -593,7 +591,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Carries out what a [`Handle`] ordered. Says whether everything was closed at once.
     fn obey_orders(&mut self) -> bool {
         let order = self.mailbox.bell.order();
-        if order == Order::Stop || self.drain.is_some_and(|deadline| deadline <= self.clock.now_ms) {
+        let late = self.drain.is_some_and(|deadline| deadline <= self.clock.now_ms);
+        if late && self.table.len() > 0 {
+            log::warn!("the drain took longer than its limit; {} connections are cut off", self.table.len());
+        }
+        if order == Order::Stop || late {
             self.close_all();
             return true;
         }

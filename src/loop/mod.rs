@@ -177,11 +177,11 @@ pub struct Limits {
     pub write_bytes_per_turn: usize,
     /// Unconsumed input at which a connection is given up: an application that does not consume. 1 MiB.
     pub input_bytes_max: usize,
-    /// Unsent output above half of which nothing more is read from a connection, nor asked of the
-    /// application: a peer that does not read costs no more than this and one answer. 256 KiB.
+    /// Unsent output above which nothing more is read from a connection, nor asked of the application: a peer that
+    /// does not read costs no more than this and one answer. 256 KiB.
     pub output_bytes_max: usize,
-    /// Once reading stopped for unsent output, it goes on when no more than this is left. 32 KiB, so that a peer that
-    /// takes its output in small pieces does not make the loop read in small pieces.
+    /// Once reading stopped for unsent output, it goes on when no more than this is left. 128 KiB: well below the
+    /// bound, so that a peer that takes its output in small pieces does not make the loop read in small pieces.
     pub output_resume_bytes: usize,
     /// What is read away from a refused peer before the socket is closed. 64 MiB.
     pub linger_bytes_max: u64,
@@ -204,7 +204,7 @@ impl Default for Limits {
             write_bytes_per_turn: 256 * 1024,
             input_bytes_max: 1024 * 1024,
             output_bytes_max: 256 * 1024,
-            output_resume_bytes: 32 * 1024,
+            output_resume_bytes: 128 * 1024,
             linger_bytes_max: 64 * 1024 * 1024,
             backlog: 4096,
             accepts_per_turn: 64,

@@ -1,15 +1,22 @@
-//! The signals that end a server: the first drains, the second ends the process at once.
+//! The signals that end a server: the first drains, the second ends the process at once. A hang-up changes nothing:
+//! there is no configuration to be read again, and a terminal that closes is no reason to stop serving.
 
 use std::io;
 
-/// Calls `drain` at the first SIGINT or SIGTERM; the second ends the process with 128 and its number.
+/// Calls `drain` at the first SIGINT or SIGTERM; the second ends the process with 128 and its number. What is called in
+/// the signal's own context only wakes a thread.
 #[cfg(unix)]
 pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let wait = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
+        let mut draining = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                log::info!("a hang-up changes nothing; SIGTERM ends the server");
+                continue;
+            }
+            if std::mem::replace(&mut draining, true) {
                 std::process::exit(128 + signal);
             }
             log::info!("draining; a second signal ends at once");

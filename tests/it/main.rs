@@ -15,6 +15,7 @@ mod handlers;
 mod harness;
 mod keepalive;
 mod limits;
+mod manners;
 mod panics;
 mod process;
 mod properties;

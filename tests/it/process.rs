@@ -8,22 +8,27 @@ use crate::harness::Client;
 
 const TEXT: &str = "this is response from server";
 
-fn serverd(arguments: &[&str]) -> Command {
+pub(crate) fn serverd(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serverd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// A running server, killed when dropped.
-struct Running {
-    child: Child,
-    line: String,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) line: String,
     stdout: BufReader<std::process::ChildStdout>,
 }
 
 impl Running {
-    fn start(arguments: &[&str]) -> Running {
-        let mut child = serverd(arguments).spawn().expect("the binary starts");
+    pub(crate) fn start(arguments: &[&str]) -> Running {
+        Running::spawn(&mut serverd(arguments))
+    }
+
+    /// Starts the server by a command of its own, whose stdout is piped.
+    pub(crate) fn spawn(command: &mut Command) -> Running {
+        let mut child = command.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("a start line");
@@ -31,22 +36,22 @@ impl Running {
     }
 
     /// `127.0.0.1:PORT`, from the start line.
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
     }
 
-    fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::new(self.address().parse().expect("an address"))
     }
 
     #[cfg(unix)]
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits for the end; returns the exit code and what else came on stdout.
-    fn wait(mut self) -> (Option<i32>, String) {
+    pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("text");
         (self.child.wait().expect("an end").code(), rest)
@@ -61,11 +66,11 @@ impl Drop for Running {
     }
 }
 
-fn backends() -> &'static [&'static str] {
+pub(crate) fn backends() -> &'static [&'static str] {
     if cfg!(target_os = "linux") { &["epoll", "select"] } else { &["select"] }
 }
 
-fn run(arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = serverd(arguments).output().expect("the binary runs");
     (status.code(), String::from_utf8(stderr).expect("text"))
 }

@@ -1,0 +1,61 @@
+//! How many connections the system lets a process hold: one descriptor each.
+
+/// More than this is not asked for, whatever the system allows.
+const CONNECTIONS_MAX: usize = 1_000_000;
+
+/// Descriptors that are not for connections: the standard three, the log, the signals, and what an application opens.
+const RESERVE: usize = 64;
+
+/// What each worker needs besides: listener, poller, waker.
+const RESERVE_PER_WORKER: usize = 8;
+
+/// How many connections to hold: as many as were `asked` for, or else what the descriptors allow. Raises the limit of
+/// descriptors as far as the system lets a process do that itself.
+pub(super) fn connections_max(asked: Option<usize>, workers: usize) -> usize {
+    let Some(descriptors) = raise() else {
+        return asked.unwrap_or(CONNECTIONS_MAX);
+    };
+    let reserve = (RESERVE + RESERVE_PER_WORKER * workers).min(descriptors / 2);
+    let room = descriptors - reserve;
+    match asked {
+        None => room.min(CONNECTIONS_MAX),
+        Some(asked) => {
+            if asked > room {
+                log::warn!(
+                    "descriptors suffice for about {room} connections, not {asked}; raise the limit (ulimit -n) or \
+                     lower --max-connections"
+                );
+            }
+            asked
+        }
+    }
+}
+
+/// Raises the limit; `None` where there is none.
+#[cfg(unix)]
+fn raise() -> Option<usize> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Some systems call the limit infinite and refuse that very value; what was asked for before stays then.
+    let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let limit = if raised { maximum } else { current };
+    limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+#[cfg(not(unix))]
+fn raise() -> Option<usize> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_holds_and_else_a_reserve_is_kept() {
+        assert_eq!(connections_max(Some(7), 1), 7);
+        let own = connections_max(None, 1);
+        assert!((1..=CONNECTIONS_MAX).contains(&own), "{own}");
+        assert!(connections_max(None, 100) <= own);
+    }
+}

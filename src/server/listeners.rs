@@ -1,0 +1,77 @@
+//! The listening sockets of a server: one for each worker, all on one address that nobody else has.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Failure;
+
+/// One listener per worker, all on the same address.
+pub(super) fn bind(host: &str, port: u16, workers: usize, backlog: u32) -> Result<Vec<TcpListener>, Failure> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let addresses: Vec<SocketAddr> = (bare, port)
+        .to_socket_addrs()
+        .map_err(|error| {
+            Failure(format!("cannot find the host {host:?} ({error}); give --host an address of this machine"))
+        })?
+        .collect();
+    let mut outcome = Err(Failure(format!("the host {host:?} has no address; give --host an address of this machine")));
+    for address in addresses {
+        match bind_all(address, workers, backlog) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => outcome = Err(cannot_listen(address, &error)),
+        }
+    }
+    outcome
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken; stop who uses it or choose another with --port",
+        io::ErrorKind::PermissionDenied => "not permitted; choose a port above 1023 with --port",
+        io::ErrorKind::AddrNotAvailable => "not an address of this machine; choose another with --host",
+        _ => {
+            return Failure(format!("cannot listen on {address}: {error}; choose another with --host or --port"));
+        }
+    };
+    Failure(format!("cannot listen on {address}: {advice}"))
+}
+
+fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    let first = open(address)?;
+    // Bound without sharing, so that another server on the port is noticed; shared among the own workers only then.
+    first.bind(&address.into())?;
+    let mut sockets = vec![first];
+    if workers > 1 {
+        share_port(&sockets[0])?;
+        address.set_port(sockets[0].local_addr()?.as_socket().map_or(address.port(), |own| own.port()));
+        for _ in 1..workers {
+            let socket = open(address)?;
+            share_port(&socket)?;
+            socket.bind(&address.into())?;
+            sockets.push(socket);
+        }
+    }
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| socket.into())).collect()
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Lets a server start again while old connections are in TIME_WAIT. On Windows the option means that anybody may
+    // take the port over.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+#[cfg(target_os = "linux")]
+fn share_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn share_port(_: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
