@@ -75,6 +75,8 @@ impl Connection {
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
         let outcome = match &mut self.state {
+            // The common end of a batch.
+            State::Head(_) if input.is_empty() => return Ok((0, Event::NeedMore)),
             State::Head(_) | State::Ended(_) => self.receive_head(scratch, limits, input),
             State::Between(framing) => {
                 let framing = *framing;

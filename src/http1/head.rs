@@ -16,7 +16,10 @@
 
 use super::Limits;
 use super::error::Error;
+use super::scan::is_word;
 use super::target::{self, Form};
+
+mod plain;
 
 /// Empty lines before a request line that are skipped (RFC 9112 section 2.2 asks for at least one).
 const BLANK_LINES_MAX: u8 = 8;
@@ -197,6 +200,11 @@ impl Head {
             if self.crlf.is_none() {
                 check_first_octets(bytes)?;
             }
+            if self.searched == self.line
+                && let Some(end) = self.read_plain_lines(bytes, limits)?
+            {
+                return Ok(Progress::Whole { start, end: start + end });
+            }
             let Some(found) = memchr::memchr(b'\n', &bytes[self.searched..]) else {
                 self.check_unfinished(bytes, bytes.len() - self.line, limits)?;
                 self.searched = bytes.len();
@@ -300,29 +308,31 @@ impl Head {
     }
 
     /// Notes the fields that frame the message or steer the connection.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "the call would cost more than the look at most names")]
+    #[inline(always)]
     fn mark(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.mark_host(value),
+            4 if is_word(name, b"host") => self.mark_host(value),
             // If-Match, If-Range, If-None-Match, If-Modified-Since, If-Unmodified-Since.
             8 | 13 | 17 | 19 if name[..3].eq_ignore_ascii_case(b"if-") => {
                 self.conditional = true;
                 Ok(())
             }
-            6 if name.eq_ignore_ascii_case(b"expect") => {
+            6 if is_word(name, b"expect") => {
                 self.mark_expect(value);
                 Ok(())
             }
-            10 if name.eq_ignore_ascii_case(b"connection") => {
+            10 if is_word(name, b"connection") => {
                 self.mark_connection(value);
                 Ok(())
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.mark_content_length(value),
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.mark_codings(value),
+            14 if is_word(name, b"content-length") => self.mark_content_length(value),
+            17 if is_word(name, b"transfer-encoding") => self.mark_codings(value),
             _ => Ok(()),
         }
     }
 
+    #[inline(never)]
     fn mark_host(&mut self, value: &[u8]) -> Result<(), Error> {
         if self.host {
             return Err(Error::HostRepeated);
@@ -343,7 +353,16 @@ impl Head {
     }
 
     /// RFC 9110 section 7.6.1: a list of case-insensitive options.
+    #[inline(never)]
     fn mark_connection(&mut self, value: &[u8]) {
+        if is_word(value, b"keep-alive") {
+            self.keep_alive = true;
+            return;
+        }
+        if is_word(value, b"close") {
+            self.close = true;
+            return;
+        }
         for option in elements(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");

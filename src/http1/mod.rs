@@ -12,6 +12,7 @@ mod encode;
 mod error;
 mod head;
 mod response;
+mod scan;
 mod target;
 
 pub use connection::{Connection, Event};

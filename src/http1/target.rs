@@ -106,6 +106,12 @@ pub(super) fn path_and_query(form: Form, target: &[u8]) -> (&[u8], Option<&[u8]>
 }
 
 fn check_path_and_query(bytes: &[u8]) -> Result<(), Error> {
+    if path_and_query_len(bytes) == bytes.len() { Ok(()) } else { Err(Error::Target) }
+}
+
+/// How much of the front is a path and a query.
+#[inline]
+pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
     let mut class = PATH;
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -114,11 +120,13 @@ fn check_path_and_query(bytes: &[u8]) -> Result<(), Error> {
         } else if byte == b'?' {
             class = QUERY;
             at += 1;
+        } else if let Some(len) = percent(&bytes[at..]) {
+            at += len;
         } else {
-            at += percent(&bytes[at..]).ok_or(Error::Target)?;
+            break;
         }
     }
-    Ok(())
+    at
 }
 
 /// The length of the percent-encoding at the front.
@@ -142,6 +150,16 @@ fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 /// Whether these are `uri-host [ ":" port ]` with a host that is not empty (RFC 9110 sections 4.2.1 and 7.2).
 pub(super) fn is_authority(authority: &[u8]) -> bool {
+    let name_len = authority.iter().position(|&byte| CLASS[byte as usize] & HOST == 0).unwrap_or(authority.len());
+    match &authority[name_len..] {
+        [] => name_len > 0,
+        [b':', port @ ..] => name_len > 0 && port.iter().all(u8::is_ascii_digit),
+        _ => is_unusual_authority(authority),
+    }
+}
+
+/// One with a percent-encoding or an IP literal.
+fn is_unusual_authority(authority: &[u8]) -> bool {
     let (host, port) = split_port(authority);
     let port_is_good = port.is_none_or(|port| port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
     port_is_good && is_host(host)
