@@ -5,6 +5,40 @@
 //!
 //! What a request may cost is told by [`Limits`]; besides these, a chunk line has at most 4,096 octets, the chunk
 //! extensions of a body at most 16 KiB, and at most 8 empty lines may stand before a request line.
+//!
+//! # Where the RFCs leave a choice
+//!
+//! The one is taken that no proxy can read differently; what is refused ends the connection.
+//!
+//! | RFC 9112 | choice |
+//! |---|---|
+//! | 2.2 | A head's lines end all in CRLF, or all in LF, as a person in netcat types it. A mixture is refused, and a bare CR everywhere |
+//! | 2.2 | Up to 8 empty lines are skipped before a request line, each in CRLF or LF |
+//! | 2.2 | White space before the first field is refused, not dropped |
+//! | 3 | One SP, and no other white space, separates the words of the request line |
+//! | 3.2 | An empty Host is refused: an http URI has a host (RFC 9110 section 4.2.1) |
+//! | 3.2 | A target is held to RFC 3986, besides `[` and `]` in a query; nothing is repaired |
+//! | 5.2 | A folded line is refused, not joined |
+//! | 6.1 | Transfer-Encoding together with Content-Length, or in HTTP/1.0, is refused, not repaired |
+//! | 6.1, 6.3 | A coding that is not known is 501 where chunked comes last, and 400 where it does not |
+//! | 6.1 | A Transfer-Encoding line that names no coding is refused, beside others too |
+//! | 6.3 | A repeated Content-Length is refused even when the values are equal |
+//! | 7.1 | In chunks only CRLF ends a line |
+//! | 7.1.1 | Chunk extensions are ignored when they are well-formed, and refused when not |
+//! | 7.1.2 | Trailer fields are checked, bounded and dropped |
+//!
+//! | RFC 9110 | choice |
+//! |---|---|
+//! | 2.5 | HTTP/1.2 to HTTP/1.9 are read as HTTP/1.1 |
+//! | 5.5 | Control octets in values are refused, not replaced by SP; HTAB and obs-text pass |
+//! | 7.4 | A target of another scheme than http is 421 |
+//! | 7.8 | Upgrade is ignored unless the application asks for it |
+//! | 10.1.1 | An expectation other than 100-continue is 417; 100 is left out where no body follows or some of it has come |
+//!
+//! Clause by clause, with the test that shows it: [`conformance`].
+
+#[doc = include_str!("../../docs/CONFORMANCE.md")]
+pub mod conformance {}
 
 mod body;
 mod connection;

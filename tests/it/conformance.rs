@@ -1,5 +1,9 @@
 //! The cases of tests/conformance, run through `http1` without sockets: whole, octet by octet and at random cuts. The
-//! same octets give the same events however they are cut, and the answer a case wants.
+//! same octets give the same events however they are cut, and the answer a case wants. And docs/CONFORMANCE.md, the
+//! table of clauses, is held to its word.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serverd::http1::{Framing, Limits};
@@ -106,4 +110,57 @@ fn faults_are_found_where_the_cases_want_them() {
         assert!(allowed, "{}: {error:?} is not among {:?}", case.id, case.accept);
     }
     assert!(faults > 400, "only {faults} faults found: are the cases read?");
+}
+
+/// The names in the last column of the table of clauses.
+fn names_in_the_table() -> Vec<&'static str> {
+    let rows = include_str!("../../docs/CONFORMANCE.md").lines().filter(|line| line.starts_with("| "));
+    let last = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit_once(" | "));
+    // What stands between backticks is every second part.
+    last.flat_map(|(_, names)| names.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The files of this name below a directory.
+fn files_named(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory of the project") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files_named(&path, name, found);
+        } else if path.file_name().is_some_and(|own| own == name) {
+            found.push(path);
+        }
+    }
+}
+
+fn test_exists(module: &str, test: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["src", "tests/it"] {
+        files_named(&root.join(directory), &format!("{module}.rs"), &mut files);
+    }
+    let head = [format!("fn {test}("), format!("fn {test}<")];
+    files.iter().any(|file| {
+        let source = std::fs::read_to_string(file).expect("a source file");
+        head.iter().any(|head| source.contains(head))
+    })
+}
+
+#[test]
+fn the_table_of_clauses_names_tests_that_exist_and_every_case() {
+    let cases = cases();
+    let mut told = HashSet::new();
+    let names = names_in_the_table();
+    assert!(names.len() > 200, "only {} names found: is the table read?", names.len());
+    for name in names {
+        if let Some((module, test)) = name.split_once("::") {
+            assert!(test_exists(module, test), "no test {name}");
+            continue;
+        }
+        let fits = |id: &str| name.strip_suffix('*').map_or(id == name, |prefix| id.starts_with(prefix));
+        let fitting: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| fits(id)).collect();
+        assert!(!fitting.is_empty(), "no case {name}");
+        told.extend(fitting);
+    }
+    let untold: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| !told.contains(id)).collect();
+    assert!(untold.is_empty(), "cases without a clause: {untold:?}");
 }
