@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
+use crate::apps::chat;
 use crate::check::Check;
 use crate::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
@@ -27,11 +28,17 @@ Examples:
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
   serverd http --body 'out to lunch'             another text
   serverd echo                                   send back every byte, over TCP
+  serverd chat                                   talk: nc 127.0.0.1 8888
   serverd check http://127.0.0.1:8888/           is it well? The exit code tells
 
 SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP changes nothing.
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
+
+const CHAT_EXAMPLES: &str = "\
+Talk with netcat, telnet or `serverd connect HOST:PORT`; /help there tells the commands.
+Who takes less than comes, until --max-queue waits for them, is dropped; who is silent stays, unless
+--idle-timeout is given. Dead peers are found by TCP keep-alive (after 60 s, then 4 probes, 15 s apart).";
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -143,7 +150,7 @@ struct Cli {
     #[arg(env = "SERVERD_HEAD_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     head_timeout: Duration,
 
-    /// Without a request or, over plain TCP, without input [default: 75s; none for echo]
+    /// Without a request or, over plain TCP, without input [default: 75s; none for echo and chat]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     #[arg(env = "SERVERD_IDLE_TIMEOUT", hide_env_values = true, help_heading = "Time limits")]
     idle_timeout: Option<Duration>,
@@ -247,6 +254,9 @@ enum CommandName {
     Http(HttpArgs),
     /// Send back every byte, over TCP
     Echo,
+    /// Let people talk in rooms, line by line, over TCP
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(ChatArgs),
     /// Ask a server once, as a health check does
     #[command(disable_help_flag = true)]
     Check(Misplaced),
@@ -260,6 +270,43 @@ enum CommandName {
 struct Misplaced {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct ChatArgs {
+    /// Members, on all workers together
+    #[arg(long, value_name = "N", default_value_t = 10_000, env = "SERVERD_MAX_MEMBERS", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
+    max_members: u32,
+
+    /// Rooms, the lobby included
+    #[arg(long, value_name = "N", default_value_t = 1000, env = "SERVERD_MAX_ROOMS", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
+    max_rooms: u32,
+
+    /// Lines a second and member; who is faster is told, and muted for 3 s [default: no limit]
+    #[arg(long, value_name = "N", env = "SERVERD_RATE", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Chat")]
+    rate: Option<u32>,
+
+    /// Lines of a room that are told to who comes
+    #[arg(long, value_name = "N", default_value_t = 20, env = "SERVERD_HISTORY", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1000), help_heading = "Chat")]
+    history: u16,
+}
+
+impl ChatArgs {
+    /// What waits for a member is bounded as what waits for any connection.
+    fn bounds(&self, queue_bytes_max: usize) -> chat::Bounds {
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        chat::Bounds {
+            members_max: count(self.max_members),
+            rooms_max: count(self.max_rooms),
+            rate: self.rate,
+            queue_bytes_max,
+            history_lines: self.history.into(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -341,6 +388,7 @@ impl From<Cli> for Config {
         let command = match cli.command {
             Some(CommandName::Http(args)) => http(args.body.or(body)),
             Some(CommandName::Echo) => Command::Echo,
+            Some(CommandName::Chat(args)) => Command::Chat(args.bounds(cli.max_queue)),
             None | Some(CommandName::Check(_) | CommandName::Connect(_)) => http(body),
         };
         Config {

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::apps::{Echo, Fixed};
+use crate::apps::{Chat, Echo, Fixed, chat};
 use crate::http1;
 use crate::httpserver::HttpServer;
 use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
@@ -66,6 +66,8 @@ pub enum Command {
     },
     /// Every byte back, over TCP.
     Echo,
+    /// Rooms of people who type lines.
+    Chat(chat::Bounds),
 }
 
 /// Why a server did not start, or ended: one sentence that says what to do.
@@ -94,11 +96,19 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let capacity = Capacity::new(descriptors::connections_max(config.connections_max, workers));
     let listeners = listeners::bind(&config.host, config.port, workers, config.loop_limits.backlog)?;
     let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
+    if matches!(config.command, Command::Chat(_)) {
+        // People are silent for hours; a peer that is gone without a word is found all the same.
+        listeners
+            .iter()
+            .try_for_each(listeners::keep_alive)
+            .map_err(|error| failed("cannot set keep-alive", &error))?;
+    }
     let (send, receive) = mpsc::channel();
-    for (number, listener) in listeners.into_iter().enumerate() {
+    let parts = Part::of(&config.command, workers);
+    for (number, (listener, part)) in listeners.into_iter().zip(parts).enumerate() {
         let (config, capacity, send) = (config.clone(), capacity.clone(), send.clone());
         let worker = move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, listener, &send)))
+            let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, part, listener, &send)))
                 .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
             // Fails only when the server gave up starting.
             let _ = send.send(News::Ended(ended));
@@ -145,31 +155,56 @@ fn wait(news: &mpsc::Receiver<News>, handles: &[Handle]) -> Result<(), Failure> 
     outcome
 }
 
+/// What one worker runs.
+enum Part {
+    Http { body: String },
+    Echo,
+    Chat(Chat),
+}
+
+impl Part {
+    /// A part for each worker; those of a chat are one chat.
+    fn of(command: &Command, workers: usize) -> Vec<Part> {
+        match command {
+            Command::Http { body } => (0..workers).map(|_| Part::Http { body: body.clone() }).collect(),
+            Command::Echo => (0..workers).map(|_| Part::Echo).collect(),
+            Command::Chat(bounds) => Chat::shared(*bounds, workers).into_iter().map(Part::Chat).collect(),
+        }
+    }
+}
+
 /// One worker's life.
 fn work(
     backend: Chosen,
     config: &Config,
     capacity: &Capacity,
+    part: Part,
     listener: TcpListener,
     send: &mpsc::Sender<News>,
 ) -> Result<(), Failure> {
-    let mut poller =
-        poller(backend, config, capacity, listener).map_err(|error| failed("cannot make an event loop", &error))?;
+    let mut poller = poller(backend, config, capacity, part, listener)
+        .map_err(|error| failed("cannot make an event loop", &error))?;
     // Fails only when the server gave up starting.
     let _ = send.send(News::Started(poller.handle()));
     poller.run().map_err(|error| failed("the event loop failed", &error))
 }
 
 /// The one place that turns the name of a backend into a loop.
-fn poller(backend: Chosen, config: &Config, capacity: &Capacity, listener: TcpListener) -> io::Result<Box<dyn Poller>> {
+fn poller(
+    backend: Chosen,
+    config: &Config,
+    capacity: &Capacity,
+    part: Part,
+    listener: TcpListener,
+) -> io::Result<Box<dyn Poller>> {
     match backend {
         #[cfg(target_os = "linux")]
-        Chosen::Epoll => assemble::<crate::r#loop::Epoll>(config, capacity, listener),
-        Chosen::Select => assemble::<Select>(config, capacity, listener),
+        Chosen::Epoll => assemble::<crate::r#loop::Epoll>(config, capacity, part, listener),
+        Chosen::Select => assemble::<Select>(config, capacity, part, listener),
     }
 }
 
-fn assemble<B>(config: &Config, capacity: &Capacity, listener: TcpListener) -> io::Result<Box<dyn Poller>>
+fn assemble<B>(config: &Config, capacity: &Capacity, part: Part, listener: TcpListener) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
     B::Listener: From<TcpListener>,
@@ -179,15 +214,16 @@ where
         timeouts.cap(limit);
     }
     let mut limits = config.loop_limits.clone();
-    match &config.command {
-        Command::Http { body } => {
-            let app = HttpServer::with(Fixed::new(body.clone())).limits(config.limits.clone());
+    match part {
+        Part::Http { body } => {
+            let app = HttpServer::with(Fixed::new(body)).limits(config.limits.clone());
             boxed::<B, _>(timeouts, limits, capacity, app, listener)
         }
-        Command::Echo => {
+        Part::Echo => {
             Echo::bound(&mut limits);
             boxed::<B, _>(timeouts, limits, capacity, Echo, listener)
         }
+        Part::Chat(chat) => boxed::<B, _>(timeouts, limits, capacity, chat, listener),
     }
 }
 
@@ -258,6 +294,7 @@ fn announce(command: &Command, local: SocketAddr, backend: Chosen, workers: usiz
     let what = match command {
         Command::Http { .. } => "listening on http",
         Command::Echo => "echo on tcp",
+        Command::Chat(_) => "chat on tcp",
     };
     let mut out = io::stdout().lock();
     let line = writeln!(out, "serverd: {what}://{local} ({}, {workers} worker{plural})", backend.name());

@@ -1,7 +1,9 @@
 //! The applications of the binary, each on the library's own interface.
 
+pub mod chat;
 mod echo;
 mod fixed;
 
+pub use chat::Chat;
 pub use echo::Echo;
 pub use fixed::Fixed;

@@ -80,6 +80,13 @@ impl Output {
         if bytes.len() <= COPY_BYTES_MAX { self.extend(bytes) } else { self.push_shared(bytes.clone()) }
     }
 
+    /// Appends bytes that many connections get: never copied.
+    pub fn share(&mut self, bytes: &Bytes) {
+        if !bytes.is_empty() {
+            self.push_shared(bytes.clone());
+        }
+    }
+
     fn push_shared(&mut self, bytes: Bytes) {
         if self.tail.len() > self.sent {
             let tail = Bytes::from(std::mem::take(&mut self.tail)).split_off(self.sent);
@@ -139,7 +146,11 @@ impl Output {
     #[inline]
     fn write_once(&self, stream: &mut impl Stream) -> io::Result<Sent> {
         let tail = &self.tail[self.sent..];
-        let sent = if self.queue.is_empty() { stream.write(tail)? } else { self.write_gathered(stream, tail)? };
+        let sent = match self.queue.front() {
+            None => stream.write(tail)?,
+            Some(only) if tail.is_empty() && self.queue.len() == 1 => stream.write(only)?,
+            Some(_) => self.write_gathered(stream, tail)?,
+        };
         if sent.bytes == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(sent) }
     }
 

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Failure;
 
@@ -36,6 +37,14 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
         }
     };
     Failure(format!("cannot listen on {address}: {advice}"))
+}
+
+/// Asks the system to find out whether silent peers are still there: after a minute of silence, four times, every
+/// fifteen seconds. Accepted sockets have it from their listener.
+pub(super) fn keep_alive(listener: &TcpListener) -> io::Result<()> {
+    let silence = TcpKeepalive::new().with_time(Duration::from_secs(60));
+    let probes = silence.with_interval(Duration::from_secs(15)).with_retries(4);
+    SockRef::from(listener).set_tcp_keepalive(&probes)
 }
 
 fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
@@ -74,4 +83,25 @@ fn share_port(socket: &Socket) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn share_port(_: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_have_keep_alive_from_their_listener() {
+        let listeners = bind("127.0.0.1", 0, 1, 8).unwrap();
+        keep_alive(&listeners[0]).unwrap();
+        let _client = std::net::TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        }
+    }
 }
