@@ -25,7 +25,7 @@
 //! | 6.3 | A repeated Content-Length is refused even when the values are equal |
 //! | 7.1 | In chunks only CRLF ends a line |
 //! | 7.1.1 | Chunk extensions are ignored when they are well-formed, and refused when not |
-//! | 7.1.2 | Trailer fields are checked, bounded and dropped |
+//! | 7.1.2 | Trailer fields are checked, bounded and kept apart from the head |
 //!
 //! | RFC 9110 | choice |
 //! |---|---|

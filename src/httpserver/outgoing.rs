@@ -209,7 +209,7 @@ fn write_piece(mut piece: Bytes, coding: &mut Coding, output: &mut Output) {
 }
 
 /// Reads straight into the output: a chunk's size is filled in afterwards, with leading zeros. Says whether there was
-/// anything.
+/// anything. A reader that panics leaves the output as it was, for a size of zero in it would end the body.
 fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -> io::Result<bool> {
     let chunked = *coding == Coding::Chunked;
     let want = if let Coding::Length(left) = coding {
@@ -217,32 +217,57 @@ fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -
     } else {
         READ_BYTES
     };
-    let buffer = output.buffer();
-    let before = buffer.len();
+    let tail = Tail::new(output.buffer());
     if chunked {
-        buffer.extend_from_slice(b"0000\r\n");
+        tail.buffer.extend_from_slice(b"0000\r\n");
     }
-    let start = buffer.len();
-    buffer.resize(start + want, 0);
-    let outcome = loop {
-        match reader.read(&mut buffer[start..]) {
+    let start = tail.buffer.len();
+    tail.buffer.resize(start + want, 0);
+    let count = loop {
+        match reader.read(&mut tail.buffer[start..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => break outcome,
+            outcome => break outcome?,
         }
     };
-    let count = *outcome.as_ref().unwrap_or(&0);
-    buffer.truncate(if count == 0 { before } else { start + count });
-    if outcome? == 0 {
+    if count == 0 {
         return Ok(false);
     }
-    if chunked {
-        buffer[before..before + 4].copy_from_slice(format!("{count:04x}").as_bytes());
-        buffer.extend_from_slice(b"\r\n");
+    if count > want {
+        return Err(io::Error::other("its reader says that it read more than there is room for"));
     }
+    tail.buffer.truncate(start + count);
+    if chunked {
+        tail.buffer[start - 6..start - 2].copy_from_slice(format!("{count:04x}").as_bytes());
+        tail.buffer.extend_from_slice(b"\r\n");
+    }
+    tail.keep();
     if let Coding::Length(left) = coding {
         *left -= count as u64;
     }
     Ok(true)
+}
+
+/// What is being added to a buffer: taken away again unless it is kept.
+struct Tail<'a> {
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Tail<'a> {
+    fn new(buffer: &'a mut Vec<u8>) -> Self {
+        let start = buffer.len();
+        Tail { buffer, start }
+    }
+
+    fn keep(mut self) {
+        self.start = self.buffer.len();
+    }
+}
+
+impl Drop for Tail<'_> {
+    fn drop(&mut self) {
+        self.buffer.truncate(self.start);
+    }
 }
 
 #[cfg(test)]
@@ -300,5 +325,31 @@ mod tests {
         assert_eq!(all(outgoing(Source::Pieces(Box::new(failing.into_iter())), Coding::Chunked)), Err(()));
         let panicking = std::iter::from_fn(|| panic!("as asked"));
         assert_eq!(all(outgoing(Source::Pieces(Box::new(panicking)), Coding::Chunked)), Err(()));
+    }
+
+    /// A reader that gives one piece and then does `wrong`.
+    struct Wrong<F>(bool, F);
+
+    impl<F: FnMut() -> io::Result<usize>> Read for Wrong<F> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                return (self.1)();
+            }
+            buffer[..2].copy_from_slice(b"ab");
+            Ok(2)
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_wrong_leaves_whole_pieces_and_no_end() {
+        let fails: fn() -> io::Result<usize> = || Err(io::Error::other("as asked"));
+        let panics: fn() -> io::Result<usize> = || panic!("as asked");
+        let lies: fn() -> io::Result<usize> = || Ok(1 << 20);
+        for wrong in [fails, panics, lies] {
+            let mut output = Output::new();
+            let mut body = outgoing(Source::Reader(Box::new(Wrong(false, wrong))), Coding::Chunked);
+            assert!(matches!(body.pump(&mut output), Pumped::Broken));
+            assert_eq!(output.to_vec(), b"0002\r\nab\r\n");
+        }
     }
 }

@@ -245,8 +245,7 @@ impl Response {
         self.content_type = None;
         if !self.fields.is_empty() {
             let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
-            let is_type = |line: &&[u8]| line[..line.len().min(13)].eq_ignore_ascii_case(b"content-type:");
-            self.fields = lines.filter(|line| !is_type(line)).flatten().copied().collect();
+            self.fields = lines.filter(|line| !is_content_type(line)).flatten().copied().collect();
         }
     }
 
@@ -309,6 +308,9 @@ impl Response {
 
     /// Takes over what was added to a response that stood for this one.
     pub(super) fn inherit(&mut self, fields: &[u8], close: bool) {
+        if fields.split(|&byte| byte == b'\n').any(is_content_type) {
+            self.forget_content_type();
+        }
         self.fields.extend_from_slice(fields);
         self.close |= close;
     }
@@ -352,6 +354,10 @@ impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
     fn from(outcome: Result<T, E>) -> Self {
         outcome.map_or_else(Into::into, Into::into)
     }
+}
+
+fn is_content_type(line: &[u8]) -> bool {
+    line[..line.len().min(13)].eq_ignore_ascii_case(b"content-type:")
 }
 
 pub(super) fn internal_error() -> Response {

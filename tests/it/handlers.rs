@@ -22,6 +22,11 @@ fn server<B: Backend>() -> Server {
             "/types" => {
                 Response::text("x").field("content-type", "a/b").content_type("c/d").field("Content-TYPE", "e/f")
             }
+            "/later-types" => {
+                let (response, responder) = Response::later();
+                std::thread::spawn(move || responder.respond(Response::text("x").field("X-A", "b")));
+                response.field("Content-Type", "e/f")
+            }
             "/close" => Response::text("bye").close(),
             "/host" => Response::text(request.host().unwrap_or("none").to_owned()),
             _ => {
@@ -138,10 +143,12 @@ on_every_backend! {
         assert!(answer.head.contains("\r\nX-A: b\r\n"), "{}", answer.head);
         assert_eq!(answer.head.matches("Content-Type: ").count(), 1);
         assert_eq!(answer.field("content-type"), Some("image/png"));
-        client.send(get("/types"));
-        let answer = client.answer();
-        assert_eq!(answer.head.to_lowercase().matches("content-type: ").count(), 1, "{}", answer.head);
-        assert_eq!(answer.field("content-type"), Some("e/f"));
+        for path in ["/types", "/later-types"] {
+            client.send(get(path));
+            let answer = client.answer();
+            assert_eq!(answer.head.to_lowercase().matches("content-type: ").count(), 1, "{}", answer.head);
+            assert_eq!(answer.field("content-type"), Some("e/f"));
+        }
     }
 }
 
