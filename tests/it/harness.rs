@@ -61,6 +61,16 @@ pub(crate) fn serve_with<B: Backend, A: App>(
     app: impl FnOnce() -> A + Send + 'static,
 ) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    serve_on::<B, A>(listener, timeouts, limits, app)
+}
+
+/// The same, on a listener with options of its own.
+pub(crate) fn serve_on<B: Backend, A: App>(
+    listener: TcpListener,
+    timeouts: Timeouts,
+    limits: Limits,
+    app: impl FnOnce() -> A + Send + 'static,
+) -> Server {
     let address = listener.local_addr().expect("an address");
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -174,6 +184,25 @@ impl Client {
     /// Reads exactly so many bytes.
     pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
         self.read_until(|seen| (seen.len() >= count).then_some(count))
+    }
+
+    /// Reads a line, and returns it without its end.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = self.read_until(|seen| memchr::memchr(b'\n', seen).map(|at| at + 1));
+        line.pop();
+        String::from_utf8(line).expect("UTF-8")
+    }
+
+    /// The same, where it comes within so long.
+    pub(crate) fn line_within(&mut self, wait: Duration) -> Option<String> {
+        if !self.seen.contains(&b'\n') {
+            let mut buffer = [0; 4096];
+            self.socket.set_read_timeout(Some(wait)).expect("a live socket");
+            let outcome = self.socket.read(&mut buffer);
+            self.socket.set_read_timeout(Some(PATIENCE)).expect("a live socket");
+            self.seen.extend_from_slice(&buffer[..outcome.ok()?]);
+        }
+        Some(self.line())
     }
 
     /// Reads a response that is delimited by Content-Length or has no body.

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module per promise, every promise on every backend and under chaos.
 
 mod bodies;
+mod chat;
 mod clients;
 mod conformance;
 mod drain;
