@@ -1,7 +1,7 @@
 //! The head of a response, from parts that are ready.
 //!
-//! The status line of 200, Server and Date are rendered once a second into one block; everything else is
-//! copied behind it. Nothing is formatted per response but the decimal length.
+//! The status line of 200, Server, Date and the Content-Type that was used last stand ready in one block; everything
+//! else is copied behind it. Nothing is formatted per response but the decimal length.
 
 use http::StatusCode;
 
@@ -30,6 +30,11 @@ pub enum Length {
 const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 const SERVER: &[u8] = b"Server: serverd\r\nDate: ";
 const DATE_LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
+/// Where the line of the date ends, with its CRLF.
+const DATE_END: usize = OK_LINE.len() + SERVER.len() + DATE_LEN + 2;
+const CONTENT_LENGTH: &[u8] = b"Content-Length: ";
+/// More than what stands behind block and fields: a number and Connection.
+const REST_MAX: usize = 64;
 
 /// The interim response that asks for the body (RFC 9110 section 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -40,7 +45,7 @@ pub struct ResponseHead<'a> {
     /// The status.
     pub status: StatusCode,
     /// The Content-Type, if there is one.
-    pub content_type: Option<&'a str>,
+    pub content_type: Option<&'static str>,
     /// Whole, checked field lines.
     pub fields: &'a [u8],
     /// How the length is told.
@@ -52,8 +57,9 @@ pub struct ResponseHead<'a> {
 /// Writes response heads; one per thread.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// `OK_LINE`, `SERVER`, the date, CRLF.
+    /// `OK_LINE`, `SERVER`, the date, CRLF; then the Content-Type of the last 200, and the name of its Content-Length.
     block: Vec<u8>,
+    content_type: Option<&'static str>,
     second: Option<u64>,
 }
 
@@ -66,47 +72,55 @@ impl Default for Encoder {
 impl Encoder {
     /// An encoder that has not seen a clock yet.
     pub fn new() -> Self {
-        let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n"].concat();
-        Encoder { block, second: None }
+        let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n", CONTENT_LENGTH].concat();
+        Encoder { block, content_type: None, second: None }
     }
 
     /// Appends a head to `out`. `now` is the calendar time in seconds since 1970.
     #[inline]
     pub fn head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
-        let ResponseHead { status, content_type, fields, length, persistence } = *head;
         if self.second != Some(now) {
-            self.render(now);
+            self.render_date(now);
         }
-        out.reserve(self.block.len() + fields.len() + 160);
-        if status == StatusCode::OK {
-            out.extend_from_slice(&self.block);
-        } else {
-            status_line(out, status);
-            out.extend_from_slice(&self.block[OK_LINE.len()..]);
+        out.reserve(self.block.len() + head.fields.len() + REST_MAX);
+        match head.length {
+            Length::Known(length) if head.status == StatusCode::OK => {
+                if !is_same(self.content_type, head.content_type) {
+                    self.render_content_type(head.content_type);
+                }
+                out.extend_from_slice(&self.block);
+                decimal_line(out, length);
+            }
+            _ => self.unusual(out, head),
         }
-        if let Some(content_type) = content_type {
-            out.extend_from_slice(b"Content-Type: ");
-            out.extend_from_slice(content_type.as_bytes());
-            out.extend_from_slice(b"\r\n");
+        if !head.fields.is_empty() {
+            out.extend_from_slice(head.fields);
         }
-        out.extend_from_slice(fields);
-        match length {
+        match head.persistence {
+            Persistence::Silent => out.extend_from_slice(b"\r\n"),
+            Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),
+            Persistence::Close => out.extend_from_slice(b"Connection: close\r\n\r\n"),
+        }
+    }
+
+    /// The lines of another status, or of another length, up to the length.
+    fn unusual(&self, out: &mut Vec<u8>, head: &ResponseHead<'_>) {
+        status_line(out, head.status);
+        out.extend_from_slice(&self.block[OK_LINE.len()..DATE_END]);
+        if let Some(content_type) = head.content_type {
+            content_type_line(out, content_type);
+        }
+        match head.length {
             Length::Known(length) => {
-                out.extend_from_slice(b"Content-Length: ");
-                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(CONTENT_LENGTH);
+                decimal_line(out, length);
             }
             Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Length::Untold => {}
         }
-        out.extend_from_slice(match persistence {
-            Persistence::Silent => b"\r\n",
-            Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
-            Persistence::Close => b"Connection: close\r\n\r\n",
-        });
     }
 
-    fn render(&mut self, now: u64) {
+    fn render_date(&mut self, now: u64) {
         self.second = Some(now);
         // The format has four digits for the year (RFC 9110 section 5.6.7), and httpdate insists.
         let last = 253_402_300_799;
@@ -114,6 +128,38 @@ impl Encoder {
         let start = OK_LINE.len() + SERVER.len();
         self.block[start..start + DATE_LEN].copy_from_slice(httpdate::fmt_http_date(time).as_bytes());
     }
+
+    #[cold]
+    fn render_content_type(&mut self, content_type: Option<&'static str>) {
+        self.content_type = content_type;
+        self.block.truncate(DATE_END);
+        if let Some(content_type) = content_type {
+            content_type_line(&mut self.block, content_type);
+        }
+        self.block.extend_from_slice(CONTENT_LENGTH);
+    }
+}
+
+/// Whether both are the same constant; equal ones in two places count as different, which costs only time.
+#[inline]
+fn is_same(one: Option<&'static str>, other: Option<&'static str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => std::ptr::eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+#[inline]
+fn decimal_line(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn content_type_line(out: &mut Vec<u8>, content_type: &str) {
+    out.extend_from_slice(b"Content-Type: ");
+    out.extend_from_slice(content_type.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {
@@ -141,7 +187,7 @@ mod tests {
         assert_eq!(
             head(StatusCode::OK, Length::Known(28), Persistence::Silent),
             "HTTP/1.1 200 OK\r\nServer: serverd\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-             Content-Type: text/plain\r\nA: b\r\nContent-Length: 28\r\n\r\n"
+             Content-Type: text/plain\r\nContent-Length: 28\r\nA: b\r\n\r\n"
         );
     }
 
@@ -150,6 +196,21 @@ mod tests {
         let text = head(StatusCode::from_u16(599).unwrap(), Length::Untold, Persistence::Close);
         assert!(text.starts_with("HTTP/1.1 599 \r\nServer: "), "{text}");
         assert!(text.ends_with("A: b\r\nConnection: close\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn every_head_has_its_own_content_type() {
+        let mut encoder = Encoder::new();
+        let (length, persistence, fields) = (Length::Known(1), Persistence::Silent, &b""[..]);
+        for content_type in [Some("text/html"), None, Some("text/css"), Some("text/html"), Some("text/html")] {
+            let mut out = Vec::new();
+            let head = ResponseHead { status: StatusCode::OK, content_type, fields, length, persistence };
+            encoder.head(&mut out, 0, &head);
+            let text = String::from_utf8(out).unwrap();
+            let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("Content-Type: ")).collect();
+            assert_eq!(seen, content_type.into_iter().collect::<Vec<_>>());
+            assert!(text.ends_with("Content-Length: 1\r\n\r\n"), "{text}");
+        }
     }
 
     #[test]
@@ -162,6 +223,6 @@ mod tests {
             encoder.head(&mut out, now, &head);
             assert!(String::from_utf8(out).unwrap().contains(date));
         }
-        encoder.render(u64::MAX);
+        encoder.render_date(u64::MAX);
     }
 }

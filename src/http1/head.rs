@@ -16,7 +16,7 @@
 
 use super::Limits;
 use super::error::Error;
-use super::scan::is_word;
+use super::scan::{self, is_word};
 use super::target::{self, Form};
 
 mod plain;
@@ -160,7 +160,8 @@ pub fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether these octets may be a field value.
 pub fn is_field_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| VALUE[byte as usize])
+    let plain = scan::control(bytes, 0);
+    bytes[plain..].iter().all(|&byte| VALUE[byte as usize])
 }
 
 /// Without the optional white space around it (RFC 9110 section 5.6.3).

@@ -102,8 +102,8 @@ proptest! {
         let date = String::from_utf8(date.1).expect("ASCII");
         prop_assert!(httpdate::parse_http_date(&date).is_ok(), "{}", date);
         expected.extend(content_type.map(|value| ("Content-Type".into(), value.as_bytes().to_vec())));
-        expected.extend(fields.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())));
         expected.extend(length.map(|length| ("Content-Length".into(), length.to_string().into_bytes())));
+        expected.extend(fields.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())));
         expected.extend(match persistence {
             Persistence::Silent => None,
             Persistence::KeepAlive => Some(("Connection".into(), b"keep-alive".to_vec())),
