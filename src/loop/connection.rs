@@ -7,6 +7,7 @@
 use std::io;
 
 use super::app::{App, Closed, ConnId, Ends, Flow, Phase, Wire};
+use super::eager::Eager;
 use super::output::{Flushed, Output};
 use super::readiness::{Interest, Stream};
 use super::{Counters, Limits};
@@ -73,6 +74,7 @@ pub(super) struct Lent<'a, A: App> {
     pub(super) posts: &'a mut Vec<(ConnId, A::Letter)>,
     pub(super) limits: &'a Limits,
     pub(super) counters: &'a mut Counters,
+    pub(super) eager: &'a mut Eager,
     pub(super) wall: u64,
     pub(super) now_ms: u64,
     pub(super) draining: bool,
@@ -278,13 +280,23 @@ impl<S: Stream, T> Connection<S, T> {
                 // Behind the data of a peer that closed stands the end of file, and no further event tells.
                 self.readable = (received.more || self.hangup) && !self.ended;
                 self.received += received.bytes as u64;
+                self.teach(lent.eager, true);
                 Ok(Some(received.bytes))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
+                self.teach(lent.eager, false);
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// A read of a connection the backend does not know yet tells whether the next one is worth it.
+    #[inline]
+    fn teach(&self, eager: &mut Eager, found: bool) {
+        if self.registered.is_none() {
+            eager.learn(found);
         }
     }
 

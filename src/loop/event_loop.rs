@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use super::app::{App, Closed, ConnId, Flow, Phase, Remote, Wire};
 use super::capacity::Capacity;
 use super::connection::{Connection, Lent, Outcome, Stage};
+use super::eager::Eager;
 use super::listener::{Admission, Door};
 use super::mailbox::{Bell, Mailbox, Order};
 use super::output::Output;
@@ -56,6 +57,7 @@ pub struct EventLoop<B: Readiness, A: App> {
     letters: Vec<(ConnId, A::Letter)>,
     posts: Vec<(ConnId, A::Letter)>,
     schedule: Schedule,
+    eager: Eager,
     counters: Counters,
     started: bool,
     /// Waits in a row that failed.
@@ -157,6 +159,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             letters: Vec::new(),
             posts: Vec::new(),
             schedule: Schedule::default(),
+            eager: Eager::default(),
             counters: Counters::default(),
             started: false,
             wait_faults: 0,
@@ -330,6 +333,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return id;
         };
         let mut connection = Connection::new(stream, state, connecting);
+        connection.readable &= self.eager.tries();
         if !self.scratch.is_empty() {
             connection.pending = Some(Box::new(std::mem::take(&mut self.scratch)));
         }
@@ -347,6 +351,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Lets every connection that can make progress take one step.
     fn drive(&mut self) {
+        if self.ready.is_empty() {
+            return;
+        }
         let mut ready = std::mem::take(&mut self.ready);
         for &id in &ready {
             self.with_connection(id, |connection, lent| {
@@ -376,6 +383,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             posts: &mut self.posts,
             limits: &self.limits,
             counters: &mut self.counters,
+            eager: &mut self.eager,
             wall: self.clock.wall,
             now_ms: self.clock.now_ms,
             draining: self.drain.is_some(),
@@ -659,6 +667,8 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.clock.tick(&self.backend);
         self.schedule.run(self.clock.now_ms);
         self.note();
+        self.drive();
+        // Who has just come had all this time to send a request.
         self.accept(self.limits.accepts_per_turn);
         self.drive();
         self.deliver();

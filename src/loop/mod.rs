@@ -18,6 +18,7 @@ mod app;
 mod capacity;
 mod chaos;
 mod connection;
+mod eager;
 mod event_loop;
 mod listener;
 mod mailbox;
