@@ -209,7 +209,8 @@ fn write_head(
     let (length, content_type, content) = match response.status {
         // RFC 9110 section 15.4.5: 304 tells no metadata but what guides the update of a cache.
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => (Length::Untold, None, false),
-        // RFC 9110 section 15.3.6: 205 has no content, and says so.
+        // RFC 9110 section 15.3.6: 205 has no content, and says so, unless nothing may be said (section 9.3.6).
+        StatusCode::RESET_CONTENT if length == Length::Untold => (length, None, false),
         StatusCode::RESET_CONTENT => (Length::Known(0), None, false),
         _ => (length, response.content_type, true),
     };

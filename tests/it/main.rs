@@ -20,6 +20,7 @@ mod manners;
 mod panics;
 mod process;
 mod properties;
+mod responses;
 mod schedule;
 mod tcp;
 mod timeouts;

@@ -128,3 +128,24 @@ proptest! {
         }
     }
 }
+
+/// The inputs that the fuzz targets have kept reach what random ones seldom do.
+#[test]
+fn what_the_fuzzers_kept_gives_the_same_events_however_it_is_cut() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let body = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut count = 0;
+    for (target, before) in [("head", &b""[..]), ("chunked", body), ("connection", b"")] {
+        for entry in std::fs::read_dir(corpus.join(target)).expect("the corpus of a fuzz target") {
+            let data = std::fs::read(entry.expect("an entry").path()).expect("an input");
+            let Some((&seed, rest)) = data.split_first() else { continue };
+            let input = [before, rest].concat();
+            let limits = if seed & 1 == 0 { Limits::default() } else { small_limits() };
+            let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
+            assert_eq!(feed(&input, &limits, true, &mut || 1), whole);
+            assert_eq!(feed(&input, &limits, false, &mut random_cuts(u64::from(seed))), whole);
+            count += 1;
+        }
+    }
+    assert!(count > 500, "only {count} inputs found");
+}
