@@ -52,7 +52,7 @@ pub enum Phase {
     Writing,
     /// A refusal is sent and the sending side shut; what the peer still sends is dropped. Entered by the loop alone.
     Lingering,
-    /// The same after an answer that was the last by the server's will.
+    /// The same after an answer that was the last by the server's will, until the peer sends something.
     Parting,
 }
 

@@ -156,7 +156,8 @@ impl<S: Stream, T> Connection<S, T> {
     pub(super) fn clock(&self) -> Phase {
         match self.stage {
             Stage::Lingering => match self.reason {
-                Some(Closed::Done | Closed::Drain | Closed::Peer) => Phase::Parting,
+                // A peer that is still sending is given as long as one that was refused.
+                Some(Closed::Done | Closed::Drain | Closed::Peer) if self.received == 0 => Phase::Parting,
                 _ => Phase::Lingering,
             },
             Stage::Connecting => Phase::Writing,

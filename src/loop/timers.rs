@@ -30,10 +30,10 @@ pub struct Timeouts {
     pub open: Option<Duration>,
     /// Without a single byte of blocked output taken by the peer. 30 s; then the connection is reset.
     pub write: Option<Duration>,
-    /// For reading away what a refused peer is still sending. 5 s.
+    /// For reading away what a peer is still sending that was refused, or told that its last answer is the last. 5 s.
     pub linger: Option<Duration>,
     /// For the peer's end, once the server has said its own without a refusal: what it sent meanwhile must not turn
-    /// into a reset that destroys the answer. 1 s, some round trips.
+    /// into a reset that destroys the answer. 1 s, some round trips; when it does send, the limit above holds instead.
     pub part: Option<Duration>,
 }
 

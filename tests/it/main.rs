@@ -22,5 +22,7 @@ mod process;
 mod properties;
 mod responses;
 mod schedule;
+#[cfg(unix)]
+mod sim;
 mod tcp;
 mod timeouts;

@@ -1,0 +1,291 @@
+//! The loop in a simulated world: hours of a busy server in a moment, the same for the same seed.
+//!
+//! `SERVERD_SIM_SEEDS` says how many seeds to try, `SERVERD_SIM_FIRST` where to begin. A seed that fails prints
+//! itself; add it to `SEEDS`, so that it is tried for ever.
+
+mod client;
+mod world;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serverd::r#loop::{Limits, Readiness};
+use serverd::{EventLoop, Handle, HttpServer, Poller, Request, Response, StatusCode, Timeouts, Turn};
+
+use self::client::{Client, Fate, Step};
+use self::world::{Dice, Nature, Sim, SimListener, World};
+
+/// Seeds that found something once.
+const SEEDS: [u64; 2] = [76, 596];
+
+/// How many seeds are tried when nothing else is asked for.
+const COUNT: u64 = 40;
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn every_request_is_answered_once_in_order_and_in_time_in_a_level_triggered_world() {
+    try_seeds::<false>();
+}
+
+#[test]
+fn every_request_is_answered_once_in_order_and_in_time_in_an_edge_triggered_world() {
+    try_seeds::<true>();
+}
+
+fn try_seeds<const EDGE: bool>() {
+    let first = variable("SERVERD_SIM_FIRST", 1);
+    let seeds = SEEDS.into_iter().chain(first..first + variable("SERVERD_SIM_SEEDS", COUNT));
+    let (mut clients, mut virtual_us, mut failing) = (0, 0, Vec::new());
+    for seed in seeds {
+        if let Ok((came, lasted_us)) = std::panic::catch_unwind(|| run::<EDGE>(seed)) {
+            clients += came;
+            virtual_us += lasted_us;
+        } else {
+            println!("seed {seed} fails: SERVERD_SIM_FIRST={seed} SERVERD_SIM_SEEDS=1 cargo test --test it sim::");
+            failing.push(seed);
+        }
+    }
+    println!("{clients} clients in {} s of virtual time", virtual_us / 1_000_000);
+    assert!(failing.is_empty(), "failing seeds: {failing:?}");
+}
+
+/// One world from its beginning to its end; how many clients came, and how long it lasted.
+fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
+    let mut dice = Dice::new(seed ^ 0x5eed);
+    let nature = Nature { faulty: dice.one_in(3), stalls: dice.one_in(4) };
+    let world = World::new(seed, EDGE, nature);
+    let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
+    let connections_max = if dice.one_in(4) { 3 + usize::try_from(dice.below(20)).expect("small") } else { 1 << 20 };
+    let limits = Limits { connections_max, ..Limits::default() };
+    let app = HttpServer::new(handler(&handle));
+    let mut event_loop = EventLoop::over(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
+    event_loop.listen(SimListener(Rc::clone(&world))).expect("a world without faults");
+    *handle.borrow_mut() = Some(event_loop.handle());
+    let crowd = populate(&world, &mut dice);
+    let drains = dice.one_in(2);
+    {
+        let world = &mut *world.borrow_mut();
+        let own = event_loop.handle();
+        world.drain = Some(Box::new(move || own.drain()));
+        if drains {
+            let us = dice.below(crowd.span_us);
+            world.drain_at(us);
+        }
+    }
+    turn_to_the_end(&mut event_loop, &world);
+    let world = world.borrow();
+    check(&world, event_loop.counters().closes);
+    (world.clients.len(), world.now_us())
+}
+
+/// Turns until everybody is gone, then drains; the loop must come to its end by itself.
+fn turn_to_the_end<const EDGE: bool, A: serverd::App>(
+    event_loop: &mut EventLoop<Sim<EDGE>, A>,
+    world: &Rc<RefCell<World>>,
+) where
+    Sim<EDGE>: Readiness<Stream: 'static>,
+{
+    let mut told = false;
+    loop {
+        let turn = event_loop.turn().expect("waiting does not fail");
+        let asleep = std::mem::take(&mut world.borrow_mut().asleep);
+        if turn == Turn::Over {
+            break;
+        }
+        if asleep {
+            assert!(!told, "the loop sleeps for ever with {} connections open", event_loop.connections());
+            told = true;
+            let world = &mut *world.borrow_mut();
+            world.drain_us.get_or_insert(world.now_us());
+            event_loop.handle().drain();
+        }
+    }
+    assert_eq!(event_loop.connections(), 0);
+    world.borrow_mut().finish();
+}
+
+fn check(world: &World, closes: u64) {
+    let accepted = world.sockets.iter().filter(|end| end.accepted_us.is_some()).count();
+    assert_eq!(closes, accepted as u64, "as many ends as beginnings");
+    assert!(world.sockets.iter().all(|end| !end.open), "a stream is open at the end");
+    for client in world.clients.iter().flatten() {
+        match &client.fate {
+            Fate::Done => {}
+            Fate::NotAdmitted if world.drain_us.is_some() => {}
+            fate => panic!("{}: {fate:?}", client.kind),
+        }
+    }
+}
+
+fn handler(handle: &Rc<RefCell<Option<Handle>>>) -> impl FnMut(&Request<'_>) -> Response + use<> {
+    let handle = Rc::clone(handle);
+    let large = Bytes::from(vec![b'x'; 700_000]);
+    move |request| {
+        let path = request.path();
+        if path.starts_with("/large") {
+            return Response::new(StatusCode::OK).body(large.clone());
+        }
+        let text = format!("{path} {};", request.body().len());
+        if let Some(delay) = path.strip_prefix("/later/") {
+            let delay_ms = delay.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+            let (response, responder) = Response::later();
+            let call = move || responder.respond(Response::text(text));
+            if let Some(handle) = &*handle.borrow() {
+                handle.call_later(Duration::from_millis(delay_ms), call);
+            }
+            return response;
+        }
+        Response::text(text)
+    }
+}
+
+struct Crowd {
+    span_us: u64,
+}
+
+/// Everybody who will come, and when.
+fn populate(world: &Rc<RefCell<World>>, dice: &mut Dice) -> Crowd {
+    let world = &mut *world.borrow_mut();
+    let crowded = dice.one_in(50);
+    let count = if crowded { 2000 + dice.below(1000) } else { 5 + dice.below(80) };
+    let span_us = [1_000_000, 60_000_000, 3_600_000_000][usize::try_from(dice.below(3)).expect("small")];
+    for number in 0..count {
+        let client = client(number, dice);
+        let start_us = dice.below(span_us);
+        world.add_client(client, start_us);
+    }
+    Crowd { span_us }
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
+}
+
+fn send(bytes: impl Into<Bytes>) -> Step {
+    Step::Send(bytes.into())
+}
+
+/// A limit in milliseconds, and the latest time the loop promises to keep it.
+fn window(limit_ms: u64) -> Step {
+    Step::Took(limit_ms, limit_ms + (limit_ms / 16).min(500) + 2)
+}
+
+fn client(number: u64, dice: &mut Dice) -> Client {
+    match dice.below(14) {
+        0..=3 => Client::new("keep-alive", keep_alive(number, dice)),
+        4 => Client::new("pipelining", pipelining(number, dice)),
+        5 => Client::new("silent", vec![Step::End, window(10_000)]),
+        6 => {
+            let script = vec![
+                Step::Mark,
+                send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec()),
+                Step::Drip(50 + dice.below(2000)),
+                Step::Answer(408, "the head".into()),
+                Step::Took(10_000, 10_502 + 2000),
+                Step::Finish,
+                Step::End,
+            ];
+            Client::new("dripping", script)
+        }
+        7 => {
+            let script = vec![
+                send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n".to_vec()),
+                Step::Mark,
+                Step::Answer(408, "the body".into()),
+                Step::Took(4_500, 5_000 + 312 + 500),
+                Step::Finish,
+                Step::End,
+            ];
+            Client::new("stalling", script)
+        }
+        8 => {
+            let id = format!("/idle/{number}");
+            let script = vec![send(get(&id)), Step::Mark, Step::Answer(200, id), Step::End, window(75_000)];
+            Client::new("idle", script)
+        }
+        9 => {
+            let mut script = vec![send(get("/cut/1")), Step::Pause(dice.below(50)), Step::Reset];
+            if dice.one_in(2) {
+                script.remove(0);
+            }
+            Client::new("vanishing", script)
+        }
+        10 => {
+            let (first, second) = (format!("/half/{number}"), format!("/half/second/{number}"));
+            let script = vec![
+                send([get(&first), get(&second)].concat()),
+                Step::Finish,
+                Step::Answer(200, first),
+                Step::Answer(200, second),
+                Step::End,
+            ];
+            Client::new("half-closing", script)
+        }
+        11 => {
+            let script = vec![
+                send(b"GET / HTTP/1.1\r\nBad Field: x\r\n\r\n".to_vec()),
+                Step::Push(vec![b'x'; usize::try_from(dice.below(60_000)).expect("small")].into()),
+                Step::Answer(400, String::new()),
+                Step::End,
+            ];
+            Client::new("refused", script)
+        }
+        12 => {
+            let cut = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhello";
+            let len = 1 + usize::try_from(dice.below(cut.len() as u64)).expect("small");
+            let script = vec![send(cut[..len].to_vec()), Step::Finish, Step::Mark, Step::End, Step::Took(0, 100)];
+            Client::new("interrupted", script)
+        }
+        _ => {
+            let script =
+                vec![send(get("/large")), send(get("/large")), Step::Pause(40_000), Step::WasReset, Step::Reset];
+            Client::new("deaf", script)
+        }
+    }
+}
+
+/// Requests one after the other, with pauses, bodies, large and late answers.
+fn keep_alive(number: u64, dice: &mut Dice) -> Vec<Step> {
+    let mut script = Vec::new();
+    for turn in 0..=dice.below(12) {
+        let id = format!("{number}/{turn}");
+        match dice.below(6) {
+            0 => {
+                let length = usize::try_from(dice.below(150_000)).expect("small");
+                let head = format!("PUT /put/{id} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+                script.push(send([head.into_bytes(), vec![b'x'; length]].concat()));
+                script.push(Step::Answer(200, format!("/put/{id} {length};")));
+            }
+            1 => {
+                script.push(send(get(&format!("/large/{id}"))));
+                script.push(Step::Answer(200, "xxxx".into()));
+            }
+            2 => {
+                let path = format!("/later/{}/{id}", dice.below(3000));
+                script.push(send(get(&path)));
+                script.push(Step::Answer(200, format!("{path} 0;")));
+            }
+            _ => {
+                script.push(send(get(&format!("/get/{id}"))));
+                script.push(Step::Answer(200, format!("/get/{id} 0;")));
+            }
+        }
+        if dice.one_in(3) {
+            script.push(Step::Pause(dice.below(30_000)));
+        }
+    }
+    script
+}
+
+/// Many requests at once, answers afterwards.
+fn pipelining(number: u64, dice: &mut Dice) -> Vec<Step> {
+    let paths: Vec<String> = (0..=dice.below(200)).map(|turn| format!("/pipe/{number}/{turn}")).collect();
+    let requests: Vec<u8> = paths.iter().flat_map(|path| get(path)).collect();
+    let answers = paths.into_iter().map(|path| Step::Answer(200, format!("{path} 0;")));
+    std::iter::once(send(requests)).chain(answers).collect()
+}
