@@ -123,6 +123,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
+    /// The field lines behind a body in chunks.
+    pub(crate) trailers: String,
 }
 
 impl Answer {
@@ -205,7 +207,7 @@ impl Client {
         Some(self.line())
     }
 
-    /// Reads a response that is delimited by Content-Length or has no body.
+    /// Reads a response that is delimited by Content-Length or by chunks, or has no body.
     pub(crate) fn answer(&mut self) -> Answer {
         self.answer_to("GET")
     }
@@ -215,13 +217,41 @@ impl Client {
         let head = self.read_until(|seen| seen.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4));
         let head = String::from_utf8(head).expect("a head in ASCII");
         let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
-        let mut answer = Answer { status, head, body: Vec::new() };
+        let mut answer = Answer { status, head, body: Vec::new(), trailers: String::new() };
         let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
-        if !bodiless {
+        if !bodiless && answer.field("transfer-encoding") == Some("chunked") {
+            answer.body = self.chunks();
+            answer.trailers = self.trailers();
+        } else if !bodiless {
             let length = answer.field("content-length").expect("a length").parse().expect("a number");
             answer.body = self.read(length);
         }
         answer
+    }
+
+    /// Reads the chunks of a body, up to the last one.
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let size = usize::from_str_radix(self.line().trim_end(), 16).expect("a chunk size");
+            if size == 0 {
+                return body;
+            }
+            body.extend(self.read(size));
+            assert_eq!(self.read(2), b"\r\n");
+        }
+    }
+
+    fn trailers(&mut self) -> String {
+        let mut lines = String::new();
+        loop {
+            let line = self.line();
+            if line == "\r" {
+                return lines;
+            }
+            lines += &line;
+            lines.push('\n');
+        }
     }
 
     /// Reads to the end of the stream, which must come, and not by a reset.

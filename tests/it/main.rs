@@ -15,14 +15,18 @@ mod feed;
 mod handlers;
 mod harness;
 mod keepalive;
+mod later;
 mod limits;
 mod manners;
 mod panics;
 mod process;
 mod properties;
 mod responses;
+mod routes;
 mod schedule;
 #[cfg(unix)]
 mod sim;
+mod streams;
 mod tcp;
 mod timeouts;
+mod uploads;

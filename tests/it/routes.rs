@@ -1,0 +1,238 @@
+//! Routes, layers, and what a handler can ask a request.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use serverd::{
+    Handler, HttpServer, Intake, ParameterError, Request, RequestHead, Response, Router, StatusCode, layers,
+};
+
+use crate::harness::{Backend, Client, Server, on_every_backend, serve};
+
+fn router() -> Router {
+    // State of the worker, shared by its routes without a lock.
+    let hits = Rc::new(Cell::new(0_u32));
+    let counted = Rc::clone(&hits);
+    Router::new()
+        .get("/", |_| "home")
+        .get("/users/{id}", |request: &Request<'_>| -> Result<Response, ParameterError> {
+            let id: u32 = request.parameter("id")?;
+            Ok(Response::text(format!("user {id}")))
+        })
+        .put("/users/{id}", |request| {
+            request.parameter::<String>("id").map(|id| format!("{id} is {} long", request.body().len()))
+        })
+        .get("/users/me", |_| "you")
+        .delete("/users/{id}", |_| StatusCode::NO_CONTENT)
+        .get("/files/{*path}", |request| request.parameter::<String>("path"))
+        .get("/hit", move |_| {
+            counted.set(counted.get() + 1);
+            "hit"
+        })
+        .get("/hits", move |_| hits.get().to_string())
+        .route("PROPFIND", "/dav", |_: &Request<'_>| "found")
+        .post("/form", |request| {
+            let pairs: Vec<String> = request.form().map(|(name, value)| format!("{name}={value};")).collect();
+            pairs.concat()
+        })
+        .post("/json", json)
+}
+
+#[cfg(feature = "json")]
+fn json(request: &Request<'_>) -> Response {
+    #[derive(serde::Deserialize, serde::Serialize)]
+    struct Point {
+        x: i32,
+        y: i32,
+    }
+    match request.json::<Point>() {
+        Ok(point) => Response::json(&Point { x: point.y, y: point.x }),
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(not(feature = "json"))]
+fn json(_: &Request<'_>) -> Response {
+    Response::text("the feature json is off")
+}
+
+fn server<B: Backend>() -> Server {
+    serve::<B, _>(|| HttpServer::with(router()))
+}
+
+fn ask(client: &mut Client, method: &str, path: &str, body: &str) -> (u16, String, Option<String>) {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{length}\r\n{body}"));
+    let answer = client.answer_to(method);
+    (answer.status, answer.text(), answer.field("allow").map(str::to_owned))
+}
+
+on_every_backend! {
+    fn paths_and_methods_find_their_handlers<B>() {
+        let server = server::<B>();
+        let mut client = server.connect();
+        for (method, path, status, text) in [
+            ("GET", "/", 200, "home"),
+            ("GET", "/?query", 200, "home"),
+            ("GET", "http://x/users/7?a", 200, "user 7"),
+            ("GET", "/users/me", 200, "you"),
+            ("GET", "/users/%37", 200, "user 7"),
+            ("GET", "/files/a/b%20c/d%2Fe", 200, "a/b c/d/e"),
+            ("GET", "/users/seven", 404, "Not Found\n"),
+            ("GET", "/users/", 404, "Not Found\n"),
+            ("GET", "/elsewhere", 404, "Not Found\n"),
+            ("DELETE", "/users/7", 204, ""),
+            ("PROPFIND", "/dav", 200, "found"),
+            ("HEAD", "/users/7", 200, ""),
+            ("GET", "/hit", 200, "hit"),
+            ("GET", "/hit", 200, "hit"),
+            ("GET", "/hits", 200, "2"),
+        ] {
+            let (seen, body, _) = ask(&mut client, method, path, "");
+            assert_eq!((seen, body.as_str()), (status, text), "{method} {path}");
+        }
+        assert_eq!(ask(&mut client, "PUT", "/users/me%21", "abc").1, "me! is 3 long");
+    }
+
+    fn what_a_path_does_not_have_is_told_with_what_it_has<B>() {
+        let server = server::<B>();
+        let mut client = server.connect();
+        let allow = Some("GET, PUT, DELETE, HEAD, OPTIONS".to_owned());
+        assert_eq!(ask(&mut client, "POST", "/users/7", ""), (405, "Method Not Allowed\n".into(), allow.clone()));
+        assert_eq!(ask(&mut client, "OPTIONS", "/users/7", ""), (204, String::new(), allow));
+        let (status, _, allow) = ask(&mut client, "OPTIONS", "*", "");
+        assert_eq!((status, allow.as_deref()), (204, Some("DELETE, GET, HEAD, OPTIONS, POST, PROPFIND, PUT")));
+        assert_eq!(ask(&mut client, "BREW", "/", "").0, 501);
+        assert_eq!(ask(&mut client, "BREW", "/elsewhere", "").0, 501);
+        assert_eq!(ask(&mut client, "PROPFIND", "/", "").0, 405);
+    }
+
+    fn a_body_that_no_route_takes_is_not_waited_for<B>() {
+        let server = server::<B>();
+        for (path, status) in [("/elsewhere", 404), ("/", 405)] {
+            let mut client = server.connect();
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"));
+            assert_eq!(client.answer().status, status);
+            client.expect_close();
+        }
+    }
+
+    fn forms_and_json_are_read<B>() {
+        let server = server::<B>();
+        let mut client = server.connect();
+        assert_eq!(ask(&mut client, "POST", "/form", "a=1+2&b=%C3%A4").1, "a=1 2;b=\u{e4};");
+        if cfg!(feature = "json") {
+            assert_eq!(ask(&mut client, "POST", "/json", r#"{"x": 1, "y": 2}"#).1, r#"{"x":2,"y":1}"#);
+            let (status, text, _) = ask(&mut client, "POST", "/json", r#"{"x": 1, "z": "<script>"}"#);
+            assert_eq!((status, text.contains("script")), (400, false), "{text}");
+            assert_eq!(ask(&mut client, "POST", "/json", "{").1, "the JSON ends too early, at line 1 column 1\n");
+        } else {
+            println!("skipped: the feature json is off");
+        }
+    }
+
+    fn layers_see_every_answer_and_guard_the_head<B>() {
+        let server = serve::<B, _>(|| {
+            let late = |_: &Request<'_>| {
+                let (response, responder) = Response::later();
+                std::thread::spawn(move || responder.respond("late"));
+                response
+            };
+            let who = |request: &Request<'_>| request.extension::<&'static str>().unwrap_or("nobody");
+            let router = Router::new().get("/late", late).get("/", |_| "now").route("POST", "/who", who);
+            let guarded = layers::guard(router, |head: &RequestHead<'_>| {
+                if head.cookie("pass") == Some("1") {
+                    head.insert("somebody");
+                    return None;
+                }
+                Some(StatusCode::UNAUTHORIZED.into())
+            });
+            let fields = layers::fields(guarded, &[("X-Layer", "1")]).expect("good fields");
+            HttpServer::with(layers::log(layers::around(fields, |inner, request| {
+                inner.call(request).map(|response| response.field("X-Around", "2"))
+            })))
+        });
+        let mut client = server.connect();
+        for (path, cookie, status, text) in
+            [("/", "a=b; pass=1", 200, "now"), ("/late", "pass=1", 200, "late"), ("/", "pass=2", 401, "Unauthorized\n")]
+        {
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n"));
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.text().as_str()), (status, text), "{path} {cookie}");
+            assert_eq!((answer.field("x-layer"), answer.field("x-around")), (Some("1"), Some("2")), "{path} {cookie}");
+        }
+        client.send("POST /who HTTP/1.1\r\nHost: x\r\nCookie: pass=1\r\nContent-Length: 1\r\n\r\nx");
+        assert_eq!(client.answer().text(), "somebody");
+        client.send("POST /who HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("x-layer")), (401, Some("1")));
+    }
+
+    fn a_request_tells_what_is_asked_of_it<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::new(|request: &Request<'_>| {
+                let pairs: Vec<_> = request.query_pairs().map(|(name, value)| format!("{name}:{value}")).collect();
+                let cookies: Vec<_> = request.cookies().collect();
+                let ends = (request.peer().is_some(), request.local().map(|local| local.port()));
+                format!("{} {pairs:?} {cookies:?} {:?} {ends:?}", request.path_decoded(), request.content_type())
+            })
+        });
+        let mut client = server.connect();
+        client.send(
+            "GET /a%20b?x=1&y=%26+z&x HTTP/1.1\r\nHost: x\r\nCookie: a=1; b=2=3\r\nCookie: c\r\nCookie: d=\r\n\
+             Content-Type: text/plain ; charset=x\r\n\r\n",
+        );
+        let expected = format!(
+            "/a b [\"x:1\", \"y:& z\", \"x:\"] [(\"a\", \"1\"), (\"b\", \"2=3\"), (\"d\", \"\")] Some(\"text/plain\") (true, Some({}))",
+            server.address.port()
+        );
+        assert_eq!(client.answer().text(), expected);
+    }
+
+    fn a_fallback_takes_what_no_route_has<B>() {
+        struct Other;
+        impl Handler for Other {
+            fn head(&mut self, _: &RequestHead<'_>) -> Intake {
+                Intake::Collect(3)
+            }
+
+            fn call(&mut self, request: &Request<'_>) -> Response {
+                Response::text(request.body().to_vec())
+            }
+        }
+        let server = serve::<B, _>(|| HttpServer::with(Router::new().get("/", |_| "home").fallback(Other)));
+        let mut client = server.connect();
+        assert_eq!(ask(&mut client, "POST", "/x", "abc").1, "abc");
+        assert_eq!(ask(&mut client, "POST", "/x", "abcd").0, 413);
+    }
+}
+
+#[test]
+fn a_route_that_makes_no_sense_is_found_when_the_program_starts() {
+    let refused = |build: fn() -> Router| std::panic::catch_unwind(build).is_err();
+    assert!(refused(|| Router::new().get("/{a", |_| "")));
+    assert!(refused(|| Router::new().get("/a", |_| "").get("/a", |_| "")));
+    assert!(refused(|| Router::new().get("/{a}", |_| "").get("/{b}", |_| "")));
+    assert!(refused(|| Router::new().get("/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}", |_| "")));
+    assert!(!refused(|| Router::new().get("/{a}/{{x}}", |_| "").post("/{a}/{{x}}", |_| "")));
+}
+
+#[cfg(feature = "http-types")]
+#[test]
+fn handlers_of_the_crate_http_are_adapted() {
+    let server = serve::<serverd::r#loop::Select, _>(|| {
+        HttpServer::with(serverd::http_types::handler(|request: http::Request<bytes::Bytes>| {
+            let peer = request.extensions().get::<std::net::SocketAddr>().is_some();
+            http::Response::builder()
+                .status(201)
+                .header("X-Peer", peer.to_string())
+                .header("Connection", "not its own")
+                .body(format!("{} {} {:?}", request.method(), request.uri(), request.body()))
+        }))
+    });
+    let mut client = server.connect();
+    client.send("POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("x-peer"), answer.field("connection")), (201, Some("true"), None));
+    assert_eq!(answer.text(), "POST /a?b b\"hi\"");
+}
