@@ -133,6 +133,10 @@ proptest! {
 #[test]
 fn what_the_fuzzers_kept_gives_the_same_events_however_it_is_cut() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    if !corpus.is_dir() {
+        eprintln!("skipped: the published package comes without fuzz/");
+        return;
+    }
     let body = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut count = 0;
     for (target, before) in [("head", &b""[..]), ("chunked", body), ("connection", b"")] {
