@@ -118,7 +118,10 @@ impl Connection {
             }
             Progress::Whole { start, end } => {
                 let framing = scratch.framing();
-                self.state = if framing == Framing::None { State::Head(None) } else { State::Between(framing) };
+                // Without a body the next head follows, which is the state already.
+                if framing != Framing::None {
+                    self.state = State::Between(framing);
+                }
                 Ok((end, Event::Head { len: end - start }))
             }
         }

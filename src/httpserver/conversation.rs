@@ -242,9 +242,9 @@ impl<H: Handler> HttpServer<H> {
         state: &mut Conversation,
         wire: &mut Wire<'_, Nudge>,
         asked: Asked,
-        response: Response,
+        mut response: Response,
     ) -> Step {
-        let response = response.checked();
+        response.check(&mut self.content_type);
         if let Body::Bytes(body) = &response.body {
             wire.restart_clock();
             return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, body));
@@ -534,6 +534,9 @@ impl<H: Handler> App for HttpServer<H> {
                     answered += 1;
                     if let Some(flow) = state.after(next) {
                         return flow;
+                    }
+                    if wire.input().is_empty() {
+                        return Self::wait(state, wire);
                     }
                 }
             }

@@ -68,6 +68,8 @@ pub struct HttpServer<H> {
     handler: H,
     limits: Limits,
     encoder: Encoder,
+    /// A content type that may be sent.
+    content_type: &'static str,
     /// The head being read, of whichever connection.
     scratch: Option<Box<Head>>,
     /// Where other threads reach the connections of this loop.
@@ -167,7 +169,7 @@ impl<H: Handler> HttpServer<H> {
     /// A server that answers by a handler.
     pub fn with(handler: H) -> Self {
         let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), None);
-        HttpServer { handler, limits, encoder, scratch, remote: None }
+        HttpServer { handler, limits, encoder, content_type: "", scratch, remote: None }
     }
 }
 

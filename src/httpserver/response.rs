@@ -315,15 +315,24 @@ impl Response {
         self.close |= close;
     }
 
-    /// What may be sent as it is; anything else is the handler's fault, and a 500.
+    /// Replaces by a 500 what may not be sent as it is, which is the handler's fault. `known` is the content type that
+    /// was found good the last time.
     #[inline]
-    pub(super) fn checked(self) -> Self {
-        let content_type_is_good = self.content_type.is_none_or(|value| http1::is_field_value(value.as_bytes()));
+    pub(super) fn check(&mut self, known: &mut &'static str) {
+        let content_type_is_good = match self.content_type {
+            None => true,
+            // The same constant: it need not be read again.
+            Some(value) if std::ptr::eq(value, *known) => true,
+            Some(value) if http1::is_field_value(value.as_bytes()) => {
+                *known = value;
+                true
+            }
+            Some(_) => false,
+        };
         if self.status.is_informational() || !content_type_is_good {
             log::error!("a handler's response was replaced by 500: status {} or its content type", self.status);
-            return internal_error();
+            *self = internal_error();
         }
-        self
     }
 }
 

@@ -232,11 +232,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if self.unheard || !self.ready.is_empty() || !self.next.is_empty() || !self.posts.is_empty() {
             return Some(Duration::ZERO);
         }
-        let doors_ms = self.doors.iter().fold(u64::MAX, |next, door| next.min(door.due_ms()));
         let drain_ms = self.settled_ms.unwrap_or(u64::MAX).min(self.drain.unwrap_or(u64::MAX));
         let others_ms = self.schedule.next_ms().unwrap_or(u64::MAX).min(drain_ms);
-        let next_ms = self.timers.wake_ms().min(doors_ms).min(others_ms);
+        let next_ms = self.timers.wake_ms().min(self.doors_due_ms()).min(others_ms);
         (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.clock.now_ms)))
+    }
+
+    /// When somebody may be let in: 0 for at once, `u64::MAX` for never.
+    #[inline]
+    fn doors_due_ms(&self) -> u64 {
+        self.doors.iter().fold(u64::MAX, |next, door| next.min(door.due_ms()))
     }
 
     /// Remembers what the backend reported.
@@ -668,9 +673,11 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.schedule.run(self.clock.now_ms);
         self.note();
         self.drive();
-        // Who has just come had all this time to send a request.
-        self.accept(self.limits.accepts_per_turn);
-        self.drive();
+        if self.doors_due_ms() <= self.clock.now_ms {
+            // Who has just come had all this time to send a request.
+            self.accept(self.limits.accepts_per_turn);
+            self.drive();
+        }
         self.deliver();
         self.expire();
         let stopped = self.obey_orders();

@@ -108,8 +108,10 @@ impl Output {
 
     /// Throws away what is unsent.
     pub fn clear(&mut self) {
-        self.queue.clear();
-        self.queued = 0;
+        if !self.queue.is_empty() {
+            self.queue.clear();
+            self.queued = 0;
+        }
         self.sent = 0;
         self.tail.clear();
         if self.tail.capacity() > KEEP_BYTES_MAX {
@@ -118,8 +120,32 @@ impl Output {
     }
 
     /// Writes until all is sent, the stream is full, or `quota` bytes have gone. Also returns how many went.
+    #[inline]
     pub(super) fn flush(&mut self, stream: &mut impl Stream, quota: usize) -> io::Result<(Flushed, usize)> {
         let mut gone = 0;
+        // The common case: some answers, which leave in one call.
+        if self.queue.is_empty() && self.tail.len() - self.sent <= quota {
+            let wanted = self.tail.len() - self.sent;
+            match self.write_once(stream) {
+                Ok(sent) if sent.bytes == wanted => {
+                    self.clear();
+                    return Ok((Flushed::All, wanted));
+                }
+                Ok(sent) => {
+                    self.sent += sent.bytes;
+                    gone = sent.bytes;
+                    if !sent.more {
+                        return Ok((Flushed::Blocked, gone));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((Flushed::Blocked, gone)),
+                Err(error) => return Err(error),
+            }
+        }
+        self.flush_rest(stream, quota, gone)
+    }
+
+    fn flush_rest(&mut self, stream: &mut impl Stream, quota: usize, mut gone: usize) -> io::Result<(Flushed, usize)> {
         loop {
             if self.is_empty() {
                 self.clear();
