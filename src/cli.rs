@@ -552,7 +552,9 @@ mod tests {
 
     #[test]
     fn every_option_has_a_variable() {
-        for option in Cli::command().get_arguments() {
+        let cli = Cli::command();
+        let chat = cli.find_subcommand("chat").expect("a command");
+        for option in cli.get_arguments().chain(chat.get_arguments()) {
             let Some(long) = option.get_long() else {
                 continue;
             };

@@ -37,7 +37,7 @@ impl Running {
 
     /// `127.0.0.1:PORT`, from the start line.
     pub(crate) fn address(&self) -> &str {
-        self.line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
+        self.line.split("://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -97,6 +97,36 @@ fn the_start_line_tells_address_backend_and_workers() {
         assert!(server.line.starts_with("serverd: listening on http://127.0.0.1:"), "{}", server.line);
         assert!(server.line.ends_with(&format!(" ({backend}, 1 worker)\n")), "{}", server.line);
         assert!(!server.address().ends_with(":0"));
+    }
+}
+
+#[test]
+fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
+    for backend in backends() {
+        let server = Running::start(&["echo", "--port", "0", "--backend", backend]);
+        assert!(server.line.starts_with("serverd: echo on tcp://127.0.0.1:"), "{}", server.line);
+        assert!(server.line.ends_with(&format!(" ({backend}, 1 worker)\n")), "{}", server.line);
+        let mut client = server.connect();
+        client.send("abc");
+        assert_eq!(client.read(3), b"abc");
+
+        let workers = if cfg!(target_os = "linux") { "2" } else { "1" };
+        let options = ["chat", "-p", "0", "-b", backend, "-w", workers, "--max-members", "2", "--history", "0"];
+        let server = Running::start(&options);
+        assert!(server.line.starts_with("serverd: chat on tcp://127.0.0.1:"), "{}", server.line);
+        let (mut one, mut other) = (server.connect(), server.connect());
+        assert!(one.line().starts_with("* Welcome, guest") && other.line().starts_with("* Welcome, guest"));
+        let mut third = server.connect();
+        assert_eq!(third.line(), "* The chat is full; come back later.");
+        #[cfg(unix)]
+        {
+            server.signal("TERM");
+            for client in [&mut one, &mut other] {
+                while client.line() != "* The server is going down. Goodbye." {}
+                client.expect_close();
+            }
+            assert_eq!(server.wait(), (Some(0), String::new()));
+        }
     }
 }
 
