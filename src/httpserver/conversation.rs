@@ -12,7 +12,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -38,7 +37,6 @@ const BODY_RESERVE_MAX: u64 = 64 * 1024;
 pub struct Conversation {
     http1: http1::Connection,
     exchange: Option<Box<Exchange>>,
-    peer: Option<SocketAddr>,
     phase: Phase,
 }
 
@@ -142,7 +140,7 @@ impl<H: Handler> HttpServer<H> {
         used: usize,
         len: usize,
     ) -> Step {
-        let context = Context { peer: state.peer, ends: wire.ends(), extensions: RefCell::default() };
+        let context = Context { ends: wire.ends(), extensions: RefCell::default() };
         let scratch = self.scratch.take().unwrap_or_default();
         let head = RequestHead { bytes: &input[used - len..used], head: &scratch, context: &context, parameters: &[] };
         let (asked, response) = if scratch.framing() == Framing::None {
@@ -399,7 +397,7 @@ impl<H: Handler> HttpServer<H> {
         match *exchange {
             Exchange::Collecting(collected) => {
                 let Collected { head_bytes, head, extensions, body } = collected;
-                let context = Context { peer: state.peer, ends: wire.ends(), extensions: RefCell::new(extensions) };
+                let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions) };
                 let request_head = RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[] };
                 let (asked, response) = self.respond(wire, &Request { head: request_head, body: &body });
                 self.answer(state, wire, asked, response)
@@ -510,10 +508,10 @@ impl<H: Handler> App for HttpServer<H> {
         self.remote = Some(remote);
     }
 
-    fn open(&mut self, accepted: &Accepted<'_>, _wire: &mut Wire<'_, Nudge>) -> (Conversation, Flow) {
+    fn open(&mut self, _accepted: &Accepted<'_>, _wire: &mut Wire<'_, Nudge>) -> (Conversation, Flow) {
         let phase = Phase::Silent;
         let http1 = http1::Connection::new();
-        (Conversation { http1, exchange: None, peer: accepted.peer, phase }, Flow::Read(phase))
+        (Conversation { http1, exchange: None, phase }, Flow::Read(phase))
     }
 
     #[inline]

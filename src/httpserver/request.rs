@@ -14,7 +14,6 @@ use crate::r#loop::Ends;
 
 /// What belongs to a request besides its octets.
 pub(super) struct Context<'a> {
-    pub(super) peer: Option<SocketAddr>,
     pub(super) ends: Ends<'a>,
     pub(super) extensions: RefCell<Extensions>,
 }
@@ -189,9 +188,9 @@ impl<'a> RequestHead<'a> {
         text.parse().map_err(|_| ParameterError)
     }
 
-    /// The peer's address.
+    /// The peer's address, asked from the system when called; `None` where the connection is gone already.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.context.peer
+        self.context.ends.peer()
     }
 
     /// The local address, asked from the system when called; `None` where the connection is gone already.

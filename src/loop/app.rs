@@ -111,16 +111,21 @@ pub struct Accepted<'a> {
     pub listener: Option<usize>,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
-    pub(super) stream: &'a dyn LocalAddr,
+    pub(super) stream: &'a dyn Addresses,
 }
 
 /// The addresses of a connection, asked from the system when somebody wants to know.
 #[derive(Clone, Copy, Default)]
 pub struct Ends<'a> {
-    pub(super) stream: Option<&'a dyn LocalAddr>,
+    pub(super) stream: Option<&'a dyn Addresses>,
 }
 
 impl Ends<'_> {
+    /// The peer's address; `None` where the connection is gone already, or there is no socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream?.peer().ok()
+    }
+
     /// The local address; `None` where the connection is gone already, or there is no socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.stream?.local().ok()
@@ -143,22 +148,31 @@ impl Accepted<'_> {
 }
 
 /// The object-safe part of a stream that [`Accepted`] needs.
-pub(super) trait LocalAddr {
+pub(super) trait Addresses {
     fn local(&self) -> io::Result<SocketAddr>;
+    fn peer(&self) -> io::Result<SocketAddr>;
 }
 
 /// The stream of a connection without a socket.
 struct Nowhere;
 
-impl LocalAddr for Nowhere {
+impl Addresses for Nowhere {
     fn local(&self) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    fn peer(&self) -> io::Result<SocketAddr> {
         Err(io::ErrorKind::NotConnected.into())
     }
 }
 
-impl<S: Stream> LocalAddr for S {
+impl<S: Stream> Addresses for S {
     fn local(&self) -> io::Result<SocketAddr> {
         self.local_addr()
+    }
+
+    fn peer(&self) -> io::Result<SocketAddr> {
+        self.peer_addr()
     }
 }
 

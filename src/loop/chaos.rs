@@ -199,6 +199,10 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.local_addr()
     }
 
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer_addr()
+    }
+
     fn source(&self) -> &S::Source {
         self.inner.source()
     }

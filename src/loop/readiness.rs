@@ -134,6 +134,12 @@ pub trait Stream {
     /// Where the connection is already gone.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
+    /// The other end.
+    ///
+    /// # Errors
+    /// Where the connection is already gone.
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+
     /// What the backend watches.
     fn source(&self) -> &Self::Source;
 }

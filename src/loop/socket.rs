@@ -197,6 +197,10 @@ impl Stream for TcpStream {
         self.0.local_addr()
     }
 
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
     fn source(&self) -> &SystemSource {
         &self.0
     }

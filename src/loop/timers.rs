@@ -118,7 +118,7 @@ impl List {
     /// milliseconds: never early.
     #[inline]
     fn deadline_ms(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_add(self.limit_ms).saturating_add(1)
+        now_ms.saturating_add(self.limit_ms).saturating_add(1).min(Due::DEADLINE_MAX)
     }
 }
 
@@ -126,12 +126,41 @@ impl List {
 struct Link {
     prev: u32,
     next: u32,
-    /// At most the slack of the list before the real deadline, and never after it.
-    deadline_ms: u64,
-    phase: Option<Phase>,
+    due: Due,
 }
 
-const UNLINKED: Link = Link { prev: NONE, next: NONE, deadline_ms: 0, phase: None };
+/// A deadline and its phase in one word, since every connection has one.
+#[derive(Clone, Copy, Debug)]
+struct Due(u64);
+
+impl Due {
+    const NEVER: Due = Due(u64::MAX);
+    const PHASE_SHIFT: u32 = 56;
+    /// Two million years.
+    const DEADLINE_MAX: u64 = (1 << Due::PHASE_SHIFT) - 1;
+
+    #[inline]
+    fn new(deadline_ms: u64, phase: Phase) -> Self {
+        Due(deadline_ms.min(Due::DEADLINE_MAX) | (phase as u64) << Due::PHASE_SHIFT)
+    }
+
+    /// At most the slack of the list before the real deadline, and never after it.
+    #[inline]
+    fn deadline_ms(self) -> u64 {
+        self.0 & Due::DEADLINE_MAX
+    }
+
+    #[inline]
+    fn is_in(self, phase: Phase) -> bool {
+        self.0 >> Due::PHASE_SHIFT == phase as u64
+    }
+
+    fn phase(self) -> Option<Phase> {
+        PHASES.into_iter().find(|&phase| self.is_in(phase))
+    }
+}
+
+const UNLINKED: Link = Link { prev: NONE, next: NONE, due: Due::NEVER };
 
 /// The lists. Slots are the indices of the connection table; times are milliseconds of the loop's clock.
 ///
@@ -161,10 +190,10 @@ impl Timers {
     #[inline]
     pub(super) fn enter(&mut self, slot: u32, phase: Phase, restart: bool, now_ms: u64) -> bool {
         if let Some(link) = self.links.get(slot as usize)
-            && link.phase == Some(phase)
+            && link.due.is_in(phase)
         {
             let list = &self.lists[phase as usize];
-            if !restart || list.deadline_ms(now_ms) - link.deadline_ms <= list.slack_ms {
+            if !restart || list.deadline_ms(now_ms).saturating_sub(link.due.deadline_ms()) <= list.slack_ms {
                 return restart;
             }
         }
@@ -180,7 +209,7 @@ impl Timers {
             self.links.resize(slot as usize + 1, UNLINKED);
         }
         let deadline_ms = list.deadline_ms(now_ms);
-        self.links[slot as usize] = Link { prev: list.last, next: NONE, deadline_ms, phase: Some(phase) };
+        self.links[slot as usize] = Link { prev: list.last, next: NONE, due: Due::new(deadline_ms, phase) };
         if list.limit_ms == u64::MAX {
             return;
         }
@@ -199,8 +228,8 @@ impl Timers {
         let Some(link) = self.links.get_mut(slot as usize) else {
             return;
         };
-        let Link { prev, next, phase, .. } = *link;
-        let Some(phase) = phase else { return };
+        let Link { prev, next, due } = *link;
+        let Some(phase) = due.phase() else { return };
         *link = UNLINKED;
         let list = &mut self.lists[phase as usize];
         if list.limit_ms == u64::MAX {
@@ -230,7 +259,7 @@ impl Timers {
             if list.first == NONE {
                 continue;
             }
-            let due_ms = self.links[list.first as usize].deadline_ms.saturating_add(list.slack_ms);
+            let due_ms = self.links[list.first as usize].due.deadline_ms().saturating_add(list.slack_ms);
             if due_ms <= now_ms {
                 return Some((list.first, phase));
             }

@@ -210,6 +210,10 @@ impl<S: Stream> Stream for FaultyStream<S> {
         self.inner.local_addr()
     }
 
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer_addr()
+    }
+
     fn source(&self) -> &Self::Source {
         self.inner.source()
     }

@@ -140,30 +140,33 @@ impl Sets {
     }
 }
 
-/// The token of each descriptor.
+/// The token of each descriptor; [`Token::RESERVED`], which no source has, where nobody is watched.
 #[derive(Default)]
-pub(super) struct Tokens(Vec<Option<Token>>);
+pub(super) struct Tokens(Vec<Token>);
 
 impl Tokens {
     #[inline]
     pub(super) fn get(&self, fd: RawFd) -> Option<Token> {
-        self.0.get(index(fd)).copied().flatten()
+        self.0.get(index(fd)).copied().filter(|&token| token != Token::RESERVED)
     }
 
     /// Returns the token that stood there; then nothing changes.
     pub(super) fn insert(&mut self, fd: RawFd, token: Token) -> Option<Token> {
-        let place = index(fd);
-        if self.0.len() <= place {
-            self.0.resize(place + 1, None);
+        let occupied = self.get(fd);
+        if occupied.is_none() {
+            let place = index(fd);
+            if self.0.len() <= place {
+                self.0.resize(place + 1, Token::RESERVED);
+            }
+            self.0[place] = token;
         }
-        match self.0[place] {
-            None => self.0[place].replace(token),
-            occupied => occupied,
-        }
+        occupied
     }
 
     pub(super) fn remove(&mut self, fd: RawFd) -> Option<Token> {
-        self.0.get_mut(index(fd))?.take()
+        let token = self.get(fd)?;
+        self.0[index(fd)] = Token::RESERVED;
+        Some(token)
     }
 }
 
