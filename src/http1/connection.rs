@@ -38,6 +38,10 @@ enum State {
     Head(Option<Box<Head>>),
     /// The head was shown; its body was not begun.
     Between(Framing),
+    /// The same, and a body of this length is allowed.
+    AllowedLength(u64),
+    /// The same, and chunks of so many octets in all are allowed.
+    AllowedChunks(u64),
     Body(Box<Body>),
     /// A body ended with a trailer section, which is kept until the next head.
     Ended(Box<[u8]>),
@@ -81,6 +85,14 @@ impl Connection {
             State::Between(framing) => {
                 let framing = *framing;
                 self.begin_body(framing, limits.body_bytes_max).and_then(|()| self.receive_body(limits, input))
+            }
+            State::AllowedLength(length) => {
+                let length = *length;
+                self.begin_body(Framing::Length(length), length).and_then(|()| self.receive_body(limits, input))
+            }
+            State::AllowedChunks(allowance) => {
+                let allowance = *allowance;
+                self.begin_body(Framing::Chunked, allowance).and_then(|()| self.receive_body(limits, input))
             }
             State::Body(_) => self.receive_body(limits, input),
             State::Failed(error) => Err(*error),
@@ -136,7 +148,12 @@ impl Connection {
         let State::Between(framing) = self.state else {
             return Ok(());
         };
-        self.begin_body(framing, bytes_max).inspect_err(|error| self.state = State::Failed(*error))
+        self.state = match framing {
+            Framing::Length(length) if length > bytes_max => State::Failed(Error::BodyTooLarge),
+            Framing::Length(length) => State::AllowedLength(length),
+            _ => State::AllowedChunks(bytes_max),
+        };
+        if let State::Failed(error) = self.state { Err(error) } else { Ok(()) }
     }
 
     /// After a head whose body has a length and stands whole in the input: it was used as it is.
@@ -188,6 +205,7 @@ impl Connection {
 
     /// Between a head and the end of its body.
     pub fn is_within_body(&self) -> bool {
-        matches!(self.state, State::Between(_) | State::Body(_))
+        use State::{AllowedChunks, AllowedLength, Between, Body};
+        matches!(self.state, Between(_) | AllowedLength(_) | AllowedChunks(_) | Body(_))
     }
 }

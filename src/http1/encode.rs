@@ -3,6 +3,8 @@
 //! The status line of 200, Server, Date and the Content-Type that was used last stand ready in one block; everything
 //! else is copied behind it. Nothing is formatted per response but the decimal length.
 
+use std::io::Write;
+
 use http::StatusCode;
 
 /// What the connection is to hear about itself (RFC 9112 section 9).
@@ -126,7 +128,10 @@ impl Encoder {
         let last = 253_402_300_799;
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(last));
         let start = OK_LINE.len() + SERVER.len();
-        self.block[start..start + DATE_LEN].copy_from_slice(httpdate::fmt_http_date(time).as_bytes());
+        let mut place = &mut self.block[start..start + DATE_LEN];
+        // In place, since a string would be an allocation; it fits, as the format has one length.
+        let written = write!(place, "{}", httpdate::HttpDate::from(time));
+        debug_assert!(written.is_ok() && place.is_empty(), "a date has {DATE_LEN} octets");
     }
 
     #[cold]

@@ -106,6 +106,41 @@ fn system_calls<B: Backend>() {
     assert_eq!(counters.registrations, 1, "{counters:?}");
 }
 
+/// The same beside connections that do nothing: they cost no call.
+fn beside_idle<B: Backend>() {
+    let server = path_server::<B>();
+    let idle: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    let mut client = server.connect();
+    for _ in 0..1000 {
+        client.send(GET);
+        client.answer();
+    }
+    drop((client, idle));
+    let counters = server.drain();
+    // Each idle one is accepted, perhaps read from in vain, registered, and seen to close.
+    assert!((1000..1010 + 2 * 200).contains(&counters.reads), "{counters:?}");
+    assert_eq!((counters.writes, counters.registrations), (1000, 201), "{counters:?}");
+    assert!((1000..1020 + 2 * 200).contains(&counters.waits), "{counters:?}");
+}
+
+/// Counts what a loop calls for connections of one request each, and checks it.
+fn one_shots<B: Backend>() {
+    let server = path_server::<B>();
+    for _ in 0..300 {
+        let mut client = server.connect();
+        client.send("GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+        client.expect_close();
+    }
+    let counters = server.drain();
+    assert_eq!((counters.writes, counters.closes), (300, 300), "{counters:?}");
+    // At most one that finds nobody for each that finds somebody, and so with the reads.
+    assert!(counters.accepts <= 610, "{counters:?}");
+    assert!(counters.reads <= 600, "{counters:?}");
+    assert!(counters.registrations <= 300, "{counters:?}");
+    assert!(counters.waits <= 620, "{counters:?}");
+}
+
 /// A batch is one read and one write.
 fn batches<B: Backend>() {
     let server = path_server::<B>();
@@ -126,6 +161,8 @@ fn batches<B: Backend>() {
 fn a_request_costs_one_read_and_one_write_on_select() {
     system_calls::<serverd::r#loop::Select>();
     batches::<serverd::r#loop::Select>();
+    beside_idle::<serverd::r#loop::Select>();
+    one_shots::<serverd::r#loop::Select>();
 }
 
 #[test]
@@ -133,4 +170,6 @@ fn a_request_costs_one_read_and_one_write_on_select() {
 fn a_request_costs_one_read_and_one_write_on_epoll() {
     system_calls::<serverd::r#loop::Epoll>();
     batches::<serverd::r#loop::Epoll>();
+    beside_idle::<serverd::r#loop::Epoll>();
+    one_shots::<serverd::r#loop::Epoll>();
 }

@@ -678,6 +678,10 @@ impl Stream for SimStream {
         Ok(SocketAddr::from(([127, 0, 0, 1], 80)))
     }
 
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
     fn source(&self) -> &Name {
         &self.name
     }
