@@ -3,7 +3,9 @@
 use serverd::{Flow, Poller, SelectLoop, Wire};
 
 fn main() -> std::io::Result<()> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8888".into());
+    let listener = std::net::TcpListener::bind(address)?;
+    println!("listening on tcp://{}", listener.local_addr()?);
     let greet = |wire: &mut Wire<_>| {
         wire.output().extend(b"hello\n");
         Flow::Close

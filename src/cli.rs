@@ -27,6 +27,7 @@ Examples:
   serverd                                        answer on http://127.0.0.1:8888
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
   serverd http --body 'out to lunch'             another text
+  serverd whoami                                 see what comes through a proxy
   serverd echo                                   send back every byte, over TCP
   serverd chat                                   talk: nc 127.0.0.1 8888
   serverd check http://127.0.0.1:8888/           is it well? The exit code tells
@@ -34,6 +35,10 @@ Examples:
 SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP changes nothing.
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
+
+const WHOAMI_EXAMPLES: &str = "\
+curl http://127.0.0.1:8888/ tells it as text, curl -H 'Accept: application/json' ... as JSON; of a body the length
+and the SHA-256 hash. Bodies are bounded by --max-body.";
 
 const CHAT_EXAMPLES: &str = "\
 Talk with netcat, telnet or `serverd connect HOST:PORT`; /help there tells the commands.
@@ -55,7 +60,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Serve.
-    Serve(Box<Config>),
+    Serve(Box<Config>, Command),
     /// Ask a server how it is.
     Check(Check),
     /// Talk to a server.
@@ -252,6 +257,9 @@ struct Cli {
 enum CommandName {
     /// Answer every request with one text (the default)
     Http(HttpArgs),
+    /// Tell each request to who sent it, to look through proxies and balancers
+    #[command(after_help = WHOAMI_EXAMPLES)]
+    Whoami,
     /// Send back every byte, over TCP
     Echo,
     /// Let people talk in rooms, line by line, over TCP
@@ -349,12 +357,15 @@ impl From<Cli> for Options {
             (false, 1) => LevelFilter::Debug,
             (false, _) => LevelFilter::Trace,
         };
-        Options { log_level, color: cli.color, task: Task::Serve(Box::new(cli.into())) }
+        let color = cli.color;
+        let (config, command) = (cli.config(), cli.into_command());
+        Options { log_level, color, task: Task::Serve(Box::new(config), command) }
     }
 }
 
-impl From<Cli> for Config {
-    fn from(cli: Cli) -> Self {
+impl Cli {
+    fn config(&self) -> Config {
+        let cli = self;
         let timeouts = Timeouts {
             silent: Some(cli.silent_timeout.unwrap_or(cli.head_timeout)),
             head: Some(cli.head_timeout),
@@ -377,22 +388,8 @@ impl From<Cli> for Config {
             drain: cli.drain_timeout,
             ..r#loop::Limits::default()
         };
-        let limits = Limits {
-            head_bytes_max: cli.max_head,
-            fields_max: cli.max_fields.into(),
-            target_bytes_max: cli.max_target,
-            body_bytes_max: cli.max_body,
-            ..Limits::default()
-        };
-        let body = cli.http.body;
-        let command = match cli.command {
-            Some(CommandName::Http(args)) => http(args.body.or(body)),
-            Some(CommandName::Echo) => Command::Echo,
-            Some(CommandName::Chat(args)) => Command::Chat(args.bounds(cli.max_queue)),
-            None | Some(CommandName::Check(_) | CommandName::Connect(_)) => http(body),
-        };
         Config {
-            host: cli.host,
+            host: cli.host.clone(),
             port: cli.port,
             backend: match cli.backend {
                 BackendName::Auto => Backend::Auto,
@@ -402,16 +399,33 @@ impl From<Cli> for Config {
             workers: cli.workers.into(),
             timeout: cli.timeout,
             timeouts,
-            limits,
             loop_limits,
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
-            command,
+            keep_alive: false,
         }
     }
-}
 
-fn http(body: Option<String>) -> Command {
-    Command::Http { body: body.unwrap_or_else(|| BODY.to_owned()) }
+    fn limits(&self) -> Limits {
+        Limits {
+            head_bytes_max: self.max_head,
+            fields_max: self.max_fields.into(),
+            target_bytes_max: self.max_target,
+            body_bytes_max: self.max_body,
+            ..Limits::default()
+        }
+    }
+
+    fn into_command(self) -> Command {
+        let limits = self.limits();
+        let own = match self.command {
+            Some(CommandName::Whoami) => return Command::Whoami { limits },
+            Some(CommandName::Echo) => return Command::Echo,
+            Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),
+            Some(CommandName::Http(args)) => args.body,
+            None | Some(CommandName::Check(_) | CommandName::Connect(_)) => None,
+        };
+        Command::Http { body: own.or(self.http.body).unwrap_or_else(|| BODY.to_owned()), limits }
+    }
 }
 
 /// A number and a unit.
@@ -480,9 +494,9 @@ fn turn_size(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Config {
+    fn parsed(line: &str) -> (Config, Command) {
         match try_parse_from(line.split(' ')).unwrap().task {
-            Task::Serve(config) => *config,
+            Task::Serve(config, command) => (*config, command),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -500,32 +514,32 @@ mod tests {
 
     #[test]
     fn without_options_the_defaults_hold() {
-        let config = parsed("serverd");
+        let (config, command) = parsed("serverd");
         assert_eq!((config.host.as_str(), config.port, config.workers), ("127.0.0.1", 8888, 1));
         assert_eq!(config.backend, Backend::Auto);
-        assert_eq!(config.limits, Limits::default());
         assert_eq!(config.timeout, None);
         assert_eq!(config.timeouts.idle, Some(Duration::from_secs(75)));
-        assert_eq!(config.command, Command::Http { body: BODY.into() });
+        assert_eq!(command, Command::Http { body: BODY.into(), limits: Limits::default() });
     }
 
     #[test]
     fn global_options_stand_before_or_after_the_command() {
         for line in ["serverd -p 1 http --body x", "serverd http --body x -p 1", "serverd --body x --port 1"] {
-            let config = parsed(line);
+            let (config, command) = parsed(line);
             assert_eq!(config.port, 1, "{line}");
-            assert_eq!(config.command, Command::Http { body: "x".into() }, "{line}");
+            assert_eq!(command, Command::Http { body: "x".into(), limits: Limits::default() }, "{line}");
         }
     }
 
     #[test]
     fn times_and_sizes_have_units() {
-        let config = parsed("serverd --timeout 500ms --idle-timeout 2m --max-body 3GiB --max-head 1k");
+        let (config, command) =
+            parsed("serverd --timeout 500ms --idle-timeout 2m --max-body 3GiB --max-head 1k whoami");
         assert_eq!(config.timeout, Some(Duration::from_millis(500)));
         assert_eq!(config.timeouts.idle, Some(Duration::from_secs(120)));
-        assert_eq!(config.limits.body_bytes_max, 3 << 30);
-        assert_eq!(config.limits.head_bytes_max, 1024);
-        let config = parsed("serverd --max-queue 1MiB --max-connections 9 --drain-timeout 2s --head-timeout 3s");
+        let limits = Limits { body_bytes_max: 3 << 30, head_bytes_max: 1024, ..Limits::default() };
+        assert_eq!(command, Command::Whoami { limits });
+        let (config, _) = parsed("serverd --max-queue 1MiB --max-connections 9 --drain-timeout 2s --head-timeout 3s");
         assert_eq!(config.loop_limits.output_bytes_max, 1 << 20);
         assert_eq!(config.loop_limits.output_resume_bytes, 1 << 19);
         assert_eq!((config.connections_max, config.loop_limits.drain), (Some(9), Duration::from_secs(2)));

@@ -4,45 +4,79 @@
 //! way of a request. The kernel spreads connections over the listeners (`SO_REUSEPORT`, where it balances).
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::apps::{Chat, Echo, Fixed, chat};
-use crate::http1;
-use crate::httpserver::HttpServer;
 use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
 
+mod command;
 mod descriptors;
 mod listeners;
 mod signals;
 
-/// What a server is to be.
+pub use command::{Command, run};
+
+/// What a server is to be: for programs that want workers, signals and the bounds of the binary for applications of
+/// their own.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::HttpServer;
+/// use serverd::server::{Config, Failure};
+///
+/// // A worker for each core; each has a handler of its own, whose state needs no lock.
+/// fn main() -> Result<(), Failure> {
+///     let config = Config { port: 8080, workers: 0, ..Config::default() };
+///     config.serve(|worker| {
+///         let mut count = 0;
+///         HttpServer::new(move |_| {
+///             count += 1;
+///             format!("answer {count} of worker {worker}\n")
+///         })
+///     })
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen: an address or a name.
+    /// Where to listen: an address or a name. 127.0.0.1.
     pub host: String,
-    /// The port; 0 takes a free one.
+    /// The port; 0 takes a free one. 8888.
     pub port: u16,
     /// Which system call tells readiness.
     pub backend: Backend,
-    /// Threads; 0 is one per core.
+    /// Threads; 0 is one per core. 1.
     pub workers: usize,
     /// Caps every phase.
     pub timeout: Option<Duration>,
     /// The limit of each phase.
     pub timeouts: Timeouts,
-    /// What a request may cost.
-    pub limits: http1::Limits,
     /// What each loop grants its connections. Its bound on connections does not count; the next field does.
     pub loop_limits: Limits,
     /// Connections held at once by all workers together; `None` for as many as there are descriptors, less a reserve.
     pub connections_max: Option<usize>,
-    /// What to serve.
-    pub command: Command,
+    /// Whether peers that are gone without a word are found by TCP keep-alive: after 60 s, then 4 probes, 15 s apart.
+    /// For protocols in which people are silent for hours.
+    pub keep_alive: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            host: "127.0.0.1".into(),
+            port: 8888,
+            backend: Backend::Auto,
+            workers: 1,
+            timeout: None,
+            timeouts: Timeouts::default(),
+            loop_limits: Limits::default(),
+            connections_max: None,
+            keep_alive: false,
+        }
+    }
 }
 
 /// A backend by name.
@@ -54,20 +88,6 @@ pub enum Backend {
     Epoll,
     /// The select call.
     Select,
-}
-
-/// What is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// One text for every path.
-    Http {
-        /// The text.
-        body: String,
-    },
-    /// Every byte back, over TCP.
-    Echo,
-    /// Rooms of people who type lines.
-    Chat(chat::Bounds),
 }
 
 /// Why a server did not start, or ended: one sentence that says what to do.
@@ -82,53 +102,79 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs a server until it is told to end by SIGINT or SIGTERM (Ctrl-C): then it stops accepting, finishes what is
-/// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP does nothing, as
-/// there is nothing to be read again.
-///
-/// Prints one line per listener on stdout once connections are accepted.
-///
-/// # Errors
-/// One sentence that says what to do instead.
-pub fn run(config: &Config) -> Result<(), Failure> {
-    let backend = Chosen::from(config.backend)?;
-    let workers = count_workers(config.workers)?;
-    let capacity = Capacity::new(descriptors::connections_max(config.connections_max, workers));
-    let listeners = listeners::bind(&config.host, config.port, workers, config.loop_limits.backlog)?;
-    let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
-    if matches!(config.command, Command::Chat(_)) {
-        // People are silent for hours; a peer that is gone without a word is found all the same.
-        listeners
-            .iter()
-            .try_for_each(listeners::keep_alive)
-            .map_err(|error| failed("cannot set keep-alive", &error))?;
+/// A server that accepts connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Where it listens.
+    pub local: SocketAddr,
+    /// The backend's name.
+    pub backend: &'static str,
+    /// How many threads it has.
+    pub workers: usize,
+}
+
+impl Config {
+    /// Runs a server until it is told to end by SIGINT or SIGTERM (Ctrl-C): then it stops accepting, finishes what is
+    /// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP does nothing, as
+    /// there is nothing to be read again. Each worker's application is made on its own thread, by the worker's number.
+    ///
+    /// # Errors
+    /// One sentence that says what to do instead.
+    pub fn serve<A: App + 'static>(&self, make: impl Fn(usize) -> A + Send + Sync + 'static) -> Result<(), Failure> {
+        self.serve_and(make, |started| log::info!("listening on {}", started.local))
     }
-    let (send, receive) = mpsc::channel();
-    let parts = Part::of(&config.command, workers);
-    for (number, (listener, part)) in listeners.into_iter().zip(parts).enumerate() {
-        let (config, capacity, send) = (config.clone(), capacity.clone(), send.clone());
-        let worker = move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, part, listener, &send)))
-                .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
-            // Fails only when the server gave up starting.
-            let _ = send.send(News::Ended(ended));
-        };
-        let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(worker);
-        spawned.map_err(|error| failed("cannot start a thread", &error))?;
+
+    /// As [`Config::serve`]; calls `started` once connections are accepted.
+    ///
+    /// # Errors
+    /// As [`Config::serve`].
+    pub fn serve_and<A: App + 'static>(
+        &self,
+        make: impl Fn(usize) -> A + Send + Sync + 'static,
+        started: impl FnOnce(Started),
+    ) -> Result<(), Failure> {
+        let backend = Chosen::from(self.backend)?;
+        let workers = count_workers(self.workers)?;
+        let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers));
+        let listeners = listeners::bind(&self.host, self.port, workers, self.loop_limits.backlog)?;
+        let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
+        if self.keep_alive {
+            let set = listeners.iter().try_for_each(listeners::keep_alive);
+            set.map_err(|error| failed("cannot set keep-alive", &error))?;
+        }
+        let (send, receive) = mpsc::channel();
+        let make = Arc::new(make);
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let (config, capacity, send, make) = (self.clone(), capacity.clone(), send.clone(), Arc::clone(&make));
+            let worker = move || {
+                let make = || make(number);
+                let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, make, listener, &send)))
+                    .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
+                // Fails only when the server gave up starting.
+                let _ = send.send(News::Ended(ended));
+            };
+            let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(worker);
+            spawned.map_err(|error| failed("cannot start a thread", &error))?;
+        }
+        let handles = await_start(&receive, workers)?;
+        let watched = handles.clone();
+        signals::watch(move || watched.iter().for_each(Handle::drain))
+            .map_err(|error| failed("cannot listen for signals", &error))?;
+        started(Started { local, backend: backend.name(), workers });
+        wait(&receive, &handles)
     }
+}
+
+fn await_start(news: &mpsc::Receiver<News>, workers: usize) -> Result<Vec<Handle>, Failure> {
     let mut handles = Vec::new();
     while handles.len() < workers {
-        match receive.recv() {
+        match news.recv() {
             Ok(News::Started(handle)) => handles.push(handle),
             Ok(News::Ended(Err(failure))) => return Err(failure),
             Ok(News::Ended(Ok(()))) | Err(_) => return Err(Failure("a worker ended before it began".into())),
         }
     }
-    let watched = handles.clone();
-    signals::watch(move || watched.iter().for_each(Handle::drain))
-        .map_err(|error| failed("cannot listen for signals", &error))?;
-    announce(&config.command, local, backend, workers);
-    wait(&receive, &handles)
+    Ok(handles)
 }
 
 /// What workers tell the thread that started them.
@@ -155,91 +201,38 @@ fn wait(news: &mpsc::Receiver<News>, handles: &[Handle]) -> Result<(), Failure> 
     outcome
 }
 
-/// What one worker runs.
-enum Part {
-    Http { body: String },
-    Echo,
-    Chat(Chat),
-}
-
-impl Part {
-    /// A part for each worker; those of a chat are one chat.
-    fn of(command: &Command, workers: usize) -> Vec<Part> {
-        match command {
-            Command::Http { body } => (0..workers).map(|_| Part::Http { body: body.clone() }).collect(),
-            Command::Echo => (0..workers).map(|_| Part::Echo).collect(),
-            Command::Chat(bounds) => Chat::shared(*bounds, workers).into_iter().map(Part::Chat).collect(),
-        }
-    }
-}
-
 /// One worker's life.
-fn work(
+fn work<A: App + 'static>(
     backend: Chosen,
     config: &Config,
     capacity: &Capacity,
-    part: Part,
+    make: impl FnOnce() -> A,
     listener: TcpListener,
     send: &mpsc::Sender<News>,
 ) -> Result<(), Failure> {
-    let mut poller = poller(backend, config, capacity, part, listener)
-        .map_err(|error| failed("cannot make an event loop", &error))?;
+    // The one place that turns the name of a backend into a loop.
+    let poller = match backend {
+        #[cfg(target_os = "linux")]
+        Chosen::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), listener),
+        Chosen::Select => assemble::<Select, A>(config, capacity, make(), listener),
+    };
+    let mut poller = poller.map_err(|error| failed("cannot make an event loop", &error))?;
     // Fails only when the server gave up starting.
     let _ = send.send(News::Started(poller.handle()));
     poller.run().map_err(|error| failed("the event loop failed", &error))
 }
 
-/// The one place that turns the name of a backend into a loop.
-fn poller(
-    backend: Chosen,
-    config: &Config,
-    capacity: &Capacity,
-    part: Part,
-    listener: TcpListener,
-) -> io::Result<Box<dyn Poller>> {
-    match backend {
-        #[cfg(target_os = "linux")]
-        Chosen::Epoll => assemble::<crate::r#loop::Epoll>(config, capacity, part, listener),
-        Chosen::Select => assemble::<Select>(config, capacity, part, listener),
-    }
-}
-
-fn assemble<B>(config: &Config, capacity: &Capacity, part: Part, listener: TcpListener) -> io::Result<Box<dyn Poller>>
-where
-    B: Readiness + 'static,
-    B::Listener: From<TcpListener>,
-{
-    let mut timeouts = config.timeouts.clone();
-    if let Some(limit) = config.timeout {
-        timeouts.cap(limit);
-    }
-    let mut limits = config.loop_limits.clone();
-    match part {
-        Part::Http { body } => {
-            let app = HttpServer::with(Fixed::new(body)).limits(config.limits.clone());
-            boxed::<B, _>(timeouts, limits, capacity, app, listener)
-        }
-        Part::Echo => {
-            Echo::bound(&mut limits);
-            boxed::<B, _>(timeouts, limits, capacity, Echo, listener)
-        }
-        Part::Chat(chat) => boxed::<B, _>(timeouts, limits, capacity, chat, listener),
-    }
-}
-
-fn boxed<B, A>(
-    timeouts: Timeouts,
-    limits: Limits,
-    capacity: &Capacity,
-    app: A,
-    listener: TcpListener,
-) -> io::Result<Box<dyn Poller>>
+fn assemble<B, A>(config: &Config, capacity: &Capacity, app: A, listener: TcpListener) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
     B::Listener: From<TcpListener>,
     A: App + 'static,
 {
-    let mut event_loop = EventLoop::<B, A>::with(timeouts, limits, app)?;
+    let mut timeouts = config.timeouts.clone();
+    if let Some(limit) = config.timeout {
+        timeouts.cap(limit);
+    }
+    let mut event_loop = EventLoop::<B, A>::with(timeouts, config.loop_limits.clone(), app)?;
     event_loop.share_capacity(capacity);
     event_loop.listen(listener)?;
     Ok(Box::new(event_loop))
@@ -287,19 +280,4 @@ fn count_workers(wanted: usize) -> Result<usize, Failure> {
         return Err(Failure("more than one worker is for Linux so far; use --workers 1".into()));
     }
     Ok(count)
-}
-
-fn announce(command: &Command, local: SocketAddr, backend: Chosen, workers: usize) {
-    let plural = if workers == 1 { "" } else { "s" };
-    let what = match command {
-        Command::Http { .. } => "listening on http",
-        Command::Echo => "echo on tcp",
-        Command::Chat(_) => "chat on tcp",
-    };
-    let mut out = io::stdout().lock();
-    let line = writeln!(out, "serverd: {what}://{local} ({}, {workers} worker{plural})", backend.name());
-    // A closed stdout is no reason not to serve.
-    if let Err(error) = line.and_then(|()| out.flush()) {
-        log::warn!("cannot print the start line: {error}");
-    }
 }

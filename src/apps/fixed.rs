@@ -3,10 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::methods;
 use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
-
-/// What may be done with any path here, for Allow.
-const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Answers every path with the same text.
 ///
@@ -38,13 +36,7 @@ impl Fixed {
             b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" if head.is_conditional() => {
                 Self::precondition(head)
             }
-            b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" => None,
-            b"OPTIONS" => Some(Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW)),
-            b"TRACE" | b"CONNECT" => {
-                let text = "this method is not allowed here\n";
-                Some(Response::error(StatusCode::METHOD_NOT_ALLOWED, text).field("Allow", ALLOW))
-            }
-            _ => Some(Response::error(StatusCode::NOT_IMPLEMENTED, "this method is not known here\n")),
+            method => methods::answer(method),
         }
     }
 

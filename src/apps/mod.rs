@@ -3,7 +3,10 @@
 pub mod chat;
 mod echo;
 mod fixed;
+mod methods;
+mod whoami;
 
 pub use chat::Chat;
 pub use echo::Echo;
 pub use fixed::Fixed;
+pub use whoami::Whoami;

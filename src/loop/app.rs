@@ -181,7 +181,8 @@ impl<S: Stream> Addresses for S {
 /// There are no default bodies, on purpose: a wrapper around an application that forgets a method
 /// would silently cut it off from what it needs to hear.
 ///
-/// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that answers bytes with bytes.
+/// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that answers bytes with bytes. It is called when a
+/// connection opens too, without input, so it may speak first.
 pub trait App {
     /// One connection's own state.
     type State;
@@ -405,8 +406,8 @@ where
 
     fn start(&mut self, _: Remote<()>) {}
 
-    fn open(&mut self, _: &Accepted<'_>, _wire: &mut Wire<'_, ()>) -> ((), Flow) {
-        ((), Flow::Read(Phase::Open))
+    fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, ()>) -> ((), Flow) {
+        ((), self(wire))
     }
 
     fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, ()>) -> Flow {

@@ -7,6 +7,7 @@ mod conformance;
 mod drain;
 mod echo;
 mod errors;
+mod examples;
 #[cfg(unix)]
 mod faults;
 #[cfg(unix)]
@@ -30,3 +31,4 @@ mod streams;
 mod tcp;
 mod timeouts;
 mod uploads;
+mod whoami;

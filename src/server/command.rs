@@ -1,0 +1,74 @@
+//! The applications of the binary, each by its name, on the workers that were asked for.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Config, Failure, Started, count_workers};
+use crate::apps::{Chat, Echo, Fixed, Whoami, chat};
+use crate::http1::Limits;
+use crate::httpserver::HttpServer;
+
+/// What is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// One text for every path.
+    Http {
+        /// The text.
+        body: String,
+        /// What a request may cost.
+        limits: Limits,
+    },
+    /// Each request, told to who sent it.
+    Whoami {
+        /// What a request may cost.
+        limits: Limits,
+    },
+    /// Every byte back, over TCP.
+    Echo,
+    /// Rooms of people who type lines.
+    Chat(chat::Bounds),
+}
+
+/// Runs a server as [`Config::serve`] does, with an application of the binary. Prints one line on stdout once
+/// connections are accepted.
+///
+/// # Errors
+/// As [`Config::serve`].
+pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
+    let mut config = config.clone();
+    match command.clone() {
+        Command::Http { body, limits } => {
+            let make = move |_| HttpServer::with(Fixed::new(body.clone())).limits(limits.clone());
+            config.serve_and(make, |started| announce("listening on http", started))
+        }
+        Command::Whoami { limits } => {
+            let make =
+                move |worker| HttpServer::with(Whoami::new(worker, limits.body_bytes_max)).limits(limits.clone());
+            config.serve_and(make, |started| announce("whoami on http", started))
+        }
+        Command::Echo => {
+            Echo::bound(&mut config.loop_limits);
+            config.serve_and(|_| Echo, |started| announce("echo on tcp", started))
+        }
+        Command::Chat(bounds) => {
+            // People are silent for hours; a peer that is gone without a word is found all the same.
+            config.keep_alive = true;
+            let parts = Mutex::new(Chat::shared(bounds, count_workers(config.workers)?));
+            // Each worker takes one; which one does not matter.
+            let make =
+                move |_| parts.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("one for each worker");
+            config.serve_and(make, |started| announce("chat on tcp", started))
+        }
+    }
+}
+
+fn announce(what: &str, started: Started) {
+    let Started { local, backend, workers } = started;
+    let plural = if workers == 1 { "" } else { "s" };
+    let mut out = io::stdout().lock();
+    let line = writeln!(out, "serverd: {what}://{local} ({backend}, {workers} worker{plural})");
+    // A closed stdout is no reason not to serve.
+    if let Err(error) = line.and_then(|()| out.flush()) {
+        log::warn!("cannot print the start line: {error}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Every example is started as a program, and does what it says.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::Client;
+
+struct Example {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// `cargo test` builds the examples beside the tests; where only the tests were built, they are built now.
+fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this test");
+    let directory = own.ancestors().nth(2).expect("target/PROFILE/deps/it").join("examples");
+    let path = directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--example", name]);
+        assert!(build.status().expect("cargo starts").success(), "the example {name} does not build");
+    }
+    path
+}
+
+fn start(name: &str) -> Example {
+    let mut child = Command::new(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a start line");
+    let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
+    Example { child, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+}
+
+impl Example {
+    fn connect(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    fn get(&self, path: &str) -> crate::harness::Answer {
+        let mut client = self.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        client.answer()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has found out then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn hello_http_says_hello() {
+    assert_eq!(start("hello_http").get("/").text(), "hello\n");
+}
+
+#[test]
+fn hello_tcp_says_hello() {
+    assert_eq!(start("hello_tcp").connect().rest(), b"hello\n");
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn router_json_keeps_notes() {
+    let example = start("router_json");
+    let mut client = example.connect();
+    let body = r#"{"text": "buy milk"}"#;
+    client.send(format!("POST /notes HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("location")), (201, Some("/notes/1")));
+    assert_eq!(example.get("/notes/1").text(), r#"{"id":1,"text":"buy milk"}"#);
+    assert_eq!(example.get("/notes").text(), r#"[{"id":1,"text":"buy milk"}]"#);
+    assert_eq!(example.get("/notes/2").status, 404);
+}
+
+#[test]
+fn upload_hash_hashes_what_comes() {
+    let example = start("upload_hash");
+    let mut client = example.connect();
+    client.send("PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.answer().text(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n");
+}
+
+#[test]
+fn sse_ticks_for_everybody() {
+    let example = start("sse");
+    assert!(example.get("/").text().contains("EventSource(\"/events\")"));
+    for _ in 0..2 {
+        let mut client = example.connect();
+        client.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+        let lines: Vec<String> = std::iter::repeat_with(|| client.line()).take(20).collect();
+        assert!(lines.iter().any(|line| line == "event: tick"), "{lines:?}");
+    }
+}
+
+#[test]
+fn later_threadpool_counts_primes_and_answers_others_meanwhile() {
+    let example = start("later_threadpool");
+    let mut slow = example.connect();
+    slow.send("GET /primes/1000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(example.get("/").text(), "try /primes/1000000\n");
+    assert_eq!(slow.answer().text(), "78498 primes below 1000000\n");
+    assert_eq!(example.get("/primes/x").status, 400);
+}
+
+#[test]
+fn chat_tcp_minimal_lets_two_people_talk() {
+    let example = start("chat_tcp_minimal");
+    let (mut one, mut two) = (example.connect(), example.connect());
+    assert_eq!(one.line(), "welcome, with 0 others");
+    assert_eq!(two.line(), "welcome, with 1 others");
+    one.send("hello\n");
+    assert_eq!(two.line(), "hello");
+    two.send("hello ").send("yourself\n");
+    assert_eq!(one.line(), "hello yourself");
+    drop(two);
+    let mut three = example.connect();
+    assert!(three.line().starts_with("welcome, with"));
+}

@@ -1,0 +1,61 @@
+//! `serverd whoami` tells each request to who sent it.
+
+use serverd::HttpServer;
+use serverd::apps::Whoami;
+
+use crate::harness::{Backend, Server, on_every_backend, serve};
+
+fn whoami<B: Backend>() -> Server {
+    serve::<B, _>(|| HttpServer::with(Whoami::new(3, 1 << 20)))
+}
+
+const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+on_every_backend! {
+    fn a_request_is_told_as_text<B>() {
+        let server = whoami::<B>();
+        let mut client = server.connect();
+        client.send("GET /a?b=%20 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For:  1.2.3.4 \r\nx-odd: caf\u{e9}\r\n\r\n");
+        let answer = client.answer();
+        let text = answer.text();
+        let own = client.socket.local_addr().expect("alive");
+        assert!(text.starts_with("GET /a?b=%20 HTTP/1.1\nHost: x\nX-Forwarded-For: 1.2.3.4\nx-odd: caf\u{e9}\n\n"), "{text}");
+        assert!(text.contains(&format!("\npeer: {own}\nlocal: {}\nhostname: ", server.address)), "{text}");
+        assert!(text.ends_with(&format!("\nworker: 3\nbody: 0 bytes, SHA-256 {EMPTY}\n")), "{text}");
+        assert_eq!((answer.field("vary"), answer.field("cache-control")), (Some("Accept"), Some("no-store")));
+    }
+
+    fn a_body_is_told_by_its_length_and_hash<B>() {
+        let server = whoami::<B>();
+        let mut client = server.connect();
+        client.send("BREW / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer().status, 501);
+        client.send("OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer().status, 204);
+        client.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n");
+        assert!(client.answer().text().ends_with(&format!("\nbody: 3 bytes, SHA-256 {ABC}\n")));
+        client.send("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n");
+        assert_eq!(client.answer().status, 413);
+    }
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn a_request_is_told_as_json_to_those_who_prefer_it() {
+    let server = whoami::<serverd::r#loop::Select>();
+    let mut client = server.connect();
+    client.send("POST /\" HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.answer().status, 400);
+    let mut client = server.connect();
+    client.send("POST /a HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\nX: \"\\<\r\nContent-Length: 3\r\n\r\nabc");
+    let answer = client.answer();
+    assert_eq!(answer.field("content-type"), Some("application/json"));
+    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!(told["request_line"], "POST /a HTTP/1.1");
+    assert_eq!(told["fields"][2], serde_json::json!(["X", "\"\\<"]));
+    assert_eq!(told["peer"], client.socket.local_addr().expect("alive").to_string());
+    assert_eq!(told["local"], server.address.to_string());
+    assert_eq!(told["worker"], 3);
+    assert_eq!(told["body"], serde_json::json!({"length": 3, "sha256": ABC}));
+}
