@@ -14,12 +14,20 @@
 //! An HTTP server is a listener, a timeout and a callback:
 //!
 //! ```no_run
-//! use serverd::{HttpServer, Poller, Response, SelectLoop};
+//! use serverd::{HttpServer, Poller, SelectLoop};
 //!
 //! let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
-//! SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?.run()?;
+//! SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! The callback is a closure, a [`Router`], or any [`Handler`], inside any [`layers`]. It returns a [`Response`]: one
+//! that is there ([`Response::text`], [`Response::json`]), one that is made while it is sent ([`Response::stream`],
+//! [`Response::reader`], [`Response::channel`], [`Response::events`]), or one that any thread gives later
+//! ([`Response::later`], [`Pool::offload`]). What becomes of a request's body is decided on its head ([`Intake`]).
+//!
+//! A program that wants a worker for each core, signals and bounds has them from [`server::Config::serve`]. What a
+//! loop can do for other threads is told by [`Handle`].
 //!
 //! A TCP server is a closure over bytes:
 //!

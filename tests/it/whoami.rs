@@ -4,6 +4,8 @@ use serverd::HttpServer;
 use serverd::apps::Whoami;
 
 use crate::harness::{Backend, Server, on_every_backend, serve};
+#[cfg(target_os = "linux")]
+use crate::process::{Running, backends};
 
 fn whoami<B: Backend>() -> Server {
     serve::<B, _>(|| HttpServer::with(Whoami::new(3, 1 << 20)))
@@ -37,6 +39,33 @@ on_every_backend! {
         assert!(client.answer().text().ends_with(&format!("\nbody: 3 bytes, SHA-256 {ABC}\n")));
         client.send("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n");
         assert_eq!(client.answer().status, 413);
+    }
+}
+
+/// A body that is hashed as it comes is never held.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_upload_costs_no_memory() {
+    let peak_kib = |server: &Running| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let piece = vec![b'x'; 1 << 20];
+    for backend in backends() {
+        let server = Running::start(&["--port", "0", "--backend", backend, "--max-body", "1GiB", "whoami"]);
+        let mut before = 0;
+        for pieces in [1, 256] {
+            let mut client = server.connect();
+            client.send(format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", pieces * piece.len()));
+            for _ in 0..pieces {
+                client.send(&piece);
+            }
+            assert!(client.answer().text().contains(&format!("body: {} bytes", pieces * piece.len())));
+            let peak = peak_kib(&server);
+            assert!(before == 0 || peak < before + 1024, "{backend}: from {before} to {peak} KiB");
+            before = peak;
+        }
     }
 }
 
