@@ -217,10 +217,10 @@ impl Check {
         printed: &mut Printed<'_, impl Write>,
     ) -> Result<(), CheckError> {
         let mut reader = ResponseReader::new(Limits::default());
-        let (mut buffer, mut filled) = (vec![0; 128 * 1024], 0);
+        let (mut buffer, mut start, mut end) = (vec![0; 128 * 1024], 0, 0);
         let (mut status, mut shown) = (0, false);
         loop {
-            let (used, event) = reader.receive(&buffer[..filled]).map_err(CheckError::Response)?;
+            let (used, event) = reader.receive(&buffer[start..end]).map_err(CheckError::Response)?;
             match event {
                 ResponseEvent::Head { status: seen, line, head } => {
                     status = seen;
@@ -233,19 +233,19 @@ impl Check {
                 ResponseEvent::Body(_) => {}
                 ResponseEvent::End => break,
                 ResponseEvent::NeedMore => {
-                    buffer.copy_within(used..filled, 0);
-                    filled -= used;
-                    let count = read(stream, &mut buffer[filled..], deadline).map_err(CheckError::Dial)?;
+                    // A head is the most that is left, and it fits twice.
+                    buffer.copy_within(start + used..end, 0);
+                    (start, end) = (0, end - start - used);
+                    let count = read(stream, &mut buffer[end..], deadline).map_err(CheckError::Dial)?;
                     if count == 0 {
                         reader.finish().map_err(CheckError::Response)?;
                         break;
                     }
-                    filled += count;
+                    end += count;
                     continue;
                 }
             }
-            buffer.copy_within(used..filled, 0);
-            filled -= used;
+            start += used;
         }
         if self.expect.holds(status) { Ok(()) } else { Err(CheckError::Status(status)) }
     }

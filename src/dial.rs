@@ -60,14 +60,16 @@ impl Authority {
         Ok(Authority { host: host.to_owned(), port })
     }
 
-    /// Connects to the first address that answers before `deadline`.
+    /// Connects to the first address that answers before `deadline`, each of them having its share of the time.
     ///
     /// # Errors
     /// Why none did.
     pub fn dial(&self, deadline: Deadline) -> Result<TcpStream, DialError> {
         let mut outcome = Err(DialError::NoAddress(self.host.clone()));
-        for address in self.resolve(deadline)? {
-            match TcpStream::connect_timeout(&address, deadline.left()?) {
+        let addresses = self.resolve(deadline)?;
+        for (tried, address) in addresses.iter().enumerate() {
+            let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            match TcpStream::connect_timeout(address, deadline.left()? / share) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => outcome = Err(deadline.explain(error)),
             }

@@ -16,10 +16,10 @@ impl Echo {
     /// Unsent bytes at which it goes on.
     pub const LOW_BYTES: usize = 16 * 1024;
 
-    /// Sets these marks in the limits of a loop.
+    /// Sets these marks in the limits of a loop, or lower ones where less may be kept.
     pub fn bound(limits: &mut Limits) {
-        limits.output_bytes_max = Self::HIGH_BYTES;
-        limits.output_resume_bytes = Self::LOW_BYTES;
+        limits.output_bytes_max = limits.output_bytes_max.min(Self::HIGH_BYTES);
+        limits.output_resume_bytes = (limits.output_bytes_max / 2).min(Self::LOW_BYTES);
     }
 }
 

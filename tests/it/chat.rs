@@ -229,6 +229,19 @@ on_every_backend! {
         silent.client.expect_close();
     }
 
+    fn what_is_pasted_comes_whole_though_others_have_their_turn_between<B>() {
+        let servers = plain::<B>(1);
+        let mut people = gather(&servers, 3);
+        let pasted: Vec<String> = (0..5000).map(|number| number.to_string()).collect();
+        people[0].send(&(pasted.join("\n") + "\n"));
+        people[1].send("me too\n");
+        let mut told = people[2].until("] 4999");
+        // Who said little did not wait for the end of it.
+        told.retain(|line| line != "[guest2] me too");
+        assert_eq!(told.len(), 4999);
+        assert!(told.iter().zip(&pasted).all(|(line, said)| *line == format!("[guest1] {said}")));
+    }
+
     fn a_chat_that_is_full_says_so<B>() {
         let servers = chat::<B>(1, Bounds { members_max: 2, ..Bounds::default() }, &Timeouts::default());
         let people = gather(&servers, 2);

@@ -186,6 +186,18 @@ mod tests {
         assert_eq!(lines(&vec![b'x'; 100_000]), [Reading::TooLong]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_line_end_ends_a_line_whatever_stands_before_it(
+            input in proptest::collection::vec(proptest::sample::select(vec![IAC, 250, 240, 251, 241, 0, b'a', b'\r', b'\n']), 1..400),
+        ) {
+            let told = lines(&input);
+            let ends = memchr::memchr_iter(b'\n', &input).count();
+            assert_eq!(told.len(), ends);
+            assert!(told.iter().all(|reading| matches!(reading, Reading::Line(line) if !line.contains(&b'\n'))));
+        }
+    }
+
     #[test]
     fn telnet_negotiation_is_dropped() {
         assert_eq!(lines(b"a\xff\xfb\x01b\xff\xfd\xffc\xff\xf1d\n"), [line(b"abcd")]);

@@ -9,7 +9,16 @@
 //! ```
 //!
 //! Lines end in LF or CRLF; lines that are sent end in LF. Notices of the server begin with `* `, messages with
-//! `[name] `. All text is UTF-8 without control characters.
+//! `[name] `. A line has at most 2,000 bytes; telnet negotiation in it is dropped.
+//!
+//! Text is UTF-8. What is not becomes U+FFFD, and control characters but TAB, separators of lines and paragraphs and
+//! what turns the direction of writing are removed: nobody drives another's terminal. Names are the same when they
+//! fold to the same (upper case, then lower case, each letter in full); they are not normalised, and since combining
+//! accents are no letters, none can be spelt in two ways with them.
+//!
+//! Everything that happens has one place in one order, whatever loop it happens on. Each loop tells its members of a
+//! turn once, at the turn's end. Arrivals, departures and renames of a room are told together, before the next message
+//! in it or at the end of the turn, whichever comes first.
 
 mod bucket;
 mod command;
@@ -34,6 +43,9 @@ use self::hub::{Event, Hub, MemberKey, Session};
 use self::line::{LINE_BYTES_MAX, LineReader, Reading};
 use self::room::Departure;
 use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+
+/// Lines that are taken from one member before the others have their turn.
+const LINES_PER_TURN: usize = 64;
 
 /// What a chat grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,13 +150,15 @@ impl Chat {
 }
 
 /// A connection to a chat.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Caller {
     /// `None` once the chat has parted with it; the connection lasts until the last letter is sent.
     member: Option<MemberKey>,
     reader: LineReader,
     bucket: Bucket,
     slow: bool,
+    /// There is input that was not looked at yet.
+    behind: bool,
 }
 
 impl Caller {
@@ -198,7 +212,11 @@ impl Caller {
     }
 
     fn flow(&self) -> Flow {
-        if self.member.is_some() { Flow::Read(Phase::Open) } else { Flow::Pause }
+        match self.member {
+            None => Flow::Pause,
+            Some(_) if self.behind => Flow::Yield(Phase::Open),
+            Some(_) => Flow::Read(Phase::Open),
+        }
     }
 }
 
@@ -212,7 +230,7 @@ impl App for Chat {
 
     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Letter>) -> (Caller, Flow) {
         let member = self.hub.enter(self.number).join(wire.id());
-        let caller = Caller { member, reader: LineReader::default(), bucket: Bucket::default(), slow: false };
+        let caller = Caller { member, ..Caller::default() };
         if member.is_some() {
             return (caller, Flow::Read(Phase::Open));
         }
@@ -222,14 +240,20 @@ impl App for Chat {
 
     fn receive(&mut self, caller: &mut Caller, wire: &mut Wire<'_, Letter>) -> Flow {
         let mut input = wire.input();
-        wire.consume(input.len());
         let mut hub = None;
-        while let Some(reading) = caller.reader.next(&mut input) {
+        let mut left = LINES_PER_TURN;
+        while left > 0
+            && let Some(reading) = caller.reader.next(&mut input)
+        {
             let hub = hub.get_or_insert_with(|| self.hub.enter(self.number));
             caller.take(&reading, wire, self.rate, hub);
             wire.restart_clock();
+            left -= 1;
         }
+        caller.behind = !input.is_empty();
+        wire.consume(wire.input().len() - input.len());
         if wire.ended()
+            && !caller.behind
             && let Some(member) = caller.member.take()
         {
             hub.get_or_insert_with(|| self.hub.enter(self.number)).dismiss(member);

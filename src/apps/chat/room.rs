@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::hub::MemberKey;
 use super::text::{self, LISTED_MAX};
 
+/// What a room remembers at most, in bytes: everybody who comes gets a copy.
+const HISTORY_BYTES_MAX: usize = 64 * 1024;
+
 /// Why somebody is not in a room any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
@@ -79,6 +82,7 @@ pub(super) struct Room {
     pub(super) population: Vec<usize>,
     pub(super) news: News,
     history: VecDeque<Bytes>,
+    history_bytes: usize,
 }
 
 impl Room {
@@ -89,20 +93,23 @@ impl Room {
             population: vec![0; loops],
             news: News::default(),
             history: VecDeque::new(),
+            history_bytes: 0,
         }
     }
 
-    /// Remembers a line that was said, and forgets the oldest of more than `max`.
+    /// Remembers a line that was said, and forgets the oldest of more than `max`, or of too many bytes.
     pub(super) fn remember(&mut self, line: &Bytes, max: usize) {
         self.history.push_back(line.clone());
-        while self.history.len() > max {
-            self.history.pop_front();
+        self.history_bytes += line.len();
+        while self.history.len() > max || self.history_bytes > HISTORY_BYTES_MAX {
+            let Some(oldest) = self.history.pop_front() else { return };
+            self.history_bytes -= oldest.len();
         }
     }
 
     /// The lines that are remembered, in one piece.
     pub(super) fn history(&self) -> Bytes {
-        let mut all = Vec::with_capacity(self.history.iter().map(Bytes::len).sum());
+        let mut all = Vec::with_capacity(self.history_bytes);
         self.history.iter().for_each(|line| all.extend_from_slice(line));
         all.into()
     }

@@ -19,6 +19,8 @@ struct Stage {
     chats: Vec<Chat>,
     people: Vec<Person>,
     now: Duration,
+    /// Input of the last call that was not consumed.
+    left: usize,
 }
 
 impl Stage {
@@ -27,7 +29,7 @@ impl Stage {
         for chat in &mut chats {
             chat.start(Remote::detached());
         }
-        Stage { chats, people: Vec::new(), now: Duration::ZERO }
+        Stage { chats, people: Vec::new(), now: Duration::ZERO, left: 0 }
     }
 
     /// A stage with so many people, who have read what they were told so far.
@@ -51,11 +53,12 @@ impl Stage {
         let mut posts = Vec::new();
         let mut wire = Wire::over(input, ended, &mut person.output, &mut posts).detached(person.id, self.now);
         let flow = method(&mut self.chats[person.desk], caller, &mut wire);
-        assert_eq!(wire.consumed(), input.len());
+        self.left = input.len() - wire.consumed();
+        assert!(self.left == 0 || flow == Flow::Yield(Phase::Open));
         match flow {
             Flow::Close => self.close(who, Closed::Done),
             Flow::Abort => self.close(who, Closed::Refused),
-            Flow::Read(Phase::Open) | Flow::Pause => {}
+            Flow::Read(Phase::Open) | Flow::Yield(Phase::Open) | Flow::Pause => {}
             other => panic!("{other:?}"),
         }
     }
@@ -77,7 +80,13 @@ impl Stage {
     }
 
     fn send(&mut self, who: usize, input: impl AsRef<[u8]>) {
+        assert_eq!(self.send_part(who, input), 0, "more than one turn takes");
+    }
+
+    /// Returns how much was left for another turn.
+    fn send_part(&mut self, who: usize, input: impl AsRef<[u8]>) -> usize {
         self.call(who, input.as_ref(), false, App::receive);
+        self.left
     }
 
     /// The person sends no more.
@@ -169,6 +178,23 @@ fn a_message_reaches_everybody_else_once() {
     assert_eq!(told[1], "[guest3]  hi \n");
     assert_eq!(told[2], "[guest2] hello\n[guest2] world\n");
     assert_eq!(stage.turn(), ["", "", ""]);
+}
+
+#[test]
+fn who_pastes_much_is_heard_in_turn_with_the_others() {
+    let mut stage = Stage::with(3);
+    let pasted = (0..100).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
+    let left = stage.send_part(0, &pasted);
+    stage.send(1, "me too\n");
+    assert_eq!(pasted.len() - left, pasted.find("64\n").unwrap());
+    let told = stage.turn().pop().unwrap();
+    assert!(told.ends_with("[guest1] 63\n[guest2] me too\n"), "{told}");
+    assert_eq!(told.lines().count(), 65);
+    // What is left is shown again, and the end of input waits for it.
+    let rest = &pasted[pasted.len() - left..];
+    stage.call(0, rest.as_bytes(), true, App::receive);
+    let told = stage.turn().pop().unwrap();
+    assert!(told.starts_with("[guest1] 64\n") && told.ends_with("[guest1] 99\n* guest1 left\n"), "{told}");
 }
 
 #[test]
