@@ -1,0 +1,162 @@
+"""Starts a server on one core and a load on another (or both in turns on one), and tells what a request cost."""
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TEXT = b"this is response from server"
+LUA = """
+local file = assert(io.open(os.getenv("REQUEST"), "rb"))
+local batch = string.rep(file:read("*a"), tonumber(os.getenv("DEPTH")))
+function init() wrk.format = function() return batch end end
+function done(summary)
+   local e = summary.errors
+   io.write(string.format('{"requests": %d, "errors": %d}\\n', summary.requests, e.status + e.connect + e.read + e.write + e.timeout))
+end
+"""
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid FOLDER/nginx.pid; error_log /dev/null crit;
+events { worker_connections 16000; }
+http {
+    access_log off; default_type text/plain; keepalive_timeout 300s; keepalive_requests 100000000;
+    client_body_temp_path FOLDER; proxy_temp_path FOLDER; fastcgi_temp_path FOLDER; uwsgi_temp_path FOLDER; scgi_temp_path FOLDER;
+    server { listen 127.0.0.1:PORT backlog=4096; location / { return 200 "this is response from server"; } }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A load: `connections` that each send `depth` requests at once, beside `idle` ones."""
+
+    request: str = "plain"
+    connections: int = 64
+    depth: int = 1
+    one_core: bool = False
+    idle: int = 0
+
+
+SCENARIOS = {
+    "full": Scenario(one_core=True),
+    "full-browser": Scenario("browser", one_core=True),
+    "plain": Scenario(),
+    "pipeline16": Scenario(depth=16),
+    "churn": Scenario("close"),
+    "idle10k": Scenario(idle=10_000),
+}
+
+
+class Places:
+    """Where what is compiled and written for a measurement lies."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="serverd-bench-"))
+        (self.folder / "load.lua").write_text(LUA)
+        for name in ("null-epoll", "null-select"):
+            subprocess.run(["cc", "-O2", "-o", self.folder / name, HERE / f"null/{name}.c"], check=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def commands(self, serverd: str, peers: list[str]) -> dict[str, str]:
+        """What can be measured here: {port} and {mode} are filled in."""
+        common = f"{serverd} --host 127.0.0.1 --port {{port}} --workers 1 --backend"
+        known = {"null-epoll": f"{self.folder}/null-epoll {{port}} {{mode}}", "serverd-epoll": f"{common} epoll",
+                 "serverd-select": f"{common} select"}
+        if shutil.which("nginx"):
+            known["nginx"] = "nginx -c {nginx}"
+        for name in ("hyper", "may_minihttp"):
+            if (path := HERE / f"peers/target/release/peer-{name}").exists():
+                known[name] = f"{path} {{port}}"
+        return known | dict(peer.split("=", 1) for peer in peers)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server on core 0 that answers."""
+
+    def __init__(self, places: Places, command: str, scenario: Scenario) -> None:
+        self.port, nginx = free_port(), places.folder / "nginx.conf"
+        nginx.write_text(NGINX.replace("PORT", str(self.port)).replace("FOLDER", str(places.folder)))
+        mode = "close" if scenario.request == "close" else "keep"
+        words = command.format(port=self.port, mode=mode, nginx=nginx).split()
+        batch = ["chrt", "--batch", "0"] if scenario.one_core else []
+        self.process = subprocess.Popen(["taskset", "-c", "0", *batch, *words], stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.02)
+        raise SystemExit(f"does not start: {' '.join(words)}")
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def cpu(self) -> float:
+        """Seconds on a core so far, of all threads, to the nanosecond."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def pss(self) -> int:
+        """Octets of memory, shared ones in shares."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return int(re.search(r"^Pss: +(\d+)", text, re.M)[1]) * 1024
+
+    def hold(self, count: int) -> list[socket.socket]:
+        """Keep-alive connections that have each had one answer, 1,000 from each source address."""
+        request, held = (HERE / "requests/plain.http").read_bytes(), []
+        for number in range(count):
+            client = socket.socket()
+            client.settimeout(10)
+            client.bind((f"127.0.0.{2 + number // 1000}", 0))
+            client.connect(("127.0.0.1", self.port))
+            client.sendall(request)
+            assert TEXT in client.recv(4096), "answered"
+            held.append(client)
+        return held
+
+
+def raise_limits() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def round_of(places: Places, command: str, scenario: Scenario, seconds: int) -> float:
+    """Microseconds of CPU of the server per request, in one round."""
+    with Server(places, command, scenario) as server:
+        held = server.hold(scenario.idle)
+        core = ["taskset", "-c", "0", "chrt", "--batch", "0"] if scenario.one_core else ["taskset", "-c", "1"]
+        load = [*core, "wrk", "-t1", f"-c{scenario.connections}", f"-d{seconds}s", "-s", str(places.folder / "load.lua"),
+                f"http://127.0.0.1:{server.port}/"]
+        environment = os.environ | {"REQUEST": str(HERE / f"requests/{scenario.request}.http"), "DEPTH": str(scenario.depth)}
+        before = server.cpu()
+        output = subprocess.run(load, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        spent = server.cpu() - before
+        for client in held:
+            client.close()
+    result = json.loads(re.search(r"^\{.*\}$", output, re.M)[0])
+    if not result["requests"] or result["errors"] > result["requests"] / 100:
+        raise RuntimeError(f"{result} from {command}")
+    return spent / result["requests"] * 1e6
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values) if values else float("nan")
