@@ -122,13 +122,9 @@ fn panicked(wire: &mut Wire<'_, Nudge>, head: &RequestHead<'_>) -> Response {
 
 impl<H: Handler> HttpServer<H> {
     /// Calls the handler for a whole request.
-    fn respond(&mut self, wire: &mut Wire<'_, Nudge>, request: &Request<'_>) -> (Asked, Response) {
-        let response = guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()));
-        let asked = Asked::by(&request.head);
-        match response.body {
-            Body::Bytes(_) => (asked, response),
-            _ => (asked.with_trailers(&request.head), response),
-        }
+    #[inline]
+    fn respond(&mut self, wire: &mut Wire<'_, Nudge>, request: &Request<'_>) -> Response {
+        guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
     }
 
     /// A head without a body, or with one that stands whole behind it, is answered where it lies.
@@ -143,24 +139,26 @@ impl<H: Handler> HttpServer<H> {
         let context = Context { ends: wire.ends(), extensions: RefCell::default() };
         let scratch = self.scratch.take().unwrap_or_default();
         let head = RequestHead { bytes: &input[used - len..used], head: &scratch, context: &context, parameters: &[] };
-        let (asked, response) = if scratch.framing() == Framing::None {
-            self.respond(wire, &Request { head, body: &[] })
-        } else {
-            match self.take_body(state, wire, &head, &input[used..]) {
-                Ok(answer) => answer,
-                Err(None) => {
-                    let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-                    let reserve = if let Framing::Length(length) = scratch.framing() { length } else { 0 };
-                    let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
-                    let collected = Collected { head_bytes, head: scratch, extensions, body };
-                    state.exchange = Some(Box::new(Exchange::Collecting(collected)));
-                    return Step::Parse;
-                }
-                Err(Some(exchange)) => {
-                    state.exchange = Some(Box::new(exchange));
-                    self.scratch = Some(scratch);
-                    return Step::Parse;
-                }
+        if scratch.framing() == Framing::None {
+            let response = self.respond(wire, &Request { head, body: &[] });
+            let asked = Asked::about(&head, &response);
+            self.scratch = Some(scratch);
+            return self.answer(state, wire, asked, response);
+        }
+        let (asked, response) = match self.take_body(state, wire, &head, &input[used..]) {
+            Ok(answer) => answer,
+            Err(None) => {
+                let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+                let reserve = if let Framing::Length(length) = scratch.framing() { length } else { 0 };
+                let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
+                let collected = Collected { head_bytes, head: scratch, extensions, body };
+                state.exchange = Some(Box::new(Exchange::Collecting(collected)));
+                return Step::Parse;
+            }
+            Err(Some(exchange)) => {
+                state.exchange = Some(Box::new(exchange));
+                self.scratch = Some(scratch);
+                return Step::Parse;
             }
         };
         self.scratch = Some(scratch);
@@ -198,7 +196,8 @@ impl<H: Handler> HttpServer<H> {
         {
             state.http1.skip_body();
             wire.consume(length);
-            return Ok(self.respond(wire, &Request { head: *head, body }));
+            let response = self.respond(wire, &Request { head: *head, body });
+            return Ok((Asked::about(head, &response), response));
         }
         if head.head.expects_continue() && rest.is_empty() {
             wire.output().extend(CONTINUE);
@@ -234,7 +233,8 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Writes the response, or begins to wait for it, or to send it piece by piece.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "a response is large, and a call would copy it")]
+    #[inline(always)]
     fn answer(
         &mut self,
         state: &mut Conversation,
@@ -399,7 +399,8 @@ impl<H: Handler> HttpServer<H> {
                 let Collected { head_bytes, head, extensions, body } = collected;
                 let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions) };
                 let request_head = RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[] };
-                let (asked, response) = self.respond(wire, &Request { head: request_head, body: &body });
+                let response = self.respond(wire, &Request { head: request_head, body: &body });
+                let asked = Asked::about(&request_head, &response);
                 self.answer(state, wire, asked, response)
             }
             Exchange::Taking(asked, upload) => {

@@ -116,6 +116,13 @@ impl Asked {
         }
     }
 
+    /// What this answer to it has to know.
+    #[inline]
+    fn about(head: &RequestHead<'_>, response: &Response) -> Self {
+        let asked = Asked::by(head);
+        if matches!(response.body, Body::Bytes(_)) { asked } else { asked.with_trailers(head) }
+    }
+
     /// As well, whether the client takes trailers; told apart because few answers need to know.
     fn with_trailers(self, head: &RequestHead<'_>) -> Self {
         let is_te = |name: &[u8]| name.eq_ignore_ascii_case(b"te");

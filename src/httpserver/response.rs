@@ -86,7 +86,8 @@ impl Response {
     /// 200 (OK) with plain text in UTF-8.
     #[inline]
     pub fn text(text: impl Into<Bytes>) -> Self {
-        Response::new(StatusCode::OK).content_type("text/plain; charset=utf-8").body(text)
+        let (content_type, body) = (Some("text/plain; charset=utf-8"), Body::Bytes(text.into()));
+        Response { status: StatusCode::OK, content_type, fields: Vec::new(), body, close: false }
     }
 
     /// A status with a line of plain text that names it, or says more.
