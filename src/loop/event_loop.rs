@@ -545,7 +545,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// open for some round trips after that.
     fn begin_drain(&mut self) {
         let limit_ms = u64::try_from(self.limits.drain.as_millis()).unwrap_or(u64::MAX);
-        self.drain = Some(self.clock.now_ms.saturating_add(limit_ms));
+        // One more millisecond, because the clock is cut to milliseconds: never early.
+        self.drain = Some(self.clock.now_ms.saturating_add(limit_ms).saturating_add(1));
         let mut able = true;
         for door in &mut self.doors {
             able &= door.turn_away();
