@@ -49,6 +49,20 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<io::Result<Counters>>>,
 }
 
+/// Lets this process have as many descriptors as the system permits: some systems begin with 256, and all the tests
+/// run in one process.
+#[cfg(unix)]
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the tests that need more fail and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Windows has no such limit.
+#[cfg(not(unix))]
+pub(crate) fn raise_descriptor_limit() {}
+
 /// Starts `app` with the usual limits.
 pub(crate) fn serve<B: Backend, A: App>(app: impl FnOnce() -> A + Send + 'static) -> Server {
     serve_with::<B, A>(Timeouts::default(), Limits::default(), app)
