@@ -144,6 +144,8 @@ impl Config {
         }
         let (send, receive) = mpsc::channel();
         let make = Arc::new(make);
+        // Where the rest of the start fails, what has started ends with it.
+        let mut crew = Crew::default();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (config, capacity, send, make) = (self.clone(), capacity.clone(), send.clone(), Arc::clone(&make));
             let worker = move || {
@@ -153,28 +155,31 @@ impl Config {
                 // Fails only when the server gave up starting.
                 let _ = send.send(News::Ended(ended));
             };
-            let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(worker);
-            spawned.map_err(|error| failed("cannot start a thread", &error))?;
+            if let Err(error) = thread::Builder::new().name(format!("worker-{number}")).spawn(worker) {
+                crew.await_start(&receive, number)?;
+                return Err(failed("cannot start a thread", &error));
+            }
         }
-        let handles = await_start(&receive, workers)?;
-        let watched = handles.clone();
-        signals::watch(move || watched.iter().for_each(Handle::drain))
+        drop(send);
+        crew.await_start(&receive, workers)?;
+        let watched = crew.handles.clone();
+        let _watch = signals::watch(move || watched.iter().for_each(Handle::drain))
             .map_err(|error| failed("cannot listen for signals", &error))?;
         started(Started { local, backend: backend.name(), workers });
-        wait(&receive, &handles)
+        crew.wait(&receive)
     }
 }
 
-fn await_start(news: &mpsc::Receiver<News>, workers: usize) -> Result<Vec<Handle>, Failure> {
-    let mut handles = Vec::new();
-    while handles.len() < workers {
-        match news.recv() {
-            Ok(News::Started(handle)) => handles.push(handle),
-            Ok(News::Ended(Err(failure))) => return Err(failure),
-            Ok(News::Ended(Ok(()))) | Err(_) => return Err(Failure("a worker ended before it began".into())),
-        }
+/// The workers that have started; stopped when nobody waits for them any more.
+#[derive(Default)]
+struct Crew {
+    handles: Vec<Handle>,
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.handles.iter().for_each(Handle::stop);
     }
-    Ok(handles)
 }
 
 /// What workers tell the thread that started them.
@@ -187,18 +192,32 @@ fn failed(what: &str, error: &io::Error) -> Failure {
     Failure(format!("{what}: {error}"))
 }
 
-/// Waits until all workers have ended; when one fails, the others are drained.
-fn wait(news: &mpsc::Receiver<News>, handles: &[Handle]) -> Result<(), Failure> {
-    let mut outcome = Ok(());
-    let ends = news.iter().filter_map(|news| if let News::Ended(ended) = news { Some(ended) } else { None });
-    for ended in ends.take(handles.len()) {
-        if let Err(failure) = &ended {
-            log::error!("{failure}; the other workers drain");
-            handles.iter().for_each(Handle::drain);
+impl Crew {
+    fn await_start(&mut self, news: &mpsc::Receiver<News>, workers: usize) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for _ in 0..workers {
+            match news.recv() {
+                Ok(News::Started(handle)) => self.handles.push(handle),
+                Ok(News::Ended(Err(failure))) => outcome = Err(failure),
+                Ok(News::Ended(Ok(()))) | Err(_) => outcome = Err(Failure("a worker ended before it began".into())),
+            }
         }
-        outcome = outcome.and(ended);
+        outcome
     }
-    outcome
+
+    /// Waits until all workers have ended; when one fails, the others are drained.
+    fn wait(&self, news: &mpsc::Receiver<News>) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        let ends = news.iter().filter_map(|news| if let News::Ended(ended) = news { Some(ended) } else { None });
+        for ended in ends.take(self.handles.len()) {
+            if let Err(failure) = &ended {
+                log::error!("{failure}; the other workers drain");
+                self.handles.iter().for_each(Handle::drain);
+            }
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
 }
 
 /// One worker's life.

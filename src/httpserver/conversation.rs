@@ -13,14 +13,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use http::Extensions;
 
 use super::later::Late;
 use super::link::{Nudge, Place};
 use super::outgoing::{Coding, Outgoing, Pumped, Stream};
-use super::reader::Pipe;
+use super::reader::{Inlet, Pipe};
 use super::request::Context;
 use super::response::{self, Pending};
 use super::{
@@ -40,14 +39,14 @@ pub struct Conversation {
     phase: Phase,
 }
 
-/// An exchange that needs more than one call.
+/// An exchange that needs more than one call. Dropped before its end it tells so to the threads it shares something with.
 enum Exchange {
     /// The body is collected.
     Collecting(Collected),
     /// The body is taken as it comes.
     Taking(Asked, Box<dyn Upload>),
     /// The body is read on another thread, which may answer before its end.
-    Reading(Asked, Arc<Pipe>, Box<Pending>),
+    Reading(Asked, Inlet, Box<Pending>),
     /// The answer is given later.
     Waiting(Asked, Box<Waiting>),
     /// The answer's body is made while it is sent.
@@ -70,19 +69,6 @@ struct Waiting {
 }
 
 impl Exchange {
-    /// The connection ends before the exchange does.
-    fn close(&self) {
-        match self {
-            Exchange::Collecting(_) | Exchange::Taking(..) => {}
-            Exchange::Reading(_, pipe, pending) => {
-                pipe.end(Err(io::ErrorKind::ConnectionAborted));
-                pending.late.link.close();
-            }
-            Exchange::Waiting(_, waiting) => waiting.pending.late.link.close(),
-            Exchange::Sending(outgoing) => outgoing.close(),
-        }
-    }
-
     fn drain(&self) {
         match self {
             Exchange::Collecting(_) | Exchange::Taking(..) => {}
@@ -212,19 +198,22 @@ impl<H: Handler> HttpServer<H> {
 
     fn begin_reading(
         &self,
-        wire: &Wire<'_, Nudge>,
+        wire: &mut Wire<'_, Nudge>,
         asked: Asked,
         start: Box<dyn FnOnce(super::BodyReader, super::Responder)>,
     ) -> Exchange {
-        let (pipe, reader) = Pipe::new();
+        let (inlet, reader) = Pipe::open();
         let (late, responder) = Late::new();
         if let Some(place) = self.place(wire) {
-            pipe.bind(place.clone());
+            inlet.bind(place.clone());
             late.bind(place, wire.draining());
         }
         // What is lost by a panic answers 500 by being dropped.
-        guard(|| start(reader, responder));
-        Exchange::Reading(asked, pipe, Box::new(Pending::new(late)))
+        if guard(|| start(reader, responder)).is_none() {
+            wire.count_panic();
+            log::error!("what was to read a body panicked");
+        }
+        Exchange::Reading(asked, inlet, Box::new(Pending::new(late)))
     }
 
     /// Where other threads will reach the exchange that begins now.
@@ -274,6 +263,8 @@ impl<H: Handler> HttpServer<H> {
             }
         };
         state.exchange = Some(Box::new(exchange));
+        // The clock of what came before is not that of an answer; output that is blocked has its own.
+        state.phase = Phase::Reply;
         Step::Parse
     }
 
@@ -306,7 +297,6 @@ impl<H: Handler> HttpServer<H> {
         let (persistence, next) =
             asked.outlook(response.close || wire.draining() || (coding == Coding::Close && !asked.head));
         if !write_head(&mut self.encoder, wire, &response, length, persistence) || asked.head || tunnel {
-            stream.discard();
             return Err(next);
         }
         let outgoing = Outgoing::new(stream, coding, asked.trailers, next);
@@ -329,13 +319,12 @@ impl<H: Handler> HttpServer<H> {
                 state.exchange = None;
                 self.answer(state, wire, asked, response)
             }
-            Some(Exchange::Reading(asked, pipe, pending)) => {
+            Some(Exchange::Reading(asked, inlet, pending)) => {
                 let Some(response) = pending.take() else {
-                    return if pipe.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
+                    return if inlet.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
                 };
                 // Answered before the end of the body, which nobody will read.
                 let asked = asked.unread();
-                pipe.end(Err(io::ErrorKind::ConnectionAborted));
                 pending.late.link.release();
                 state.exchange = None;
                 self.answer(state, wire, asked, response)
@@ -380,12 +369,16 @@ impl<H: Handler> HttpServer<H> {
                 let response = match guard(|| upload.chunk(bytes)) {
                     Some(Take::More) => return Step::Parse,
                     Some(Take::Answer(response)) => response,
-                    None => response::internal_error(),
+                    None => {
+                        log::error!("an upload panicked: answered 500");
+                        wire.count_panic();
+                        response::internal_error()
+                    }
                 };
                 state.exchange = None;
                 return self.answer(state, wire, asked, response);
             }
-            Some(Exchange::Reading(_, pipe, _)) if !pipe.push(bytes) => return Step::Flow(Flow::Pause),
+            Some(Exchange::Reading(_, inlet, _)) if !inlet.push(bytes) => return Step::Flow(Flow::Pause),
             _ => {}
         }
         Step::Parse
@@ -408,10 +401,11 @@ impl<H: Handler> HttpServer<H> {
                 let response = response::guarded(|| upload.end(&trailers));
                 self.answer(state, wire, asked, response)
             }
-            Exchange::Reading(asked, pipe, pending) => {
-                pipe.end(Ok(Trailers::received(state.http1.trailers())));
+            Exchange::Reading(asked, inlet, pending) => {
+                inlet.end(Ok(Trailers::received(state.http1.trailers())));
                 let waiting = Waiting { pending: *pending, fields: Vec::new(), close: false };
                 state.exchange = Some(Box::new(Exchange::Waiting(asked, Box::new(waiting))));
+                state.phase = Phase::Reply;
                 Step::Parse
             }
             other => {
@@ -425,11 +419,8 @@ impl<H: Handler> HttpServer<H> {
     fn refuse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, error: Error) -> Flow {
         log::debug!("refused: {error}");
         let asked = Asked::unreadable(self.is_for_head(state));
-        if let Some(exchange) = state.exchange.take() {
-            if let Exchange::Reading(_, pipe, _) = &*exchange {
-                pipe.end(Err(io::ErrorKind::InvalidData));
-            }
-            exchange.close();
+        if let Some(Exchange::Reading(_, inlet, _)) = state.exchange.take().as_deref() {
+            inlet.end(Err(io::ErrorKind::InvalidData));
         }
         let response = fault(error);
         if let Body::Bytes(body) = &response.body {
@@ -567,11 +558,8 @@ impl<H: Handler> App for HttpServer<H> {
         if state.is_reading() { Flow::Read(state.phase) } else { self.resume(state, wire) }
     }
 
-    fn closed(&mut self, _: ConnId, state: Conversation, _: Closed) {
-        if let Some(exchange) = state.exchange {
-            exchange.close();
-        }
-    }
+    /// The exchange under way is dropped, which tells those who share something with it.
+    fn closed(&mut self, _: ConnId, _state: Conversation, _: Closed) {}
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Nudge)>) {}
 }

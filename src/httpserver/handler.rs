@@ -126,6 +126,21 @@ impl Intake {
     pub fn read(bytes_max: u64, start: impl FnOnce(BodyReader, Responder) + 'static) -> Self {
         Intake::Read { bytes_max, start: Box::new(start) }
     }
+
+    /// Changes the answer that comes of this decision alone: a refusal, or that of a body which is taken as it comes or
+    /// read elsewhere. A body that is collected is answered by [`Handler::call`], whose answer is not changed here. What
+    /// wraps handlers uses this beside [`Response::map`], so that it sees every answer.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
+        match self {
+            Intake::Default | Intake::Collect(_) => self,
+            Intake::Refuse(response) => Intake::Refuse(response.map(change)),
+            Intake::Stream { bytes_max, upload } => Intake::stream(bytes_max, Mapped { upload, change: Some(change) }),
+            Intake::Read { bytes_max, start } => {
+                Intake::read(bytes_max, |body, responder| start(body, responder.map(change)))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Intake {
@@ -157,6 +172,34 @@ pub enum Take {
     More,
     /// Nothing: answer now and read no further. The connection is closed afterwards.
     Answer(Response),
+}
+
+/// An upload whose answer is changed.
+struct Mapped<F> {
+    upload: Box<dyn Upload>,
+    /// Taken by the answer.
+    change: Option<F>,
+}
+
+fn changed<F>(response: Response, change: Option<F>) -> Response
+where
+    F: FnOnce(Response) -> Response + Send + 'static,
+{
+    if let Some(change) = change { response.map(change) } else { response }
+}
+
+impl<F: FnOnce(Response) -> Response + Send + 'static> Upload for Mapped<F> {
+    fn chunk(&mut self, bytes: &[u8]) -> Take {
+        match self.upload.chunk(bytes) {
+            Take::More => Take::More,
+            Take::Answer(response) => Take::Answer(changed(response, self.change.take())),
+        }
+    }
+
+    fn end(self: Box<Self>, trailers: &Trailers) -> Response {
+        let Mapped { upload, change } = *self;
+        changed(upload.end(trailers), change)
+    }
 }
 
 /// [`Intake::fold`].

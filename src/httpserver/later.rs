@@ -5,11 +5,22 @@ use std::sync::{Arc, Mutex};
 use super::link::{Link, Place, lock};
 use super::response::{self, Response};
 
+type Change = Box<dyn FnOnce(Response) -> Response + Send>;
+
 /// What a [`Responder`] left for the loop.
 enum Answer {
     Ready(Response),
     /// Made on the loop's own thread.
     Make(Box<dyn FnOnce() -> Response + Send>),
+}
+
+impl Answer {
+    fn map(self, change: Change) -> Self {
+        Answer::Make(Box::new(move || match self {
+            Answer::Ready(response) => response.map(change),
+            Answer::Make(make) => make().map(change),
+        }))
+    }
 }
 
 /// Shared by a [`Responder`] and the exchange that waits for it.
@@ -22,7 +33,7 @@ pub(super) struct Late {
 impl Late {
     pub(super) fn new() -> (Arc<Late>, Responder) {
         let late = Arc::new(Late::default());
-        (Arc::clone(&late), Responder { late, used: false })
+        (Arc::clone(&late), Responder { late, changes: Vec::new(), used: false })
     }
 
     /// The answer, if it is there.
@@ -51,14 +62,27 @@ impl Late {
 /// for a connection that is gone is dropped.
 pub struct Responder {
     late: Arc<Late>,
+    changes: Vec<Change>,
     used: bool,
 }
 
 impl Responder {
     /// Answers.
     pub fn respond(mut self, response: impl Into<Response>) {
+        self.put(Answer::Ready(response.into()));
+    }
+
+    fn put(&mut self, answer: Answer) {
         self.used = true;
-        self.late.put(Answer::Ready(response.into()));
+        let changes = std::mem::take(&mut self.changes);
+        self.late.put(changes.into_iter().fold(answer, Answer::map));
+    }
+
+    /// Changes the answer when it is there, the one for a dropped responder included. For what wraps handlers.
+    #[must_use]
+    pub fn map(mut self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
     }
 
     /// Answers with what a closure makes on the thread of the loop.
@@ -66,8 +90,7 @@ impl Responder {
     where
         R: Into<Response>,
     {
-        self.used = true;
-        self.late.put(Answer::Make(Box::new(|| make().into())));
+        self.put(Answer::Make(Box::new(|| make().into())));
     }
 
     /// Whether nobody waits for the answer any more: the connection ended, or the request's body was at fault and
@@ -99,7 +122,7 @@ impl Drop for Responder {
             if !self.is_closed() {
                 log::error!("a responder was dropped without an answer: answered 500");
             }
-            self.late.put(Answer::Ready(response::internal_error()));
+            self.put(Answer::Ready(response::internal_error()));
         }
     }
 }

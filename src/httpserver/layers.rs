@@ -3,11 +3,15 @@
 //! What a layer does to a response it does with [`Response::map`], so that answers given later are changed too.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{FieldError, Handler, Intake, Request, RequestHead, Response, fields};
 
-/// Calls the handler by way of a closure, which sees request and answer.
+/// Calls the handler by way of a closure, which sees whole requests and their answers.
+///
+/// Requests that the handler decides upon by their head alone pass the closure by: refusals, and bodies that are taken
+/// as they come. So this is not the place for authentication; [`guard`] is.
 ///
 /// # Examples
 /// ```
@@ -97,23 +101,21 @@ pub fn fields<H: Handler>(inner: H, list: &[(&str, &str)]) -> Result<impl Handle
     for (name, value) in list {
         fields::push(&mut lines, name, value.as_bytes())?;
     }
-    Ok(Fields { inner, lines })
+    Ok(Fields { inner, lines: lines.into() })
 }
 
 struct Fields<H> {
     inner: H,
-    lines: Vec<u8>,
+    lines: Arc<[u8]>,
 }
 
 impl<H: Handler> Handler for Fields<H> {
     fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        match self.inner.head(head) {
-            Intake::Refuse(mut response) => {
-                response.inherit(&self.lines, false);
-                Intake::Refuse(response)
-            }
-            intake => intake,
-        }
+        let lines = Arc::clone(&self.lines);
+        self.inner.head(head).map(move |mut response| {
+            response.inherit(&lines, false);
+            response
+        })
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
@@ -136,10 +138,7 @@ struct Log<H> {
 
 impl<H: Handler> Handler for Log<H> {
     fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        match self.inner.head(head) {
-            Intake::Refuse(response) if is_logged() => Intake::Refuse(response.map(line(head))),
-            intake => intake,
-        }
+        if is_logged() { self.inner.head(head).map(line(head)) } else { self.inner.head(head) }
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {

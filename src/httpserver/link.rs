@@ -80,19 +80,20 @@ impl Link {
 
     /// The exchange is over as it should be.
     pub(super) fn release(&self) {
+        drop(self.cut());
+    }
+
+    /// Ends the exchange. What is returned holds closures of the user's, whose drops may do anything: not under the lock.
+    fn cut(&self) -> State {
         let mut state = lock(&self.state);
-        *state = State { closed: true, ..State::default() };
+        let draining = state.draining;
+        std::mem::replace(&mut *state, State { closed: true, draining, ..State::default() })
     }
 
     /// The exchange is over too early: the connection ended, or the request turned out to be at fault.
     pub(super) fn close(&self) {
-        let calls = {
-            let mut state = lock(&self.state);
-            let calls = std::mem::take(&mut state.on_closed);
-            *state = State { closed: true, ..State::default() };
-            calls
-        };
-        call_all(calls);
+        let State { on_closed, .. } = self.cut();
+        call_all(on_closed);
     }
 
     /// The loop began to drain.
@@ -124,9 +125,12 @@ impl Link {
         call_all(vec![Box::new(call)]);
     }
 
-    /// Calls when the loop begins to drain; at once if it does.
+    /// Calls when the loop begins to drain; at once if it does; never once the exchange is over.
     pub(super) fn on_drain(&self, call: impl FnOnce() + Send + 'static) {
         let mut state = lock(&self.state);
+        if state.closed && !state.draining {
+            return;
+        }
         if !state.draining {
             state.on_drain.push(Box::new(call));
             return;

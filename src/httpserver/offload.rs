@@ -19,13 +19,16 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that work.
+    busy: usize,
     closed: bool,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
-    queued_max: usize,
+    /// Pieces of work under way and waiting.
+    jobs_max: usize,
 }
 
 /// A bounded number of threads for work that would keep a loop from its other connections: files, databases,
@@ -64,14 +67,16 @@ impl Drop for Owner {
 }
 
 impl Pool {
-    /// Starts `threads` threads (one at least) with room for `queued_max` pieces of work that wait for one.
+    /// Starts `threads` threads (one at least) with room for `queued_max` pieces of work that wait until one is free.
     ///
     /// # Errors
     /// Where the system refuses a thread.
     pub fn new(threads: usize, queued_max: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), queued_max });
+        let threads = threads.max(1);
+        let jobs_max = threads.saturating_add(queued_max);
+        let shared = Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), jobs_max });
         let owner = Arc::new(Owner(Arc::clone(&shared)));
-        for number in 0..threads.max(1) {
+        for number in 0..threads {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name(format!("pool-{number}")).spawn(move || work(&shared))?;
         }
@@ -97,9 +102,14 @@ impl Pool {
                 responder.respond_with(move || then(outcome));
             }
         };
-        match self.run(job) {
+        match self.push(Box::new(job)) {
             Ok(()) => response,
-            Err(PoolFull) => Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", RETRY_AFTER),
+            Err(job) => {
+                // In this order: the responder in the job sees that nobody waits for it.
+                drop(response);
+                drop(job);
+                Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", RETRY_AFTER)
+            }
         }
     }
 
@@ -108,11 +118,16 @@ impl Pool {
     /// # Errors
     /// When the queue is full; the work is dropped undone.
     pub fn run(&self, work: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
+        self.push(Box::new(work)).map_err(|_| PoolFull)
+    }
+
+    /// Hands the work back when there is no thread for it and no place to wait.
+    fn push(&self, job: Job) -> Result<(), Job> {
         let mut queue = lock(&self.shared.queue);
-        if queue.jobs.len() >= self.shared.queued_max {
-            return Err(PoolFull);
+        if queue.jobs.len() + queue.busy >= self.shared.jobs_max {
+            return Err(job);
         }
-        queue.jobs.push_back(Box::new(work));
+        queue.jobs.push_back(job);
         drop(queue);
         self.shared.news.notify_one();
         Ok(())
@@ -130,10 +145,12 @@ fn work(shared: &Shared) {
                 None => queue = shared.news.wait(queue).unwrap_or_else(PoisonError::into_inner),
             }
         };
+        queue.busy += 1;
         drop(queue);
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
             log::error!("work on a pool's thread panicked");
         }
+        lock(&shared.queue).busy -= 1;
     }
 }
 

@@ -25,7 +25,24 @@ const PIECES_PER_TURN: usize = 256;
 pub(super) enum Source {
     Pieces(Box<dyn Iterator<Item = io::Result<Bytes>> + Send>),
     Reader(Box<dyn Read + Send>),
-    Queue(Arc<Queue>),
+    Queue(Outlet),
+}
+
+/// The loop's half of a queue: whoever pushes into the other hears when it is dropped.
+pub(super) struct Outlet(pub(super) Arc<Queue>);
+
+impl std::ops::Deref for Outlet {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.0
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 type MakeTrailers = Box<dyn FnOnce() -> Trailers + Send>;
@@ -41,13 +58,6 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(source: Source) -> Self {
         Stream { source, length: None, trailers: None }
-    }
-
-    /// The body is not sent, since the response has none.
-    pub(super) fn discard(&self) {
-        if let Source::Queue(queue) = &self.source {
-            queue.close();
-        }
     }
 }
 
@@ -97,13 +107,6 @@ impl Outgoing {
     pub(super) fn drain(&self) {
         if let Source::Queue(queue) = &self.source {
             queue.link.drain();
-        }
-    }
-
-    /// The connection ended before the body.
-    pub(super) fn close(&self) {
-        if let Source::Queue(queue) = &self.source {
-            queue.close();
         }
     }
 

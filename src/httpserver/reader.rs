@@ -12,6 +12,13 @@ use super::link::{Link, Place, lock};
 /// What is taken from a client ahead of a slow reader.
 const AHEAD_BYTES: usize = 256 * 1024;
 
+/// What a piece costs at least, whatever its length: its place in the queue, and its memory's own.
+const PIECE_COST_MIN: usize = 64;
+
+fn cost(piece: &[u8]) -> usize {
+    piece.len().max(PIECE_COST_MIN)
+}
+
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Bytes>,
@@ -31,10 +38,27 @@ pub(super) struct Pipe {
     news: Condvar,
 }
 
+/// The loop's half of a pipe: whoever reads from the other hears when it is dropped before the end.
+pub(super) struct Inlet(Arc<Pipe>);
+
+impl std::ops::Deref for Inlet {
+    type Target = Pipe;
+
+    fn deref(&self) -> &Pipe {
+        &self.0
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.0.end(Err(io::ErrorKind::ConnectionAborted));
+    }
+}
+
 impl Pipe {
-    pub(super) fn new() -> (Arc<Pipe>, BodyReader) {
+    pub(super) fn open() -> (Inlet, BodyReader) {
         let pipe = Arc::new(Pipe::default());
-        (Arc::clone(&pipe), BodyReader { pipe, current: Bytes::new() })
+        (Inlet(Arc::clone(&pipe)), BodyReader { pipe, current: Bytes::new() })
     }
 
     pub(super) fn bind(&self, place: Place) {
@@ -47,7 +71,7 @@ impl Pipe {
         if state.abandoned {
             return true;
         }
-        state.bytes += bytes.len();
+        state.bytes += cost(bytes);
         state.pieces.push_back(Bytes::copy_from_slice(bytes));
         state.paused = state.bytes >= AHEAD_BYTES;
         self.news.notify_one();
@@ -90,7 +114,7 @@ impl BodyReader {
         let mut state = lock(&self.pipe.state);
         loop {
             if let Some(piece) = state.pieces.pop_front() {
-                state.bytes -= piece.len();
+                state.bytes -= cost(&piece);
                 if state.paused && state.bytes <= AHEAD_BYTES / 2 {
                     state.paused = false;
                     drop(state);
@@ -143,5 +167,22 @@ impl std::fmt::Debug for BodyReader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = lock(&self.pipe.state);
         formatter.debug_struct("BodyReader").field("bytes", &state.bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_one_byte_are_not_free() {
+        let (inlet, mut reader) = Pipe::open();
+        let taken = (0..AHEAD_BYTES).position(|_| !inlet.push(b"x")).expect("an end");
+        assert!(taken < AHEAD_BYTES / 32, "{taken} pieces");
+        assert!(inlet.is_paused());
+        for _ in 0..=taken / 2 {
+            assert_eq!(reader.next_piece().unwrap().as_deref(), Some(&b"x"[..]));
+        }
+        assert!(!inlet.is_paused());
     }
 }

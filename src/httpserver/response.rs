@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::fields::{self, FieldError, Trailers};
 use super::later::{Late, Responder};
-use super::outgoing::{Source, Stream};
+use super::outgoing::{Outlet, Source, Stream};
 use super::sender::{QUEUE_BYTES, Queue, Sender};
 use crate::http1;
 
@@ -57,10 +57,16 @@ impl std::fmt::Debug for Body {
 
 type Change = Box<dyn FnOnce(Response) -> Response + Send>;
 
-/// A response that another thread will give, and what is to be done with it then.
+/// A response that another thread will give, and what is to be done with it then. That thread hears when it is dropped.
 pub(super) struct Pending {
     pub(super) late: Arc<Late>,
     changes: Vec<Change>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.late.link.close();
+    }
 }
 
 impl Pending {
@@ -144,8 +150,8 @@ impl Response {
         Response::from_source(Source::Pieces(Box::new(pieces.into_iter().map(|piece| Ok(piece.into())))))
     }
 
-    /// As [`Response::stream`], of pieces that may fail: then the connection is reset, so that the client does not
-    /// take half an answer for a whole one.
+    /// As [`Response::stream`], of pieces that may fail: then the connection ends early (for HTTP/1.0 by a reset), so
+    /// that the client does not take half an answer for a whole one.
     pub fn try_stream<T>(pieces: impl IntoIterator<Item = io::Result<T>, IntoIter: Send + 'static>) -> Self
     where
         T: Into<Bytes>,
@@ -154,7 +160,7 @@ impl Response {
     }
 
     /// 200 (OK) with what a reader gives, read on the thread of the loop: for files and the like, which do not
-    /// keep others waiting. One that fails resets the connection.
+    /// keep others waiting. One that fails ends the connection as in [`Response::try_stream`].
     pub fn reader(reader: impl Read + Send + 'static) -> Self {
         Response::from_source(Source::Reader(Box::new(reader)))
     }
@@ -186,7 +192,7 @@ impl Response {
     /// As [`Response::channel`], with another bound on what is pushed ahead of the client.
     pub fn channel_of(bytes_max: usize) -> (Self, Sender) {
         let (queue, sender) = Queue::new(bytes_max);
-        (Response::from_source(Source::Queue(queue)), sender)
+        (Response::from_source(Source::Queue(Outlet(queue))), sender)
     }
 
     fn from_source(source: Source) -> Self {
@@ -194,7 +200,7 @@ impl Response {
     }
 
     /// Announces the length of a stream, which goes out with Content-Length then. What comes beyond is cut off; a
-    /// stream that ends too early resets the connection. A body of bytes knows its own length.
+    /// stream that ends too early ends the connection as well. A body of bytes knows its own length.
     #[must_use]
     pub fn length(mut self, bytes: u64) -> Self {
         if let Body::Stream(stream) = &mut self.body {

@@ -10,6 +10,13 @@ use super::link::{Link, lock};
 /// What may be pushed ahead of a client: a quarter of a second at 1 MiB/s, and some hundred events.
 pub(super) const QUEUE_BYTES: usize = 256 * 1024;
 
+/// What a piece costs at least, whatever its length: its place in the queue, and its memory's own.
+const PIECE_COST_MIN: usize = 64;
+
+fn cost(piece: &Bytes) -> usize {
+    piece.len().max(PIECE_COST_MIN)
+}
+
 type Drained = Box<dyn FnMut() + Send>;
 
 #[derive(Default)]
@@ -19,6 +26,8 @@ struct State {
     end: Option<End>,
     /// The pusher was told that the queue is full, and waits to hear that it is not.
     full: bool,
+    /// The queue had room again when nobody had asked to hear of it.
+    missed: bool,
     on_drained: Option<Drained>,
 }
 
@@ -63,11 +72,12 @@ impl Queue {
                 Some(End::Dropped) => Pulled::Broken,
             };
         };
-        state.bytes -= piece.len();
+        state.bytes -= cost(&piece);
         if state.full && state.bytes <= self.bytes_max / 2 {
             state.full = false;
             self.room.notify_all();
             let call = state.on_drained.take();
+            state.missed = call.is_none();
             drop(state);
             self.tell_drained(call);
         }
@@ -80,7 +90,11 @@ impl Queue {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut call)).is_err() {
             log::error!("a closure that was to hear of room in a queue panicked");
         }
-        lock(&self.state).on_drained.get_or_insert(call);
+        // A closure that was set meanwhile stays; what is dropped is dropped outside the lock, as it may hold anything.
+        let mut state = lock(&self.state);
+        let extra = if state.on_drained.is_none() { state.on_drained.replace(call) } else { Some(call) };
+        drop(state);
+        drop(extra);
     }
 
     /// Nobody will pull any more.
@@ -122,8 +136,8 @@ impl std::error::Error for SendError {}
 
 /// Pushes the body of one response, from any thread. Made by [`Response::channel`](super::Response::channel).
 ///
-/// The end has to be told by [`Sender::finish`]. Dropped without it, as when its thread panics, the connection is
-/// reset, so that the client does not take a half of the body for the whole.
+/// The end has to be told by [`Sender::finish`]. Dropped without it, as when its thread panics, the connection
+/// ends early (for HTTP/1.0 by a reset), so that the client does not take a half of the body for the whole.
 pub struct Sender {
     queue: Arc<Queue>,
 }
@@ -146,7 +160,7 @@ impl Sender {
         if piece.is_empty() {
             return Ok(());
         }
-        state.bytes += piece.len();
+        state.bytes += cost(&piece);
         state.pieces.push_back(piece);
         state.full = state.bytes >= self.queue.bytes_max;
         drop(state);
@@ -187,10 +201,18 @@ impl Sender {
         self.queue.link.is_draining()
     }
 
-    /// Calls a closure each time a queue that was full has come down to half. It runs on the thread of the loop and has
-    /// to be quick; it may push.
+    /// Calls a closure each time a queue that was full has come down to half; at once if that has happened already
+    /// since the last [`SendError::Full`]. It runs on the thread of the loop, or on this one if at once, and has to be
+    /// quick; it may push.
     pub fn on_drained(&self, call: impl FnMut() + Send + 'static) {
-        lock(&self.queue.state).on_drained = Some(Box::new(call));
+        let mut state = lock(&self.queue.state);
+        if std::mem::take(&mut state.missed) {
+            drop(state);
+            return self.queue.tell_drained(Some(Box::new(call)));
+        }
+        let former = state.on_drained.replace(Box::new(call));
+        drop(state);
+        drop(former);
     }
 
     /// Calls a closure when the connection ends too early; at once if it has. It runs on the thread of the loop.
@@ -223,5 +245,33 @@ impl Drop for Sender {
 impl std::fmt::Debug for Sender {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Sender").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn count(calls: &Arc<AtomicUsize>) -> impl FnMut() + Send + 'static {
+        let calls = Arc::clone(calls);
+        move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn room_that_came_before_somebody_asked_is_told_at_once() {
+        let (queue, sender) = Queue::new(100);
+        let calls = Arc::new(AtomicUsize::new(0));
+        sender.send(vec![0; 100]).unwrap();
+        assert!(matches!(sender.send("x"), Err(SendError::Full(_))));
+        assert!(matches!(queue.pull(), Pulled::Piece(_)));
+        sender.on_drained(count(&calls));
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        sender.send(vec![0; 100]).unwrap();
+        assert!(matches!(queue.pull(), Pulled::Piece(_)));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
 }

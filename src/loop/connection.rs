@@ -370,6 +370,9 @@ impl<S: Stream, T> Connection<S, T> {
             self.send_back(lent, &input[returned]);
         }
         self.obey(flow);
+        if flow == Flow::Abort {
+            lent.scratch.clear();
+        }
         consumed
     }
 

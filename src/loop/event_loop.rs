@@ -559,10 +559,15 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.timers = Timers::new(&self.timeouts);
         for id in self.table.ids() {
             self.with_connection(id, |connection, lent| {
-                if !matches!(connection.stage, Stage::Reading | Stage::Paused) {
+                if !matches!(connection.stage, Stage::Reading | Stage::Paused | Stage::Yielded) {
                     return Outcome::Stay;
                 }
+                let yielded = connection.stage == Stage::Yielded;
                 connection.call(lent, id, &[], App::drain);
+                if yielded && connection.stage == Stage::Reading {
+                    // Input is at hand that was not shown in this call.
+                    connection.stage = Stage::Yielded;
+                }
                 if matches!(connection.stage, Stage::Closing { .. }) {
                     connection.blame(Closed::Drain);
                 }

@@ -3,12 +3,26 @@
 
 use std::io;
 
+/// Signals are watched as long as this lives.
+pub(super) struct Watch {
+    #[cfg(unix)]
+    signals: signal_hook::iterator::Handle,
+}
+
+#[cfg(unix)]
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.signals.close();
+    }
+}
+
 /// Calls `drain` at the first SIGINT or SIGTERM; the second ends the process with 128 and its number. What is called in
 /// the signal's own context only wakes a thread.
 #[cfg(unix)]
-pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<()> {
+pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<Watch> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let watch = Watch { signals: signals.handle() };
     let wait = move || {
         let mut draining = false;
         for signal in signals.forever() {
@@ -23,12 +37,13 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<()> {
             drain();
         }
     };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
+    std::thread::Builder::new().name("signals".into()).spawn(wait)?;
+    Ok(watch)
 }
 
 /// Calls `drain` at the first Ctrl-C; the second ends the process.
 #[cfg(windows)]
-pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<()> {
+pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<Watch> {
     let mut count = 0;
     let handler = move || {
         count += 1;
@@ -38,5 +53,6 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<()> {
         log::info!("draining; a second Ctrl-C ends at once");
         drain();
     };
-    ctrlc::set_handler(handler).map_err(io::Error::other)
+    ctrlc::set_handler(handler).map_err(io::Error::other)?;
+    Ok(Watch {})
 }

@@ -168,6 +168,44 @@ on_every_backend! {
         assert_eq!((answer.status, answer.field("x-layer")), (401, Some("1")));
     }
 
+    fn layers_reach_the_answers_of_uploads<B>() {
+        struct Uploads;
+        impl Handler for Uploads {
+            fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+                match head.path() {
+                    "/fold" => Intake::fold(10, (), |(), _| (), |()| "folded"),
+                    "/read" => Intake::read(10, |body, responder| {
+                        std::thread::spawn(move || {
+                            drop(body);
+                            responder.respond("read");
+                        });
+                    }),
+                    "/dropped" => Intake::read(10, |_, _| ()),
+                    _ => Intake::Default,
+                }
+            }
+
+            fn call(&mut self, _: &Request<'_>) -> Response {
+                Response::text("called")
+            }
+        }
+        let server = serve::<B, _>(|| {
+            let fields = layers::fields(Uploads, &[("X-Layer", "1")]).expect("good fields");
+            HttpServer::with(layers::guard(layers::log(fields), |head: &RequestHead<'_>| {
+                (head.field("x-pass").is_none()).then(|| StatusCode::UNAUTHORIZED.into())
+            }))
+        });
+        for (path, status) in [("/fold", 200), ("/read", 200), ("/dropped", 500), ("/call", 200)] {
+            let mut client = server.connect();
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nX-Pass: 1\r\nContent-Length: 2\r\n\r\nab"));
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.field("x-layer")), (status, Some("1")), "{path}");
+            let mut client = server.connect();
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"));
+            assert_eq!(client.answer().status, 401, "{path}");
+        }
+    }
+
     fn a_request_tells_what_is_asked_of_it<B>() {
         let server = serve::<B, _>(|| {
             HttpServer::new(|request: &Request<'_>| {

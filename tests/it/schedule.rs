@@ -165,7 +165,20 @@ on_every_backend! {
         let mut client = server.connect();
         client.send("x");
         assert_eq!(client.read(7), b"paused\n");
-        client.send([b'x'; 10_000]).finish();
+        // Far more than is read ahead and than sockets hold: somebody has to wait.
+        client.socket.set_nonblocking(true).expect("alive");
+        let (piece, mut taken, mut refused) = (vec![b'x'; 100_000], 0, 0);
+        while taken < 64 << 20 && refused < 1000 {
+            if let Ok(count) = std::io::Write::write(&mut client.socket, &piece) {
+                taken += count;
+            } else {
+                refused += 1;
+                std::thread::yield_now();
+            }
+        }
+        assert!(taken < 64 << 20, "everything was read during a pause");
+        client.socket.set_nonblocking(false).expect("alive");
+        client.finish();
         let (send_turn, turned) = mpsc::channel();
         for _ in 0..50 {
             let send_turn = send_turn.clone();

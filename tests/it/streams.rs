@@ -3,10 +3,12 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use serverd::{HttpServer, Request, Response, SendError, Sender, ServerEvent, StatusCode, Trailers};
+use serverd::r#loop::Limits;
+use serverd::{HttpServer, Request, Response, SendError, Sender, ServerEvent, StatusCode, Timeouts, Trailers};
 
-use crate::harness::{Backend, Client, PATIENCE, Server, on_every_backend, serve};
+use crate::harness::{Backend, Client, PATIENCE, Server, on_every_backend, serve, serve_with};
 
 const PIECE: usize = 10_000;
 const PIECES: usize = 1_000;
@@ -17,6 +19,15 @@ fn pattern(number: usize) -> u8 {
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+/// Tells when it is dropped.
+struct Told(mpsc::Sender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
 }
 
 fn get10(path: &str) -> String {
@@ -189,6 +200,97 @@ on_every_backend! {
         let body = slow.answer().body;
         assert_eq!(body.len(), PIECES * PIECE);
         assert!(body.chunks(PIECE).enumerate().all(|(number, piece)| piece.iter().all(|&byte| byte == pattern(number))));
+    }
+
+    fn a_stream_outlasts_the_limits_of_what_came_before_it<B>() {
+        let limit = Some(Duration::from_millis(60));
+        let timeouts = Timeouts { silent: limit, head: limit, body: limit, idle: limit, ..Timeouts::default() };
+        let server = serve_with::<B, _>(timeouts, Limits::default(), || {
+            HttpServer::new(|_: &Request<'_>| {
+                Response::stream((0..150).map(|number| {
+                    // Slower than its client, who takes each piece at once.
+                    std::thread::sleep(Duration::from_millis(1));
+                    vec![pattern(number); 1000]
+                }))
+            })
+        });
+        let mut clients: Vec<Client> = (0..4).map(|_| server.connect()).collect();
+        clients[0].send(get("/"));
+        clients[1].send("GET / HTTP/1.1\r\nHo").send("st: x\r\n\r\n");
+        clients[2].send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na").send("b");
+        clients[3].send("GET / HTTP/1.0\r\n\r\n");
+        for client in &mut clients[..3] {
+            assert_eq!(client.answer().body.len(), 150_000);
+        }
+        assert!(clients[3].rest().len() > 150_000);
+    }
+
+    fn a_stream_that_nobody_reads_ends_by_the_write_limit<B>() {
+        let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
+        let (send, ended) = mpsc::channel();
+        let server = serve_with::<B, _>(timeouts, Limits::default(), move || {
+            HttpServer::new(move |_: &Request<'_>| {
+                let told = Told(send.clone());
+                Response::stream(std::iter::repeat_with(move || {
+                    let _ = &told;
+                    vec![b'x'; 10_000]
+                }))
+            })
+        });
+        let mut client = server.connect();
+        client.send(get("/"));
+        ended.recv_timeout(PATIENCE).expect("the source is dropped");
+    }
+
+    fn a_stream_that_is_blocked_hears_of_the_drain<B>() {
+        let (server, senders) = channel::<B>();
+        let mut client = server.connect();
+        socket2::SockRef::from(&client.socket).set_recv_buffer_size(200_000).expect("alive");
+        let sender = open(&mut client, &senders);
+        let (tell, heard) = mpsc::channel();
+        sender.on_drain(move || tell.send(()).expect("the test waits"));
+        let piece = vec![b'x'; 400_000];
+        let (mut sent, mut full) = (0, 0);
+        // Until the socket takes no more.
+        while full < 500 {
+            match sender.send(piece.clone()) {
+                Ok(()) => (sent, full) = (sent + piece.len(), 0),
+                Err(SendError::Full(_)) => {
+                    full += 1;
+                    std::thread::yield_now();
+                }
+                Err(SendError::Closed(_)) => panic!("somebody reads"),
+            }
+        }
+        server.handle.drain();
+        heard.recv_timeout(PATIENCE).expect("the drain is told");
+        sender.finish();
+        assert_eq!(client.answer().body.len(), sent);
+        server.drain();
+    }
+
+    fn who_pushes_into_an_answer_that_is_thrown_away_hears_of_it<B>() {
+        let (send, senders) = mpsc::channel();
+        let server = serve::<B, _>(move || {
+            HttpServer::new(move |request: &Request<'_>| {
+                let (response, sender) = Response::channel_of(100);
+                send.send(sender).expect("the test waits");
+                match request.path() {
+                    "/replaced" => Response::text("instead"),
+                    "/field" => response.field("not a name", ""),
+                    "/body" => response.body("instead"),
+                    _ => panic!("as asked"),
+                }
+            })
+        });
+        for (path, status) in [("/replaced", 200), ("/field", 500), ("/body", 200), ("/panic", 500)] {
+            let mut client = server.connect();
+            client.send(get(path));
+            assert_eq!(client.answer().status, status);
+            let sender = senders.recv_timeout(PATIENCE).expect("a sender");
+            while sender.send_blocking(vec![b'x'; 1000]).is_ok() {}
+            assert!(sender.is_closed());
+        }
     }
 
     fn a_queue_is_bounded_and_tells_when_it_has_room<B>() {

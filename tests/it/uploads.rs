@@ -225,8 +225,8 @@ on_every_backend! {
         });
         // Others are served while nobody reads, and what is taken comes to an end.
         let mut other = server.connect();
-        let mut before = usize::MAX;
-        while sent.load(Ordering::SeqCst) != before {
+        let mut before = 0;
+        while before == 0 || sent.load(Ordering::SeqCst) != before {
             before = sent.load(Ordering::SeqCst);
             for _ in 0..50 {
                 other.send(post("/sum", "\u{1}"));
@@ -246,6 +246,39 @@ on_every_backend! {
         responder.respond("read");
         assert_eq!(client.answer().text(), "read");
         thread.join().expect("no panic");
+    }
+
+    fn a_drain_waits_for_uploads_of_every_kind<B>() {
+        let (server, _, readers) = server::<B>();
+        let head = |path: &str| {
+            format!("PUT {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        };
+        let mut clients: Vec<_> = ["/collect", "/sum", "/read"]
+            .map(|path| {
+                let mut client = server.connect();
+                client.send(head(path));
+                assert_eq!(client.answer().status, 100);
+                client.send("he");
+                client
+            })
+            .into();
+        let (mut body, responder) = readers.recv_timeout(PATIENCE).expect("a reader");
+        let (tell, told) = mpsc::channel();
+        responder.on_drain(move || tell.send(()).expect("the test waits"));
+        server.handle.drain();
+        told.recv_timeout(PATIENCE).expect("the drain is told");
+        for client in &mut clients {
+            client.send("llo");
+        }
+        let mut text = String::new();
+        body.read_to_string(&mut text).expect("whole");
+        responder.respond(text);
+        for (client, text) in clients.iter_mut().zip(["/collect 5", "532 ", "hello"]) {
+            let answer = client.answer();
+            assert_eq!((answer.text().as_str(), answer.field("connection")), (text, Some("close")));
+            client.expect_close();
+        }
+        server.drain();
     }
 
     fn a_reader_that_answers_early_ends_the_connection<B>() {
@@ -282,7 +315,29 @@ on_every_backend! {
 #[test]
 fn a_streamed_body_that_is_too_slow_is_408() {
     let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(50)), ..Timeouts::default() };
-    let (send, _keep) = mpsc::channel();
+    let (send, readers) = mpsc::channel();
+    let handler = Intakes { dropped: Arc::default(), readers: send };
+    let server = crate::harness::serve_with::<serverd::r#loop::Select, _>(
+        timeouts,
+        serverd::r#loop::Limits::default(),
+        move || HttpServer::with(handler),
+    );
+    for path in ["/sum", "/read", "/collect"] {
+        let mut client = server.connect();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nsome"));
+        assert_eq!(client.answer().status, 408, "{path}");
+        client.expect_close();
+    }
+    let (mut body, responder) = readers.recv_timeout(PATIENCE).expect("a reader");
+    let error = body.read_to_end(&mut Vec::new()).expect_err("not whole");
+    assert_eq!((error.kind(), responder.is_closed()), (std::io::ErrorKind::InvalidData, true));
+}
+
+/// A client that waits for a reader is not one that is slow.
+#[test]
+fn a_reader_may_take_its_time() {
+    let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(20)), ..Timeouts::default() };
+    let (send, readers) = mpsc::channel();
     let handler = Intakes { dropped: Arc::default(), readers: send };
     let server = crate::harness::serve_with::<serverd::r#loop::Select, _>(
         timeouts,
@@ -290,7 +345,19 @@ fn a_streamed_body_that_is_too_slow_is_408() {
         move || HttpServer::with(handler),
     );
     let mut client = server.connect();
-    client.send("POST /sum HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nsome");
-    assert_eq!(client.answer().status, 408);
-    client.expect_close();
+    let mut writer = client.socket.try_clone().expect("alive");
+    let thread = std::thread::spawn(move || {
+        let head = "POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n";
+        std::io::Write::write_all(&mut writer, head.as_bytes()).expect("taken");
+        std::io::Write::write_all(&mut writer, &vec![b'x'; 20_000_000]).expect("taken");
+    });
+    let (mut body, responder) = readers.recv_timeout(PATIENCE).expect("a reader");
+    // Ten times the limit, while the client is kept waiting.
+    let (tell, heard) = mpsc::channel();
+    server.handle.call_later(std::time::Duration::from_millis(200), move || tell.send(()).expect("the test waits"));
+    heard.recv_timeout(PATIENCE).expect("called");
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("whole"), 20_000_000);
+    responder.respond("read");
+    assert_eq!(client.answer().text(), "read");
+    thread.join().expect("no panic");
 }
