@@ -236,7 +236,6 @@ on_every_backend! {
         people[0].send(&(pasted.join("\n") + "\n"));
         people[1].send("me too\n");
         let mut told = people[2].until("] 4999");
-        // Who said little did not wait for the end of it.
         told.retain(|line| line != "[guest2] me too");
         assert_eq!(told.len(), 4999);
         assert!(told.iter().zip(&pasted).all(|(line, said)| *line == format!("[guest1] {said}")));

@@ -105,6 +105,16 @@ impl Stage {
     /// Ends the turn of every loop; what each person reads.
     fn turn(&mut self) -> Vec<String> {
         self.turn_over();
+        self.read()
+    }
+
+    /// The same for one loop.
+    fn turn_of(&mut self, desk: usize) -> Vec<String> {
+        self.turn_over_of(desk);
+        self.read()
+    }
+
+    fn read(&mut self) -> Vec<String> {
         let read = |person: &mut Person| {
             let text = String::from_utf8(person.output.to_vec()).expect("UTF-8");
             person.output.clear();
@@ -116,13 +126,17 @@ impl Stage {
     /// The same, but nobody reads.
     fn turn_over(&mut self) {
         for desk in 0..self.chats.len() {
-            let mut posts = Vec::new();
-            self.chats[desk].end_of_turn(&mut posts);
-            for (id, letter) in posts {
-                let is_meant = |person: &Person| person.desk == desk && person.id == id;
-                let who = self.people.iter().position(is_meant).expect("a letter to somebody");
-                self.call(who, &[], false, |chat, caller, wire| chat.letter(caller, letter, wire));
-            }
+            self.turn_over_of(desk);
+        }
+    }
+
+    fn turn_over_of(&mut self, desk: usize) {
+        let mut posts = Vec::new();
+        self.chats[desk].end_of_turn(&mut posts);
+        for (id, letter) in posts {
+            let is_meant = |person: &Person| person.desk == desk && person.id == id;
+            let who = self.people.iter().position(is_meant).expect("a letter to somebody");
+            self.call(who, &[], false, |chat, caller, wire| chat.letter(caller, letter, wire));
         }
     }
 
@@ -441,4 +455,110 @@ fn loops_share_one_chat() {
     assert!(stage.people[fourth].closed);
     stage.send(0, "/nick BOB\n");
     assert_eq!(stage.turn()[0], "* The name BOB is taken.\n");
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+}
+
+/// What everybody should read of what is said: said at once by all the loops, however they turn.
+#[derive(Default)]
+struct Model {
+    /// Each person's room, as long as it is there.
+    rooms: Vec<Option<usize>>,
+    due: Vec<Vec<String>>,
+    read: Vec<String>,
+}
+
+impl Model {
+    fn come(&mut self) {
+        self.rooms.push(Some(0));
+        self.due.push(Vec::new());
+        self.read.push(String::new());
+    }
+
+    fn say(&mut self, who: usize, words: &str) {
+        for other in 0..self.rooms.len() {
+            if other != who && self.rooms[other].is_some() && self.rooms[other] == self.rooms[who] {
+                self.due[other].push(words.to_owned());
+            }
+        }
+    }
+
+    /// What of the text was said by people, without their names.
+    fn said(text: &str) -> Vec<String> {
+        let words = |line: &str| line.strip_prefix('[')?.split_once("] ").map(|(_, words)| words.to_owned());
+        text.lines().filter_map(words).collect()
+    }
+}
+
+/// A thousand things happen on several loops that turn as they like. Nobody misses a line, reads one twice, in another
+/// order, in the wrong room, or after it left.
+fn play(seed: u64) {
+    let mut dice = Dice(seed);
+    let loops = 1 + dice.roll(4);
+    let mut stage = Stage::new(loops, Bounds { history_lines: 0, ..Bounds::default() });
+    let mut model = Model::default();
+    for step in 0..1000 {
+        let act = dice.roll(20);
+        if act == 0 || stage.people.len() < 3 {
+            stage.join(dice.roll(loops));
+            model.come();
+            continue;
+        }
+        let who = dice.roll(stage.people.len());
+        if model.rooms[who].is_none() {
+            continue;
+        }
+        match act {
+            1 => {
+                let room = dice.roll(3);
+                stage.send(who, format!("/join {}\n", ["lobby", "tea", "coffee"][room]));
+                model.rooms[who] = Some(room);
+            }
+            2 => stage.send(who, format!("/nick n{}\n", dice.roll(20))),
+            3 if dice.roll(4) == 0 => {
+                stage.send(who, "/quit\n");
+                model.rooms[who] = None;
+            }
+            4 if dice.roll(4) == 0 => {
+                stage.close(who, Closed::Peer);
+                // What it did not read yet it never will.
+                model.rooms[who] = None;
+                model.due[who].clear();
+                model.read[who].clear();
+            }
+            5..10 => {
+                let desk = dice.roll(loops);
+                for (who, text) in stage.turn_of(desk).into_iter().enumerate() {
+                    model.read[who].push_str(&text);
+                }
+            }
+            _ => {
+                stage.send(who, format!("{step}\n"));
+                model.say(who, &step.to_string());
+            }
+        }
+    }
+    for desk in 0..loops {
+        for (who, text) in stage.turn_of(desk).into_iter().enumerate() {
+            model.read[who].push_str(&text);
+        }
+    }
+    for (who, (due, read)) in model.due.iter().zip(&model.read).enumerate() {
+        assert_eq!(Model::said(read), *due, "person {who}, seed {seed}");
+    }
+}
+
+#[test]
+fn whatever_happens_everybody_reads_what_was_said_where_they_were() {
+    for seed in 0..300 {
+        play(seed);
+    }
 }
