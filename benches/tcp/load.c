@@ -109,11 +109,11 @@ static void read_all(long *lines, long due) {
     }
 }
 
-/* Reads until nothing has come for a while. */
-static void settle(void) {
+/* Reads until nothing has come for so many milliseconds. */
+static void settle(int quiet) {
     struct epoll_event events[EVENTS];
     int count;
-    while ((count = epoll_wait(epoll, events, EVENTS, 300)) > 0)
+    while ((count = epoll_wait(epoll, events, EVENTS, quiet)) > 0)
         for (int at = 0; at < count; at++) take(events[at].data.ptr);
 }
 
@@ -122,10 +122,10 @@ static void chat(int members, long lines, long burst) {
     for (int at = 0; at < members - 1; at++) {
         call();
         /* Lets the server take its queue in. */
-        if (at % 500 == 499) settle();
+        if (at % 500 == 499) settle(100);
     }
     struct peer *speaker = call();
-    settle();
+    settle(2000);
     memset(line, 'x', LINE);
     line[LINE - 1] = '\n';
     char *lump = malloc((size_t)(LINE * burst));

@@ -8,7 +8,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Letter;
-use super::hub::{Event, MemberKey, RoomKey};
+use super::state::{Event, MemberKey, RoomKey};
 use crate::r#loop::ConnId;
 
 /// Pieces of one letter that are sent as they are; more are joined, so that one gathered write takes them all.

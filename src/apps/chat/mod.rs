@@ -3,7 +3,7 @@
 //! ```text
 //! bytes -> line.rs -> text.rs -> command.rs        telnet, line ends, UTF-8, what is meant
 //!                                    |
-//!                                 hub.rs, room.rs  members, names, rooms; the order of everything; shared by all loops
+//!                          hub.rs, state.rs, room.rs   members, names, rooms; the order of everything; of all loops
 //!                                    |
 //!                                 desk.rs          what a turn brought, one letter for each member of this loop
 //! ```
@@ -26,6 +26,7 @@ mod desk;
 mod hub;
 mod line;
 mod room;
+mod state;
 mod text;
 
 #[cfg(test)]
@@ -39,9 +40,10 @@ use bytes::Bytes;
 use self::bucket::{Bucket, MUTE, Verdict};
 use self::command::Command;
 use self::desk::Desk;
-use self::hub::{Event, Hub, MemberKey, Session};
+use self::hub::{Hub, Session};
 use self::line::{LINE_BYTES_MAX, LineReader, Reading};
 use self::room::Departure;
+use self::state::{Event, MemberKey};
 use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
 
 /// Lines that are taken from one member before the others have their turn.

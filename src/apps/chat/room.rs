@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::hub::MemberKey;
+use super::state::MemberKey;
 use super::text::{self, LISTED_MAX};
 
 /// What a room remembers at most, in bytes: everybody who comes gets a copy.
