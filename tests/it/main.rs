@@ -5,6 +5,7 @@ mod chat;
 mod clients;
 mod conformance;
 mod drain;
+mod drain_load;
 mod echo;
 mod errors;
 mod examples;
