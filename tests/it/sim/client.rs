@@ -245,7 +245,12 @@ impl Client {
         if self.sent == 0 {
             self.asked_us = world.now_us();
         }
+        if self.kind != "deaf" {
+            // Who asks for much and reads nothing meanwhile may find the server waiting for him.
+            world.client_read(socket, &mut self.seen);
+        }
         let Some(count) = world.client_send(socket, &bytes[self.sent..]) else {
+            self.told_close |= self.seen.windows(17).any(|word| word == b"Connection: close");
             return if regardless { self.next() } else { self.unanswered(world, "a reset while sending") };
         };
         self.sent += count;
