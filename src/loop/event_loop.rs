@@ -29,6 +29,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// some round trips.
 const SETTLE_MS: u64 = 100;
 
+/// So often a drain tries to empty a listener that nobody can be accepted from, when no connection is left.
+const SETTLING_MAX: u32 = 10;
+
 /// A wait that failed is tried again after this time, so many times in a row.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
 const WAIT_FAULTS_MAX: u32 = 10;
@@ -66,6 +69,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     drain: Option<u64>,
     /// When the drain closes the listeners.
     settled_ms: Option<u64>,
+    /// How often it has tried to.
+    settling: u32,
     /// A connection closed after the application was told of the end of the turn: it is told again, soon.
     unheard: bool,
 }
@@ -165,6 +170,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             wait_faults: 0,
             drain: None,
             settled_ms: None,
+            settling: 0,
             unheard: false,
         }
     }
@@ -533,6 +539,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 }
                 Phase::Lingering | Phase::Parting => Outcome::Gone(connection.reason()),
                 Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
+                Phase::Idle | Phase::Silent => last_look(connection, lent, id, phase),
                 _ => time_out(connection, lent, id, phase),
             });
         }
@@ -581,13 +588,21 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if self.settled_ms.is_none_or(|settled| self.clock.now_ms < settled) {
             return;
         }
-        for door in &mut self.doors {
-            door.note();
-        }
-        self.accept(usize::MAX);
-        // A door that could not be emptied, as descriptors are short, is tried again until the drain's own limit.
-        while let Some(index) = self.doors.iter().position(Door::is_quiet) {
-            self.doors.swap_remove(index).close(&mut self.backend);
+        self.settling += 1;
+        let mut index = 0;
+        while index < self.doors.len() {
+            let was_quiet = self.doors[index].is_quiet();
+            self.doors[index].note();
+            if self.doors[index].due_ms() <= self.clock.now_ms {
+                self.let_in(index, usize::MAX);
+            }
+            // A door that could not be emptied is tried again while connections may leave that hold what is short.
+            let hopeless = self.table.len() == 0 && self.settling > SETTLING_MAX;
+            if was_quiet || self.doors[index].is_quiet() || hopeless {
+                self.doors.swap_remove(index).close(&mut self.backend);
+            } else {
+                index += 1;
+            }
         }
         self.settled_ms = (!self.doors.is_empty()).then_some(self.clock.now_ms + SETTLE_MS);
     }
@@ -647,6 +662,25 @@ where
     match connection.flush(lent) {
         Err(error) => Outcome::Gone(Closed::Error(error)),
         Ok(()) => connection.part().map_or(Outcome::Stay, Outcome::Gone),
+    }
+}
+
+/// A connection that has been waited for long enough: what came in the last moment, and is not reported yet, counts.
+fn last_look<S, A>(
+    connection: &mut Connection<S, A::State>,
+    lent: &mut Lent<'_, A>,
+    id: ConnId,
+    phase: Phase,
+) -> Outcome
+where
+    S: Stream,
+    A: App,
+{
+    let before = connection.received;
+    connection.readable = true;
+    match connection.step(id, lent) {
+        Outcome::Stay if connection.received == before => time_out(connection, lent, id, phase),
+        outcome => outcome,
     }
 }
 

@@ -204,6 +204,18 @@ on_every_backend! {
         lasting::<B>(Call::Accept, &[Errno::CONNABORTED, Errno::MFILE, Errno::NOMEM, Errno::INVAL]);
     }
 
+    fn a_drain_ends_also_when_nobody_can_be_accepted_any_more<B>() {
+        for (number, lasting) in [(2, true), (3, true), (2, false)] {
+            let plan = Plan::new(Call::Accept, Errno::NOBUFS.raw_os_error(), number, lasting);
+            let server = start::<B>(&plan).expect("nothing fails before");
+            let _ = server.keep_alive();
+            let start = std::time::Instant::now();
+            server.handle.drain();
+            server.thread.join().expect("no panic").expect("the loop ends in peace");
+            assert!(start.elapsed() < PATIENCE, "the drain waits for who cannot come");
+        }
+    }
+
     fn a_failing_read_costs_its_connection<B>() {
         once::<B>(Call::Read, &[Errno::CONNRESET, Errno::NOMEM], 1);
         lasting::<B>(Call::Read, &[Errno::CONNRESET, Errno::TIMEDOUT]);

@@ -31,6 +31,15 @@ fn ticks(server: &Running) -> u64 {
     fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
 }
 
+fn wait_until_stopped(server: &Running) {
+    let start = Instant::now();
+    let status = || std::fs::read_to_string(format!("/proc/{}/stat", server.child.id())).expect("a live process");
+    while !status().contains(") T ") {
+        assert!(start.elapsed() < PATIENCE, "the server does not stop");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_hangup_changes_nothing() {
     for backend in backends() {
@@ -67,6 +76,7 @@ fn a_stop_and_a_continue_are_survived() {
         let mut client = server.connect();
         ask(&mut client);
         server.signal("STOP");
+        wait_until_stopped(&server);
         client.send(GET);
         let mut newcomer = server.connect();
         newcomer.send(GET);
@@ -220,6 +230,7 @@ fn a_burst_of_clients_waits_in_the_queue_and_is_answered() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend]);
         server.signal("STOP");
+        wait_until_stopped(&server);
         let mut clients: Vec<Client> = (0..500).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.send(GET);

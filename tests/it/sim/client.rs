@@ -152,7 +152,10 @@ impl Client {
                 if self.sees_nothing(world, socket) {
                     if self.pause(world, index, ms) {
                         self.until_us = None;
-                        let _ = world.client_send(socket, b"a");
+                        // Who still waits at the door would fill the head before its clock starts.
+                        if world.sockets[socket].accepted_us.is_some() {
+                            let _ = world.client_send(socket, b"a");
+                        }
                         return self.step(world, index, socket, Step::Drip(ms));
                     }
                     return false;
@@ -219,7 +222,10 @@ impl Client {
         let late = world.drain_us.is_some_and(|drain| self.asked_us >= drain + 900_000);
         // Who pushes while the server stands still may push longer than the server promises to listen.
         let stalled = self.kind == "refused" && world.stalled_us > 1_000_000;
-        if self.told_close || late || stalled {
+        // Where accepting fails for seconds while the server drains, it gives up who waits at the door.
+        let waiting = self.socket.is_some_and(|socket| world.sockets[socket].accepted_us.is_none());
+        let given_up = waiting && world.nature.faulty && world.drain_us.is_some();
+        if self.told_close || late || stalled || given_up {
             self.fate = Fate::Done;
             return true;
         }

@@ -90,11 +90,13 @@ struct Watch {
     /// A readiness of this direction is still to be reported, once (edge-triggered).
     read_armed: bool,
     write_armed: bool,
+    /// A hang-up was reported, and is not reported again.
+    hangup_told: bool,
 }
 
 impl Watch {
     fn new(token: Token, interest: Interest) -> Self {
-        Watch { token, interest, read_armed: true, write_armed: true }
+        Watch { token, interest, read_armed: true, write_armed: true, hangup_told: false }
     }
 }
 
@@ -110,12 +112,12 @@ pub(super) struct World {
     now_us: u64,
     pub(super) dice: Dice,
     edge: bool,
-    nature: Nature,
+    pub(super) nature: Nature,
     pub(super) sockets: Vec<Socket>,
     pub(super) clients: Vec<Option<Client>>,
     happenings: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     serial: u64,
-    backlog: VecDeque<usize>,
+    pub(super) backlog: VecDeque<usize>,
     listener: Option<Watch>,
     pub(super) listening: bool,
     turned_away: bool,
@@ -245,8 +247,11 @@ impl World {
             return None;
         }
         if end.accepted_us.is_some() && !end.open {
-            // The server has closed: what comes now is answered with a reset.
+            // The server has closed: what comes now is answered with a reset, which may destroy what is unread.
             end.down_reset = true;
+            if self.dice.one_in(2) {
+                self.sockets[socket].down.clear();
+            }
             return None;
         }
         let room = end.up_max - end.up.len();
@@ -347,6 +352,7 @@ impl World {
             if let Some(watch) = self.watch(name).as_mut() {
                 watch.read_armed &= !event.readable;
                 watch.write_armed &= !event.writable;
+                watch.hangup_told |= event.hangup;
             }
             let place = usize::try_from(self.dice.below(events.len() as u64 + 1)).expect("small");
             events.insert(place, event);
@@ -615,8 +621,9 @@ impl Stream for SimStream {
         end.up.drain(..bytes);
         end.turn.0 += bytes;
         let more = !end.up.is_empty() || may_lie;
+        let at_end = end.up_fin;
         if let Some(watch) = &mut end.watch {
-            watch.read_armed |= !more;
+            watch.read_armed |= !(more || at_end && watch.hangup_told);
         }
         world.touched.push(self.index);
         // There is room for more of what the client sends.

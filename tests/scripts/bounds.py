@@ -1,0 +1,401 @@
+#!/usr/bin/env python3
+"""Measures what serverd promises about limits, memory, fairness and rest, on both backends, and prints a table.
+
+    bounds.py PATH-OF-SERVERD [--example PATH-OF-SHARED_BODY] [--only NAME] [--strict]
+
+Needs Linux. Figures of time depend on the machine, so they only inform, unless --strict is given.
+"""
+import argparse
+import errno
+import multiprocessing
+import os
+import re
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+TICK = os.sysconf("SC_CLK_TCK")
+rows = []
+
+
+class Server:
+    def __init__(self, command, preexec=None, stderr=subprocess.DEVNULL):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=preexec
+        )
+        line = self.process.stdout.readline()
+        host, port = re.search(r"http://([0-9.]+):(\d+)", line).groups()
+        self.address = (host, int(port))
+        self.pid = self.process.pid
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def read(self, name):
+        with open(f"/proc/{self.pid}/{name}") as file:
+            return file.read()
+
+    def private(self):
+        """Bytes of memory that are this process's own."""
+        total = 0
+        for line in self.read("smaps_rollup").splitlines():
+            if line.startswith(("Private_Clean", "Private_Dirty")):
+                total += int(line.split()[1]) * 1024
+        return total
+
+    def cpu(self):
+        """Seconds of processor time, of all threads."""
+        total = 0
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            total += int(self.read(f"task/{task}/schedstat").split()[0])
+        return total / 1e9
+
+    def wakeups(self):
+        """How often a thread gave the processor up by itself: every wait that ended."""
+        total = 0
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            status = self.read(f"task/{task}/status")
+            total += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M).group(1))
+        return total
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def connect(self, source=None):
+        return socket.create_connection(self.address, 20, source)
+
+
+def row(name, backend, figure, value, bound, strict=True):
+    ok = value <= bound
+    rows.append((name, backend, figure, ok, strict))
+    print(f"{name:46} {backend:7} {figure:42} {'ok' if ok else 'OVER'}", flush=True)
+
+
+def ask(sock):
+    sock.sendall(GET)
+    answer(sock)
+
+
+def answer(sock):
+    seen = b""
+    while b"\r\n\r\n" not in seen:
+        piece = sock.recv(65536)
+        if not piece:
+            raise ConnectionError("closed")
+        seen += piece
+    head, _, body = seen.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head, re.I).group(1))
+    while len(body) < length:
+        piece = sock.recv(65536)
+        if not piece:
+            raise ConnectionError("closed")
+        body += piece
+    return int(head.split()[1])
+
+
+def idle_server(backend, serverd):
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        with server.connect() as sock:
+            ask(sock)
+        time.sleep(2)
+        before = server.wakeups()
+        time.sleep(10)
+        count = server.wakeups() - before
+        row("an idle server wakes for nothing", backend, f"{count} wake-ups in 10 s", count, 0)
+
+
+def idle_connections(backend, serverd):
+    count = 10_000
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        warm = [server.connect() for _ in range(64)]
+        for sock in warm:
+            ask(sock)
+        before = server.private()
+        socks = []
+        for _ in range(count):
+            sock = server.connect()
+            ask(sock)
+            socks.append(sock)
+        each = (server.private() - before) / count
+        row("memory of an idle connection, of 10,000", backend, f"{each:.0f} bytes", each, 1024)
+        time.sleep(2)
+        wakeups, cpu, start = server.wakeups(), server.cpu(), time.time()
+        time.sleep(20)
+        seconds = time.time() - start
+        share = 100 * (server.cpu() - cpu) / seconds
+        rate = (server.wakeups() - wakeups) / seconds
+        bound = 0.2 if backend == "epoll" else 1.0
+        row("processor time of 10,000 idle connections", backend, f"{share:.3f} % of a core", share, bound, False)
+        row("wake-ups of 10,000 idle connections", backend, f"{rate:.2f} a second", rate, 2)
+        # They end in bundles, not one by one.
+        wakeups, cpu, start = server.wakeups(), server.cpu(), time.time()
+        time.sleep(80 - (time.time() - start))
+        seconds = time.time() - start
+        share = 100 * (server.cpu() - cpu) / seconds
+        rate = (server.wakeups() - wakeups) / seconds
+        row("the same while all of them run out", backend, f"{rate:.2f} a second, {share:.3f} % of a core", rate, 2)
+        left = server.descriptors()
+        row("descriptors left once they ran out", backend, f"{left}", left, 80)
+        for sock in socks + warm:
+            sock.close()
+
+
+def not_reading(backend, serverd):
+    body = "x" * 100_000
+    with Server([serverd, "--port", "0", "--backend", backend, "--body", body]) as server:
+        with server.connect() as sock:
+            ask(sock)
+        before = server.private()
+        sock = server.connect()
+        sock.settimeout(0.5)
+        sent = 0
+        try:
+            while sent < 1 << 26:
+                sent += sock.send(GET * 1000)
+        except TimeoutError:
+            pass
+        grown = (server.private() - before) / 2**20
+        row("one client that asks and never reads", backend, f"+{grown:.2f} MiB", grown, 1)
+        sock.close()
+
+
+def stalled_readers(backend, example):
+    with Server([example, "127.0.0.1:0", backend]) as server:
+        with server.connect() as sock:
+            ask(sock)
+        before = server.private()
+        socks = []
+        for _ in range(50):
+            sock = server.connect()
+            sock.sendall(GET)
+            sock.recv(1000)
+            socks.append(sock)
+        time.sleep(1)
+        grown = (server.private() - before) / 2**20
+        row("50 readers stalled in answers of 64 MiB", backend, f"+{grown:.2f} MiB", grown, 16)
+        for sock in socks:
+            sock.close()
+
+
+def come_and_go(backend, serverd, count=200_000):
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+
+        def visit(number):
+            # Many source addresses, and ends by reset, so that the client does not run out of ports.
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            sock.bind((f"127.0.{1 + number % 20}.1", 0))
+            sock.connect(server.address)
+            ask(sock)
+            sock.close()
+
+        for number in range(2000):
+            visit(number)
+        time.sleep(0.5)
+        before, descriptors, start = server.private(), server.descriptors(), time.time()
+        for number in range(count):
+            visit(number)
+        seconds = time.time() - start
+        time.sleep(0.5)
+        grown = (server.private() - before) / 2**20
+        left = server.descriptors() - descriptors
+        figure = f"+{grown:.2f} MiB, {left:+} descriptors, {seconds:.0f} s"
+        row(f"{count:,} connections come and gone", backend, figure, max(grown, left), 1)
+
+
+def flood(address, stop):
+    sock = socket.create_connection(address)
+    sock.setblocking(False)
+    batch = GET * 500
+    view = memoryview(batch)
+    place = 0
+    selector = selectors.DefaultSelector()
+    selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+    while not stop.is_set():
+        for _, events in selector.select(1):
+            if events & selectors.EVENT_READ:
+                try:
+                    sock.recv(1 << 18)
+                except BlockingIOError:
+                    pass
+            if events & selectors.EVENT_WRITE:
+                try:
+                    place = (place + sock.send(view[place:])) % len(batch)
+                except BlockingIOError:
+                    pass
+
+
+def fairness(backend, serverd):
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        stop = multiprocessing.Event()
+        greedy = multiprocessing.Process(target=flood, args=(server.address, stop))
+        greedy.start()
+        time.sleep(0.5)
+        times = []
+        with server.connect() as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for _ in range(1000):
+                start = time.perf_counter()
+                ask(sock)
+                times.append(time.perf_counter() - start)
+                time.sleep(0.002)
+        stop.set()
+        greedy.join()
+        times.sort()
+        p50, p99, worst = times[500] * 1000, times[989] * 1000, times[-1] * 1000
+        figure = f"p50 {p50:.2f}, p99 {p99:.2f}, max {worst:.2f} ms"
+        row("a polite client beside one that floods", backend, figure, p99, 40, False)
+
+
+def burst(backend, serverd):
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        best = 9.0
+        for _ in range(5):
+            selector = selectors.DefaultSelector()
+            start = time.perf_counter()
+            for _ in range(500):
+                sock = socket.socket()
+                sock.setblocking(False)
+                if sock.connect_ex(server.address) not in (0, errno.EINPROGRESS):
+                    raise OSError("cannot connect")
+                selector.register(sock, selectors.EVENT_WRITE)
+            left = 500
+            while left:
+                for key, events in selector.select(20):
+                    if events & selectors.EVENT_WRITE:
+                        key.fileobj.send(GET)
+                        selector.modify(key.fileobj, selectors.EVENT_READ)
+                    elif key.fileobj.recv(4096):
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
+                        left -= 1
+            best = min(best, time.perf_counter() - start)
+        row("500 clients at once, all answered", backend, f"{best * 1000:.0f} ms (best of 5)", best, 0.2, False)
+
+
+def no_descriptors(backend, serverd):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    command = [serverd, "--port", "0", "--backend", backend, "--max-connections", "1000"]
+    with Server(command, limit, subprocess.PIPE) as server:
+        held = [server.connect() for _ in range(40)]
+        for sock in held:
+            ask(sock)
+        waiting = [server.connect() for _ in range(100)]
+        time.sleep(1)
+        cpu, start, polite = server.cpu(), time.time(), 0
+        while time.time() - start < 10:
+            ask(held[polite % 40])
+            polite += 1
+            time.sleep(0.1)
+        share = 100 * (server.cpu() - cpu) / (time.time() - start)
+        row("processor time without descriptors", backend, f"{share:.2f} %, held clients served", share, 1, False)
+        for sock in held:
+            sock.close()
+        start = time.perf_counter()
+        last = waiting[20]
+        ask(last)
+        after = time.perf_counter() - start
+        row("a new client once room was made", backend, f"after {after * 1000:.1f} ms", after, 0.5, False)
+        os.kill(server.pid, signal.SIGTERM)
+        for sock in waiting:
+            sock.close()
+        lines = server.process.stderr.read().count("cannot accept")
+        row("lines in the log, in about 11 s", backend, f"{lines}", lines, 13)
+
+
+def slow_heads(backend, serverd):
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        selector = selectors.DefaultSelector()
+        start = time.time()
+        for _ in range(1000):
+            sock = server.connect()
+            sock.setblocking(False)
+            sock.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ")
+            selector.register(sock, selectors.EVENT_READ, [b"", time.time()])
+        polite = server.connect()
+        timed_out, ends, worst, dripped = 0, 0, 0.0, time.time()
+        while ends < 1000 and time.time() - start < 40:
+            before = time.perf_counter()
+            ask(polite)
+            worst = max(worst, time.perf_counter() - before)
+            drip = time.time() - dripped > 1
+            dripped = time.time() if drip else dripped
+            for key, _ in selector.select(0.05):
+                piece = key.fileobj.recv(4096)
+                if not piece:
+                    took = time.time() - key.data[1]
+                    timed_out += key.data[0].startswith(b"HTTP/1.1 408 ") and 10 <= took < 12
+                    ends += 1
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                else:
+                    key.data[0] += piece
+            if drip:
+                for key in list(selector.get_map().values()):
+                    if not key.data[0]:
+                        key.fileobj.send(b"a")
+        figure = f"{timed_out} told 408 in 10 to 12 s; polite {worst * 1000:.0f} ms at most"
+        row("1,000 slow heads", backend, figure, 1000 - timed_out, 0)
+        polite.close()
+
+
+def refusals(backend, serverd):
+    """Clients that are still sending 32 MiB when they are refused read the status and a clean end."""
+    clean = 0
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        for _ in range(20):
+            sock = server.connect()
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 33554432\r\n\r\n")
+            try:
+                for _ in range(32):
+                    sock.sendall(b"x" * (1 << 20))
+                seen = b""
+                while piece := sock.recv(65536):
+                    seen += piece
+                clean += seen.startswith(b"HTTP/1.1 413 ")
+            except OSError as error:
+                print(f"refused client: {error}")
+            sock.close()
+    row("refusals that arrive, of 20, beside 32 MiB sent", backend, f"{clean}", 20 - clean, 0)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("serverd")
+    parser.add_argument("--example")
+    parser.add_argument("--only")
+    parser.add_argument("--strict", action="store_true")
+    options = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    measures = [
+        idle_server, refusals, burst, fairness, not_reading, no_descriptors, slow_heads, stalled_readers,
+        come_and_go, idle_connections,
+    ]
+    for measure in measures:
+        if options.only and measure.__name__ not in options.only.split(","):
+            continue
+        program = options.serverd
+        if measure is stalled_readers:
+            if not options.example:
+                print("SKIPPED: stalled_readers needs --example target/release/examples/shared_body")
+                continue
+            program = options.example
+        for backend in ("epoll", "select"):
+            measure(backend, program)
+    return any(not ok and (strict or options.strict) for *_, ok, strict in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
