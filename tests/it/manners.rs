@@ -243,6 +243,28 @@ fn a_burst_of_clients_waits_in_the_queue_and_is_answered() {
 }
 
 #[test]
+fn select_holds_more_than_a_thousand_clients_and_names_epoll_once() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit is ours to raise");
+    if maximum.is_some_and(|maximum| maximum < 3000) {
+        return println!("skipped: no more than {maximum:?} descriptors here");
+    }
+    let mut server = Running::start(&["--port", "0", "--backend", "select"]);
+    let mut clients: Vec<Client> = (0..1200).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(ask);
+    clients.iter_mut().for_each(ask);
+    drop(clients);
+    let mut again: Vec<Client> = (0..1200).map(|_| server.connect()).collect();
+    again.iter_mut().for_each(ask);
+    server.signal("TERM");
+    let mut text = String::new();
+    server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+    assert_eq!(text.matches("--backend epoll").count(), 1, "{text}");
+    assert_eq!(server.wait().0, Some(0));
+}
+
+#[test]
 fn usage_errors_are_2_and_start_errors_1() {
     for (arguments, code, hint) in [
         (&["--max-connections", "0"][..], 2, "--help"),
