@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 
 /// The time limits of a loop. `None` is no limit.
 ///
-/// Deadlines are kept in milliseconds. A limit may run out later than it says, by at most 500 ms or a
+/// Deadlines are kept in milliseconds. A limit may run out later than it says, by at most 550 ms or a
 /// sixteenth of it, whichever is less, so that many connections end in one wake-up; never earlier.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
@@ -110,10 +110,29 @@ struct List {
     last: u32,
     /// `u64::MAX`: no limit, and the list stays empty.
     limit_ms: u64,
-    slack_ms: u64,
+    /// A clock that starts anew so soon after it did before is not worth moving.
+    lazy_ms: u64,
+    /// What runs out waits for the next multiple of this, so that many run out at once: two wake-ups a second.
+    bundle_ms: u64,
 }
 
 impl List {
+    fn new(limit_ms: u64) -> Self {
+        let slack_ms = (limit_ms / 16).min(550);
+        let lazy_ms = slack_ms / 11;
+        List { first: NONE, last: NONE, limit_ms, lazy_ms, bundle_ms: (slack_ms - lazy_ms).max(1) }
+    }
+
+    /// When an entry that is linked with this deadline has run out for certain.
+    fn due_ms(&self, deadline_ms: u64) -> u64 {
+        deadline_ms.saturating_add(self.lazy_ms)
+    }
+
+    /// When to look for entries of this deadline.
+    fn wake_ms(&self, deadline_ms: u64) -> u64 {
+        self.due_ms(deadline_ms).div_ceil(self.bundle_ms).saturating_mul(self.bundle_ms)
+    }
+
     /// When a clock that starts now runs out. One more millisecond, because the clock is read once per turn and cut to
     /// milliseconds: never early.
     #[inline]
@@ -144,7 +163,7 @@ impl Due {
         Due(deadline_ms.min(Due::DEADLINE_MAX) | (phase as u64) << Due::PHASE_SHIFT)
     }
 
-    /// At most the slack of the list before the real deadline, and never after it.
+    /// At most the laziness of the list before the real deadline, and never after it.
     #[inline]
     fn deadline_ms(self) -> u64 {
         self.0 & Due::DEADLINE_MAX
@@ -164,8 +183,8 @@ const UNLINKED: Link = Link { prev: NONE, next: NONE, due: Due::NEVER };
 
 /// The lists. Slots are the indices of the connection table; times are milliseconds of the loop's clock.
 ///
-/// An entry runs out one slack after the deadline it is linked with. So an entry whose clock starts anew within
-/// the slack stays where it is: a busy connection is linked anew twice a second, not with every request.
+/// An entry runs out a little after the deadline it is linked with. So an entry whose clock starts anew within that
+/// little stays where it is: a busy connection is linked anew some times a second, not with every request.
 #[derive(Debug)]
 pub(super) struct Timers {
     lists: [List; Phase::COUNT],
@@ -180,7 +199,7 @@ impl Timers {
             let limit_ms = timeouts
                 .of(phase)
                 .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-            List { first: NONE, last: NONE, limit_ms, slack_ms: (limit_ms / 16).min(500) }
+            List::new(limit_ms)
         });
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
@@ -193,7 +212,7 @@ impl Timers {
             && link.due.is_in(phase)
         {
             let list = &self.lists[phase as usize];
-            if !restart || list.deadline_ms(now_ms).saturating_sub(link.due.deadline_ms()) <= list.slack_ms {
+            if !restart || list.deadline_ms(now_ms).saturating_sub(link.due.deadline_ms()) <= list.lazy_ms {
                 return restart;
             }
         }
@@ -215,7 +234,7 @@ impl Timers {
         }
         if list.last == NONE {
             list.first = slot;
-            self.wake_ms = self.wake_ms.min(deadline_ms.saturating_add(list.slack_ms));
+            self.wake_ms = self.wake_ms.min(list.wake_ms(deadline_ms));
         } else {
             self.links[list.last as usize].next = slot;
         }
@@ -259,11 +278,11 @@ impl Timers {
             if list.first == NONE {
                 continue;
             }
-            let due_ms = self.links[list.first as usize].due.deadline_ms().saturating_add(list.slack_ms);
-            if due_ms <= now_ms {
+            let deadline_ms = self.links[list.first as usize].due.deadline_ms();
+            if list.due_ms(deadline_ms) <= now_ms {
                 return Some((list.first, phase));
             }
-            wake_ms = wake_ms.min(due_ms);
+            wake_ms = wake_ms.min(list.wake_ms(deadline_ms));
         }
         self.wake_ms = wake_ms;
         None
@@ -309,6 +328,25 @@ mod tests {
         let wake = timers.wake_ms();
         assert!((141..=141 + 6).contains(&wake), "{wake}");
         assert_eq!(timers.expired(wake), Some((0, Phase::Head)));
+    }
+
+    #[test]
+    fn many_deadlines_end_in_two_wake_ups_a_second() {
+        let mut timers = Timers::new(&Timeouts::default());
+        for slot in 0..10_000 {
+            timers.enter(slot, Phase::Idle, false, u64::from(slot));
+        }
+        let mut wake_ups = 0;
+        while timers.wake_ms() != u64::MAX {
+            let now_ms = timers.wake_ms();
+            while let Some((slot, _)) = timers.expired(now_ms) {
+                let late_ms = now_ms - (u64::from(slot) + 75_000);
+                assert!((1..=551).contains(&late_ms), "{late_ms}");
+                timers.cancel(slot);
+            }
+            wake_ups += 1;
+        }
+        assert!(wake_ups <= 22, "{wake_ups} in ten seconds");
     }
 
     #[test]

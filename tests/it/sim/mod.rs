@@ -173,7 +173,7 @@ fn send(bytes: impl Into<Bytes>) -> Step {
 
 /// A limit in milliseconds, and the latest time the loop promises to keep it.
 fn window(limit_ms: u64) -> Step {
-    Step::Took(limit_ms, limit_ms + (limit_ms / 16).min(500) + 2)
+    Step::Took(limit_ms, limit_ms + (limit_ms / 16).min(550) + 2)
 }
 
 fn client(number: u64, dice: &mut Dice) -> Client {
