@@ -70,7 +70,8 @@ class Places:
     def commands(self, serverd: str, peers: list[str]) -> dict[str, str]:
         """What can be measured here: {port} and {mode} are filled in."""
         common = f"{serverd} --host 127.0.0.1 --port {{port}} --workers 1 --backend"
-        known = {"null-epoll": f"{self.folder}/null-epoll {{port}} {{mode}}", "serverd-epoll": f"{common} epoll",
+        known = {"null-epoll": f"{self.folder}/null-epoll {{port}} {{mode}}",
+                 "null-at-once": f"env NULL_AT_ONCE=1 {self.folder}/null-epoll {{port}} {{mode}}", "serverd-epoll": f"{common} epoll",
                  "serverd-select": f"{common} select"}
         if shutil.which("nginx"):
             known["nginx"] = "nginx -c {nginx}"
