@@ -44,6 +44,10 @@ impl Wake for Ringer {
         loop {
             match self.0.ring() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The loop is gone, and who is told so late need not know.
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    return;
+                }
                 // Full: it rings already.
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     return log::error!("cannot wake the event loop: {error}");

@@ -257,6 +257,21 @@ fn signals_drain_and_exit_0() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn an_end_as_told_leaves_nothing_on_standard_error() {
+    for backend in backends() {
+        for command in ["http", "echo", "chat"] {
+            let mut server = Running::start(&[command, "--port", "0", "--backend", backend, "--workers", "2"]);
+            server.signal("TERM");
+            let mut text = String::new();
+            server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+            assert_eq!(text, "", "{command} {backend}");
+            assert_eq!(server.wait().0, Some(0));
+        }
+    }
+}
+
+#[test]
 #[cfg(unix)]
 fn a_second_signal_ends_at_once() {
     let server = Running::start(&["--port", "0"]);
