@@ -77,6 +77,25 @@ fn channel<B: Backend>() -> (Server, mpsc::Receiver<Sender>) {
     (server, senders)
 }
 
+/// Pushes pieces until neither the socket nor the queue takes more, although the loop turns. Returns what was pushed.
+fn push_until_blocked(server: &Server, sender: &Sender, bytes: usize) -> usize {
+    let mut other = server.connect();
+    let (mut pushed, mut refused) = (0, 0);
+    while refused < 20 {
+        match sender.send(vec![b'x'; bytes]) {
+            Ok(()) => (pushed, refused) = (pushed + bytes, 0),
+            Err(SendError::Full(piece)) => {
+                assert_eq!(piece.len(), bytes);
+                refused += 1;
+                other.send(get("/plain"));
+                assert_eq!(other.answer().text(), "plain");
+            }
+            Err(SendError::Closed(_)) => panic!("somebody reads"),
+        }
+    }
+    pushed
+}
+
 fn open(client: &mut Client, senders: &mpsc::Receiver<Sender>) -> Sender {
     client.send(get("/"));
     senders.recv_timeout(PATIENCE).expect("a stream")
@@ -249,19 +268,7 @@ on_every_backend! {
         let sender = open(&mut client, &senders);
         let (tell, heard) = mpsc::channel();
         sender.on_drain(move || tell.send(()).expect("the test waits"));
-        let piece = vec![b'x'; 400_000];
-        let (mut sent, mut full) = (0, 0);
-        // Until the socket takes no more.
-        while full < 500 {
-            match sender.send(piece.clone()) {
-                Ok(()) => (sent, full) = (sent + piece.len(), 0),
-                Err(SendError::Full(_)) => {
-                    full += 1;
-                    std::thread::yield_now();
-                }
-                Err(SendError::Closed(_)) => panic!("somebody reads"),
-            }
-        }
+        let sent = push_until_blocked(&server, &sender, 400_000);
         server.handle.drain();
         heard.recv_timeout(PATIENCE).expect("the drain is told");
         sender.finish();
@@ -300,20 +307,7 @@ on_every_backend! {
         let sender = open(&mut client, &senders);
         let (tell, drained) = mpsc::channel();
         sender.on_drained(move || tell.send(()).expect("the test waits"));
-        // Until neither the socket nor the queue takes more.
-        let mut sent = 0;
-        let mut full = 0;
-        while full < 200 {
-            match sender.send(vec![b'x'; 400]) {
-                Ok(()) => sent += 400,
-                Err(SendError::Full(piece)) => {
-                    assert_eq!(piece.len(), 400);
-                    full += 1;
-                    std::thread::yield_now();
-                }
-                Err(SendError::Closed(_)) => panic!("somebody reads"),
-            }
-        }
+        let sent = push_until_blocked(&server, &sender, 400);
         assert!(sender.is_full() && sent < 64 << 20);
         while drained.try_recv().is_ok() {}
         let reader = std::thread::spawn(move || client.answer().body.len());
