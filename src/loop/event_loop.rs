@@ -539,8 +539,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 }
                 Phase::Lingering | Phase::Parting => Outcome::Gone(connection.reason()),
                 Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
-                Phase::Idle | Phase::Silent => last_look(connection, lent, id, phase),
-                _ => time_out(connection, lent, id, phase),
+                Phase::Reply => time_out(connection, lent, id, phase),
+                _ => last_look(connection, lent, id, phase, pace.max(1)),
             });
         }
     }
@@ -665,12 +665,14 @@ where
     }
 }
 
-/// A connection that has been waited for long enough: what came in the last moment, and is not reported yet, counts.
+/// A connection that has been waited for long enough: what came in the last moment, and is not reported yet, counts. So
+/// it is not the client's fault that the process stood still, as after SIGCONT, which interrupts the wait as well.
 fn last_look<S, A>(
     connection: &mut Connection<S, A::State>,
     lent: &mut Lent<'_, A>,
     id: ConnId,
     phase: Phase,
+    pace: u64,
 ) -> Outcome
 where
     S: Stream,
@@ -678,8 +680,15 @@ where
 {
     let before = connection.received;
     connection.readable = true;
-    match connection.step(id, lent) {
-        Outcome::Stay if connection.received == before => time_out(connection, lent, id, phase),
+    let outcome = connection.step(id, lent);
+    let is_same = connection.clock() == phase && !connection.restart;
+    let in_vain = match phase {
+        Phase::Head => is_same,
+        Phase::Body => is_same && connection.received < pace,
+        _ => connection.received == before,
+    };
+    match outcome {
+        Outcome::Stay if in_vain => time_out(connection, lent, id, phase),
         outcome => outcome,
     }
 }
