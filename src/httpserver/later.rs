@@ -3,9 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::link::{Link, Place, lock};
-use super::response::{self, Response};
-
-type Change = Box<dyn FnOnce(Response) -> Response + Send>;
+use super::response::{self, Change, Response};
 
 /// What a [`Responder`] left for the loop.
 enum Answer {

@@ -8,16 +8,10 @@ use bytes::{Buf, Bytes};
 
 use super::Trailers;
 use super::link::{Link, Place, lock};
+use super::sender::cost;
 
 /// What is taken from a client ahead of a slow reader.
 const AHEAD_BYTES: usize = 256 * 1024;
-
-/// What a piece costs at least, whatever its length: its place in the queue, and its memory's own.
-const PIECE_COST_MIN: usize = 64;
-
-fn cost(piece: &[u8]) -> usize {
-    piece.len().max(PIECE_COST_MIN)
-}
 
 #[derive(Default)]
 struct State {

@@ -55,7 +55,8 @@ impl std::fmt::Debug for Body {
     }
 }
 
-type Change = Box<dyn FnOnce(Response) -> Response + Send>;
+/// What is to be done with an answer before it is sent.
+pub(super) type Change = Box<dyn FnOnce(Response) -> Response + Send>;
 
 /// A response that another thread will give, and what is to be done with it then. That thread hears when it is dropped.
 pub(super) struct Pending {

@@ -13,7 +13,8 @@ pub(super) const QUEUE_BYTES: usize = 256 * 1024;
 /// What a piece costs at least, whatever its length: its place in the queue, and its memory's own.
 const PIECE_COST_MIN: usize = 64;
 
-fn cost(piece: &Bytes) -> usize {
+/// What a piece that waits counts for where what waits is bounded.
+pub(super) fn cost(piece: &[u8]) -> usize {
     piece.len().max(PIECE_COST_MIN)
 }
 

@@ -9,7 +9,7 @@ use serverd::{
     Trailers, Upload,
 };
 
-use crate::harness::{Backend, PATIENCE, Server, on_every_backend, serve};
+use crate::harness::{Backend, PATIENCE, Server, on_every_backend, serve, serve_with};
 
 /// Sums up what comes; the path says what else is to happen.
 struct Sum {
@@ -311,17 +311,20 @@ on_every_backend! {
     }
 }
 
+/// A server on select that gives a body so many milliseconds for each period.
+fn with_body_limit(ms: u64) -> (Server, mpsc::Receiver<Reading>) {
+    let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(ms)), ..Timeouts::default() };
+    let (send, readers) = mpsc::channel();
+    let handler = Intakes { dropped: Arc::default(), readers: send };
+    let limits = serverd::r#loop::Limits::default();
+    let server = serve_with::<serverd::r#loop::Select, _>(timeouts, limits, move || HttpServer::with(handler));
+    (server, readers)
+}
+
 /// The pace of a body is judged also where it is taken as it comes.
 #[test]
 fn a_streamed_body_that_is_too_slow_is_408() {
-    let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(50)), ..Timeouts::default() };
-    let (send, readers) = mpsc::channel();
-    let handler = Intakes { dropped: Arc::default(), readers: send };
-    let server = crate::harness::serve_with::<serverd::r#loop::Select, _>(
-        timeouts,
-        serverd::r#loop::Limits::default(),
-        move || HttpServer::with(handler),
-    );
+    let (server, readers) = with_body_limit(50);
     for path in ["/sum", "/read", "/collect"] {
         let mut client = server.connect();
         client.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nsome"));
@@ -336,14 +339,7 @@ fn a_streamed_body_that_is_too_slow_is_408() {
 /// A client that waits for a reader is not one that is slow.
 #[test]
 fn a_reader_may_take_its_time() {
-    let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(20)), ..Timeouts::default() };
-    let (send, readers) = mpsc::channel();
-    let handler = Intakes { dropped: Arc::default(), readers: send };
-    let server = crate::harness::serve_with::<serverd::r#loop::Select, _>(
-        timeouts,
-        serverd::r#loop::Limits::default(),
-        move || HttpServer::with(handler),
-    );
+    let (server, readers) = with_body_limit(20);
     let mut client = server.connect();
     let mut writer = client.socket.try_clone().expect("alive");
     let thread = std::thread::spawn(move || {
