@@ -15,6 +15,8 @@ use crate::r#loop::{self, Timeouts};
 use crate::server::{Backend, Command, Config};
 
 mod client;
+#[cfg(feature = "files")]
+mod files;
 
 /// The text `serverd http` answers with when nothing else is asked for.
 const BODY: &str = "this is response from server";
@@ -28,6 +30,7 @@ Examples:
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
   serverd http --body 'out to lunch'             another text
   serverd whoami                                 see what comes through a proxy
+  serverd files public                           serve a directory
   serverd echo                                   send back every byte, over TCP
   serverd chat                                   talk: nc 127.0.0.1 8888
   serverd check http://127.0.0.1:8888/           is it well? The exit code tells
@@ -260,6 +263,10 @@ enum CommandName {
     /// Tell each request to who sent it, to look through proxies and balancers
     #[command(after_help = WHOAMI_EXAMPLES)]
     Whoami,
+    /// Serve a directory
+    #[cfg(feature = "files")]
+    #[command(after_help = files::EXAMPLES)]
+    Files(files::FilesArgs),
     /// Send back every byte, over TCP
     Echo,
     /// Let people talk in rooms, line by line, over TCP
@@ -419,6 +426,8 @@ impl Cli {
         let limits = self.limits();
         let own = match self.command {
             Some(CommandName::Whoami) => return Command::Whoami { limits },
+            #[cfg(feature = "files")]
+            Some(CommandName::Files(args)) => return args.command(limits),
             Some(CommandName::Echo) => return Command::Echo,
             Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),
             Some(CommandName::Http(args)) => args.body,
@@ -567,8 +576,8 @@ mod tests {
     #[test]
     fn every_option_has_a_variable() {
         let cli = Cli::command();
-        let chat = cli.find_subcommand("chat").expect("a command");
-        for option in cli.get_arguments().chain(chat.get_arguments()) {
+        let own = ["chat", "files"].into_iter().filter_map(|name| cli.find_subcommand(name));
+        for option in own.flat_map(clap::Command::get_arguments).chain(cli.get_arguments()) {
             let Some(long) = option.get_long() else {
                 continue;
             };

@@ -55,6 +55,8 @@ pub mod httpserver;
 pub mod r#loop;
 pub mod server;
 
+#[cfg(feature = "files")]
+pub use apps::Files;
 pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;

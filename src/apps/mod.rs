@@ -2,11 +2,15 @@
 
 pub mod chat;
 mod echo;
+#[cfg(feature = "files")]
+pub mod files;
 mod fixed;
 mod methods;
 mod whoami;
 
 pub use chat::Chat;
 pub use echo::Echo;
+#[cfg(feature = "files")]
+pub use files::Files;
 pub use fixed::Fixed;
 pub use whoami::Whoami;

@@ -124,7 +124,13 @@ impl<H: Handler> HttpServer<H> {
     ) -> Step {
         let context = Context { ends: wire.ends(), extensions: RefCell::default() };
         let scratch = self.scratch.take().unwrap_or_default();
-        let head = RequestHead { bytes: &input[used - len..used], head: &scratch, context: &context, parameters: &[] };
+        let head = RequestHead {
+            bytes: &input[used - len..used],
+            head: &scratch,
+            context: &context,
+            parameters: &[],
+            mount: 0,
+        };
         if scratch.framing() == Framing::None {
             let response = self.respond(wire, &Request { head, body: &[] });
             let asked = Asked::about(&head, &response);
@@ -391,7 +397,8 @@ impl<H: Handler> HttpServer<H> {
             Exchange::Collecting(collected) => {
                 let Collected { head_bytes, head, extensions, body } = collected;
                 let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions) };
-                let request_head = RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[] };
+                let request_head =
+                    RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[], mount: 0 };
                 let response = self.respond(wire, &Request { head: request_head, body: &body });
                 let asked = Asked::about(&request_head, &response);
                 self.answer(state, wire, asked, response)

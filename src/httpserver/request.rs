@@ -28,6 +28,8 @@ pub struct RequestHead<'a> {
     pub(super) head: &'a Head,
     pub(super) context: &'a Context<'a>,
     pub(super) parameters: Parameters<'a>,
+    /// How much of the front of the path a route took that mounts a handler.
+    pub(super) mount: usize,
 }
 
 /// A whole request, borrowed from the read buffer.
@@ -74,6 +76,17 @@ impl<'a> RequestHead<'a> {
     /// The path, as it came: percent-encoded. `*` and `host:port` where these are the target.
     pub fn path(&self) -> &'a str {
         ascii(http1::path_and_query(self.head.form(), self.head.target(self.bytes)).0)
+    }
+
+    /// The path below the place where the handler is mounted by [`Router::mount`](super::Router::mount), as it came: the
+    /// whole path where it is not. Empty where the request is for the very place; else it begins with `/`.
+    pub fn mounted_path(&self) -> &'a str {
+        self.path().get(self.mount..).unwrap_or_default()
+    }
+
+    /// The place where the handler is mounted: the front of the path that [`RequestHead::mounted_path`] leaves out.
+    pub fn mount(&self) -> &'a str {
+        self.path().get(..self.mount).unwrap_or_default()
     }
 
     /// The path, percent-decoded; octets that are not UTF-8 become U+FFFD. For showing and comparing: what splits a path
@@ -251,21 +264,21 @@ impl<'a> Request<'a> {
     }
 
     /// The same request with what a route found.
-    pub(super) fn with_parameters<'b>(&self, parameters: Parameters<'b>) -> Request<'b>
+    pub(super) fn routed<'b>(&self, parameters: Parameters<'b>, mount: usize) -> Request<'b>
     where
         'a: 'b,
     {
-        Request { head: self.head.with_parameters(parameters), body: self.body }
+        Request { head: self.head.routed(parameters, mount), body: self.body }
     }
 }
 
 impl<'a> RequestHead<'a> {
     /// The same head with what a route found.
-    pub(super) fn with_parameters<'b>(&self, parameters: Parameters<'b>) -> RequestHead<'b>
+    pub(super) fn routed<'b>(&self, parameters: Parameters<'b>, mount: usize) -> RequestHead<'b>
     where
         'a: 'b,
     {
-        RequestHead { bytes: self.bytes, head: self.head, context: self.context, parameters }
+        RequestHead { bytes: self.bytes, head: self.head, context: self.context, parameters, mount }
     }
 }
 

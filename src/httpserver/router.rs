@@ -45,6 +45,15 @@ pub struct Router {
 struct Route {
     pattern: String,
     methods: Vec<(String, Box<dyn Handler>)>,
+    /// What is mounted here, which answers every method.
+    mounted: Option<Mounted>,
+}
+
+/// A handler for everything below a place.
+struct Mounted {
+    handler: Box<dyn Handler>,
+    /// How long the place's path is.
+    len: usize,
 }
 
 /// Who answers.
@@ -137,12 +146,43 @@ impl Router {
             if let Err(error) = self.paths.insert(pattern, index) {
                 panic!("the route {pattern} cannot be added: {error}");
             }
-            self.routes.push(Route { pattern: pattern.to_owned(), methods: Vec::new() });
+            self.routes.push(Route { pattern: pattern.to_owned(), methods: Vec::new(), mounted: None });
             index
         });
         let methods = &mut self.routes[index].methods;
         assert!(methods.iter().all(|(own, _)| own != method), "{method} {pattern} has a handler already");
         methods.push((method.to_owned(), Box::new(handler)));
+        self
+    }
+
+    /// Leaves every method on a path and on all paths below it to a handler, which finds what is below in
+    /// [`RequestHead::mounted_path`]. More precise routes still win.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use serverd::{Files, HttpServer, Router};
+    ///
+    /// let router = Router::new().get("/", |_| "hello\n").mount("/static", Files::new("public")?);
+    /// let server = HttpServer::with(router);
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When the path has named parts, ends with `/` (but that of the whole server is `/`), or is taken.
+    #[must_use]
+    pub fn mount(mut self, path: &str, handler: impl Handler + 'static) -> Self {
+        let place = if path == "/" { "" } else { path };
+        assert!(!place.contains(['{', '}']) && !place.ends_with('/'), "{path} is no place to mount a handler");
+        let index = self.routes.len();
+        for below in ["", "/", "/{*below}"] {
+            let pattern = format!("{place}{below}");
+            if let Err(error) = if pattern.is_empty() { Ok(()) } else { self.paths.insert(pattern, index) } {
+                panic!("nothing can be mounted on {path}: {error}");
+            }
+        }
+        let mounted = Some(Mounted { handler: Box::new(handler), len: place.len() });
+        self.routes.push(Route { pattern: path.to_owned(), methods: Vec::new(), mounted });
         self
     }
 
@@ -154,15 +194,16 @@ impl Router {
     }
 
     /// Finds who answers, and has it do so with the named parts of the path.
-    fn dispatch<T>(&mut self, head: &RequestHead<'_>, answer: impl FnOnce(Found<'_>, Parameters<'_>) -> T) -> T {
-        let method = head.method();
+    fn dispatch<T>(&mut self, head: &RequestHead<'_>, answer: impl FnOnce(Found<'_>, Parameters<'_>, usize) -> T) -> T {
+        let (method, mount) = (head.method(), head.mount);
         let known = METHODS.contains(&method) || self.has_method(method);
-        let Some(found) = self.paths.at(head.path()).ok() else {
+        let path = if head.mounted_path().is_empty() { "/" } else { head.mounted_path() };
+        let Some(found) = self.paths.at(path).ok() else {
             return match &mut self.fallback {
-                _ if head.target() == "*" => answer(Found::Answer(options(&self.all_methods())), &[]),
-                _ if !known => answer(Found::Answer(not_implemented()), &[]),
-                Some(fallback) => answer(Found::Handler(&mut **fallback), &[]),
-                None => answer(Found::Answer(StatusCode::NOT_FOUND.into()), &[]),
+                _ if head.target() == "*" => answer(Found::Answer(options(&self.all_methods())), &[], mount),
+                _ if !known => answer(Found::Answer(not_implemented()), &[], mount),
+                Some(fallback) => answer(Found::Handler(&mut **fallback), &[], mount),
+                None => answer(Found::Answer(StatusCode::NOT_FOUND.into()), &[], mount),
             };
         };
         let mut parameters = [("", ""); PARAMETERS_MAX];
@@ -172,11 +213,14 @@ impl Router {
             count += 1;
         }
         let route = &mut self.routes[*found.value];
+        if let Some(mounted) = &mut route.mounted {
+            return answer(Found::Handler(&mut *mounted.handler), &[], mount + mounted.len);
+        }
         match route.handler(method) {
-            Some(index) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count]),
-            None if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[]),
-            None if known => answer(Found::Answer(not_allowed(&route.allow())), &[]),
-            None => answer(Found::Answer(not_implemented()), &[]),
+            Some(index) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count], mount),
+            None if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[], mount),
+            None if known => answer(Found::Answer(not_allowed(&route.allow())), &[], mount),
+            None => answer(Found::Answer(not_implemented()), &[], mount),
         }
     }
 
@@ -211,8 +255,8 @@ impl Handler for Router {
     /// The body of a request that nobody takes is not waited for.
     fn head(&mut self, head: &RequestHead<'_>) -> Intake {
         let head = *head;
-        self.dispatch(&head, |found, parameters| match found {
-            Found::Handler(handler) => handler.head(&head.with_parameters(parameters)),
+        self.dispatch(&head, |found, parameters, mount| match found {
+            Found::Handler(handler) => handler.head(&head.routed(parameters, mount)),
             Found::Answer(response) if response.status().is_success() => Intake::Default,
             Found::Answer(response) => Intake::Refuse(response),
         })
@@ -220,8 +264,8 @@ impl Handler for Router {
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         let request = *request;
-        self.dispatch(&request.head(), |found, parameters| match found {
-            Found::Handler(handler) => handler.call(&request.with_parameters(parameters)),
+        self.dispatch(&request.head(), |found, parameters, mount| match found {
+            Found::Handler(handler) => handler.call(&request.routed(parameters, mount)),
             Found::Answer(response) => response,
         })
     }

@@ -23,6 +23,16 @@ pub enum Command {
         /// What a request may cost.
         limits: Limits,
     },
+    /// A directory.
+    #[cfg(feature = "files")]
+    Files {
+        /// Which.
+        directory: std::path::PathBuf,
+        /// How.
+        options: crate::apps::files::Options,
+        /// What a request may cost.
+        limits: Limits,
+    },
     /// Every byte back, over TCP.
     Echo,
     /// Rooms of people who type lines.
@@ -47,6 +57,18 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
             let make =
                 move |worker| HttpServer::with(Whoami::new(worker, limits.body_bytes_max)).limits(limits.clone());
             config.serve_and(make, |started| announce("whoami on http", started))
+        }
+        #[cfg(feature = "files")]
+        Command::Files { directory, options, limits } => {
+            let shown = directory.display().to_string();
+            if options.follow_symlinks {
+                log::warn!("symbolic links may lead out of {shown}: everything they point to is served");
+            }
+            let files = crate::apps::Files::with(&directory, options).map_err(|error| {
+                Failure(format!("cannot serve {shown}: {error}; name a directory that can be read"))
+            })?;
+            let make = move |_| HttpServer::with(files.clone()).limits(limits.clone());
+            config.serve_and(make, move |started| announce(&format!("files of {shown} on http"), started))
         }
         Command::Echo => {
             Echo::bound(&mut config.loop_limits);

@@ -14,6 +14,8 @@ mod faults;
 #[cfg(unix)]
 mod faulty;
 mod feed;
+#[cfg(feature = "files")]
+mod files;
 mod handlers;
 mod harness;
 mod keepalive;

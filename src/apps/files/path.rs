@@ -1,0 +1,181 @@
+//! From the path of a request to names below the root.
+//!
+//! A path is split at its slashes first and then decoded, once (RFC 3986 section 2.4): so `%2F` separates nothing, and
+//! `%252e` is no dot. What cannot be the plain name of something below the root is the name of nothing. This is not
+//! the protection, which is the directory's (see `root`); it makes every answer the same on all systems.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use percent_encoding::percent_decode_str;
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Names below the root; empty for the root itself.
+    pub(super) relative: PathBuf,
+    /// Whether the path ended with a slash, as that of a directory does.
+    pub(super) slash: bool,
+}
+
+impl Target {
+    /// Reads the path of a request, `/a/b`, as it came. Repeated slashes count as one. `None` where it names nothing.
+    pub(super) fn parse(path: &str, hidden: bool) -> Option<Target> {
+        let mut segments = path.split('/').peekable();
+        // What stands before the first slash; `*` and an authority have none.
+        if segments.next() != Some("") {
+            return None;
+        }
+        let (mut relative, mut slash) = (PathBuf::new(), false);
+        while let Some(segment) = segments.next() {
+            if segment.is_empty() {
+                slash |= segments.peek().is_none();
+                continue;
+            }
+            let name: Vec<u8> = percent_decode_str(segment).collect();
+            let is_hidden = name.starts_with(b".");
+            if !is_name(&name) || is_hidden && !hidden {
+                return None;
+            }
+            relative.push(os_name(name)?);
+        }
+        Some(Target { relative, slash })
+    }
+
+    /// The one way to write the path of this target: what needs no percent-encoding has none.
+    pub(super) fn canonical(&self) -> String {
+        let mut path = canonical(&self.relative);
+        if self.slash {
+            path.push('/');
+        }
+        path
+    }
+}
+
+/// The path of a file or directory in a URL, with a slash before each name and none behind: empty for the root.
+pub(super) fn canonical(relative: &Path) -> String {
+    let mut path = String::new();
+    for name in relative {
+        path.push('/');
+        for &byte in name.as_encoded_bytes() {
+            // RFC 3986 section 3.3: pchar.
+            if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte) {
+                path.push(char::from(byte));
+            } else {
+                let _ = write!(path, "%{byte:02X}");
+            }
+        }
+    }
+    path
+}
+
+/// Whether this is the name of one thing in a directory.
+fn is_name(name: &[u8]) -> bool {
+    name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/')
+}
+
+/// Any octets are a name.
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere not every name is one")]
+fn os_name(name: Vec<u8>) -> Option<std::ffi::OsString> {
+    Some(std::os::unix::ffi::OsStringExt::from_vec(name))
+}
+
+#[cfg(not(unix))]
+fn os_name(name: Vec<u8>) -> Option<std::ffi::OsString> {
+    let name = String::from_utf8(name).ok()?;
+    is_windows_name(&name).then(|| name.into())
+}
+
+/// Whether Windows takes this for the name of a file and for nothing else: no separator, no drive, no alternate stream,
+/// no wildcard, no device, and nothing that it would strip.
+#[cfg(any(not(unix), test))]
+fn is_windows_name(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_uppercase();
+    let numbered = ["COM", "LPT"].iter().find_map(|device| stem.strip_prefix(device));
+    let is_device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
+        || numbered.is_some_and(|rest| {
+            let mut rest = rest.chars();
+            matches!((rest.next(), rest.next()), (Some('0'..='9' | '\u{b9}' | '\u{b2}' | '\u{b3}'), None))
+        });
+    let is_odd = |char: char| char.is_control() || r#"\/:*?"<>|"#.contains(char);
+    !is_device && !name.contains(is_odd) && !name.ends_with(['.', ' '])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_and_then_decoded_once() {
+        for (path, names, slash) in [
+            ("/", "", true),
+            ("", "", false),
+            ("/a", "a", false),
+            ("/a/", "a", true),
+            ("//a///b//", "a/b", true),
+            ("/a%20b/%c3%a9", "a b/\u{e9}", false),
+            ("/%252e%252e", "%2e%2e", false),
+            ("/a;b=c/...", "a;b=c/...", false),
+        ] {
+            let target = Target::parse(path, true).unwrap();
+            assert_eq!((target.relative.to_str(), target.slash), (Some(names), slash), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_names_nothing() {
+        for path in ["/..", "/%2e%2e/a", "/.%2E", "/.", "/a/%2e/b", "/a%2fb", "/a%00", "/%00", "*", "x.test:80"] {
+            assert_eq!(Target::parse(path, true), None, "{path}");
+        }
+        for path in ["/.git/config", "/a/.b", "/%2egit"] {
+            assert_eq!(Target::parse(path, false), None, "{path}");
+            assert!(Target::parse(path, true).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_way_to_write_a_path() {
+        for (path, canonical) in [
+            ("/", "/"),
+            ("//evil.test//", "/evil.test/"),
+            ("/%61%2f", ""),
+            ("/a%20%22%3c%25%23%3f%0a%5c", "/a%20%22%3C%25%23%3F%0A%5C"),
+            ("/%7e@:/;=", "/~@:/;="),
+        ] {
+            let target = Target::parse(path, true);
+            assert_eq!(target.map(|target| target.canonical()).unwrap_or_default(), canonical, "{path}");
+        }
+    }
+
+    #[test]
+    fn windows_names_are_plain() {
+        for name in ["a", "a b.txt", "com", "com10", "console", "lpt", "caf\u{e9}", "con_", "aux-1.txt", "..."] {
+            assert_eq!(is_windows_name(name), name != "...", "{name}");
+        }
+        for name in [
+            "a:b",
+            "c:",
+            "a\\b",
+            "..\\a",
+            "a.txt.",
+            "a ",
+            "con",
+            "NUL.txt",
+            "Com1",
+            "lpt9.x.y",
+            "com\u{b9}",
+            "aux .txt",
+            "conin$",
+            "a*",
+            "a?",
+            "a<",
+            "a|",
+            "a\"",
+            "a\n",
+            "file::$DATA",
+        ] {
+            assert!(!is_windows_name(name), "{name}");
+        }
+    }
+}

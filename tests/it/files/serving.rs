@@ -1,0 +1,151 @@
+//! What is served, and what is not.
+
+use serverd::apps::files::Options;
+use serverd::{Files, HttpServer, Router};
+
+use super::{Tree, ask, get};
+use crate::harness::{on_every_backend, serve};
+use crate::process::{Running, backends, run};
+
+fn site() -> Tree {
+    Tree::new(&[
+        ("index.html", "<p>home"),
+        ("a.txt", "text\n"),
+        ("empty", ""),
+        ("sub/index.html", "<p>sub"),
+        ("bare/b.css", "b{}"),
+        (".hidden", "hidden"),
+        (".git/config", "hidden"),
+    ])
+}
+
+on_every_backend! {
+    fn a_file_is_served_with_its_type_and_length<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, content_type, text) in [
+            ("/a.txt", "text/plain; charset=utf-8", "text\n"),
+            ("/bare/b.css?v=1", "text/css; charset=utf-8", "b{}"),
+            ("/empty", "application/octet-stream", ""),
+            ("/%61%2Etxt", "text/plain; charset=utf-8", "text\n"),
+            ("//bare///b.css", "text/css; charset=utf-8", "b{}"),
+            ("http://x/a.txt", "text/plain; charset=utf-8", "text\n"),
+        ] {
+            let answer = get(&mut client, path);
+            assert_eq!((answer.status, answer.text().as_str()), (200, text), "{path}");
+            assert_eq!(answer.field("content-type"), Some(content_type), "{path}");
+            assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
+            let head = ask(&mut client, "HEAD", path, "");
+            assert_eq!((head.status, head.field("content-length")), (200, Some(text.len().to_string().as_str())));
+        }
+    }
+
+    fn an_index_stands_for_its_directory<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, text) in [("/", "<p>home"), ("/sub/", "<p>sub"), ("/sub//?x", "<p>sub")] {
+            assert_eq!(get(&mut client, path).text(), text, "{path}");
+        }
+        let options = Options { index: vec!["none".into(), "b.css".into()], ..Options::default() };
+        let server = tree.serve_with::<B>(options);
+        assert_eq!(get(&mut server.connect(), "/bare/").text(), "b{}");
+    }
+
+    fn a_directory_without_a_slash_is_redirected_and_keeps_its_query<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, location) in [
+            ("/sub", "/sub/"),
+            ("/sub?a=b&c", "/sub/?a=b&c"),
+            ("/sub?", "/sub/?"),
+            ("//sub", "/sub/"),
+            ("//sub//?//x", ""),
+            ("/s%75b?%0d", "/sub/?%0d"),
+        ] {
+            let answer = get(&mut client, path);
+            let expected = if location.is_empty() { (200, None) } else { (301, Some(location)) };
+            assert_eq!((answer.status, answer.field("location")), expected, "{path}");
+        }
+    }
+
+    fn what_is_not_there_is_404<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for path in ["/none", "/a.txt/", "/a.txt/b", "/sub/none", "/.hidden", "/.git/config", "/.git/", "/%2egit/config"] {
+            assert_eq!(get(&mut client, path).status, 404, "{path}");
+        }
+        let server = tree.serve_with::<B>(Options { hidden: true, ..Options::default() });
+        let mut client = server.connect();
+        assert_eq!(get(&mut client, "/.git/config").text(), "hidden");
+    }
+
+    fn other_methods_are_refused<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        let answer = ask(&mut client, "OPTIONS", "/a.txt", "");
+        assert_eq!((answer.status, answer.field("allow")), (204, Some("GET, HEAD, OPTIONS")));
+        for method in ["PUT", "DELETE", "TRACE"] {
+            let answer = ask(&mut client, method, "/a.txt", "");
+            assert_eq!((answer.status, answer.field("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
+        }
+        assert_eq!(ask(&mut client, "BREW", "/a.txt", "").status, 501);
+        // Without waiting for its body.
+        assert_eq!(ask(&mut client, "POST", "/a.txt", "Content-Length: 5\r\n").status, 405);
+    }
+
+    fn a_directory_can_be_mounted_below_a_route<B>() {
+        let tree = site();
+        let files = Files::new(tree.path()).expect("a directory");
+        let server = serve::<B, _>(move || {
+            let inner = Router::new().get("/", |_| "inner").mount("/deep", files.clone());
+            let router = Router::new().get("/", |_| "hello").get("/files/own", |_| "own");
+            HttpServer::with(router.mount("/files", files).mount("/nest", inner))
+        });
+        let mut client = server.connect();
+        for (path, text) in [
+            ("/", "hello"),
+            ("/files/own", "own"),
+            ("/files/", "<p>home"),
+            ("/files/a.txt", "text\n"),
+            ("/files/sub/", "<p>sub"),
+            ("/nest", "inner"),
+            ("/nest/deep/a.txt", "text\n"),
+        ] {
+            assert_eq!(get(&mut client, path).text(), text, "{path}");
+        }
+        for (path, location) in [("/files?x", "/files/?x"), ("/files/sub", "/files/sub/"), ("/nest/deep", "/nest/deep/")] {
+            assert_eq!(get(&mut client, path).field("location"), Some(location), "{path}");
+        }
+        assert_eq!(get(&mut client, "/filesystem").status, 404);
+        assert_eq!(ask(&mut client, "PUT", "/files/a.txt", "").status, 405);
+    }
+}
+
+#[test]
+fn the_command_serves_a_directory_and_says_so() {
+    let tree = site();
+    let directory = tree.path();
+    let directory = directory.to_str().expect("text");
+    for backend in backends() {
+        let server = Running::start(&["files", directory, "-p", "0", "-b", backend, "--index", "a.txt,x"]);
+        assert!(
+            server.line.starts_with(&format!("serverd: files of {directory} on http://127.0.0.1:")),
+            "{}",
+            server.line
+        );
+        assert_eq!(get(&mut server.connect(), "/").text(), "text\n");
+    }
+    for (words, said) in
+        [(["files", "/no/such"], "cannot serve /no/such: "), (["files", "Cargo.toml"], "cannot serve Cargo.toml: ")]
+    {
+        let (code, text) = run(&words);
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.contains(said) && text.contains("name a directory"), "{text}");
+    }
+    assert_eq!(run(&["files", "--index", "a/b"]).0, Some(2));
+}
