@@ -61,7 +61,7 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    BodyError, BodyReader, EventSender, FieldError, Handler, HttpServer, Intake, ParameterError, Pool, PoolFull,
+    BodyError, BodyReader, EventSender, FieldError, Handler, HttpServer, Intake, ParameterError, Part, Pool, PoolFull,
     Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Take, Trailers, Upload, layers,
 };
 #[cfg(target_os = "linux")]

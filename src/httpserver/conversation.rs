@@ -24,7 +24,7 @@ use super::request::Context;
 use super::response::{self, Pending};
 use super::{
     Asked, BATCH_BYTES, Body, Handler, HttpServer, Intake, Next, REQUESTS_PER_TURN, Request, RequestHead, Response,
-    Take, Trailers, Upload, write_head, write_whole,
+    Take, Trailers, Upload, write_head, write_known, write_whole,
 };
 use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
 use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
@@ -264,8 +264,14 @@ impl<H: Handler> HttpServer<H> {
                 Ok(outgoing) => Exchange::Sending(outgoing),
                 Err(next) => return Step::Answered(next),
             },
-            Body::Bytes(body) => {
-                return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, &body));
+            body => {
+                wire.restart_clock();
+                let len = body.len().unwrap_or(0);
+                let (next, with_body) = write_known(&mut self.encoder, wire, asked, &response, len);
+                if with_body {
+                    body.push(wire.output());
+                }
+                return Step::Answered(next);
             }
         };
         state.exchange = Some(Box::new(exchange));

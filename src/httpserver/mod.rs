@@ -10,12 +10,14 @@ mod adapter;
 mod conversation;
 mod events;
 mod fields;
+
 mod handler;
 mod later;
 pub mod layers;
 mod link;
 mod offload;
 mod outgoing;
+mod parts;
 mod reader;
 mod request;
 mod response;
@@ -41,6 +43,7 @@ pub use handler::{Handler, Intake, Take, Upload};
 pub use later::Responder;
 pub use link::Nudge;
 pub use offload::{Pool, PoolFull};
+pub use parts::Part;
 pub use reader::BodyReader;
 pub use request::{BodyError, ParameterError, Request, RequestHead};
 pub use response::Response;
@@ -120,7 +123,11 @@ impl Asked {
     #[inline]
     fn about(head: &RequestHead<'_>, response: &Response) -> Self {
         let asked = Asked::by(head);
-        if matches!(response.body, Body::Bytes(_)) { asked } else { asked.with_trailers(head) }
+        if matches!(response.body, Body::Bytes(_) | Body::File(..) | Body::Parts(_)) {
+            asked
+        } else {
+            asked.with_trailers(head)
+        }
     }
 
     /// As well, whether the client takes trailers; told apart because few answers need to know.
@@ -188,7 +195,7 @@ impl<H> HttpServer<H> {
     }
 }
 
-/// Writes a response whose body is there.
+/// Writes a response whose body is in memory.
 #[inline]
 fn write_whole(
     encoder: &mut Encoder,
@@ -197,14 +204,27 @@ fn write_whole(
     response: &Response,
     body: &bytes::Bytes,
 ) -> Next {
-    let (persistence, next) = asked.outlook(response.close || wire.draining());
-    // RFC 9110 section 9.3.6: a tunnel has no length.
-    let tunnel = asked.connect && response.status.is_success();
-    let length = if tunnel { Length::Untold } else { Length::Known(body.len() as u64) };
-    if write_head(encoder, wire, response, length, persistence) && !asked.head && !tunnel {
+    let (next, with_body) = write_known(encoder, wire, asked, response, body.len() as u64);
+    if with_body {
         wire.output().push(body);
     }
     next
+}
+
+/// Writes the head of a response whose body has this length, and says whether the body is to follow.
+#[inline]
+fn write_known(
+    encoder: &mut Encoder,
+    wire: &mut Wire<'_, Nudge>,
+    asked: Asked,
+    response: &Response,
+    len: u64,
+) -> (Next, bool) {
+    let (persistence, next) = asked.outlook(response.close || wire.draining());
+    // RFC 9110 section 9.3.6: a tunnel has no length.
+    let tunnel = asked.connect && response.status.is_success();
+    let length = if tunnel { Length::Untold } else { Length::Known(len) };
+    (next, write_head(encoder, wire, response, length, persistence) && !asked.head && !tunnel)
 }
 
 /// Writes the head of a response, and says whether a body may follow.

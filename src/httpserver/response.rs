@@ -1,6 +1,8 @@
 //! A response: a value a handler makes and the server writes.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use http::StatusCode;
 use super::fields::{self, FieldError, Trailers};
 use super::later::{Late, Responder};
 use super::outgoing::{Outlet, Source, Stream};
+use super::parts::Part;
 use super::sender::{QUEUE_BYTES, Queue, Sender};
 use crate::http1;
 
@@ -41,6 +44,8 @@ pub struct Response {
 /// What follows the head.
 pub(super) enum Body {
     Bytes(Bytes),
+    File(Arc<File>, Range<u64>),
+    Parts(Vec<Part>),
     Stream(Box<Stream>),
     Later(Box<Pending>),
 }
@@ -49,6 +54,8 @@ impl std::fmt::Debug for Body {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Body::Bytes(bytes) => bytes.fmt(formatter),
+            Body::File(_, range) => write!(formatter, "{range:?} of a file"),
+            Body::Parts(parts) => parts.fmt(formatter),
             Body::Stream(_) => formatter.write_str("a stream"),
             Body::Later(_) => formatter.write_str("an answer given later"),
         }
@@ -164,6 +171,49 @@ impl Response {
     /// keep others waiting. One that fails ends the connection as in [`Response::try_stream`].
     pub fn reader(reader: impl Read + Send + 'static) -> Self {
         Response::from_source(Source::Reader(Box::new(reader)))
+    }
+
+    /// 200 (OK) with a part of a regular file, from one position up to another, with Content-Length. Nothing of it is kept
+    /// in memory: it is read as fast as the client takes it, and on Linux the system sends it by itself (sendfile). The same open
+    /// file may be sent to any number of clients at once.
+    ///
+    /// What is asked of the file is its length before; when it has become shorter, or cannot be read any more, the
+    /// connection is closed, so that the client does not take a half for the whole. It should not be opened for writing.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::Response;
+    /// use std::{fs::File, sync::Arc};
+    ///
+    /// let file = File::open("Cargo.toml")?;
+    /// let len = file.metadata()?.len();
+    /// let response = Response::file(Arc::new(file), 0..len).content_type("text/plain; charset=utf-8");
+    /// # drop(response);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn file(file: impl Into<Arc<File>>, range: Range<u64>) -> Self {
+        Response { body: Body::File(file.into(), range), ..Response::new(StatusCode::OK) }
+    }
+
+    /// 200 (OK) with a body of several parts, one behind the other, with the Content-Length of all together: bytes,
+    /// and parts of files as in [`Response::file`].
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{Part, Response};
+    /// use std::{fs::File, sync::Arc};
+    ///
+    /// let file = Arc::new(File::open("Cargo.toml")?);
+    /// let response = Response::parts([
+    ///     Part::from("its first ten octets: "),
+    ///     Part::File(Arc::clone(&file), 0..10),
+    ///     Part::from("\n"),
+    /// ]);
+    /// # drop(response);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn parts(parts: impl IntoIterator<Item = Part>) -> Self {
+        Response { body: Body::Parts(parts.into_iter().collect()), ..Response::new(StatusCode::OK) }
     }
 
     /// 200 (OK) with what another thread pushes by the [`Sender`], at most 256 KiB ahead of the client.

@@ -20,6 +20,7 @@ mod chaos;
 mod connection;
 mod eager;
 mod event_loop;
+mod file_range;
 mod listener;
 mod mailbox;
 mod output;

@@ -20,10 +20,13 @@
 //! makes [`Chaos`](super::Chaos), fault injection and simulated networks further implementations,
 //! while for the system's own sockets everything is inlined and costs nothing.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
+
+use super::file_range;
 
 /// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
 #[cfg(unix)]
@@ -112,6 +115,23 @@ pub trait Stream {
     /// # Errors
     /// As [`Stream::write`].
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent>;
+
+    /// As [`Stream::write`], of bytes that a file follows at once: they may wait for it, to leave together.
+    ///
+    /// # Errors
+    /// As [`Stream::write`].
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<Sent> {
+        self.write(bytes)
+    }
+
+    /// Sends some of a file, at most `count` bytes, which is not 0, from the position `offset`. Sending nothing means that
+    /// the file ends there. Here it is read and written; a system that can do both in one call does it.
+    ///
+    /// # Errors
+    /// As [`Stream::write`], and where the file cannot be read.
+    fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+        file_range::copy(self, file, offset, count)
+    }
 
     /// Says to the peer that nothing more will come (FIN), and goes on reading.
     ///

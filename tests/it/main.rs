@@ -14,6 +14,7 @@ mod faults;
 #[cfg(unix)]
 mod faulty;
 mod feed;
+mod file_bodies;
 #[cfg(feature = "files")]
 mod files;
 mod handlers;

@@ -1,0 +1,286 @@
+//! Files as bodies: every octet that was announced, or an end that nobody takes for the whole.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serverd::r#loop::Limits;
+use serverd::{HttpServer, Part, Request, Response, StatusCode, Timeouts};
+
+use crate::harness::{Backend, Client, Random, Server, on_every_backend, serve, serve_with};
+
+/// More than sockets take without a reader.
+const LARGE: usize = 8 << 20;
+
+/// A file that exists as long as the value.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(content: &[u8]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let path = std::env::temp_dir().join(format!("serverd-file-{}-{number}", std::process::id()));
+        fs::write(&path, content).expect("a temporary file");
+        Temporary(path)
+    }
+
+    fn open(&self) -> Arc<File> {
+        Arc::new(File::open(&self.0).expect("it is there"))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn content(len: usize) -> Vec<u8> {
+    Random::new(len as u64).bytes(len)
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+/// Serves a file: `/` all of it, `/from-to` a part, `/parts` some parts; anything else is plain text.
+fn handler(file: Arc<File>) -> impl FnMut(&Request<'_>) -> Response {
+    let len = file.metadata().expect("an open file").len();
+    move |request| {
+        let file = Arc::clone(&file);
+        match &request.path()[1..] {
+            "" => Response::file(file, 0..len),
+            "none" => Response::file(file, 0..len).with_status(StatusCode::NO_CONTENT),
+            "parts" => Response::parts([
+                Part::from("first: "),
+                Part::File(Arc::clone(&file), 0..1000),
+                Part::from("\nlast: "),
+                Part::File(Arc::clone(&file), len - 70_000..len),
+                Part::File(file, 5..5),
+                Part::from("\nthe end"),
+            ]),
+            range => match range.split_once('-') {
+                Some((from, to)) => {
+                    Response::file(file, from.parse().expect("a number")..to.parse().expect("a number"))
+                }
+                None => Response::text("plain"),
+            },
+        }
+    }
+}
+
+fn serve_file<B: Backend>(file: &Temporary) -> Server {
+    let file = file.open();
+    serve::<B, _>(move || HttpServer::new(handler(file)))
+}
+
+on_every_backend! {
+    fn a_file_arrives_whole_with_its_length<B>() {
+        for len in [0, 1, 4096, 100_000, 1_000_000] {
+            let whole = content(len);
+            let file = Temporary::new(&whole);
+            let server = serve_file::<B>(&file);
+            let answer = server.connect().send(get("/")).answer();
+            assert_eq!((answer.status, answer.field("content-length")), (200, Some(len.to_string().as_str())));
+            assert!(answer.body == whole, "{len} octets came back otherwise");
+        }
+    }
+
+    fn a_range_is_those_octets_and_no_other<B>() {
+        let whole = content(300_000);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        for (from, to) in [(0, 0), (0, 1), (17, 18), (4095, 4097), (99_999, 300_000), (299_999, 300_000)] {
+            let answer = client.send(get(&format!("/{from}-{to}"))).answer();
+            assert!(answer.body == whole[from..to], "{from}..{to}");
+        }
+    }
+
+    fn parts_follow_each_other_in_their_order<B>() {
+        let whole = content(200_000);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let expected =
+            [b"first: ", &whole[..1000], b"\nlast: ", &whole[130_000..], b"\nthe end"].concat();
+        let mut client = server.connect();
+        client.send(get("/parts").repeat(3)).send(get("/plain"));
+        for _ in 0..3 {
+            assert!(client.answer().body == expected);
+        }
+        assert_eq!(client.answer().text(), "plain");
+    }
+
+    fn requests_behind_a_file_are_answered_behind_it<B>() {
+        let whole = content(400_000);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send([get("/plain"), get("/"), get("/plain"), get("/7-300007"), get("/"), get("/plain")].concat());
+        assert_eq!(client.answer().text(), "plain");
+        assert!(client.answer().body == whole);
+        assert_eq!(client.answer().text(), "plain");
+        assert!(client.answer().body == whole[7..300_007]);
+        assert!(client.answer().body == whole);
+        assert_eq!(client.answer().text(), "plain");
+    }
+
+    fn head_and_a_status_without_content_send_no_octet_of_it<B>() {
+        let file = Temporary::new(&content(50_000));
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n").send(get("/none")).send(get("/plain"));
+        let head = client.answer_to("HEAD");
+        assert_eq!(head.field("content-length"), Some("50000"));
+        let none = client.answer();
+        assert_eq!((none.status, none.field("content-length")), (204, None));
+        assert_eq!(client.answer().text(), "plain");
+    }
+
+    fn http_1_0_gets_the_same_and_a_close<B>() {
+        let whole = content(150_000);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        assert!(client.answer().body == whole);
+        client.expect_close();
+    }
+
+    fn a_client_that_says_its_end_gets_the_whole_file<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send(get("/")).finish();
+        assert!(client.answer().body == whole);
+        client.expect_close();
+    }
+
+    fn a_file_that_becomes_shorter_ends_the_connection_short<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send(get("/"));
+        client.read(1000);
+        let handle = fs::OpenOptions::new().write(true).open(&file.0).expect("it is there");
+        handle.set_len(1000).expect("it may be written");
+        let mut rest = Vec::new();
+        let outcome = client.socket.read_to_end(&mut rest);
+        assert!(outcome.is_err() || rest.len() < whole.len(), "padded");
+        let kind = outcome.map_err(|error| error.kind());
+        assert!(matches!(kind, Ok(_) | Err(std::io::ErrorKind::ConnectionReset)), "hung: {kind:?}");
+        // Nobody else is harmed.
+        assert_eq!(server.connect().send(get("/plain")).answer().text(), "plain");
+    }
+
+    fn a_file_that_is_replaced_or_removed_is_sent_as_it_was<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send(get("/"));
+        let new = Temporary::new(b"new");
+        // Windows does not let go of an open file.
+        if fs::rename(&new.0, &file.0).is_ok() {
+            fs::remove_file(&file.0).expect("it is there");
+        }
+        assert!(client.answer().body == whole);
+    }
+
+    fn a_client_that_leaves_takes_nobody_with_it<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        for _ in 0..5 {
+            let mut client = server.connect();
+            client.send(get("/"));
+            client.read(100_000);
+            client.reset();
+            let mut client = server.connect();
+            client.send(get("/"));
+            client.read(100_000);
+        }
+        assert!(server.connect().send(get("/")).answer().body == whole);
+    }
+
+    fn a_client_that_takes_nothing_is_reset<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let file = file.open();
+        let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
+        let server = serve_with::<B, _>(timeouts, Limits::default(), move || HttpServer::new(handler(file)));
+        let mut client = server.connect();
+        client.send(get("/"));
+        // It drains only when the connection is gone, and nobody has read.
+        server.drain();
+        let mut rest = Vec::new();
+        let outcome = client.socket.read_to_end(&mut rest);
+        assert!(outcome.is_err() && rest.len() < whole.len());
+    }
+
+    fn a_large_file_does_not_hold_the_others<B>() {
+        let file = Temporary::new(b"");
+        // A hole, which costs no disk.
+        fs::OpenOptions::new().write(true).open(&file.0).and_then(|file| file.set_len(100 << 20)).expect("room");
+        let server = serve_file::<B>(&file);
+        let mut greedy = server.connect();
+        greedy.send(get("/"));
+        let mut taken = greedy.read(1000).len();
+        let mut polite = server.connect();
+        // Each answer comes although the other has not taken all of its file.
+        for _ in 0..50 {
+            assert_eq!(polite.send(get("/plain")).answer().text(), "plain");
+            taken += greedy.read(10_000).len();
+        }
+        assert!(taken < 100 << 20);
+    }
+
+    fn a_drain_finishes_a_download<B>() {
+        let whole = content(LARGE);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        let mut client = server.connect();
+        client.send(get("/"));
+        let first = client.read(1000);
+        server.handle.drain();
+        let rest = client.rest();
+        assert!(rest.len() + first.len() > whole.len() && rest.ends_with(&whole[1_000_000..]));
+        server.drain();
+    }
+
+    fn a_file_that_cannot_be_read_closes_the_connection<B>() {
+        let file = Temporary::new(&content(1000));
+        let unreadable = Arc::new(fs::OpenOptions::new().write(true).open(&file.0).expect("it is there"));
+        let server = serve::<B, _>(move || HttpServer::new(handler(unreadable)));
+        let mut client = server.connect();
+        client.send(get("/"));
+        let head = client.rest();
+        assert!(head.ends_with(b"\r\n\r\n") || head.is_empty(), "no octet of a body");
+        assert_eq!(server.connect().send(get("/plain")).answer().text(), "plain");
+    }
+
+    fn a_thousand_downloads_at_once_are_all_whole<B>() {
+        crate::harness::raise_descriptor_limit();
+        let whole = content(256 << 10);
+        let file = Temporary::new(&whole);
+        let server = serve_file::<B>(&file);
+        // All ask before anybody takes anything, so all are under way at once.
+        let mut clients: Vec<Client> = (0..many()).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        for client in &mut clients {
+            assert!(client.answer().body == whole);
+        }
+    }
+}
+
+/// Select under Windows, and some systems' limits of descriptors, have room for fewer.
+fn many() -> usize {
+    if cfg!(target_os = "linux") { 1000 } else { 100 }
+}
