@@ -61,8 +61,9 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    BodyError, BodyReader, EventSender, FieldError, Handler, HttpServer, Intake, ParameterError, Part, Pool, PoolFull,
-    Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Take, Trailers, Upload, layers,
+    AcceptedCodings, BodyError, BodyReader, ContentCoding, EventSender, FieldError, Handler, HttpServer, Intake,
+    ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
+    ServerEvent, Take, Trailers, Upload, layers,
 };
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;

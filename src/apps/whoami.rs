@@ -35,7 +35,7 @@ impl Whoami {
             worker: self.worker,
             peer: head.peer(),
             local: head.local(),
-            wants_json: head.field("accept").is_some_and(prefers_json),
+            wants_json: head.weight_of("application/json") > head.weight_of("text/plain"),
         }
     }
 }
@@ -137,44 +137,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether the field Accept prefers JSON to plain text (RFC 9110 section 12.5.1).
-fn prefers_json(accept: &[u8]) -> bool {
-    quality(accept, "application/json") > quality(accept, "text/plain")
-}
-
-/// The weight of a media type in thousandths: that of the most precise range that covers it.
-fn quality(accept: &[u8], media_type: &str) -> u32 {
-    let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
-    let mut best = (0, 0);
-    for member in String::from_utf8_lossy(accept).split(',') {
-        let mut parts = member.split(';').map(str::trim);
-        let range = parts.next().unwrap_or_default();
-        let precision = match range.strip_suffix("/*") {
-            _ if range.eq_ignore_ascii_case(media_type) => 3,
-            Some(own) if own.eq_ignore_ascii_case(major) => 2,
-            Some("*") => 1,
-            _ => continue,
-        };
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        if precision > best.0 {
-            best = (precision, weight.map_or(Some(1000), thousandths).unwrap_or(0));
-        }
-    }
-    best.1
-}
-
-/// A weight such as `0.5` (RFC 9110 section 12.4.2); nothing is said by one that is malformed.
-fn thousandths(weight: &str) -> Option<u32> {
-    let (whole, rest) = weight.split_once('.').unwrap_or((weight, ""));
-    let is_good = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
-    let fraction = format!("{rest:0<3}").parse::<u32>().ok().filter(|_| is_good)?;
-    match (whole, fraction) {
-        ("0", fraction) => Some(fraction),
-        ("1", 0) => Some(1000),
-        _ => None,
-    }
-}
-
 #[cfg(unix)]
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -183,27 +145,4 @@ fn hostname() -> String {
 #[cfg(windows)]
 fn hostname() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_given_to_those_who_prefer_it() {
-        for (accept, json) in [
-            ("application/json", true),
-            ("text/html, application/json;q=0.9, */*;q=0.8", true),
-            ("APPLICATION/JSON ; Q=0.5", true),
-            ("application/*, text/plain;q=0.999", true),
-            ("*/*", false),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false),
-            ("text/plain, application/json", false),
-            ("application/json;q=0", false),
-            ("application/json;q=x", false),
-            ("", false),
-        ] {
-            assert_eq!(prefers_json(accept.as_bytes()), json, "{accept}");
-        }
-    }
 }
