@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::Extensions;
 
-use super::later::Late;
+use super::later::{Late, Outcome};
 use super::link::{Nudge, Place};
 use super::outgoing::{Coding, Outgoing, Pumped, Stream};
 use super::reader::{Inlet, Pipe};
@@ -28,6 +28,10 @@ use super::{
 };
 use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
 use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+
+mod undecided;
+
+use self::undecided::Undecided;
 
 /// The body of a request is collected in steps of its own growth, never by what was announced, up to here.
 const BODY_RESERVE_MAX: u64 = 64 * 1024;
@@ -49,6 +53,8 @@ enum Exchange {
     Reading(Asked, Inlet, Box<Pending>),
     /// The answer is given later.
     Waiting(Asked, Box<Waiting>),
+    /// What is to become of the request is found out elsewhere, and then the handler is asked again.
+    Undecided(Box<Undecided>),
     /// The answer's body is made while it is sent.
     Sending(Outgoing),
 }
@@ -68,12 +74,25 @@ struct Waiting {
     close: bool,
 }
 
+impl Collected {
+    fn new(head_bytes: Vec<u8>, head: Box<Head>, extensions: Extensions) -> Self {
+        let reserve = if let Framing::Length(length) = head.framing() { length } else { 0 };
+        let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
+        Collected { head_bytes, head, extensions, body }
+    }
+}
+
+fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
+    RequestHead { bytes, head, context, parameters: &[], mount: 0 }
+}
+
 impl Exchange {
     fn drain(&self) {
         match self {
             Exchange::Collecting(_) | Exchange::Taking(..) => {}
             Exchange::Reading(_, _, pending) => pending.late.link.drain(),
             Exchange::Waiting(_, waiting) => waiting.pending.late.link.drain(),
+            Exchange::Undecided(undecided) => undecided.waiting.pending.late.link.drain(),
             Exchange::Sending(outgoing) => outgoing.drain(),
         }
     }
@@ -124,26 +143,28 @@ impl<H: Handler> HttpServer<H> {
     ) -> Step {
         let context = Context { ends: wire.ends(), extensions: RefCell::default() };
         let scratch = self.scratch.take().unwrap_or_default();
-        let head = RequestHead {
-            bytes: &input[used - len..used],
-            head: &scratch,
-            context: &context,
-            parameters: &[],
-            mount: 0,
-        };
+        let head = request_head(&input[used - len..used], &scratch, &context);
         if scratch.framing() == Framing::None {
             let response = self.respond(wire, &Request { head, body: &[] });
             let asked = Asked::about(&head, &response);
+            if response.is_undecided() {
+                let head_bytes = head.bytes.to_vec();
+                let request = Collected::new(head_bytes, scratch, context.extensions.into_inner());
+                return self.set_aside(state, wire, request, false, response);
+            }
             self.scratch = Some(scratch);
             return self.answer(state, wire, asked, response);
         }
         let (asked, response) = match self.take_body(state, wire, &head, &input[used..]) {
+            Ok((_, response)) if response.is_undecided() => {
+                let head_bytes = head.bytes.to_vec();
+                let request = Collected::new(head_bytes, scratch, context.extensions.into_inner());
+                return self.set_aside(state, wire, request, true, response);
+            }
             Ok(answer) => answer,
             Err(None) => {
-                let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-                let reserve = if let Framing::Length(length) = scratch.framing() { length } else { 0 };
-                let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
-                let collected = Collected { head_bytes, head: scratch, extensions, body };
+                let head_bytes = head.bytes.to_vec();
+                let collected = Collected::new(head_bytes, scratch, context.extensions.into_inner());
                 state.exchange = Some(Box::new(Exchange::Collecting(collected)));
                 return Step::Parse;
             }
@@ -189,7 +210,13 @@ impl<H: Handler> HttpServer<H> {
             state.http1.skip_body();
             wire.consume(length);
             let response = self.respond(wire, &Request { head: *head, body });
-            return Ok((Asked::about(head, &response), response));
+            if !response.is_undecided() {
+                return Ok((Asked::about(head, &response), response));
+            }
+            let extensions = head.context.extensions.take();
+            let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions);
+            request.body.extend_from_slice(body);
+            return Err(Some(self.undecided(wire, request, false, response)));
         }
         if head.head.expects_continue() && rest.is_empty() {
             wire.output().extend(CONTINUE);
@@ -253,7 +280,9 @@ impl<H: Handler> HttpServer<H> {
         mut response: Response,
     ) -> Step {
         let exchange = match std::mem::replace(&mut response.body, Body::Bytes(bytes::Bytes::new())) {
-            Body::Later(pending) => {
+            Body::Later(mut pending) => {
+                // Here nobody kept the request.
+                pending.undecided = false;
                 if let Some(place) = self.place(wire) {
                     pending.late.bind(place, wire.draining());
                 }
@@ -323,7 +352,8 @@ impl<H: Handler> HttpServer<H> {
         match state.exchange.as_deref_mut() {
             Some(Exchange::Waiting(asked, waiting)) => {
                 let asked = *asked;
-                let Some(mut response) = waiting.pending.take() else {
+                // Only what is undecided is asked about again.
+                let Some(Outcome::Response(mut response)) = waiting.pending.take() else {
                     return Step::Flow(Flow::Pause);
                 };
                 response.inherit(&waiting.fields, waiting.close);
@@ -331,8 +361,17 @@ impl<H: Handler> HttpServer<H> {
                 state.exchange = None;
                 self.answer(state, wire, asked, response)
             }
+            Some(Exchange::Undecided(undecided)) => {
+                let Some(outcome) = undecided.waiting.pending.take() else {
+                    return Step::Flow(Flow::Pause);
+                };
+                match state.exchange.take().map(|exchange| *exchange) {
+                    Some(Exchange::Undecided(undecided)) => self.decide(state, wire, *undecided, outcome),
+                    _ => Step::Parse,
+                }
+            }
             Some(Exchange::Reading(asked, inlet, pending)) => {
-                let Some(response) = pending.take() else {
+                let Some(Outcome::Response(response)) = pending.take() else {
                     return if inlet.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
                 };
                 // Answered before the end of the body, which nobody will read.
@@ -400,15 +439,7 @@ impl<H: Handler> HttpServer<H> {
     fn end_body(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
         let Some(exchange) = state.exchange.take() else { return Step::Parse };
         match *exchange {
-            Exchange::Collecting(collected) => {
-                let Collected { head_bytes, head, extensions, body } = collected;
-                let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions) };
-                let request_head =
-                    RequestHead { bytes: &head_bytes, head: &head, context: &context, parameters: &[], mount: 0 };
-                let response = self.respond(wire, &Request { head: request_head, body: &body });
-                let asked = Asked::about(&request_head, &response);
-                self.answer(state, wire, asked, response)
-            }
+            Exchange::Collecting(collected) => self.ask(state, wire, collected),
             Exchange::Taking(asked, upload) => {
                 let trailers = Trailers::received(state.http1.trailers());
                 let response = response::guarded(|| upload.end(&trailers));
@@ -448,6 +479,7 @@ impl<H: Handler> HttpServer<H> {
         match state.exchange.as_deref() {
             Some(Exchange::Collecting(collected)) => collected.head.is_for_head(),
             Some(Exchange::Taking(asked, _) | Exchange::Reading(asked, ..) | Exchange::Waiting(asked, _)) => asked.head,
+            Some(Exchange::Undecided(undecided)) => undecided.request.head.is_for_head(),
             Some(Exchange::Sending(_)) => false,
             None => self.scratch.as_ref().is_some_and(|scratch| state.http1.is_for_head(scratch)),
         }
@@ -487,7 +519,7 @@ impl Conversation {
 
     /// Whether the exchange under way takes input.
     fn needs_input(&self) -> bool {
-        !matches!(self.exchange.as_deref(), Some(Exchange::Waiting(..) | Exchange::Sending(_)))
+        !matches!(self.exchange.as_deref(), Some(Exchange::Waiting(..) | Exchange::Undecided(_) | Exchange::Sending(_)))
     }
 
     /// What follows an answer; `None` is the next request.

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use http::Extensions;
+
 use super::link::{Link, Place, lock};
 use super::response::{self, Change, Response};
 
@@ -10,6 +12,17 @@ enum Answer {
     Ready(Response),
     /// Made on the loop's own thread.
     Make(Box<dyn FnOnce() -> Response + Send>),
+    /// None yet: the handler is to be asked again.
+    Again(Found),
+}
+
+/// What is left for who sees a request again.
+pub(super) type Found = Box<dyn FnOnce(&mut Extensions) + Send>;
+
+/// What there is for the loop.
+pub(super) enum Outcome {
+    Response(Response),
+    Again(Found),
 }
 
 impl Answer {
@@ -17,6 +30,7 @@ impl Answer {
         Answer::Make(Box::new(move || match self {
             Answer::Ready(response) => response.map(change),
             Answer::Make(make) => make().map(change),
+            Answer::Again(_) => response::internal_error(),
         }))
     }
 }
@@ -35,12 +49,13 @@ impl Late {
     }
 
     /// The answer, if it is there.
-    pub(super) fn take(&self) -> Option<Response> {
+    pub(super) fn take(&self) -> Option<Outcome> {
         self.link.answer();
         let answer = lock(&self.answer).take()?;
         Some(match answer {
-            Answer::Ready(response) => response,
-            Answer::Make(make) => response::guarded(make),
+            Answer::Ready(response) => Outcome::Response(response),
+            Answer::Make(make) => Outcome::Response(response::guarded(make)),
+            Answer::Again(found) => Outcome::Again(found),
         })
     }
 
@@ -89,6 +104,16 @@ impl Responder {
         R: Into<Response>,
     {
         self.put(Answer::Make(Box::new(|| make().into())));
+    }
+
+    /// Has the handler asked once more about the same request, which finds `found` by
+    /// [`RequestHead::extension`](super::RequestHead::extension). Only for a response by [`Response::undecided`]; any
+    /// other is answered 500.
+    pub fn ask_again<T: Clone + Send + Sync + 'static>(mut self, found: T) {
+        self.used = true;
+        self.late.put(Answer::Again(Box::new(move |extensions| {
+            extensions.insert(found);
+        })));
     }
 
     /// Whether nobody waits for the answer any more: the connection ended, or the request's body was at fault and

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::fields::{self, FieldError, Trailers};
-use super::later::{Late, Responder};
+use super::later::{Late, Outcome, Responder};
 use super::outgoing::{Outlet, Source, Stream};
 use super::parts::Part;
 use super::sender::{QUEUE_BYTES, Queue, Sender};
@@ -69,6 +69,8 @@ pub(super) type Change = Box<dyn FnOnce(Response) -> Response + Send>;
 pub(super) struct Pending {
     pub(super) late: Arc<Late>,
     changes: Vec<Change>,
+    /// The handler may be asked again.
+    pub(super) undecided: bool,
 }
 
 impl Drop for Pending {
@@ -79,14 +81,23 @@ impl Drop for Pending {
 
 impl Pending {
     pub(super) fn new(late: Arc<Late>) -> Self {
-        Pending { late, changes: Vec::new() }
+        Pending { late, changes: Vec::new(), undecided: false }
     }
 
-    /// The answer with all its changes, once it is there.
-    pub(super) fn take(&mut self) -> Option<Response> {
-        let answer = self.late.take()?;
+    /// The answer with all its changes, once it is there. Changes are not for one that is still to be asked for: who
+    /// made them is asked too.
+    pub(super) fn take(&mut self) -> Option<Outcome> {
+        let answer = match self.late.take()? {
+            Outcome::Response(answer) => answer,
+            Outcome::Again(found) if self.undecided => return Some(Outcome::Again(found)),
+            Outcome::Again(_) => {
+                log::error!("a handler was to be asked again about a request that was not kept: answered 500");
+                internal_error()
+            }
+        };
         let changes = std::mem::take(&mut self.changes);
-        Some(guarded(move || changes.into_iter().fold(answer, |response, change| change(response))))
+        let last = guarded(move || changes.into_iter().fold(answer, |response, change| change(response)));
+        Some(Outcome::Response(last))
     }
 }
 
@@ -139,6 +150,47 @@ impl Response {
         let (late, responder) = Late::new();
         let body = Body::Later(Box::new(Pending::new(late)));
         (Response { body, ..Response::new(StatusCode::OK) }, responder)
+    }
+
+    /// A response that stands for one which cannot be told yet. When the [`Responder`] says so, the handler is asked once
+    /// more about the same request, by the method that it was asked before: [`Handler::head`](super::Handler::head), which
+    /// gives this as a refusal, or [`Handler::call`](super::Handler::call). The responder may also answer instead.
+    ///
+    /// For layers that have to find something out elsewhere before the handler inside may see the request, such as
+    /// whether a password is right. Layers outside of this one are asked again too.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Pool, Response, layers};
+    ///
+    /// #[derive(Clone)]
+    /// struct Verdict(bool);
+    ///
+    /// let pool = Pool::new(1, 16)?;
+    /// let page = |_: &serverd::Request<'_>| "hello\n";
+    /// let server = HttpServer::with(layers::guard(page, move |head| match head.extension() {
+    ///     Some(Verdict(true)) => None,
+    ///     Some(Verdict(false)) => Some(serverd::StatusCode::FORBIDDEN.into()),
+    ///     None => {
+    ///         let (response, responder) = Response::undecided();
+    ///         let full = pool.run(move || responder.ask_again(Verdict(std::path::Path::new("/tmp").exists())));
+    ///         Some(full.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
+    ///     }
+    /// }));
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn undecided() -> (Self, Responder) {
+        let (mut response, responder) = Response::later();
+        if let Body::Later(pending) = &mut response.body {
+            pending.undecided = true;
+        }
+        (response, responder)
+    }
+
+    /// Whether it stands for one that cannot be told yet.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(&self.body, Body::Later(pending) if pending.undecided)
     }
 
     /// 200 (OK) with a body made piece by piece, on the thread of the loop, as fast as the client takes it. It goes out

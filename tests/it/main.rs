@@ -34,5 +34,6 @@ mod sim;
 mod streams;
 mod tcp;
 mod timeouts;
+mod undecided;
 mod uploads;
 mod whoami;
