@@ -3,12 +3,14 @@
 //!
 //! The dice are seeded: by the environment variable `SERVERD_CHAOS_SEED`, or else always the same.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::file_range;
 use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token};
 
 /// Each poller and stream gets dice of its own, so that one does not disturb the other.
@@ -181,6 +183,19 @@ impl<S: Stream> Stream for ChaosStream<S> {
             .iter()
             .find(|slice| !slice.is_empty())
             .map_or(Ok(Sent { bytes: 0, more: true }), |slice| self.write(slice))
+    }
+
+    /// By either way, and mostly a little.
+    fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+        let cap = self.dice.cap(count);
+        if self.dice.roll(2) == 0 {
+            return file_range::copy(&mut self.inner, file, offset, cap);
+        }
+        self.inner.send_file(file, offset, cap)
+    }
+
+    fn is_cold(&mut self, file: &File, offset: u64, count: usize) -> bool {
+        self.dice.roll(8) == 0 || self.inner.is_cold(file, offset, count)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::io;
 use super::app::{App, Closed, ConnId, Ends, Flow, Phase, Wire};
 use super::eager::Eager;
 use super::output::{Flushed, Output};
+use super::read_ahead::Cold;
 use super::readiness::{Interest, Stream};
 use super::{Counters, Limits};
 
@@ -35,6 +36,17 @@ pub(super) enum Stage {
     Lingering,
 }
 
+/// Whether the file that is to be sent next is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    /// As far as is known.
+    Ready,
+    /// It is not, and nobody has been told.
+    Cold,
+    /// Somebody reads it.
+    Asked,
+}
+
 /// A connection of a loop.
 #[allow(clippy::struct_excessive_bools, reason = "readiness is remembered in independent bits")]
 pub(super) struct Connection<S, T> {
@@ -57,6 +69,8 @@ pub(super) struct Connection<S, T> {
     ended: bool,
     /// So much output waits that neither reading nor asking the application makes sense, until little is left of it.
     stuffed: bool,
+    /// While this is not ready nothing is written, so the stream does not count as writable.
+    disk: Disk,
     /// In the list of those to be driven.
     pub(super) queued: bool,
     /// The clock of the phase is to start anew.
@@ -105,6 +119,7 @@ impl<S: Stream, T> Connection<S, T> {
             hangup: false,
             ended: false,
             stuffed: false,
+            disk: Disk::Ready,
             queued: false,
             restart: false,
             registered: None,
@@ -138,7 +153,8 @@ impl<S: Stream, T> Connection<S, T> {
             Stage::Lingering => true,
             _ => false,
         };
-        Interest { read, write: self.pending.is_some() || self.stage == Stage::Connecting }
+        let write = (self.pending.is_some() && self.disk == Disk::Ready) || self.stage == Stage::Connecting;
+        Interest { read, write }
     }
 
     /// The state almost every connection is in after almost every step: everything is sent, and the backend tells
@@ -474,11 +490,40 @@ impl<S: Stream, T> Connection<S, T> {
             }
             Flushed::Blocked => {
                 self.writable = false;
+                self.disk = Disk::Ready;
                 self.park(lent);
             }
-            Flushed::Quota => self.park(lent),
+            Flushed::Quota => {
+                self.disk = Disk::Ready;
+                self.park(lent);
+            }
+            Flushed::Cold => {
+                self.writable = false;
+                if self.disk == Disk::Ready {
+                    self.disk = Disk::Cold;
+                }
+                self.park(lent);
+            }
         }
         Ok(())
+    }
+
+    /// What has to be read from a disk, once for each time.
+    pub(super) fn take_cold(&mut self) -> Option<Cold> {
+        if self.disk != Disk::Cold {
+            return None;
+        }
+        self.disk = Disk::Asked;
+        self.pending.as_ref()?.cold()
+    }
+
+    /// That was read, or cannot be.
+    pub(super) fn warmed(&mut self) {
+        self.disk = Disk::Ready;
+        self.writable = true;
+        if let Some(pending) = &mut self.pending {
+            pending.warmed();
+        }
     }
 
     /// Moves what is unsent from the loop's buffer into one of the connection's own.

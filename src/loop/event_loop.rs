@@ -16,6 +16,7 @@ use super::eager::Eager;
 use super::listener::{Admission, Door};
 use super::mailbox::{Bell, Mailbox, Order};
 use super::output::Output;
+use super::read_ahead;
 use super::readiness::{Event, Readiness, Stream, Token};
 use super::schedule::Schedule;
 use super::table::Table;
@@ -428,6 +429,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             enter(&mut self.timers, connection, id, phase, self.clock.now_ms);
             return Ok(());
         }
+        if let Some(cold) = connection.take_cold() {
+            let bell = Arc::clone(&self.mailbox.bell);
+            if !read_ahead::request(cold, move || bell.warm(id)) {
+                connection.warmed();
+            }
+        }
         let wanted = connection.interest();
         match connection.registered {
             None => {
@@ -487,6 +494,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             if rung {
                 self.mailbox.collect(&mut letters);
                 self.schedule.extend(&mut self.mailbox.bell.tasks());
+                for id in self.mailbox.bell.warmed() {
+                    self.with_connection(id, |connection, lent| {
+                        connection.warmed();
+                        connection.step(id, lent)
+                    });
+                }
             }
             self.hand_out(letters);
         }

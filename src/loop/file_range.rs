@@ -11,7 +11,14 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::read_ahead::Cold;
 use super::readiness::{Sent, Stream};
+
+/// What is sent in one call, and looked for in memory before.
+const BLOCK_BYTES: u64 = 256 * 1024;
+
+/// How far beyond that the disk is told to read, in blocks.
+const BLOCKS_AHEAD: u64 = 4;
 
 /// What one read takes where the system does not send files by itself.
 const COPY_BYTES: usize = 64 * 1024;
@@ -27,11 +34,13 @@ pub(super) struct FileRange {
     file: Arc<File>,
     next: u64,
     end: u64,
+    /// Up to here it was brought into memory, or it is no use to wait for that.
+    warm: u64,
 }
 
 impl FileRange {
     pub(super) fn new(file: Arc<File>, range: Range<u64>) -> Self {
-        FileRange { file, next: range.start, end: range.end.max(range.start) }
+        FileRange { file, next: range.start, end: range.end.max(range.start), warm: 0 }
     }
 
     /// Octets that are not sent yet.
@@ -44,11 +53,30 @@ impl FileRange {
         self.next += count;
     }
 
-    /// Sends some of it, at most `bytes_max`.
-    pub(super) fn send(&self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Sent> {
-        let count = usize::try_from(self.len()).unwrap_or(usize::MAX).min(bytes_max);
+    /// Sends some of it, at most `bytes_max`; `None` where it is not in memory.
+    pub(super) fn send(&self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Option<Sent>> {
+        let is_warm = self.warm > self.next;
+        let end = if is_warm { self.warm } else { self.block_end(1) };
+        let count = usize::try_from(end - self.next).unwrap_or(usize::MAX).min(bytes_max);
+        if !is_warm && stream.is_cold(&self.file, self.next, count) {
+            return Ok(None);
+        }
         let sent = stream.send_file(&self.file, self.next, count)?;
-        if sent.bytes == 0 { Err(ended_early()) } else { Ok(sent) }
+        if sent.bytes == 0 { Err(ended_early()) } else { Ok(Some(sent)) }
+    }
+
+    fn block_end(&self, blocks: u64) -> u64 {
+        self.end.min(self.next.saturating_add(blocks * BLOCK_BYTES))
+    }
+
+    /// What has to be brought into memory.
+    pub(super) fn cold(&self) -> Cold {
+        Cold { file: Arc::clone(&self.file), now: self.next..self.block_end(1), soon: self.block_end(BLOCKS_AHEAD) }
+    }
+
+    /// The next block is not asked about any more.
+    pub(super) fn warmed(&mut self) {
+        self.warm = self.block_end(1);
     }
 
     /// What is not sent yet, for tests.
@@ -80,7 +108,7 @@ pub(super) fn copy(stream: &mut (impl Stream + ?Sized), file: &File, offset: u64
     })
 }
 
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match read_once(file, buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

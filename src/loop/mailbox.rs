@@ -28,12 +28,20 @@ pub(super) struct Bell {
     order: AtomicU8,
     rung: AtomicBool,
     tasks: Mutex<Vec<Task>>,
+    /// Connections whose files were read.
+    warmed: Mutex<Vec<ConnId>>,
     waker: Waker,
 }
 
 impl Bell {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Bell { order: AtomicU8::new(RUN), rung: AtomicBool::new(false), tasks: Mutex::new(Vec::new()), waker })
+        Arc::new(Bell {
+            order: AtomicU8::new(RUN),
+            rung: AtomicBool::new(false),
+            tasks: Mutex::new(Vec::new()),
+            warmed: Mutex::default(),
+            waker,
+        })
     }
 
     /// Wakes the loop, unless that was done already since it last looked.
@@ -78,6 +86,17 @@ impl Bell {
     pub(super) fn give(&self, task: Task) {
         lock(&self.tasks).push(task);
         self.ring();
+    }
+
+    /// What a connection wants to send was read from its disk.
+    pub(super) fn warm(&self, id: ConnId) {
+        lock(&self.warmed).push(id);
+        self.ring();
+    }
+
+    /// The connections that were told of in this way since the last call.
+    pub(super) fn warmed(&self) -> Vec<ConnId> {
+        std::mem::take(&mut *lock(&self.warmed))
     }
 
     /// The closures that were given since the last call.

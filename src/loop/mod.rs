@@ -24,6 +24,7 @@ mod file_range;
 mod listener;
 mod mailbox;
 mod output;
+mod read_ahead;
 pub mod readiness;
 mod schedule;
 mod select;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_range::FileRange;
+use super::read_ahead::Cold;
 use super::readiness::{Sent, Stream};
 
 /// Bodies up to this size are copied behind their head: below it a copy costs less than another slice
@@ -61,6 +62,8 @@ pub(super) enum Flushed {
     Blocked,
     /// The quota is used up; the socket may take more.
     Quota,
+    /// What comes next has to be read from a disk first.
+    Cold,
 }
 
 impl Output {
@@ -195,7 +198,11 @@ impl Output {
                 return Ok((Flushed::Quota, gone));
             }
             let sent = match self.send_first(stream, quota - gone) {
-                Ok(sent) => sent,
+                Ok(Some(sent)) => sent,
+                Ok(None) => {
+                    self.give_back();
+                    return Ok((Flushed::Cold, gone));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.give_back();
                     return Ok((Flushed::Blocked, gone));
@@ -211,18 +218,34 @@ impl Output {
         }
     }
 
-    /// One call that sends what comes first: a part of a file, or the bytes up to the next one.
-    fn send_first(&mut self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Sent> {
+    /// One call that sends what comes first: a part of a file, unless it is not in memory, or the bytes up to the next one.
+    fn send_first(&mut self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Option<Sent>> {
         if let Some(Segment::File(range)) = self.queue.front() {
             return range.send(stream, bytes_max);
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let (count, file_follows) = self.gather(&mut slices);
-        written(match &slices[..count] {
+        let outcome = written(match &slices[..count] {
             [only] if file_follows => stream.write_more(only),
             [only] => stream.write(only),
             several => stream.write_vectored(several),
-        })
+        });
+        outcome.map(Some)
+    }
+
+    /// What has to be brought into memory before more can be sent.
+    pub(super) fn cold(&self) -> Option<Cold> {
+        match self.queue.front() {
+            Some(Segment::File(range)) => Some(range.cold()),
+            _ => None,
+        }
+    }
+
+    /// That was done, or tried.
+    pub(super) fn warmed(&mut self) {
+        if let Some(Segment::File(range)) = self.queue.front_mut() {
+            range.warmed();
+        }
     }
 
     /// The bytes that come first, and whether a part of a file comes after them.
@@ -341,5 +364,26 @@ mod tests {
             output.advance(1);
         }
         assert!(output.is_empty());
+    }
+
+    #[test]
+    fn a_download_that_stalls_keeps_nothing_in_memory() {
+        let path = std::env::temp_dir().join(format!("serverd-stalled-{}", std::process::id()));
+        let file = File::create_new(&path).and_then(|file| file.set_len(64 << 20).map(|()| file)).unwrap();
+        drop(file);
+        let file = Arc::new(File::open(&path).unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut stream = crate::r#loop::TcpStream::try_from(listener.accept().unwrap().0).unwrap();
+        let mut output = Output::new();
+        output.extend(&[b'h'; 300]);
+        output.push_file(file, 0..64 << 20);
+        while output.flush(&mut stream, 1 << 20).unwrap().0 != Flushed::Blocked {
+            output.warmed();
+        }
+        assert!(output.len() > 32 << 20, "the socket took {} bytes less", output.len());
+        assert_eq!((output.buffer.capacity(), output.queue.len()), (0, 1));
+        drop(output);
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -133,6 +133,11 @@ pub trait Stream {
         file_range::copy(self, file, offset, count)
     }
 
+    /// Whether [`Stream::send_file`] of these bytes would have to wait for a disk. Where that cannot be told it is no.
+    fn is_cold(&mut self, _file: &File, _offset: u64, _count: usize) -> bool {
+        false
+    }
+
     /// Says to the peer that nothing more will come (FIN), and goes on reading.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The system's sockets behind the seam of [`readiness`](super::readiness): std types, one call each.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 #[cfg(not(target_os = "linux"))]
 use std::io::{Read, Write};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::file_range;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource};
 
 /// A listening TCP socket.
@@ -134,6 +136,54 @@ fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL))?)
 }
 
+/// As [`send`], but the system waits for what is sent next, for a fifth of a second at most: no packet of its own for
+/// the head of a file.
+#[cfg(target_os = "linux")]
+fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+    let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+    Ok(rustix::io::retry_on_intr(|| rustix::net::send(&*stream, bytes, flags))?)
+}
+
+/// The file goes to the socket without a copy. A short count means nothing: only the next call tells that the socket is
+/// full. Where a file system cannot do this, the file is read and written. No flag keeps this call from raising SIGPIPE,
+/// which std ignores from the start of a program.
+#[cfg(target_os = "linux")]
+fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+    use rustix::io::Errno;
+    let mut position = offset;
+    match rustix::io::retry_on_intr(|| rustix::fs::sendfile(&stream.0, file, Some(&mut position), count)) {
+        Ok(bytes) => Ok(Sent { bytes, more: true }),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => file_range::copy(stream, file, offset, count),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A read that may not wait tells. Only EAGAIN means no: file systems that cannot tell say EOPNOTSUPP, and Linux 5.9 and
+/// 5.10 may say 0 where there is something. The last byte stands for all: a file is brought into memory from its
+/// beginning on.
+#[cfg(target_os = "linux")]
+fn is_cold(file: &File, offset: u64, count: usize) -> bool {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    let (last, mut byte) = (offset + count as u64 - 1, [0]);
+    preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], last, ReadWriteFlags::NOWAIT) == Err(Errno::AGAIN)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    send(stream, bytes)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+    file_range::copy(stream, file, offset, count)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_cold(_: &File, _: u64, _: usize) -> bool {
+    false
+}
+
 #[cfg(not(target_os = "linux"))]
 fn receive(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     retry(|| stream.read(buffer))
@@ -170,6 +220,19 @@ impl Stream for TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
         let taken = send(&mut self.0, bytes)?;
         Ok(Sent { bytes: taken, more: taken == bytes.len() })
+    }
+
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<Sent> {
+        let taken = send_more(&mut self.0, bytes)?;
+        Ok(Sent { bytes: taken, more: taken == bytes.len() })
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+        send_file(self, file, offset, count)
+    }
+
+    fn is_cold(&mut self, file: &File, offset: u64, count: usize) -> bool {
+        is_cold(file, offset, count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {

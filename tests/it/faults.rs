@@ -18,6 +18,7 @@ use crate::harness::{Backend, PATIENCE, on_every_backend};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const LARGE_BYTES: usize = 256 << 10;
+const FILE_BYTES: u64 = 600_000;
 
 /// A loop over a backend with a plan.
 struct Server {
@@ -37,7 +38,9 @@ fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
     let own = Arc::clone(plan);
     let thread = std::thread::spawn(move || {
         let large = bytes::Bytes::from(vec![b'x'; LARGE_BYTES]);
+        let file = Arc::new(std::fs::File::open("/dev/zero").expect("every system has it"));
         let app = HttpServer::new(move |request: &Request<'_>| match request.path() {
+            "/file" => Response::file(Arc::clone(&file), 0..FILE_BYTES),
             "/large" => Response::new(StatusCode::OK).body(large.clone()),
             _ => Response::text(request.body().len().to_string()),
         });
@@ -89,14 +92,14 @@ impl Server {
         expect(&mut client, "100000", 1)
     }
 
-    fn download(&self) -> io::Result<()> {
+    fn download(&self, path: &str, bytes: u64) -> io::Result<()> {
         let mut client = self.connect()?;
         client.write_all(GET.as_bytes())?;
         expect(&mut client, "0", 1)?;
-        client.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut all = Vec::new();
         client.read_to_end(&mut all)?;
-        if all.len() > LARGE_BYTES { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if all.len() as u64 > bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     fn refused(&self) -> io::Result<()> {
@@ -114,7 +117,9 @@ impl Server {
             held.write_all(GET.as_bytes())?;
             expect(&mut held, "0", 1).map(|()| held)
         });
-        let mut outcomes = vec![self.keep_alive(), self.pipelined(), self.upload(), self.download(), self.refused()];
+        let mut outcomes = vec![self.keep_alive(), self.pipelined(), self.upload(), self.refused()];
+        outcomes.push(self.download("/large", LARGE_BYTES as u64));
+        outcomes.push(self.download("/file", FILE_BYTES));
         outcomes.push(held.and_then(|mut held| {
             held.write_all(GET.as_bytes())?;
             expect(&mut held, "0", 1)
@@ -224,6 +229,21 @@ on_every_backend! {
     fn a_failing_write_costs_its_connection<B>() {
         once::<B>(Call::Write, &[Errno::PIPE, Errno::NOBUFS], 1);
         lasting::<B>(Call::Write, &[Errno::PIPE, Errno::CONNRESET]);
+    }
+
+    fn a_file_that_cannot_be_sent_costs_its_connection<B>() {
+        once::<B>(Call::SendFile, &[Errno::IO, Errno::CONNRESET], 1);
+        lasting::<B>(Call::SendFile, &[Errno::IO]);
+    }
+
+    fn a_file_that_is_not_in_memory_costs_nobody<B>() {
+        once::<B>(Call::Cold, &[Errno::AGAIN], 0);
+        // It never is: each block is brought, and sent without being asked about again.
+        let plan = Plan::new(Call::Cold, Errno::AGAIN.raw_os_error(), 1, true);
+        let server = start::<B>(&plan).expect("nothing fails before");
+        assert_eq!(server.visit().len(), 0);
+        assert!(plan.has_fired());
+        server.stop();
     }
 
     fn a_failing_shutdown_costs_its_connection<B>() {

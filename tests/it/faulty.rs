@@ -1,6 +1,7 @@
 //! A backend whose n-th call of one kind fails, once or from then on: what curl and `SQLite` do to their allocators,
 //! done to the system under a loop.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ pub(crate) enum Call {
     Accept,
     Read,
     Write,
+    SendFile,
+    /// A file is not in memory; it is no failure, whatever the error is.
+    Cold,
     Shutdown,
     Wait,
     Add,
@@ -191,6 +195,20 @@ impl<S: Stream> Stream for FaultyStream<S> {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         self.plan.check(Call::Write)?;
         self.inner.write_vectored(slices)
+    }
+
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<Sent> {
+        self.plan.check(Call::Write)?;
+        self.inner.write_more(bytes)
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+        self.plan.check(Call::SendFile)?;
+        self.inner.send_file(file, offset, count)
+    }
+
+    fn is_cold(&mut self, file: &File, offset: u64, count: usize) -> bool {
+        self.plan.check(Call::Cold).is_err() || self.inner.is_cold(file, offset, count)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
