@@ -114,6 +114,13 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
 
 #[cfg(not(target_os = "linux"))]
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    // Unlike std's call this one keeps the socket from programs the process starts, which would hold it open.
+    #[cfg(windows)]
+    let (stream, peer) = {
+        let (socket, peer) = SockRef::from(listener).accept()?;
+        (std::net::TcpStream::from(socket), peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?)
+    };
+    #[cfg(not(windows))]
     let (stream, peer) = listener.accept()?;
     stream.set_nonblocking(true)?;
     // Fails where the peer is gone already; the next read tells that better.
