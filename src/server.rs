@@ -17,6 +17,8 @@ mod command;
 mod descriptors;
 mod listeners;
 mod signals;
+#[cfg(windows)]
+mod windows;
 
 pub use command::{Command, run};
 

@@ -42,9 +42,13 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 /// Asks the system to find out whether silent peers are still there: after a minute of silence, four times, every
 /// fifteen seconds. Accepted sockets have it from their listener.
 pub(super) fn keep_alive(listener: &TcpListener) -> io::Result<()> {
-    let silence = TcpKeepalive::new().with_time(Duration::from_secs(60));
-    let probes = silence.with_interval(Duration::from_secs(15)).with_retries(4);
-    SockRef::from(listener).set_tcp_keepalive(&probes)
+    let probes = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let socket = SockRef::from(listener);
+    socket.set_tcp_keepalive(&probes.clone().with_retries(4)).or_else(|error| {
+        // Windows knows the number of probes since 2017, Wine does not; theirs is ten.
+        log::debug!("cannot choose how many probes there are: {error}");
+        socket.set_tcp_keepalive(&probes)
+    })
 }
 
 fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
@@ -68,10 +72,12 @@ fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Lets a server start again while old connections are in TIME_WAIT. On Windows the option means that anybody may
-    // take the port over.
+    // Lets a server start again while old connections are in TIME_WAIT. On Windows, where that is so anyway, the option
+    // means that others may take the port over.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    #[cfg(windows)]
+    super::windows::take_port_exclusively(&socket)?;
     Ok(socket)
 }
 

@@ -1,5 +1,6 @@
 //! The signals that end a server: the first drains, the second ends the process at once. A hang-up changes nothing:
-//! there is no configuration to be read again, and a terminal that closes is no reason to stop serving.
+//! there is no configuration to be read again, and a terminal that closes is no reason to stop serving. On Windows it is
+//! one: a process does not outlive its console.
 
 use std::io;
 #[cfg(unix)]
@@ -69,18 +70,28 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<Watch> {
     Ok(watch)
 }
 
-/// Calls `drain` at the first Ctrl-C; the second ends the process.
+#[cfg(windows)]
+impl Drop for Watch {
+    fn drop(&mut self) {
+        super::windows::ignore_console();
+    }
+}
+
+/// Calls `drain` at the first Ctrl-C or Ctrl-Break, and when the console is closed or the system goes down; a second
+/// Ctrl-C or Ctrl-Break ends the process with 130, as a shell would say it.
 #[cfg(windows)]
 pub(super) fn watch(drain: impl Fn() + Send + 'static) -> io::Result<Watch> {
-    let mut count = 0;
-    let handler = move || {
-        count += 1;
-        if count > 1 {
-            std::process::exit(130);
+    use super::windows::{ConsoleEvent, listen_to_console};
+
+    let mut told = false;
+    listen_to_console(move |event| match event {
+        ConsoleEvent::LogOff => {}
+        ConsoleEvent::Interrupt if told => std::process::exit(130),
+        ConsoleEvent::Interrupt | ConsoleEvent::Close => {
+            told = true;
+            log::info!("draining; a second Ctrl-C ends at once");
+            drain();
         }
-        log::info!("draining; a second Ctrl-C ends at once");
-        drain();
-    };
-    ctrlc::set_handler(handler).map_err(io::Error::other)?;
+    })?;
     Ok(Watch {})
 }

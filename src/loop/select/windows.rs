@@ -16,6 +16,7 @@ use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, SOCKET_ERROR, TIME
 use crate::r#loop::readiness::{SystemSource, Token};
 
 /// The system's name for a source.
+#[allow(clippy::cast_possible_truncation, reason = "a socket is as wide as a pointer")]
 pub(super) fn raw(source: &SystemSource) -> SOCKET {
     source.as_socket().as_raw_socket() as SOCKET
 }
