@@ -203,6 +203,9 @@ mod tests {
 
     #[test]
     fn descriptors_beyond_1024_are_watched() {
+        if std::env::var_os("SERVERD_TEST_RUNNER").is_some() {
+            return println!("skipped in an emulator: its select call takes no descriptor above 1,023");
+        }
         let mut select = Select::new().unwrap();
         let (near, mut far) = pair();
         let high = match rustix::io::fcntl_dupfd_cloexec(&near, 3000) {

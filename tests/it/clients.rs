@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use serverd::apps::Echo;
 use serverd::r#loop::Select;
 
-use crate::harness::{PATIENCE, Random, serve};
+use crate::harness::{PATIENCE, Random, program, serve};
 
 fn serverd(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_serverd"));
+    let mut command = program(env!("CARGO_BIN_EXE_serverd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::Client;
+use crate::harness::{Client, program};
 
 struct Example {
     child: Child,
@@ -26,7 +26,7 @@ fn binary(name: &str) -> PathBuf {
 }
 
 fn start(name: &str) -> Example {
-    let mut child = Command::new(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut child = program(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("it starts");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a start line");
     let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());

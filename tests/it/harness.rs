@@ -1,7 +1,9 @@
 //! Starts a loop in a thread on a free port, and talks to it over a plain socket.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,6 +50,42 @@ pub(crate) struct Server {
     pub(crate) handle: Handle,
     thread: Option<JoinHandle<io::Result<Counters>>>,
 }
+
+/// A command that starts a program of ours: by what `SERVERD_TEST_RUNNER` names, where the system cannot start it itself,
+/// as when it is for another processor.
+pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
+    match std::env::var_os("SERVERD_TEST_RUNNER") {
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.arg(path);
+            command
+        }
+        None => Command::new(path),
+    }
+}
+
+/// Whether this is Wine, which does something otherwise than Windows does; says that a test is skipped, and why. The
+/// list of them is in docs/PLATFORMS.md.
+pub(crate) fn skipped_under_wine(why: &str) -> bool {
+    let wine = cfg!(windows) && std::env::var_os("RUNNING_UNDER_WINE").is_some();
+    if wine {
+        println!("skipped under Wine: {why}");
+    }
+    wine
+}
+
+/// Whether an emulator runs the tests, whose select call dies of descriptors beyond 1,023; says that a test is skipped.
+pub(crate) fn skipped_in_an_emulator() -> bool {
+    let emulated = std::env::var_os("SERVERD_TEST_RUNNER").is_some();
+    if emulated {
+        println!("skipped in an emulator: its select call takes no descriptor above 1,023");
+    }
+    emulated
+}
+
+/// Wine gives a read that follows a reset the end of the stream, where Windows gives WSAECONNRESET: nobody can tell a
+/// client that is gone from one that has only said that nothing more will come.
+pub(crate) const RESET_IS_AN_END: &str = "a reset reads as the end of the stream there";
 
 /// Lets this process have as many descriptors as the system permits: some systems begin with 256, and all the tests
 /// run in one process.

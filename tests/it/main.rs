@@ -4,6 +4,8 @@ mod bodies;
 mod chat;
 mod clients;
 mod conformance;
+#[cfg(windows)]
+mod console;
 mod drain;
 mod drain_load;
 mod echo;

@@ -6,14 +6,17 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, PATIENCE};
+use crate::harness::{Client, PATIENCE, program};
 use crate::process::{Running, backends, run, serverd};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// Starts the server from a shell, after some words of preparation.
 fn start_after(preparation: &str, arguments: &str) -> Running {
-    let script = format!("{preparation}; exec {} {arguments}", env!("CARGO_BIN_EXE_serverd"));
+    let server = program(env!("CARGO_BIN_EXE_serverd"));
+    let words: Vec<&str> =
+        [server.get_program()].into_iter().chain(server.get_args()).filter_map(|word| word.to_str()).collect();
+    let script = format!("{preparation}; exec {} {arguments}", words.join(" "));
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Running::spawn(&mut command)

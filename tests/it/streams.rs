@@ -8,7 +8,9 @@ use std::time::Duration;
 use serverd::r#loop::Limits;
 use serverd::{HttpServer, Request, Response, SendError, Sender, ServerEvent, StatusCode, Timeouts, Trailers};
 
-use crate::harness::{Backend, Client, PATIENCE, Server, on_every_backend, serve, serve_with};
+use crate::harness::{
+    Backend, Client, PATIENCE, RESET_IS_AN_END, Server, on_every_backend, serve, serve_with, skipped_under_wine,
+};
 
 const PIECE: usize = 10_000;
 const PIECES: usize = 1_000;
@@ -307,8 +309,11 @@ on_every_backend! {
         let sender = open(&mut client, &senders);
         let (tell, drained) = mpsc::channel();
         sender.on_drained(move || tell.send(()).expect("the test waits"));
-        let sent = push_until_blocked(&server, &sender, 400);
-        assert!(sender.is_full() && sent < 64 << 20);
+        let mut sent = 0;
+        while !sender.is_full() {
+            sent += push_until_blocked(&server, &sender, 400);
+            assert!(sent < 64 << 20);
+        }
         while drained.try_recv().is_ok() {}
         let reader = std::thread::spawn(move || client.answer().body.len());
         drained.recv_timeout(PATIENCE).expect("room is told");
@@ -335,6 +340,9 @@ on_every_backend! {
     }
 
     fn a_sender_hears_that_its_client_is_gone<B>() {
+        if skipped_under_wine(RESET_IS_AN_END) {
+            return;
+        }
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
         let sender = open(&mut client, &senders);

@@ -339,7 +339,7 @@ fn a_streamed_body_that_is_too_slow_is_408() {
 /// A client that waits for a reader is not one that is slow.
 #[test]
 fn a_reader_may_take_its_time() {
-    let (server, readers) = with_body_limit(20);
+    let (server, readers) = with_body_limit(100);
     let mut client = server.connect();
     let mut writer = client.socket.try_clone().expect("alive");
     let thread = std::thread::spawn(move || {
@@ -348,9 +348,9 @@ fn a_reader_may_take_its_time() {
         std::io::Write::write_all(&mut writer, &vec![b'x'; 20_000_000]).expect("taken");
     });
     let (mut body, responder) = readers.recv_timeout(PATIENCE).expect("a reader");
-    // Ten times the limit, while the client is kept waiting.
+    // Five times the limit, while the client is kept waiting.
     let (tell, heard) = mpsc::channel();
-    server.handle.call_later(std::time::Duration::from_millis(200), move || tell.send(()).expect("the test waits"));
+    server.handle.call_later(std::time::Duration::from_millis(500), move || tell.send(()).expect("the test waits"));
     heard.recv_timeout(PATIENCE).expect("called");
     assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("whole"), 20_000_000);
     responder.respond("read");
