@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The test suite, built for another platform and run there: Windows under Wine, aarch64 in an emulator, musl as it is.
+#
+#   suite.sh TARGET [ARGUMENTS OF THE TEST PROGRAMS]
+#
+# Says how many tests passed, and of what the platform cannot do, what was skipped and why.
+set -euo pipefail
+target=$1
+shift
+cd "$(dirname "$0")/../.."
+. tests/platforms/env.sh
+ulimit -n "$(ulimit -Hn)" || true
+threads=()
+case $target in
+# Most of what a test takes there is waiting, for Wine or for time limits: several wait together.
+x86_64-pc-windows-gnu) threads=(--test-threads 6) ;;
+# The emulator's select call dies of a descriptor above 1,023, and the simulation has nothing of a platform in it.
+aarch64-*)
+    threads=(--test-threads 3)
+    ulimit -n 1024
+    export SERVERD_SIM_SEEDS=${SERVERD_SIM_SEEDS:-4}
+    ;;
+esac
+output=$(mktemp)
+trap 'rm -f "$output"; [ "$target" != x86_64-pc-windows-gnu ] || wineserver -k 2>/dev/null || true' EXIT
+run() { cargo test --locked --no-fail-fast --target "$target" --lib --bins --tests -- --show-output "${threads[@]}" "$@"; }
+failed=0
+run "$@" >"$output" 2>&1 || failed=1
+grep -aE '^(test result|test .*FAILED|error)' "$output" || true
+sed -n 's/\r$//; s/^\(skipped.*\)/\1/p' "$output" | sort | uniq -c
+[ $failed = 0 ] || grep -aE -A3 '^thread .* panicked|^error' "$output" | head -200
+exit $failed
