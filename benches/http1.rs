@@ -48,6 +48,7 @@ fn encode(criterion: &mut Criterion) {
                 status: StatusCode::OK,
                 content_type: Some("text/plain; charset=utf-8"),
                 fields: b"",
+                shared: b"",
                 length: Length::Known(28),
                 persistence: Persistence::Silent,
             };

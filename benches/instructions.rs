@@ -21,7 +21,7 @@ fn encode(count: usize) {
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
     let (length, persistence) = (Length::Known(28), Persistence::Silent);
     let content_type = Some("text/plain; charset=utf-8");
-    let head = ResponseHead { status: StatusCode::OK, content_type, fields: b"", length, persistence };
+    let head = ResponseHead { status: StatusCode::OK, content_type, fields: b"", shared: b"", length, persistence };
     for _ in 0..count {
         out.clear();
         encoder.head(&mut out, 1_000_000_000, black_box(&head));

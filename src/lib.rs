@@ -61,8 +61,8 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    AcceptedCodings, BodyError, BodyReader, ContentCoding, EventSender, FieldError, Handler, HttpServer, Intake,
-    ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
+    AcceptedCodings, BodyError, BodyReader, ContentCoding, EventSender, FieldBlock, FieldError, Handler, HttpServer,
+    Intake, ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
     ServerEvent, Take, Trailers, Upload, layers,
 };
 #[cfg(target_os = "linux")]

@@ -50,6 +50,8 @@ pub struct ResponseHead<'a> {
     pub content_type: Option<&'static str>,
     /// Whole, checked field lines.
     pub fields: &'a [u8],
+    /// More of them.
+    pub shared: &'a [u8],
     /// How the length is told.
     pub length: Length,
     /// What becomes of the connection.
@@ -84,7 +86,7 @@ impl Encoder {
         if self.second != Some(now) {
             self.render_date(now);
         }
-        out.reserve(self.block.len() + head.fields.len() + REST_MAX);
+        out.reserve(self.block.len() + head.fields.len() + head.shared.len() + REST_MAX);
         match head.length {
             Length::Known(length) if head.status == StatusCode::OK => {
                 if !is_same(self.content_type, head.content_type) {
@@ -94,6 +96,9 @@ impl Encoder {
                 decimal_line(out, length);
             }
             _ => self.unusual(out, head),
+        }
+        if !head.shared.is_empty() {
+            out.extend_from_slice(head.shared);
         }
         if !head.fields.is_empty() {
             out.extend_from_slice(head.fields);
@@ -182,7 +187,14 @@ mod tests {
 
     fn head(status: StatusCode, length: Length, persistence: Persistence) -> String {
         let mut out = Vec::new();
-        let head = ResponseHead { status, content_type: Some("text/plain"), fields: b"A: b\r\n", length, persistence };
+        let head = ResponseHead {
+            status,
+            content_type: Some("text/plain"),
+            fields: b"A: b\r\n",
+            shared: b"",
+            length,
+            persistence,
+        };
         Encoder::new().head(&mut out, 784_111_777, &head);
         String::from_utf8(out).unwrap()
     }
@@ -209,7 +221,7 @@ mod tests {
         let (length, persistence, fields) = (Length::Known(1), Persistence::Silent, &b""[..]);
         for content_type in [Some("text/html"), None, Some("text/css"), Some("text/html"), Some("text/html")] {
             let mut out = Vec::new();
-            let head = ResponseHead { status: StatusCode::OK, content_type, fields, length, persistence };
+            let head = ResponseHead { status: StatusCode::OK, content_type, fields, shared: b"", length, persistence };
             encoder.head(&mut out, 0, &head);
             let text = String::from_utf8(out).unwrap();
             let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("Content-Type: ")).collect();
@@ -224,7 +236,14 @@ mod tests {
         for (now, date) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (1, "Thu, 01 Jan 1970 00:00:01 GMT")] {
             let mut out = Vec::new();
             let (length, persistence) = (Length::Known(0), Persistence::KeepAlive);
-            let head = ResponseHead { status: StatusCode::OK, content_type: None, fields: b"", length, persistence };
+            let head = ResponseHead {
+                status: StatusCode::OK,
+                content_type: None,
+                fields: b"",
+                shared: b"",
+                length,
+                persistence,
+            };
             encoder.head(&mut out, now, &head);
             assert!(String::from_utf8(out).unwrap().contains(date));
         }

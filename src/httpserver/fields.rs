@@ -77,6 +77,74 @@ pub(super) fn push(lines: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), 
     Ok(())
 }
 
+/// Fields that many answers have: checked and written out once, and shared by them.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use serverd::{FieldBlock, HttpServer, Response};
+///
+/// let fields = Arc::new(FieldBlock::new().with("Cache-Control", "max-age=60").with("Vary", "Accept"));
+/// let server = HttpServer::new(move |_| Response::text("hello\n").with_fields(&fields));
+/// # drop(server);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldBlock {
+    lines: Vec<u8>,
+}
+
+impl FieldBlock {
+    /// No fields.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a field.
+    ///
+    /// # Errors
+    /// When it must not be sent; the block is as before.
+    pub fn try_field(&mut self, name: &str, value: &[u8]) -> Result<(), FieldError> {
+        push(&mut self.lines, name, value)
+    }
+
+    /// The same with one more field. One that must not be sent is left out, and logged: for values that the program makes
+    /// itself. See [`FieldBlock::try_field`].
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        if let Err(error) = self.try_field(name, value.as_ref()) {
+            log::error!("the field {name:?} was left out: {error}");
+        }
+        self
+    }
+
+    /// The same without the fields of this name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let lines = self.lines.split_inclusive(|&byte| byte == b'\n');
+        FieldBlock { lines: lines.filter(|line| !is_line_of(line, name)).flatten().copied().collect() }
+    }
+
+    /// Octets of all lines together.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+/// Whether a field line has this name.
+pub(super) fn is_line_of(line: &[u8], name: &str) -> bool {
+    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+}
+
 /// Fields behind a body that is sent in chunks (RFC 9110 section 6.5).
 ///
 /// # Examples

@@ -39,7 +39,7 @@ pub mod http_types {
 }
 pub use conversation::Conversation;
 pub use events::{EventSender, ServerEvent};
-pub use fields::{FieldError, Trailers};
+pub use fields::{FieldBlock, FieldError, Trailers};
 pub use handler::{Handler, Intake, Take, Upload};
 pub use later::Responder;
 pub use link::Nudge;
@@ -246,7 +246,9 @@ fn write_head(
         _ => (length, response.content_type, true),
     };
     let now = wire.wall();
-    let head = ResponseHead { status: response.status, content_type, fields: &response.fields, length, persistence };
+    let shared = response.shared.as_deref().map_or(&b""[..], FieldBlock::lines);
+    let status = response.status;
+    let head = ResponseHead { status, content_type, fields: &response.fields, shared, length, persistence };
     encoder.head(wire.output().buffer(), now, &head);
     content
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::fields::{self, FieldError, Trailers};
+use super::fields::{self, FieldBlock, FieldError, Trailers};
 use super::later::{Late, Outcome, Responder};
 use super::outgoing::{Outlet, Source, Stream};
 use super::parts::Part;
@@ -37,6 +37,8 @@ pub struct Response {
     pub(super) content_type: Option<&'static str>,
     /// Whole, checked field lines.
     pub(super) fields: Vec<u8>,
+    /// More of them, that other answers have as well.
+    pub(super) shared: Option<Arc<FieldBlock>>,
     pub(super) body: Body,
     pub(super) close: bool,
 }
@@ -105,14 +107,15 @@ impl Response {
     /// A response without a body.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
-        Response { status, content_type: None, fields: Vec::new(), body: Body::Bytes(Bytes::new()), close: false }
+        let body = Body::Bytes(Bytes::new());
+        Response { status, content_type: None, fields: Vec::new(), shared: None, body, close: false }
     }
 
     /// 200 (OK) with plain text in UTF-8.
     #[inline]
     pub fn text(text: impl Into<Bytes>) -> Self {
         let (content_type, body) = (Some("text/plain; charset=utf-8"), Body::Bytes(text.into()));
-        Response { status: StatusCode::OK, content_type, fields: Vec::new(), body, close: false }
+        Response { status: StatusCode::OK, content_type, fields: Vec::new(), shared: None, body, close: false }
     }
 
     /// A status with a line of plain text that names it, or says more.
@@ -357,6 +360,11 @@ impl Response {
             let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
             self.fields = lines.filter(|line| !is_content_type(line)).flatten().copied().collect();
         }
+        if let Some(shared) =
+            self.shared.as_ref().filter(|shared| shared.lines().split(|&byte| byte == b'\n').any(is_content_type))
+        {
+            self.shared = Some(Arc::new(shared.without("content-type")));
+        }
     }
 
     /// Adds a field. One that must not be sent makes the whole response a 500, and is logged: silently leaving
@@ -371,6 +379,18 @@ impl Response {
                 internal_error()
             }
         }
+    }
+
+    /// Adds fields that other answers have as well, without copying them: in place of any added so before. They should
+    /// not tell what the response tells already.
+    #[must_use]
+    pub fn with_fields(mut self, block: &Arc<FieldBlock>) -> Self {
+        if let Body::Later(_) = self.body {
+            // What stands for the answer tells its own fields alone.
+            self.fields.extend_from_slice(block.lines());
+            return self;
+        }
+        Response { shared: Some(Arc::clone(block)), ..self }
     }
 
     /// Adds a field.
@@ -476,7 +496,7 @@ impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
 }
 
 fn is_content_type(line: &[u8]) -> bool {
-    line[..line.len().min(13)].eq_ignore_ascii_case(b"content-type:")
+    fields::is_line_of(line, "content-type")
 }
 
 pub(super) fn internal_error() -> Response {

@@ -83,6 +83,7 @@ proptest! {
             status,
             content_type,
             fields: lines.as_bytes(),
+            shared: b"",
             length: length.map_or(Length::Untold, Length::Known),
             persistence,
         };
