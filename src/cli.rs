@@ -409,6 +409,7 @@ impl Cli {
             loop_limits,
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             keep_alive: false,
+            files_max: 0,
         }
     }
 

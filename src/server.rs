@@ -63,6 +63,8 @@ pub struct Config {
     /// Whether peers that are gone without a word are found by TCP keep-alive: after 60 s, then 4 probes, 15 s apart.
     /// For protocols in which people are silent for hours.
     pub keep_alive: bool,
+    /// Descriptors that the application of each worker keeps for itself, which are taken off those for connections. 0.
+    pub files_max: usize,
 }
 
 impl Default for Config {
@@ -77,6 +79,7 @@ impl Default for Config {
             loop_limits: Limits::default(),
             connections_max: None,
             keep_alive: false,
+            files_max: 0,
         }
     }
 }
@@ -137,7 +140,7 @@ impl Config {
     ) -> Result<(), Failure> {
         let backend = Chosen::from(self.backend)?;
         let workers = count_workers(self.workers)?;
-        let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers));
+        let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers, self.files_max));
         let listeners = listeners::bind(&self.host, self.port, workers, self.loop_limits.backlog)?;
         let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
         if self.keep_alive {

@@ -34,12 +34,28 @@ pub(super) struct FilesArgs {
     /// Follow symbolic links that lead out of the directory
     #[arg(long, env = "SERVERD_FOLLOW_SYMLINKS", hide_env_values = true, help_heading = "Files")]
     follow_symlinks: bool,
+
+    /// Bytes of small files that each worker keeps in memory
+    #[arg(long, value_name = "SIZE", value_parser = super::size, default_value = "16MiB", env = "SERVERD_FILE_CACHE")]
+    #[arg(hide_env_values = true, help_heading = "Files")]
+    file_cache: u64,
+
+    /// Larger files that each worker keeps open
+    #[arg(long, value_name = "N", default_value_t = 256, env = "SERVERD_OPEN_FILES", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000), help_heading = "Files")]
+    open_files: u32,
 }
 
 impl FilesArgs {
     pub(super) fn command(self, limits: Limits) -> Command {
-        let FilesArgs { directory, index, hidden, follow_symlinks } = self;
-        Command::Files { directory, options: Options { index, hidden, follow_symlinks }, limits }
+        let options = Options {
+            index: self.index,
+            hidden: self.hidden,
+            follow_symlinks: self.follow_symlinks,
+            cache_bytes_max: usize::try_from(self.file_cache).unwrap_or(usize::MAX),
+            open_files_max: usize::try_from(self.open_files).unwrap_or(usize::MAX),
+        };
+        Command::Files { directory: self.directory, options, limits }
     }
 }
 

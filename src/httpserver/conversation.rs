@@ -141,7 +141,7 @@ impl<H: Handler> HttpServer<H> {
         used: usize,
         len: usize,
     ) -> Step {
-        let context = Context { ends: wire.ends(), extensions: RefCell::default() };
+        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
         let scratch = self.scratch.take().unwrap_or_default();
         let head = request_head(&input[used - len..used], &scratch, &context);
         if scratch.framing() == Framing::None {

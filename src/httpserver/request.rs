@@ -16,6 +16,7 @@ use crate::r#loop::Ends;
 pub(super) struct Context<'a> {
     pub(super) ends: Ends<'a>,
     pub(super) extensions: RefCell<Extensions>,
+    pub(super) wall: u64,
 }
 
 /// Names and values that a route found in a path, percent-encoded as they came.
@@ -209,6 +210,12 @@ impl<'a> RequestHead<'a> {
     /// The local address, asked from the system when called; `None` where the connection is gone already.
     pub fn local(&self) -> Option<SocketAddr> {
         self.context.ends.local()
+    }
+
+    /// The calendar time of this turn of the loop in whole seconds since 1970, which costs nothing to ask for.
+    #[inline]
+    pub fn wall(&self) -> u64 {
+        self.context.wall
     }
 
     /// Leaves a value for who sees the request later, such as the handler inside a layer. Replaces one of the same type.

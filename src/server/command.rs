@@ -60,6 +60,7 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
         }
         #[cfg(feature = "files")]
         Command::Files { directory, options, limits } => {
+            config.files_max = options.open_files_max;
             let shown = directory.display().to_string();
             if options.follow_symlinks {
                 log::warn!("symbolic links may lead out of {shown}: everything they point to is served");

@@ -9,13 +9,13 @@ const RESERVE: usize = 64;
 /// What each worker needs besides: listener, poller, waker.
 const RESERVE_PER_WORKER: usize = 8;
 
-/// How many connections to hold: as many as were `asked` for, or else what the descriptors allow. Raises the limit of
+/// How many connections to hold: as many as were `asked` for, or else what the descriptors allow, where each worker keeps so many `files` open besides. Raises the limit of
 /// descriptors as far as the system lets a process do that itself.
-pub(super) fn connections_max(asked: Option<usize>, workers: usize) -> usize {
+pub(super) fn connections_max(asked: Option<usize>, workers: usize, files: usize) -> usize {
     let Some(descriptors) = raise() else {
         return asked.unwrap_or(CONNECTIONS_MAX);
     };
-    let reserve = (RESERVE + RESERVE_PER_WORKER * workers).min(descriptors / 2);
+    let reserve = (RESERVE + (RESERVE_PER_WORKER + files) * workers).min(descriptors / 2);
     let room = descriptors - reserve;
     match asked {
         None => room.min(CONNECTIONS_MAX),
@@ -53,9 +53,10 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_holds_and_else_a_reserve_is_kept() {
-        assert_eq!(connections_max(Some(7), 1), 7);
-        let own = connections_max(None, 1);
+        assert_eq!(connections_max(Some(7), 1, 0), 7);
+        let own = connections_max(None, 1, 0);
         assert!((1..=CONNECTIONS_MAX).contains(&own), "{own}");
-        assert!(connections_max(None, 100) <= own);
+        assert!(connections_max(None, 100, 0) <= own);
+        assert!(connections_max(None, 1, 256) <= own);
     }
 }

@@ -1,14 +1,26 @@
 //! `serverd files`: a directory, over HTTP.
 //!
 //! ```text
-//! path.rs   the path of a request -> names below the root
-//! root.rs   names -> open files; nothing leaves the root
-//! media.rs  names -> media types
+//! path.rs        the path of a request -> names below the root
+//! root.rs        names -> open files; nothing leaves the root
+//! entry.rs       an open file -> answers
+//!   validators.rs  its tag and its date
+//!   media.rs       its type
+//!   conditions.rs  what a request wants to know of them first
+//!   ranges.rs      what parts it wants
+//!   multipart.rs   several of them in one answer
+//! cache.rs       paths -> files that were asked for before
 //! ```
 
+mod cache;
+mod conditions;
+mod entry;
 mod media;
+mod multipart;
 mod path;
+mod ranges;
 mod root;
+mod validators;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +28,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use self::cache::Cache;
+use self::entry::Entry;
 use self::path::Target;
 use self::root::{Found, Root};
 use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
@@ -32,11 +46,21 @@ pub struct Options {
     pub hidden: bool,
     /// Whether symbolic links may lead out of the directory.
     pub follow_symlinks: bool,
+    /// Bytes of small files, those up to 32 KiB, that each worker keeps in memory. 16 MiB.
+    pub cache_bytes_max: usize,
+    /// Larger files that each worker keeps open. 256.
+    pub open_files_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { index: vec!["index.html".into()], hidden: false, follow_symlinks: false }
+        Options {
+            index: vec!["index.html".into()],
+            hidden: false,
+            follow_symlinks: false,
+            cache_bytes_max: 16 << 20,
+            open_files_max: 256,
+        }
     }
 }
 
@@ -51,10 +75,26 @@ impl Default for Options {
 /// SelectLoop::new(listener, None, HttpServer::with(Files::new("public")?))?.run()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Clone)]
 pub struct Files {
     root: Arc<Root>,
     options: Arc<Options>,
+    cache: Cache,
+}
+
+impl Clone for Files {
+    fn clone(&self) -> Self {
+        Files { root: Arc::clone(&self.root), options: Arc::clone(&self.options), cache: self.cache.like() }
+    }
+}
+
+/// What there is for a path.
+enum Resolved {
+    /// A file, by its name below the root.
+    File(PathBuf),
+    /// A directory that no file stands for.
+    Directory,
+    /// A directory whose path lacks its slash.
+    Redirect,
 }
 
 impl Files {
@@ -72,23 +112,43 @@ impl Files {
     /// When the directory cannot be opened.
     pub fn with(directory: impl AsRef<Path>, options: Options) -> io::Result<Self> {
         let root = Root::open(directory.as_ref(), options.follow_symlinks, options.hidden)?;
-        Ok(Files { root: Arc::new(root), options: Arc::new(options) })
+        let cache = Cache::new(options.cache_bytes_max, options.open_files_max);
+        Ok(Files { root: Arc::new(root), options: Arc::new(options), cache })
     }
 
-    fn get(&mut self, head: &RequestHead<'_>) -> io::Result<Response> {
+    /// The answer to GET or HEAD.
+    #[inline]
+    fn get(&mut self, head: &RequestHead<'_>) -> Response {
+        if let Some(entry) = self.cache.fresh(head.mounted_path(), head.wall()) {
+            return entry.respond(head);
+        }
+        self.look_up(head).unwrap_or_else(|error| failure(head, &error))
+    }
+
+    /// The answer where the directory has to be asked.
+    fn look_up(&mut self, head: &RequestHead<'_>) -> io::Result<Response> {
         let target = Target::parse(head.mounted_path(), self.options.hidden).ok_or(io::ErrorKind::NotFound)?;
-        match self.root.find(&target.relative)? {
-            Found::File if target.slash => Err(io::ErrorKind::NotFound.into()),
-            Found::File => self.file(&target.relative),
-            Found::Directory if target.slash => self.directory(&target),
-            Found::Directory => Ok(redirect(head, &target)),
+        let path = target.canonical();
+        // The same path in another spelling may be there.
+        if let Some(entry) = self.cache.fresh(&path, head.wall()) {
+            return Ok(entry.respond(head));
+        }
+        let known = self.cache.take(&path);
+        match self.resolve(&target)? {
+            Resolved::File(relative) => self.file(head, &relative, path, known),
+            Resolved::Directory => Err(io::ErrorKind::NotFound.into()),
+            Resolved::Redirect => Ok(redirect(head, &path)),
         }
     }
 
-    fn directory(&mut self, target: &Target) -> io::Result<Response> {
-        match self.index(&target.relative)? {
-            Some(index) => self.file(&index),
-            None => Err(io::ErrorKind::NotFound.into()),
+    fn resolve(&self, target: &Target) -> io::Result<Resolved> {
+        match self.root.find(&target.relative)? {
+            Found::File if target.slash => Err(io::ErrorKind::NotFound.into()),
+            Found::File => Ok(Resolved::File(target.relative.clone())),
+            Found::Directory if target.slash => {
+                Ok(self.index(&target.relative)?.map_or(Resolved::Directory, Resolved::File))
+            }
+            Found::Directory => Ok(Resolved::Redirect),
         }
     }
 
@@ -106,10 +166,35 @@ impl Files {
         Ok(None)
     }
 
-    fn file(&mut self, relative: &Path) -> io::Result<Response> {
-        let (file, metadata) = self.root.file(relative)?;
-        let response = Response::reader(file).length(metadata.len());
-        Ok(response.field("Content-Type", media::content_type(relative)).field("X-Content-Type-Options", "nosniff"))
+    /// The answer with a file, by what is known of it if that still holds.
+    fn file(
+        &mut self,
+        head: &RequestHead<'_>,
+        relative: &Path,
+        path: String,
+        known: Option<Entry>,
+    ) -> io::Result<Response> {
+        let entry = match known {
+            Some(mut known) if known.is_current(relative, &self.root.metadata(relative)?) => {
+                known.checked = head.wall();
+                known
+            }
+            _ => self.load(relative, head.wall())?,
+        };
+        let response = entry.respond(head);
+        self.cache.put(path, entry);
+        Ok(response)
+    }
+
+    /// Opens a file. Where there are no descriptors left, those that are kept in case are given up first.
+    fn load(&mut self, relative: &Path, now: u64) -> io::Result<Entry> {
+        match Entry::load(&self.root, relative, now) {
+            Err(error) if is_exhaustion(&error) => {
+                self.cache.close_files();
+                Entry::load(&self.root, relative, now)
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -124,7 +209,7 @@ impl Handler for Files {
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         match request.method_bytes() {
-            b"GET" | b"HEAD" => self.get(&request.head()).unwrap_or_else(|error| failure(request, &error)),
+            b"GET" | b"HEAD" => self.get(&request.head()),
             method => other_method(method),
         }
     }
@@ -143,8 +228,8 @@ fn other_method(method: &[u8]) -> Response {
 
 /// To the path of a directory, which ends with a slash, or the links in its index would mislead. The path is written
 /// anew, with one slash in front: `//host` would be the address of another server.
-fn redirect(head: &RequestHead<'_>, target: &Target) -> Response {
-    let mut location = format!("{}{}/", head.mount(), target.canonical());
+fn redirect(head: &RequestHead<'_>, path: &str) -> Response {
+    let mut location = format!("{}{path}/", head.mount());
     if let Some(query) = head.query() {
         location.push('?');
         location.push_str(query);
@@ -171,13 +256,28 @@ fn is_loop(_: &io::Error) -> bool {
     false
 }
 
-fn failure(request: &Request<'_>, error: &io::Error) -> Response {
+/// Whether the system, or the process, has no descriptors left.
+#[cfg(unix)]
+fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn is_exhaustion(_: &io::Error) -> bool {
+    false
+}
+
+fn failure(head: &RequestHead<'_>, error: &io::Error) -> Response {
     if is_absence(error) {
         return StatusCode::NOT_FOUND.into();
     }
     if error.kind() == io::ErrorKind::PermissionDenied {
         return StatusCode::FORBIDDEN.into();
     }
-    log::error!("cannot read {}: {error}", request.path());
+    log::error!("cannot read {}: {error}", head.path());
+    if is_exhaustion(error) {
+        return Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", "1");
+    }
     StatusCode::INTERNAL_SERVER_ERROR.into()
 }

@@ -1,6 +1,14 @@
 //! `serverd::Files` serves a directory: real files, in a tree that each test plants for itself.
 
+mod changes;
+mod conditions;
+#[cfg(unix)]
+mod kinds;
+#[cfg(unix)]
+mod names;
+mod ranges;
 mod serving;
+mod traversal;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +38,11 @@ impl Tree {
         self.outside.path().join("root")
     }
 
+    /// Beside the directory, where nobody may get.
+    pub(crate) fn outside(&self) -> &Path {
+        self.outside.path()
+    }
+
     /// Writes a file that was last changed long ago, as most were.
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
@@ -55,6 +68,7 @@ impl Tree {
 
 /// Sat, 14 Nov 2020 12:00:00.123456789 GMT.
 pub(crate) const LONG_AGO: (u64, u32) = (1_605_355_200, 123_456_789);
+pub(crate) const LONG_AGO_TEXT: &str = "Sat, 14 Nov 2020 12:00:00 GMT";
 
 /// Makes a file one that was last changed long ago.
 pub(crate) fn settle(path: &Path) {

@@ -1,0 +1,83 @@
+//! Hostile names of files.
+
+use super::{Tree, get};
+use crate::harness::on_every_backend;
+
+/// Each octet but the unreserved ones as a percent-encoding.
+fn encoded(name: &[u8]) -> String {
+    let encode = |byte: &u8| match byte {
+        byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+        byte => format!("%{byte:02x}"),
+    };
+    name.iter().map(encode).collect()
+}
+
+fn names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = [
+        &b"with space.txt"[..],
+        b"quote\".txt",
+        b"apostrophe'.txt",
+        b"<script>.html",
+        b"100%.txt",
+        b"%41.txt",
+        b"%2e%2e",
+        b"hash#.txt",
+        b"question?.txt",
+        b"new\nline.txt",
+        b"carriage\r\nX: y",
+        b"back\\slash.txt",
+        b"colon:stream",
+        b"semi;colon=1",
+        b"amp&.txt",
+        b"caf\xc3\xa9.txt",
+        b"not-utf8-\xff\xfe",
+        b"\x01\x7f",
+        b"~",
+        b"...",
+        b"con",
+        b"trailing.",
+        b"trailing ",
+    ]
+    .map(<[u8]>::to_vec)
+    .into();
+    names.push(vec![b'l'; 255]);
+    // macOS takes only UTF-8.
+    names.retain(|name| cfg!(target_os = "linux") || std::str::from_utf8(name).is_ok());
+    names
+}
+
+on_every_backend! {
+    fn every_name_is_served_by_its_encoding<B>() {
+        use std::os::unix::ffi::OsStrExt;
+        let tree = Tree::new(&[]);
+        for (at, name) in names().iter().enumerate() {
+            let name = std::ffi::OsStr::from_bytes(name);
+            std::fs::write(tree.path().join(name), at.to_string()).expect("a file");
+            std::fs::create_dir(tree.path().join(format!("dir{at}"))).expect("a directory");
+            std::fs::create_dir(tree.path().join(format!("dir{at}")).join(name)).expect("a directory");
+        }
+        let server = tree.serve_with::<B>(serverd::apps::files::Options { hidden: true, ..Default::default() });
+        let mut client = server.connect();
+        for (at, name) in names().iter().enumerate() {
+            let path = encoded(name);
+            for _ in 0..2 {
+                assert_eq!(get(&mut client, &format!("/{path}")).text(), at.to_string(), "{path}");
+            }
+            // The redirect names it so that it is found again, and nothing of it gets into the head.
+            let answer = get(&mut client, &format!("/dir{at}/{path}"));
+            let location = answer.field("location").expect("a place").to_owned();
+            assert_eq!((answer.status, answer.field("x")), (301, None), "{path}");
+            assert!(location.starts_with(&format!("/dir{at}/")) && location.ends_with('/'), "{location}");
+            assert_eq!(get(&mut client, location.trim_end_matches('/')).field("location"), Some(location.as_str()));
+        }
+    }
+
+    fn names_that_are_too_long_are_404<B>() {
+        let tree = Tree::new(&[]);
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for path in ["l".repeat(256), "l".repeat(8000), "l/".repeat(4000)] {
+            assert_eq!(get(&mut client, &format!("/{path}")).status, 404);
+        }
+    }
+}
