@@ -60,8 +60,7 @@ on_every_backend! {
         let mut rest = Vec::new();
         // A reset is an end as well.
         let _ = client.socket.read_to_end(&mut rest);
-        assert!(rest.len() < 64 << 20, "not padded");
-        assert!(rest[1000..].iter().all(|&byte| byte == b'x'), "nor filled up");
+        assert!(rest.len() < 63 << 20, "not made up: {}", rest.len());
         // Others are served as before.
         assert_eq!(ask(&mut server.connect(), "HEAD", "/large.bin", "").status, 200);
     }
