@@ -88,7 +88,7 @@ fn os_name(name: Vec<u8>) -> Option<std::ffi::OsString> {
 }
 
 /// Whether Windows takes this for the name of a file and for nothing else: no separator, no drive, no alternate stream,
-/// no wildcard, no device, and nothing that it would strip.
+/// no wildcard, no device, nothing that it would strip, and no short name (`GIT~1`), by which a hidden file could be had.
 #[cfg(any(not(unix), test))]
 fn is_windows_name(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_uppercase();
@@ -99,7 +99,8 @@ fn is_windows_name(name: &str) -> bool {
             matches!((rest.next(), rest.next()), (Some('0'..='9' | '\u{b9}' | '\u{b2}' | '\u{b3}'), None))
         });
     let is_odd = |char: char| char.is_control() || r#"\/:*?"<>|"#.contains(char);
-    !is_device && !name.contains(is_odd) && !name.ends_with(['.', ' '])
+    let is_short = stem.rsplit_once('~').is_some_and(|(_, number)| number.parse::<u32>().is_ok()) && stem.len() <= 8;
+    !is_device && !is_short && !name.contains(is_odd) && !name.ends_with(['.', ' '])
 }
 
 #[cfg(test)]
@@ -150,7 +151,20 @@ mod tests {
 
     #[test]
     fn windows_names_are_plain() {
-        for name in ["a", "a b.txt", "com", "com10", "console", "lpt", "caf\u{e9}", "con_", "aux-1.txt", "..."] {
+        for name in [
+            "a",
+            "a b.txt",
+            "com",
+            "com10",
+            "console",
+            "lpt",
+            "caf\u{e9}",
+            "con_",
+            "aux-1.txt",
+            "a~b",
+            "backup.txt~",
+            "...",
+        ] {
             assert_eq!(is_windows_name(name), name != "...", "{name}");
         }
         for name in [
@@ -174,6 +188,8 @@ mod tests {
             "a\"",
             "a\n",
             "file::$DATA",
+            "GIT~1",
+            "index~12.htm",
         ] {
             assert!(!is_windows_name(name), "{name}");
         }
