@@ -72,14 +72,43 @@ impl Connection {
     ///
     /// # Errors
     /// The peer's fault. From then on every call returns the same.
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub fn receive<'a>(
         &mut self,
         scratch: &mut Head,
         limits: &Limits,
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
+        if let State::Head(None) = self.state {
+            if input.is_empty() {
+                return Ok((0, Event::NeedMore));
+            }
+            scratch.reset();
+            // Most heads are plain and whole. What is read of others here need not be read again.
+            match scratch.read_plain_lines(input, limits) {
+                Ok(Some(end)) => {
+                    self.after_head(scratch);
+                    return Ok((end, Event::Head { len: end }));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.state = State::Failed(error);
+                    return Err(error);
+                }
+            }
+        }
+        self.receive_other(scratch, limits, input)
+    }
+
+    #[inline(never)]
+    fn receive_other<'a>(
+        &mut self,
+        scratch: &mut Head,
+        limits: &Limits,
+        input: &'a [u8],
+    ) -> Result<(usize, Event<'a>), Error> {
         let outcome = match &mut self.state {
-            // The common end of a batch.
             State::Head(_) if input.is_empty() => return Ok((0, Event::NeedMore)),
             State::Head(_) | State::Ended(_) => self.receive_head(scratch, limits, input),
             State::Between(framing) => {
@@ -109,16 +138,9 @@ impl Connection {
         limits: &Limits,
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
-        match &mut self.state {
-            State::Head(Some(_)) => {
-                if let State::Head(Some(partial)) = std::mem::replace(&mut self.state, State::Head(None)) {
-                    *scratch = *partial;
-                }
-            }
-            State::Ended(_) => {
-                self.state = State::Head(None);
-                scratch.reset();
-            }
+        match std::mem::replace(&mut self.state, State::Head(None)) {
+            State::Head(Some(partial)) => *scratch = *partial,
+            State::Head(None) => {}
             _ => scratch.reset(),
         }
         match scratch.parse(input, limits)? {
@@ -129,13 +151,18 @@ impl Connection {
                 Ok((skipped, Event::NeedMore))
             }
             Progress::Whole { start, end } => {
-                let framing = scratch.framing();
-                // Without a body the next head follows, which is the state already.
-                if framing != Framing::None {
-                    self.state = State::Between(framing);
-                }
+                self.after_head(scratch);
                 Ok((end, Event::Head { len: end - start }))
             }
+        }
+    }
+
+    #[inline]
+    fn after_head(&mut self, head: &Head) {
+        let framing = head.framing();
+        // Without a body the next head follows, which is the state already.
+        if framing != Framing::None {
+            self.state = State::Between(framing);
         }
     }
 

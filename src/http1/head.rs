@@ -76,6 +76,23 @@ struct Field {
     value: Span,
 }
 
+/// Where the parts of a field stand in its line.
+#[derive(Clone, Copy)]
+struct Place {
+    name_end: usize,
+    value_start: usize,
+    value_end: usize,
+}
+
+impl Place {
+    /// The field in a head, so many octets behind its beginning.
+    #[inline]
+    fn behind(self, start: usize) -> Field {
+        let value = Span::new(start + self.value_start, self.value_end - self.value_start);
+        Field { name: Span::new(start, self.name_end), value }
+    }
+}
+
 /// What the Transfer-Encoding lines have said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Codings {
@@ -300,20 +317,28 @@ impl Head {
         if !is_field_value(value) {
             return Err(Error::FieldValue);
         }
-        let padding = raw.len() - raw.trim_ascii_start().len();
-        let value_start = if value.is_empty() { name_len + 1 } else { name_len + 1 + padding };
-        self.mark(&line[..name_len], value)?;
-        self.fields
-            .push(Field { name: Span::new(start, name_len), value: Span::new(start + value_start, value.len()) });
+        let padding = if value.is_empty() { 0 } else { raw.len() - raw.trim_ascii_start().len() };
+        let value_start = name_len + 1 + padding;
+        let place = Place { name_end: name_len, value_start, value_end: value_start + value.len() };
+        self.mark_apart(&bytes[start..], place)?;
+        self.fields.push(place.behind(start));
         Ok(())
+    }
+
+    /// The same where it is not on the way of every field.
+    #[inline(never)]
+    fn mark_apart(&mut self, line: &[u8], place: Place) -> Result<(), Error> {
+        self.mark(line, place)
     }
 
     /// Notes the fields that frame the message or steer the connection.
     #[allow(clippy::inline_always, reason = "the call would cost more than the look at most names")]
     #[inline(always)]
-    fn mark(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
+    fn mark(&mut self, line: &[u8], place: Place) -> Result<(), Error> {
+        let Place { name_end, value_start, value_end } = place;
+        let (name, value) = (&line[..name_end], &line[value_start..value_end]);
         match name.len() {
-            4 if is_word(name, b"host") => self.mark_host(value),
+            4 if is_word(name, b"host") => self.mark_host(line, value_start, value),
             // If-Match, If-Range, If-None-Match, If-Modified-Since, If-Unmodified-Since.
             8 | 13 | 17 | 19 if name[..3].eq_ignore_ascii_case(b"if-") => {
                 self.conditional = true;
@@ -333,13 +358,17 @@ impl Head {
         }
     }
 
-    #[inline(never)]
-    fn mark_host(&mut self, value: &[u8]) -> Result<(), Error> {
+    #[inline]
+    fn mark_host(&mut self, line: &[u8], start: usize, value: &[u8]) -> Result<(), Error> {
         if self.host {
             return Err(Error::HostRepeated);
         }
         self.host = true;
-        if target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
+        // What follows the value ends the name as well.
+        let name_len = scan::other_than_host(line, start) - start;
+        let is_port = |port: &[u8]| matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit);
+        let is_usual = name_len > 0 && value.get(name_len..).is_some_and(is_port);
+        if is_usual || target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
     }
 
     #[inline(never)]
@@ -354,16 +383,19 @@ impl Head {
     }
 
     /// RFC 9110 section 7.6.1: a list of case-insensitive options.
-    #[inline(never)]
+    #[inline]
     fn mark_connection(&mut self, value: &[u8]) {
         if is_word(value, b"keep-alive") {
             self.keep_alive = true;
-            return;
-        }
-        if is_word(value, b"close") {
+        } else if is_word(value, b"close") {
             self.close = true;
-            return;
+        } else {
+            self.mark_options(value);
         }
+    }
+
+    #[inline(never)]
+    fn mark_options(&mut self, value: &[u8]) {
         for option in elements(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");

@@ -5,7 +5,7 @@
 
 use wide::u8x16;
 
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// Control octets: all below SP, and DEL.
 #[inline]
@@ -15,18 +15,40 @@ fn controls(block: [u8; BLOCK]) -> u32 {
     mask(low | octets.cmp_eq(u8x16::splat(0x7f)))
 }
 
+/// Everything but visible ASCII and SP: those are the 95 octets from SP on, so that less SP and plus 33, without
+/// overflow, they alone stay below 128.
+#[inline]
+fn unprintables(block: [u8; BLOCK]) -> u32 {
+    mask(beyond(u8x16::new(block), b' ', b'~'))
+}
+
 /// Everything but ASCII letters and `-`.
 #[inline]
 fn others_than_letters(block: [u8; BLOCK]) -> u32 {
     let octets = u8x16::new(block);
-    let place = (octets | u8x16::splat(0x20)) - u8x16::splat(b'a');
-    let letter = place.min(u8x16::splat(25)).cmp_eq(place);
-    mask(letter | octets.cmp_eq(u8x16::splat(b'-'))) ^ 0xffff
+    let others = beyond(octets | u8x16::splat(0x20), b'a', b'z');
+    mask(others & !octets.cmp_eq(u8x16::splat(b'-')))
 }
 
+/// Everything but ASCII letters, digits, `-` and `.`: what almost every host consists of.
+#[inline]
+fn others_than_host(block: [u8; BLOCK]) -> u32 {
+    let octets = u8x16::new(block);
+    let letters = beyond(octets | u8x16::splat(0x20), b'a', b'z');
+    let digits = beyond(octets, b'-', b'9') | octets.cmp_eq(u8x16::splat(b'/'));
+    mask(letters & digits)
+}
+
+/// The upper bit of every octet that is not between these two.
+#[inline]
+fn beyond(octets: u8x16, first: u8, last: u8) -> u8x16 {
+    (octets - u8x16::splat(first)).saturating_add(u8x16::splat(0x7f - (last - first)))
+}
+
+/// The upper bits.
 #[inline]
 fn mask(told: u8x16) -> u32 {
-    told.move_mask().cast_unsigned() & 0xffff
+    told.move_mask().cast_unsigned()
 }
 
 /// Where the first octet from `from` on stands that `ends` tells of, or else the end.
@@ -40,21 +62,55 @@ fn find(bytes: &[u8], from: usize, ends: impl Fn([u8; BLOCK]) -> u32) -> usize {
         }
         rest = more;
     }
-    let found = if let Some(block) = bytes.last_chunk() {
+    if let Some(block) = bytes.last_chunk() {
         // The last block once more, less what was looked at before.
-        ends(*block) >> (BLOCK - rest.len())
-    } else {
-        let mut block = [0; BLOCK];
-        block[..rest.len()].copy_from_slice(rest);
-        ends(block)
-    };
+        let found = ends(*block) >> (BLOCK - rest.len());
+        return bytes.len() - rest.len() + (found | 1 << rest.len()).trailing_zeros() as usize;
+    }
+    let found = ends(padded(rest));
     bytes.len() - rest.len() + (found | 1 << rest.len()).trailing_zeros() as usize
+}
+
+#[cold]
+fn padded(rest: &[u8]) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
 }
 
 /// Where the first control octet from `from` on stands, HTAB among them; the length if there is none.
 #[inline]
 pub(super) fn control(bytes: &[u8], from: usize) -> usize {
     find(bytes, from, controls)
+}
+
+/// Where the first octet from `from` on stands that is neither visible ASCII nor SP; the length if there is none.
+#[inline]
+pub(super) fn unprintable(bytes: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(blocks) = bytes.get(at..at + 2 * BLOCK) {
+        let found = blocks.first_chunk().map_or(0, |block| unprintables(*block));
+        let found = found | blocks.last_chunk().map_or(0, |block| unprintables(*block)) << BLOCK;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize;
+        }
+        at += 2 * BLOCK;
+    }
+    find(bytes, at, unprintables)
+}
+
+/// What stands in the first block of a field line: a bit for each octet that is neither an ASCII letter nor `-`, and
+/// one for each that is neither visible ASCII nor SP.
+#[inline]
+pub(super) fn opening(block: &[u8; BLOCK]) -> (u32, u32) {
+    (others_than_letters(*block), unprintables(*block))
+}
+
+/// Where the first octet from `from` on stands that is none of ASCII letters, digits, `-` and `.`; the length if there
+/// is none.
+#[inline]
+pub(super) fn other_than_host(bytes: &[u8], from: usize) -> usize {
+    find(bytes, from, others_than_host)
 }
 
 /// Where the first octet from `from` on stands that is neither an ASCII letter nor `-`; the length if there is none.
@@ -102,6 +158,19 @@ mod tests {
     fn controls_are_found_at_every_place() {
         agrees(control, b'a', |octet| octet.is_ascii_control());
         agrees(control, 0xff, |octet| octet.is_ascii_control());
+    }
+
+    #[test]
+    fn what_is_not_printed_is_found_at_every_place() {
+        agrees(unprintable, b' ', |octet| !(b' '..=b'~').contains(&octet));
+        agrees(unprintable, b'~', |octet| !(b' '..=b'~').contains(&octet));
+    }
+
+    #[test]
+    fn what_is_not_of_a_host_is_found_at_every_place() {
+        let ends = |octet: u8| !octet.is_ascii_alphanumeric() && octet != b'-' && octet != b'.';
+        agrees(other_than_host, b'.', ends);
+        agrees(other_than_host, b'9', ends);
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
     while let Some(&byte) = bytes.get(at) {
         if CLASS[byte as usize] & class != 0 {
             at += 1;
+        } else if byte == b' ' {
+            break;
         } else if byte == b'?' {
             class = QUERY;
             at += 1;

@@ -8,12 +8,12 @@
 use super::super::scan;
 use super::super::target::{self, Form};
 use super::super::{Error, Limits};
-use super::{Field, Head, REQUEST_LINE_EXTRA, Span, Version};
+use super::{Head, Place, REQUEST_LINE_EXTRA, Span, Version};
 
 impl Head {
     /// Reads plain lines from the beginning of one. Returns where the head ends, if it does.
-    #[inline(never)]
-    pub(super) fn read_plain_lines(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Error> {
+    #[inline]
+    pub(in crate::http1) fn read_plain_lines(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Error> {
         // The last octet of a head has to stand within the limit.
         let bytes = &bytes[..bytes.len().min(limits.head_bytes_max())];
         if self.line == 0 && !self.read_plain_request_line(bytes, limits) {
@@ -22,67 +22,98 @@ impl Head {
         if self.crlf != Some(true) {
             return Ok(None);
         }
-        loop {
-            if bytes.get(self.line..).is_some_and(|line| line.starts_with(b"\r\n")) {
-                self.check_whole()?;
-                self.searched = self.line + 2;
-                return Ok(Some(self.searched));
+        let mut rest = bytes.get(self.line..).unwrap_or_default();
+        while !rest.starts_with(b"\r\n") {
+            let Some(place) = plain_field(rest) else { break };
+            if self.fields.len() >= limits.fields_max {
+                break;
             }
-            if self.fields.len() >= limits.fields_max || !self.read_plain_field_line(bytes)? {
-                return Ok(None);
-            }
+            self.mark(rest, place)?;
+            self.fields.push(place.behind(bytes.len() - rest.len()));
+            rest = &rest[place.value_end + 2..];
         }
+        self.line = bytes.len() - rest.len();
+        if !rest.starts_with(b"\r\n") && !self.read_last_lines(bytes, limits)? {
+            self.searched = self.line;
+            return Ok(None);
+        }
+        self.check_whole()?;
+        self.searched = self.line + 2;
+        Ok(Some(self.searched))
     }
 
+    /// Plain field lines at the end of what there is, where the blocks of a search begin before the line. Says whether the
+    /// end of the head follows.
+    #[inline(never)]
+    fn read_last_lines(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool, Error> {
+        while bytes.len() - self.line < scan::BLOCK && self.fields.len() < limits.fields_max {
+            let rest = &bytes[self.line..];
+            if rest.starts_with(b"\r\n") {
+                return Ok(true);
+            }
+            let name_end = scan::other_than_letter(bytes, self.line) - self.line;
+            let value_end = scan::unprintable(bytes, self.line) - self.line;
+            let Some(place) = plain_place(rest, name_end, || value_end) else { break };
+            self.mark_apart(rest, place)?;
+            self.fields.push(place.behind(self.line));
+            self.line += place.value_end + 2;
+        }
+        Ok(bytes[self.line..].starts_with(b"\r\n"))
+    }
+
+    #[inline]
     fn read_plain_request_line(&mut self, bytes: &[u8], limits: &Limits) -> bool {
-        let method_len = scan::other_than_letter(bytes, 0);
-        let Some([b' ', after @ ..]) = bytes.get(method_len..) else { return false };
+        let method_len = if bytes.starts_with(b"GET ") { 3 } else { self.read_plain_method(bytes) };
+        let Some(after @ [b'/', ..]) = bytes.get(method_len + 1..) else { return false };
         let target_len = target::path_and_query_len(after);
         let Some(rest) = after.get(target_len..).and_then(<[u8]>::first_chunk) else { return false };
-        let method = &bytes[..method_len];
-        if rest != b" HTTP/1.1\r\n" || after[0] != b'/' || method_len == 0 || method == b"CONNECT" {
+        if rest != b" HTTP/1.1\r\n" || target_len > limits.target_bytes_max || method_len == 0 {
             return false;
         }
-        // A method too long for the line limit would be accepted with a short target: the careful way tells.
-        if target_len > limits.target_bytes_max || method_len > REQUEST_LINE_EXTRA - rest.len() {
-            return false;
-        }
-        self.contentless = method == b"HEAD";
         self.method = Span::new(0, method_len);
         self.target = Span::new(method_len + 1, target_len);
         self.form = Form::Origin;
         self.version = Version::Http11;
         self.crlf = Some(true);
         self.line = method_len + 1 + target_len + rest.len();
-        self.searched = self.line;
         true
     }
 
-    /// Returns whether a plain line stood there.
-    #[inline]
-    fn read_plain_field_line(&mut self, bytes: &[u8]) -> Result<bool, Error> {
-        let start = self.line;
-        let name_end = scan::other_than_letter(bytes, start);
-        let value_start = match bytes.get(name_end..) {
-            Some([b':', b' ', ..]) => name_end + 2,
-            Some([b':', ..]) => name_end + 1,
-            _ => return Ok(false),
-        };
-        let value_end = scan::control(bytes, value_start);
-        let (Some(name), Some(value), Some([b'\r', b'\n', ..])) =
-            (bytes.get(start..name_end), bytes.get(value_start..value_end), bytes.get(value_end..))
-        else {
-            return Ok(false);
-        };
-        if name.is_empty() || value.first() == Some(&b' ') || value.last() == Some(&b' ') {
-            return Ok(false);
+    /// The length of a method with a space behind it; 0 where the careful way has to look.
+    #[inline(never)]
+    fn read_plain_method(&mut self, bytes: &[u8]) -> usize {
+        let method_len = scan::other_than_letter(bytes, 0);
+        let method = &bytes[..method_len];
+        // One too long for the line limit would be accepted with a short target.
+        let fits = method_len <= REQUEST_LINE_EXTRA - b" HTTP/1.1\r\n".len();
+        if !fits || method == b"CONNECT" || bytes.get(method_len) != Some(&b' ') {
+            return 0;
         }
-        self.mark(name, value)?;
-        // An empty value stands right behind the colon.
-        let value_start = if value.is_empty() { name_end + 1 } else { value_start };
-        self.fields.push(Field { name: Span::new(start, name.len()), value: Span::new(value_start, value.len()) });
-        self.line = value_end + 2;
-        self.searched = self.line;
-        Ok(true)
+        self.contentless = method == b"HEAD";
+        method_len
     }
+}
+
+/// The plain field line at the front, if there is one, and a block to look at.
+#[inline]
+fn plain_field(rest: &[u8]) -> Option<Place> {
+    let (others, ends) = scan::opening(rest.first_chunk()?);
+    // Where the first block does not tell, a search does.
+    let name_end = if others == 0 { scan::other_than_letter(rest, 0) } else { others.trailing_zeros() as usize };
+    let value_end = || if ends == 0 { scan::unprintable(rest, name_end) } else { ends.trailing_zeros() as usize };
+    plain_place(rest, name_end, value_end)
+}
+
+/// Where a value stands behind a name that ends there, if all is plain.
+#[inline]
+fn plain_place(rest: &[u8], name_end: usize, value_end: impl FnOnce() -> usize) -> Option<Place> {
+    if name_end == 0 || rest.get(name_end) != Some(&b':') {
+        return None;
+    }
+    let value_start = name_end + 1 + usize::from(rest.get(name_end + 1) == Some(&b' '));
+    let value_end = value_end();
+    let value = rest.get(value_start..value_end)?;
+    // White space around a value does not belong to it.
+    let is_trimmed = *value.first()? != b' ' && *value.last()? != b' ';
+    (is_trimmed && rest[value_end..].starts_with(b"\r\n")).then_some(Place { name_end, value_start, value_end })
 }
