@@ -1,7 +1,7 @@
 //! The head of a response, from parts that are ready.
 //!
-//! The status line of 200, Server, Date and the Content-Type that was used last stand ready in one block; everything
-//! else is copied behind it. Nothing is formatted per response but the decimal length.
+//! The head of a 200 stands ready in one block: status line, Server, Date, and the Content-Type and Content-Length that
+//! were used last. What differs in the next one is written over; then it is one copy.
 
 use std::io::Write;
 
@@ -35,9 +35,6 @@ const DATE_LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
 /// Where the line of the date ends, with its CRLF.
 const DATE_END: usize = OK_LINE.len() + SERVER.len() + DATE_LEN + 2;
 const CONTENT_LENGTH: &[u8] = b"Content-Length: ";
-/// More than what stands behind block and fields: a number and Connection.
-const REST_MAX: usize = 64;
-
 /// The interim response that asks for the body (RFC 9110 section 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -61,10 +58,14 @@ pub struct ResponseHead<'a> {
 /// Writes response heads; one per thread.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// `OK_LINE`, `SERVER`, the date, CRLF; then the Content-Type of the last 200, and the name of its Content-Length.
+    /// `OK_LINE`, `SERVER`, the date, CRLF; then the Content-Type and the Content-Length of the last 200, and the end.
     block: Vec<u8>,
     content_type: Option<&'static str>,
-    second: Option<u64>,
+    /// The Content-Length in the block, and where its number begins.
+    length: u64,
+    length_start: usize,
+    /// The second whose date stands in the block.
+    second: u64,
 }
 
 impl Default for Encoder {
@@ -76,33 +77,27 @@ impl Default for Encoder {
 impl Encoder {
     /// An encoder that has not seen a clock yet.
     pub fn new() -> Self {
-        let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n", CONTENT_LENGTH].concat();
-        Encoder { block, content_type: None, second: None }
+        let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n"].concat();
+        let mut encoder = Encoder { block, content_type: None, length: 0, length_start: 0, second: u64::MAX };
+        encoder.render_date(0);
+        encoder.render_content_type(None, 0);
+        encoder
     }
 
     /// Appends a head to `out`. `now` is the calendar time in seconds since 1970.
-    #[inline]
     pub fn head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
-        if self.second != Some(now) {
-            self.render_date(now);
-        }
-        out.reserve(self.block.len() + head.fields.len() + head.shared.len() + REST_MAX);
         match head.length {
             Length::Known(length) if head.status == StatusCode::OK => {
-                if !is_same(self.content_type, head.content_type) {
-                    self.render_content_type(head.content_type);
+                self.usual_head(out, now, head.content_type, length);
+                if head.fields.is_empty() && head.shared.is_empty() && head.persistence == Persistence::Silent {
+                    return;
                 }
-                out.extend_from_slice(&self.block);
-                decimal_line(out, length);
+                out.truncate(out.len() - 2);
             }
-            _ => self.unusual(out, head),
+            _ => self.unusual(out, now, head),
         }
-        if !head.shared.is_empty() {
-            out.extend_from_slice(head.shared);
-        }
-        if !head.fields.is_empty() {
-            out.extend_from_slice(head.fields);
-        }
+        out.extend_from_slice(head.shared);
+        out.extend_from_slice(head.fields);
         match head.persistence {
             Persistence::Silent => out.extend_from_slice(b"\r\n"),
             Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),
@@ -110,8 +105,25 @@ impl Encoder {
         }
     }
 
+    /// Appends the head that most responses have: 200 (OK), a length, on a connection that goes on, no further field.
+    #[inline]
+    pub fn usual_head(&mut self, out: &mut Vec<u8>, now: u64, content_type: Option<&'static str>, length: u64) {
+        if self.second != now {
+            self.render_date(now);
+        }
+        if !is_same(self.content_type, content_type) {
+            self.render_content_type(content_type, length);
+        } else if self.length != length {
+            self.render_length(length);
+        }
+        out.extend_from_slice(&self.block);
+    }
+
     /// The lines of another status, or of another length, up to the length.
-    fn unusual(&self, out: &mut Vec<u8>, head: &ResponseHead<'_>) {
+    fn unusual(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
+        if self.second != now {
+            self.render_date(now);
+        }
         status_line(out, head.status);
         out.extend_from_slice(&self.block[OK_LINE.len()..DATE_END]);
         if let Some(content_type) = head.content_type {
@@ -127,8 +139,9 @@ impl Encoder {
         }
     }
 
+    #[cold]
     fn render_date(&mut self, now: u64) {
-        self.second = Some(now);
+        self.second = now;
         // The format has four digits for the year (RFC 9110 section 5.6.7), and httpdate insists.
         let last = 253_402_300_799;
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(last));
@@ -140,13 +153,22 @@ impl Encoder {
     }
 
     #[cold]
-    fn render_content_type(&mut self, content_type: Option<&'static str>) {
+    fn render_content_type(&mut self, content_type: Option<&'static str>, length: u64) {
         self.content_type = content_type;
         self.block.truncate(DATE_END);
         if let Some(content_type) = content_type {
             content_type_line(&mut self.block, content_type);
         }
         self.block.extend_from_slice(CONTENT_LENGTH);
+        self.length_start = self.block.len();
+        self.render_length(length);
+    }
+
+    fn render_length(&mut self, length: u64) {
+        self.length = length;
+        self.block.truncate(self.length_start);
+        decimal_line(&mut self.block, length);
+        self.block.extend_from_slice(b"\r\n");
     }
 }
 
