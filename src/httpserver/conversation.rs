@@ -10,9 +10,11 @@
 //!         read elsewhere
 //! ```
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use http::Extensions;
 
@@ -63,7 +65,7 @@ enum Exchange {
 struct Collected {
     head_bytes: Vec<u8>,
     head: Box<Head>,
-    extensions: Extensions,
+    extensions: Option<Box<Extensions>>,
     body: Vec<u8>,
 }
 
@@ -75,13 +77,14 @@ struct Waiting {
 }
 
 impl Collected {
-    fn new(head_bytes: Vec<u8>, head: Box<Head>, extensions: Extensions) -> Self {
+    fn new(head_bytes: Vec<u8>, head: Box<Head>, extensions: Option<Box<Extensions>>) -> Self {
         let reserve = if let Framing::Length(length) = head.framing() { length } else { 0 };
         let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
         Collected { head_bytes, head, extensions, body }
     }
 }
 
+#[inline]
 fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
     RequestHead { bytes, head, context, parameters: &[], mount: 0 }
 }
@@ -112,6 +115,14 @@ fn fault(error: Error) -> Response {
     Response::error(error.status(), format!("{error}\n")).close()
 }
 
+/// Drops what handlers have left with a request, which is nothing almost always; then without a call.
+#[inline]
+fn discard(context: Context<'_>) {
+    if let Some(extensions) = context.extensions.into_inner() {
+        drop(extensions);
+    }
+}
+
 /// Calls the handler; a panic costs the request its answer, not the server its life.
 fn guard<T>(call: impl FnOnce() -> T) -> Option<T> {
     // The handler may be left half changed. That is the risk its author takes; the alternative is that one bad
@@ -126,13 +137,61 @@ fn panicked(wire: &mut Wire<'_, Nudge>, head: &RequestHead<'_>) -> Response {
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// Calls the handler for a whole request.
+    /// Answers as many requests as are at hand, within bounds.
     #[inline]
+    fn converse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
+        let mut answered = 0;
+        while answered < REQUESTS_PER_TURN && wire.output().len() < BATCH_BYTES {
+            let mut step = if state.exchange.is_none() { Step::Parse } else { self.advance(state, wire) };
+            if matches!(step, Step::Parse) && state.needs_input() {
+                step = self.parse(state, wire);
+            }
+            match step {
+                Step::Flow(flow) => return flow,
+                Step::Parse => {}
+                Step::Answered(next) => {
+                    answered += 1;
+                    if let Some(flow) = state.after(next) {
+                        return flow;
+                    }
+                    if wire.input().is_empty() {
+                        return Self::wait(state, wire);
+                    }
+                }
+            }
+        }
+        Flow::Yield(state.phase)
+    }
+
+    /// After a panic: that of the handler costs the request its answer, and is told in its place. Any other is passed on.
+    #[cold]
+    fn recover(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, panic: Box<dyn Any + Send>) -> Flow {
+        let called = std::mem::take(&mut self.called);
+        if called.is_empty() {
+            resume_unwind(panic);
+        }
+        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let input = wire.input();
+        wire.consume(called.end);
+        let head = request_head(&input[called], &self.scratch, &context);
+        let (response, asked) = (panicked(wire, &head), Asked::by(&head));
+        match self.answer(state, wire, asked, response) {
+            Step::Answered(next) => state.after(next).unwrap_or(Flow::Linger),
+            Step::Flow(_) | Step::Parse => Flow::Linger,
+        }
+    }
+
+    /// Calls the handler for a whole request.
     fn respond(&mut self, wire: &mut Wire<'_, Nudge>, request: &Request<'_>) -> Response {
         guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
     }
 
-    /// A head without a body, or with one that stands whole behind it, is answered where it lies.
+    /// A head is answered where it lies. `used` octets of the input are done with, of which it is the last `len`.
+    #[allow(
+        clippy::inline_always,
+        reason = "on the way of every request; a response is large, and a call would copy it"
+    )]
+    #[inline(always)]
     fn take_head(
         &mut self,
         state: &mut Conversation,
@@ -141,41 +200,76 @@ impl<H: Handler> HttpServer<H> {
         used: usize,
         len: usize,
     ) -> Step {
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
-        let scratch = self.scratch.take().unwrap_or_default();
-        let head = request_head(&input[used - len..used], &scratch, &context);
-        if scratch.framing() == Framing::None {
-            let response = self.respond(wire, &Request { head, body: &[] });
-            let asked = Asked::about(&head, &response);
-            if response.is_undecided() {
-                let head_bytes = head.bytes.to_vec();
-                let request = Collected::new(head_bytes, scratch, context.extensions.into_inner());
-                return self.set_aside(state, wire, request, false, response);
-            }
-            self.scratch = Some(scratch);
-            return self.answer(state, wire, asked, response);
+        let place = used - len..used;
+        if self.scratch.framing() != Framing::None {
+            return self.take_head_of_body(state, wire, input, place);
         }
-        let (asked, response) = match self.take_body(state, wire, &head, &input[used..]) {
-            Ok((_, response)) if response.is_undecided() => {
-                let head_bytes = head.bytes.to_vec();
-                let request = Collected::new(head_bytes, scratch, context.extensions.into_inner());
+        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let request = Request { head: request_head(&input[place.clone()], &self.scratch, &context), body: &[] };
+        // The guard is around the whole batch, see `recover`.
+        self.called = place;
+        let response = self.handler.call(&request);
+        self.called = 0..0;
+        wire.consume(used);
+        if Asked::by(&request.head).is_usual() && response.is_usual(self.content_type) && !wire.draining() {
+            self.write_usual(wire, &response);
+            discard(context);
+            response.discard();
+            return Step::Answered(Next::Request);
+        }
+        let asked = Asked::about(&request.head, &response);
+        if response.is_undecided() {
+            let (head_bytes, extensions) = (request.as_bytes().to_vec(), context.extensions.into_inner());
+            let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
+            return self.set_aside(state, wire, request, false, response);
+        }
+        self.answer(state, wire, asked, response)
+    }
+
+    /// The answer that almost every request gets, with nothing to be told besides its body.
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    fn write_usual(&mut self, wire: &mut Wire<'_, Nudge>, response: &Response) {
+        let Body::Bytes(body) = &response.body else { return };
+        wire.restart_clock();
+        let now = wire.wall();
+        let output = wire.output();
+        self.encoder.usual_head(output.buffer(), now, response.content_type, body.len() as u64);
+        output.push(body);
+    }
+
+    /// The same with a body, which may stand whole behind the head, or is still to come.
+    fn take_head_of_body(
+        &mut self,
+        state: &mut Conversation,
+        wire: &mut Wire<'_, Nudge>,
+        input: &[u8],
+        place: Range<usize>,
+    ) -> Step {
+        wire.consume(place.end);
+        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let scratch = std::mem::take(&mut self.scratch);
+        let rest = &input[place.end..];
+        let head = request_head(&input[place], &scratch, &context);
+        let taken = self.take_body(state, wire, &head, rest);
+        let by_head = matches!(&taken, Ok((_, response)) if response.is_undecided());
+        if by_head || matches!(taken, Err(None)) {
+            let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+            let request = Collected::new(head_bytes, Box::new(scratch), extensions);
+            if let Ok((_, response)) = taken {
                 return self.set_aside(state, wire, request, true, response);
             }
-            Ok(answer) => answer,
-            Err(None) => {
-                let head_bytes = head.bytes.to_vec();
-                let collected = Collected::new(head_bytes, scratch, context.extensions.into_inner());
-                state.exchange = Some(Box::new(Exchange::Collecting(collected)));
-                return Step::Parse;
+            state.exchange = Some(Box::new(Exchange::Collecting(request)));
+            return Step::Parse;
+        }
+        self.scratch = scratch;
+        match taken {
+            Ok((asked, response)) => self.answer(state, wire, asked, response),
+            Err(exchange) => {
+                state.exchange = exchange.map(Box::new);
+                Step::Parse
             }
-            Err(Some(exchange)) => {
-                state.exchange = Some(Box::new(exchange));
-                self.scratch = Some(scratch);
-                return Step::Parse;
-            }
-        };
-        self.scratch = Some(scratch);
-        self.answer(state, wire, asked, response)
+        }
     }
 
     /// Decides about a body: an answer that can be given now, or an exchange that takes it (`None`: one that collects).
@@ -255,8 +349,6 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Writes the response, or begins to wait for it, or to send it piece by piece.
-    #[allow(clippy::inline_always, reason = "a response is large, and a call would copy it")]
-    #[inline(always)]
     fn answer(
         &mut self,
         state: &mut Conversation,
@@ -396,19 +488,24 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Reads on in the input.
+    #[inline(never)]
     fn parse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
         let input = wire.input();
-        let scratch = self.scratch.get_or_insert_default();
-        let (used, event) = match state.http1.receive(scratch, &self.limits, input) {
-            Ok(outcome) => outcome,
-            Err(error) => return Step::Flow(self.refuse(state, wire, error)),
-        };
-        wire.consume(used);
+        match state.http1.receive(&mut self.scratch, &self.limits, input) {
+            Ok((used, Event::Head { len })) => self.take_head(state, wire, input, used, len),
+            Ok((used, event)) => {
+                wire.consume(used);
+                self.take_event(state, wire, event)
+            }
+            Err(error) => Step::Flow(self.refuse(state, wire, error)),
+        }
+    }
+
+    fn take_event(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, event: Event<'_>) -> Step {
         match event {
-            Event::NeedMore => Step::Flow(Self::wait(state, wire)),
-            Event::Head { len } => self.take_head(state, wire, input, used, len),
             Event::Body(bytes) => self.take_piece(state, wire, bytes),
             Event::End => self.end_body(state, wire),
+            Event::NeedMore | Event::Head { .. } => Step::Flow(Self::wait(state, wire)),
         }
     }
 
@@ -481,10 +578,11 @@ impl<H: Handler> HttpServer<H> {
             Some(Exchange::Taking(asked, _) | Exchange::Reading(asked, ..) | Exchange::Waiting(asked, _)) => asked.head,
             Some(Exchange::Undecided(undecided)) => undecided.request.head.is_for_head(),
             Some(Exchange::Sending(_)) => false,
-            None => self.scratch.as_ref().is_some_and(|scratch| state.http1.is_for_head(scratch)),
+            None => state.http1.is_for_head(&self.scratch),
         }
     }
 
+    #[inline]
     fn wait(state: &mut Conversation, wire: &Wire<'_, Nudge>) -> Flow {
         if wire.ended() {
             return Flow::Close;
@@ -551,32 +649,11 @@ impl<H: Handler> App for HttpServer<H> {
         (Conversation { http1, exchange: None, phase }, Flow::Read(phase))
     }
 
+    /// One guard for all requests of a batch: what the handler has answered before a panic is written already.
     #[inline]
     fn receive(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
-        let mut answered = 0;
-        while answered < REQUESTS_PER_TURN && wire.output().len() < BATCH_BYTES {
-            let step = match &state.exchange {
-                None => self.parse(state, wire),
-                Some(_) => match self.advance(state, wire) {
-                    Step::Parse if state.needs_input() => self.parse(state, wire),
-                    step => step,
-                },
-            };
-            match step {
-                Step::Flow(flow) => return flow,
-                Step::Parse => {}
-                Step::Answered(next) => {
-                    answered += 1;
-                    if let Some(flow) = state.after(next) {
-                        return flow;
-                    }
-                    if wire.input().is_empty() {
-                        return Self::wait(state, wire);
-                    }
-                }
-            }
-        }
-        Flow::Yield(state.phase)
+        catch_unwind(AssertUnwindSafe(|| self.converse(state, wire)))
+            .unwrap_or_else(|panic| self.recover(state, wire, panic))
     }
 
     /// What there is to see stands with the exchange, so a nudge that comes too late finds nothing and does no harm.

@@ -230,7 +230,8 @@ where
     F: FnMut(&Request<'_>) -> R,
     R: Into<Response>,
 {
-    #[inline]
+    #[allow(clippy::inline_always, reason = "a response is large, and a call would copy it")]
+    #[inline(always)]
     fn call(&mut self, request: &Request<'_>) -> Response {
         self(request).into()
     }

@@ -25,9 +25,11 @@ mod response;
 mod router;
 mod sender;
 
+use std::ops::Range;
+
 use http::StatusCode;
 
-use crate::http1::{Encoder, Head, Length, Limits, Persistence, ResponseHead, Version};
+use crate::http1::{Encoder, Form, Head, Length, Limits, Persistence, ResponseHead, Version};
 use crate::r#loop::{Remote, Wire};
 
 use self::response::Body;
@@ -76,7 +78,9 @@ pub struct HttpServer<H> {
     /// A content type that may be sent.
     content_type: &'static str,
     /// The head being read, of whichever connection.
-    scratch: Option<Box<Head>>,
+    scratch: Head,
+    /// Where the request stands in the input that the handler is being called for; after a panic, who has to hear of it.
+    called: Range<usize>,
     /// Where other threads reach the connections of this loop.
     remote: Option<Remote<Nudge>>,
 }
@@ -109,13 +113,14 @@ struct Asked {
 }
 
 impl Asked {
+    #[inline]
     fn by(head: &RequestHead<'_>) -> Self {
-        let method = head.method_bytes();
         Asked {
             version: head.version(),
             persistent: head.head.is_persistent(),
-            head: method == b"HEAD",
-            connect: method == b"CONNECT",
+            head: head.head.is_for_head(),
+            // Nothing else has that form.
+            connect: head.head.form() == Form::Authority,
             trailers: false,
             unread: false,
         }
@@ -148,11 +153,18 @@ impl Asked {
         Asked { version, persistent: false, head, connect: false, trailers: false, unread: true }
     }
 
+    /// HTTP/1.1 on a connection that goes on, and an answer with content.
+    #[inline]
+    fn is_usual(self) -> bool {
+        self.persistent && self.version == Version::Http11 && !self.head && !self.connect && !self.unread
+    }
+
     fn unread(self) -> Self {
         Asked { unread: true, ..self }
     }
 
     /// Whether the connection goes on after an answer, and what it is told.
+    #[inline]
     fn outlook(self, close: bool) -> (Persistence, Next) {
         let persistent = self.persistent && !close && !self.connect && !self.unread;
         let persistence = match (persistent, self.version) {
@@ -184,8 +196,8 @@ impl<F> HttpServer<F> {
 impl<H: Handler> HttpServer<H> {
     /// A server that answers by a handler.
     pub fn with(handler: H) -> Self {
-        let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), None);
-        HttpServer { handler, limits, encoder, content_type: "", scratch, remote: None }
+        let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
+        HttpServer { handler, limits, encoder, content_type: "", scratch, called: 0..0, remote: None }
     }
 }
 
@@ -198,7 +210,6 @@ impl<H> HttpServer<H> {
 }
 
 /// Writes a response whose body is in memory.
-#[inline]
 fn write_whole(
     encoder: &mut Encoder,
     wire: &mut Wire<'_, Nudge>,
@@ -214,7 +225,6 @@ fn write_whole(
 }
 
 /// Writes the head of a response whose body has this length, and says whether the body is to follow.
-#[inline]
 fn write_known(
     encoder: &mut Encoder,
     wire: &mut Wire<'_, Nudge>,

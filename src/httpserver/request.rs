@@ -15,7 +15,8 @@ use crate::r#loop::Ends;
 /// What belongs to a request besides its octets.
 pub(super) struct Context<'a> {
     pub(super) ends: Ends<'a>,
-    pub(super) extensions: RefCell<Extensions>,
+    /// Almost always nothing: in a box that is looked at in passing.
+    pub(super) extensions: RefCell<Option<Box<Extensions>>>,
     pub(super) wall: u64,
 }
 
@@ -220,12 +221,12 @@ impl<'a> RequestHead<'a> {
 
     /// Leaves a value for who sees the request later, such as the handler inside a layer. Replaces one of the same type.
     pub fn insert<T: Clone + Send + Sync + 'static>(&self, value: T) {
-        self.context.extensions.borrow_mut().insert(value);
+        self.context.extensions.borrow_mut().get_or_insert_default().insert(value);
     }
 
     /// A value that [`RequestHead::insert`] left.
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
-        self.context.extensions.borrow().get().cloned()
+        self.context.extensions.borrow().as_ref()?.get().cloned()
     }
 }
 

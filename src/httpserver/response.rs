@@ -445,23 +445,47 @@ impl Response {
         self.close |= close;
     }
 
+    /// 200 (OK) with a body that is there, and nothing to be told besides. `known` is a content type that may be sent.
+    #[inline]
+    pub(super) fn is_usual(&self, known: &'static str) -> bool {
+        self.status == StatusCode::OK
+            && matches!(self.body, Body::Bytes(_))
+            && self.fields.is_empty()
+            && self.shared.is_none()
+            && !self.close
+            && self.has_known_content_type(known)
+    }
+
+    /// Whether the content type is the same constant, which need not be read again.
+    #[inline]
+    fn has_known_content_type(&self, known: &'static str) -> bool {
+        self.content_type.is_none_or(|value| std::ptr::eq(value, known))
+    }
+
+    /// Drops it. A body of bytes, as almost all have, without a call to find out what it is.
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    pub(super) fn discard(self) {
+        let Response { fields, body, .. } = self;
+        drop(fields);
+        match body {
+            Body::Bytes(bytes) => drop(bytes),
+            other => drop(other),
+        }
+    }
+
     /// Replaces by a 500 what may not be sent as it is, which is the handler's fault. `known` is the content type that
     /// was found good the last time.
-    #[inline]
     pub(super) fn check(&mut self, known: &mut &'static str) {
-        let content_type_is_good = match self.content_type {
-            None => true,
-            // The same constant: it need not be read again.
-            Some(value) if std::ptr::eq(value, *known) => true,
-            Some(value) if http1::is_field_value(value.as_bytes()) => {
-                *known = value;
-                true
-            }
-            Some(_) => false,
-        };
-        if self.status.is_informational() || !content_type_is_good {
+        if !self.status.is_informational() && self.has_known_content_type(known) {
+            return;
+        }
+        let content_type = self.content_type.unwrap_or_default();
+        if self.status.is_informational() || !http1::is_field_value(content_type.as_bytes()) {
             log::error!("a handler's response was replaced by 500: status {} or its content type", self.status);
             *self = internal_error();
+        } else {
+            *known = content_type;
         }
     }
 }

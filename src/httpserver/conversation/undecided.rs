@@ -73,7 +73,7 @@ impl<H: Handler> HttpServer<H> {
                 return self.answer(state, wire, asked, response);
             }
         };
-        found(&mut request.extensions);
+        found(request.extensions.get_or_insert_default());
         if by_head { self.ask_about_head(state, wire, request) } else { self.ask(state, wire, request) }
     }
 
