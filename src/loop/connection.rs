@@ -79,16 +79,16 @@ pub(super) struct Connection<S, T> {
     pub(super) registered: Option<Interest>,
 }
 
-/// What the loop lends to each connection in turn.
-pub(super) struct Lent<'a, A: App> {
-    pub(super) app: &'a mut A,
-    pub(super) buffer: &'a mut [u8],
+/// What the loop lends to each connection in turn, besides its read buffer.
+pub(super) struct Lent<A: App> {
+    pub(super) app: A,
     /// Empty between connections.
-    pub(super) scratch: &'a mut Output,
-    pub(super) posts: &'a mut Vec<(ConnId, A::Letter)>,
-    pub(super) limits: &'a Limits,
-    pub(super) counters: &'a mut Counters,
-    pub(super) eager: &'a mut Eager,
+    pub(super) scratch: Output,
+    pub(super) posts: Vec<(ConnId, A::Letter)>,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    pub(super) eager: Eager,
+    /// Seconds since 1970, and milliseconds of the loop's clock.
     pub(super) wall: u64,
     pub(super) now_ms: u64,
     pub(super) draining: bool,
@@ -199,51 +199,95 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Does what can be done now.
-    pub(super) fn step<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> Outcome
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    pub(super) fn step<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> Outcome
     where
         A: App<State = T>,
     {
-        match self.advance(id, lent) {
-            Ok(None) => Outcome::Stay,
-            Ok(Some(closed)) => Outcome::Gone(closed),
+        let is_usual = self.stage == Stage::Reading && self.pending.is_none();
+        let goes_on = if is_usual { Ok(true) } else { self.advance(id, lent, buffer) };
+        let done = match goes_on {
+            Ok(true) => self.receive(id, lent, buffer),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Stay,
+            done => self.end_step(done),
+        }
+    }
+
+    /// The same where it is not on the way of every request.
+    #[inline(never)]
+    pub(super) fn step_apart<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        self.step(id, lent, buffer)
+    }
+
+    /// What follows a step of a connection that closes, or has failed.
+    fn end_step(&mut self, done: io::Result<()>) -> Outcome {
+        match done {
+            Ok(()) => self.part().map_or(Outcome::Stay, Outcome::Gone),
             Err(error) => Outcome::Gone(self.reason.take().unwrap_or(Closed::Error(error))),
         }
     }
 
-    fn advance<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> io::Result<Option<Closed>>
+    /// What a step begins with that does not read and answer alone. Says whether it goes on with that.
+    #[inline(never)]
+    fn advance<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<bool>
     where
         A: App<State = T>,
     {
-        if self.stage == Stage::Connecting {
-            if !self.writable {
-                return Ok(None);
-            }
-            match self.stream.connected() {
-                // An event without a cause: the connect is still under way.
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                    self.writable = false;
-                    return Ok(None);
-                }
-                outcome => outcome?,
-            }
-            self.stage = Stage::Reading;
-            self.readable = true;
+        if self.stage == Stage::Connecting && !self.connect()? {
+            return Ok(false);
         }
         if self.pending.is_some() && self.writable {
-            let waiting = self.pending_bytes();
-            self.flush(lent)?;
-            if self.has_drained(waiting, lent.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
-                self.call(lent, id, &[], App::drained);
-                self.flush(lent)?;
-            }
+            self.flush_pending(id, lent)?;
         }
         match self.stage {
-            Stage::Reading | Stage::Yielded => self.receive(id, lent)?,
-            Stage::Paused => self.read_ahead(lent)?,
-            Stage::Lingering => return self.read_away(lent),
-            _ => {}
+            Stage::Reading => return Ok(true),
+            // With output that is blocked the application would find its batch full.
+            Stage::Yielded => return Ok(self.pending.is_none()),
+            Stage::Paused => self.read_ahead(lent, buffer)?,
+            Stage::Lingering => self.read_away(lent, buffer)?,
+            Stage::Connecting | Stage::Closing { .. } => {}
         }
-        Ok(self.part())
+        Ok(false)
+    }
+
+    /// Whether the connect that is under way has come to its end.
+    #[cold]
+    fn connect(&mut self) -> io::Result<bool> {
+        if !self.writable {
+            return Ok(false);
+        }
+        match self.stream.connected() {
+            // An event without a cause: the connect is still under way.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.writable = false;
+                return Ok(false);
+            }
+            outcome => outcome?,
+        }
+        self.stage = Stage::Reading;
+        self.readable = true;
+        Ok(true)
+    }
+
+    fn flush_pending<A>(&mut self, id: ConnId, lent: &mut Lent<A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let waiting = self.pending_bytes();
+        self.flush(lent)?;
+        if self.has_drained(waiting, &lent.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
+            self.call(lent, id, &[], App::drained);
+            self.flush(lent)?;
+        }
+        Ok(())
     }
 
     /// Whether a flush that found `before` bytes left nothing, or crossed the low mark.
@@ -252,57 +296,66 @@ impl<S: Stream, T> Connection<S, T> {
         left == 0 || (left <= limits.output_resume_bytes && before > limits.output_resume_bytes)
     }
 
-    /// Reads within the quota and lets the application work on it.
-    fn receive<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>) -> io::Result<()>
+    /// Reads within the quota and lets the application work on it. One that had yielded works on what is at hand.
+    #[inline]
+    fn receive<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<()>
     where
         A: App<State = T>,
     {
         if self.stage == Stage::Yielded {
-            if self.pending.is_some() {
-                return Ok(());
-            }
-            let leftover = std::mem::take(&mut self.leftover);
-            let consumed = self.call(lent, id, &leftover, App::receive);
-            self.keep(leftover, consumed);
-            self.flush(lent)?;
-            return Ok(());
+            return self.work(id, lent, buffer).map(drop);
         }
         let mut quota = lent.limits.read_bytes_per_turn;
-        while self.stage == Stage::Reading && self.readable && !self.ended && quota > 0 && !self.stuffed {
-            let Some(count) = self.read(lent, lent.buffer.len())? else { break };
-            quota = quota.saturating_sub(count.max(1));
-            self.show(id, lent, count)?;
-            self.flush(lent)?;
+        while self.readable && self.stage == Stage::Reading && !self.ended && !self.stuffed && quota > 0 {
+            quota = quota.saturating_sub(self.work(id, lent, buffer)?);
         }
         Ok(())
     }
 
+    /// One read, unless the application had yielded, and the answers to what is at hand. Returns what the read counts for.
+    #[inline(never)]
+    fn work<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<usize>
+    where
+        A: App<State = T>,
+    {
+        let mut count = 0;
+        if self.stage == Stage::Reading {
+            let Some(bytes) = self.read(lent, buffer)? else { return Ok(0) };
+            count = bytes;
+        }
+        self.show(id, lent, &buffer[..count])?;
+        self.flush_answer(lent)?;
+        Ok(count.max(1))
+    }
+
     /// While the application waits for something else: takes a little in, so that the end of the stream or its
     /// failure is seen, and leaves the rest to the peer's own patience.
-    fn read_ahead<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<()> {
+    fn read_ahead<A: App>(&mut self, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<()> {
         while self.readable && self.may_read_ahead() {
-            let room = (READ_AHEAD_BYTES - self.leftover.len()).min(lent.buffer.len());
-            let Some(count) = self.read(lent, room)? else { break };
-            self.leftover.extend_from_slice(&lent.buffer[..count]);
+            let room = (READ_AHEAD_BYTES - self.leftover.len()).min(buffer.len());
+            let Some(count) = self.read(lent, &mut buffer[..room])? else { break };
+            self.leftover.extend_from_slice(&buffer[..count]);
         }
         Ok(())
     }
 
     /// One read into the loop's buffer. `None`: nothing there.
-    fn read<A: App>(&mut self, lent: &mut Lent<'_, A>, bytes_max: usize) -> io::Result<Option<usize>> {
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    fn read<A: App>(&mut self, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         lent.counters.reads += 1;
-        match self.stream.read(&mut lent.buffer[..bytes_max]) {
+        match self.stream.read(buffer) {
             Ok(received) => {
                 self.ended = received.bytes == 0;
                 // Behind the data of a peer that closed stands the end of file, and no further event tells.
                 self.readable = (received.more || self.hangup) && !self.ended;
                 self.received += received.bytes as u64;
-                self.teach(lent.eager, true);
+                self.teach(&mut lent.eager, true);
                 Ok(Some(received.bytes))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
-                self.teach(lent.eager, false);
+                self.teach(&mut lent.eager, false);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -317,41 +370,41 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Shows the application what is at hand: what was left over, then the `count` bytes just read.
-    fn show<A>(&mut self, id: ConnId, lent: &mut Lent<'_, A>, count: usize) -> io::Result<()>
+    /// Shows the application what is at hand: what was left over, then what was just read.
+    #[inline]
+    fn show<A>(&mut self, id: ConnId, lent: &mut Lent<A>, fresh: &[u8]) -> io::Result<()>
     where
         A: App<State = T>,
     {
-        if self.leftover.is_empty() {
-            let buffer = std::mem::take(&mut lent.buffer);
-            let consumed = self.call(lent, id, &buffer[..count], App::receive);
-            self.leftover.extend_from_slice(&buffer[consumed..count]);
-            lent.buffer = buffer;
-        } else {
-            self.leftover.extend_from_slice(&lent.buffer[..count]);
-            let leftover = std::mem::take(&mut self.leftover);
-            let consumed = self.call(lent, id, &leftover, App::receive);
-            self.keep(leftover, consumed);
+        let mut leftover = Vec::new();
+        let mut input = fresh;
+        if !self.leftover.is_empty() {
+            leftover = std::mem::take(&mut self.leftover);
+            leftover.extend_from_slice(fresh);
+            input = &leftover;
         }
+        let consumed = self.call(lent, id, input, App::receive);
+        if consumed == input.len() {
+            // An empty buffer goes back to the system.
+            return Ok(());
+        }
+        if leftover.is_empty() {
+            leftover.extend_from_slice(&fresh[consumed..]);
+        } else {
+            leftover.drain(..consumed);
+        }
+        self.leftover = leftover;
         if self.leftover.len() > lent.limits.input_bytes_max && self.stage == Stage::Reading {
             return Err(io::Error::other("the application left more input unconsumed than the limit allows"));
         }
         Ok(())
     }
 
-    /// Keeps what was not consumed; an empty buffer goes back to the system.
-    fn keep(&mut self, mut leftover: Vec<u8>, consumed: usize) {
-        if consumed < leftover.len() {
-            leftover.drain(..consumed);
-            self.leftover = leftover;
-        }
-    }
-
     /// Calls one method of the application and obeys the flow it returns; returns how much it consumed.
     #[inline]
     pub(super) fn call<A>(
         &mut self,
-        lent: &mut Lent<'_, A>,
+        lent: &mut Lent<A>,
         id: ConnId,
         input: &[u8],
         method: impl FnOnce(&mut A, &mut T, &mut Wire<'_, A::Letter>) -> Flow,
@@ -361,14 +414,14 @@ impl<S: Stream, T> Connection<S, T> {
     {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
-            None => &mut *lent.scratch,
+            None => &mut lent.scratch,
         };
         let mut wire = Wire {
             id,
             input,
             consumed: 0,
             output,
-            posts: lent.posts,
+            posts: &mut lent.posts,
             returned: 0..0,
             ends: Ends { stream: Some(&self.stream) },
             wall: lent.wall,
@@ -378,7 +431,7 @@ impl<S: Stream, T> Connection<S, T> {
             ended: self.ended,
             draining: lent.draining,
         };
-        let flow = method(lent.app, &mut self.state, &mut wire);
+        let flow = method(&mut lent.app, &mut self.state, &mut wire);
         let Wire { consumed, restarted, returned, panics, .. } = wire;
         self.restart |= restarted;
         lent.counters.panics += u64::from(panics);
@@ -393,7 +446,7 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Sends input back from where it lies; only what the socket does not take is copied. Nothing else waits to be sent.
-    fn send_back<A>(&mut self, lent: &mut Lent<'_, A>, bytes: &[u8])
+    fn send_back<A>(&mut self, lent: &mut Lent<A>, bytes: &[u8])
     where
         A: App<State = T>,
     {
@@ -416,13 +469,21 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
+    #[inline]
     pub(super) fn obey(&mut self, flow: Flow) {
         match flow {
-            Flow::Read(_) if self.ended => self.close(false, Closed::Peer),
-            Flow::Read(phase) => {
+            Flow::Read(phase) if !self.ended => {
                 self.phase = phase;
                 self.stage = Stage::Reading;
             }
+            other => self.obey_other(other),
+        }
+    }
+
+    fn obey_other(&mut self, flow: Flow) {
+        match flow {
+            // Nothing more will come.
+            Flow::Read(_) => self.close(false, Closed::Peer),
             Flow::Yield(phase) => {
                 self.phase = phase;
                 self.stage = Stage::Yielded;
@@ -456,14 +517,29 @@ impl<S: Stream, T> Connection<S, T> {
         self.reason = Some(reason);
     }
 
+    /// As [`Connection::flush`], and made for the common case that nothing was kept and the socket takes all.
+    #[inline]
+    fn flush_answer<A: App>(&mut self, lent: &mut Lent<A>) -> io::Result<()> {
+        if self.pending.is_some() || !self.writable {
+            return self.flush(lent);
+        }
+        self.stuffed = false;
+        if lent.scratch.is_empty() {
+            return Ok(());
+        }
+        lent.counters.writes += 1;
+        match lent.scratch.flush(&mut self.stream, lent.limits.write_bytes_per_turn) {
+            Ok((Flushed::All, _)) => Ok(()),
+            outcome => self.end_flush(lent, outcome),
+        }
+    }
+
     /// Sends what there is; what the socket does not take is kept.
-    pub(super) fn flush<A>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<()>
-    where
-        A: App<State = T>,
-    {
+    #[inline(never)]
+    pub(super) fn flush<A: App>(&mut self, lent: &mut Lent<A>) -> io::Result<()> {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
-            None => &mut *lent.scratch,
+            None => &mut lent.scratch,
         };
         if output.is_empty() {
             self.pending = None;
@@ -475,7 +551,12 @@ impl<S: Stream, T> Connection<S, T> {
             return Ok(());
         }
         lent.counters.writes += 1;
-        let (how, gone) = match output.flush(&mut self.stream, lent.limits.write_bytes_per_turn) {
+        let outcome = output.flush(&mut self.stream, lent.limits.write_bytes_per_turn);
+        self.end_flush(lent, outcome)
+    }
+
+    fn end_flush<A: App>(&mut self, lent: &mut Lent<A>, outcome: io::Result<(Flushed, usize)>) -> io::Result<()> {
+        let (how, gone) = match outcome {
             Ok(done) => done,
             Err(error) => {
                 lent.scratch.clear();
@@ -527,11 +608,12 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Moves what is unsent from the loop's buffer into one of the connection's own.
-    fn park<A: App>(&mut self, lent: &mut Lent<'_, A>) {
+    #[cold]
+    fn park<A: App>(&mut self, lent: &mut Lent<A>) {
         if self.pending.is_none() {
-            self.pending = Some(Box::new(std::mem::take(lent.scratch)));
+            self.pending = Some(Box::new(std::mem::take(&mut lent.scratch)));
         }
-        self.gauge(lent.limits);
+        self.gauge(&lent.limits);
     }
 
     /// Once a closing connection has sent everything: over, or lingering when a close now could
@@ -556,15 +638,18 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Reads and drops, within bounds, until the peer closes.
-    fn read_away<A: App>(&mut self, lent: &mut Lent<'_, A>) -> io::Result<Option<Closed>> {
+    fn read_away<A: App>(&mut self, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<()> {
         let mut quota = lent.limits.read_bytes_per_turn;
         while self.readable && quota > 0 {
-            let Some(count) = self.read(lent, lent.buffer.len())? else { break };
+            let Some(count) = self.read(lent, buffer)? else { break };
             quota = quota.saturating_sub(count.max(1));
             if self.ended || self.received > lent.limits.linger_bytes_max {
-                return Ok(Some(self.reason()));
+                // Nothing is unread any more that a reset could be for.
+                self.ended = true;
+                self.stage = Stage::Closing { linger: false };
+                break;
             }
         }
-        Ok(None)
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! A source is registered for reading once; writing is added only while output is blocked, and taken away
 //! again. A modification re-arms the edge, so what is ready already is reported again, as the contract asks.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
+use rustix::event::{Timespec, epoll};
 
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
@@ -18,11 +20,16 @@ use super::socket::{TcpListener, TcpStream};
 const EVENTS_MAX: usize = 1024;
 
 /// The epoll backend.
-#[derive(Debug)]
 pub struct Epoll {
     poll: mio::Poll,
-    events: mio::Events,
+    events: Box<[epoll::Event]>,
     bell: Arc<Bell>,
+}
+
+impl fmt::Debug for Epoll {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Epoll").field("poll", &self.poll).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -48,6 +55,12 @@ fn registered(interest: Interest) -> mio::Interest {
     if interest.write { mio::Interest::READABLE | mio::Interest::WRITABLE } else { mio::Interest::READABLE }
 }
 
+/// Two million seconds are about as much as the call can count in milliseconds; the loop waits again then.
+#[inline]
+fn timespec(timeout: Duration) -> Timespec {
+    Timespec { tv_sec: timeout.as_secs().min(2_000_000).cast_signed(), tv_nsec: timeout.subsec_nanos().into() }
+}
+
 impl Readiness for Epoll {
     type Listener = TcpListener;
     type Stream = TcpStream;
@@ -59,7 +72,8 @@ impl Readiness for Epoll {
     fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let bell = Arc::new(Bell(mio::Waker::new(poll.registry(), mio::Token(Token::RESERVED.0))?));
-        Ok(Epoll { poll, events: mio::Events::with_capacity(EVENTS_MAX), bell })
+        let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        Ok(Epoll { poll, events: vec![none; EVENTS_MAX].into_boxed_slice(), bell })
     }
 
     fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
@@ -83,17 +97,24 @@ impl Readiness for Epoll {
         Ok(())
     }
 
-    #[inline]
+    /// mio would wait through the C library, whose call is a cancellation point, and look at each event several times;
+    /// the bare call is cheaper.
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+        use epoll::EventFlags;
+        let timeout = timeout.map(timespec);
+        let count = match epoll::wait(self.poll.registry(), &mut *self.events, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => 0,
             outcome => outcome?,
-        }
-        for event in &self.events {
-            let token = Token(event.token().0);
+        };
+        for event in &self.events[..count] {
+            let (flags, data) = (event.flags, event.data);
+            let token = Token(usize::try_from(data.u64()).unwrap_or(usize::MAX));
             if token != Token::RESERVED {
-                let hangup = event.is_read_closed() || event.is_write_closed() || event.is_error();
-                let (readable, writable) = (event.is_readable() || hangup, event.is_writable() || hangup);
+                let hangup = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                let readable = hangup || flags.intersects(EventFlags::IN | EventFlags::PRI);
+                let writable = hangup || flags.contains(EventFlags::OUT);
                 events.push(Event { token, readable, writable, hangup });
             }
         }

@@ -7,7 +7,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::app::{App, Closed, ConnId, Flow, Phase, Remote, Wire};
 use super::capacity::Capacity;
@@ -43,26 +43,25 @@ const DOOR_TOKEN: usize = usize::MAX - 1;
 /// A readiness loop over the backend `B` that runs the application `A`.
 pub struct EventLoop<B: Readiness, A: App> {
     backend: B,
-    app: A,
     doors: Vec<Door<B>>,
     table: Table<Connection<B::Stream, A::State>>,
+    /// The application, and what else a connection works with.
+    lent: Lent<A>,
+    /// What is read stands here while the application is shown it.
+    buffer: Box<[u8]>,
     timers: Timers,
     timeouts: Timeouts,
-    limits: Limits,
     capacity: Capacity,
     clock: Clock,
     events: Vec<Event>,
+    /// How many of these, and then of those in the line, have had their step in this turn; and whose it was last.
+    driven: (usize, ConnId),
     /// Connections to drive in this turn, and those for the next.
     ready: Vec<ConnId>,
     next: Vec<ConnId>,
-    buffer: Box<[u8]>,
-    scratch: Output,
     mailbox: Arc<Mailbox<A::Letter>>,
     letters: Vec<(ConnId, A::Letter)>,
-    posts: Vec<(ConnId, A::Letter)>,
     schedule: Schedule,
-    eager: Eager,
-    counters: Counters,
     started: bool,
     /// Waits in a row that failed.
     wait_faults: u32,
@@ -76,31 +75,28 @@ pub struct EventLoop<B: Readiness, A: App> {
     unheard: bool,
 }
 
-/// The loop's clocks, read once per turn; the calendar at most once a second.
+/// The loop's clocks, read once per turn; the calendar at most once a second. What they tell is lent.
 struct Clock {
-    start: Instant,
-    now_ms: u64,
-    wall: u64,
+    start_ms: u64,
     wall_until_ms: u64,
 }
 
 impl Clock {
-    fn new(backend: &impl Readiness) -> Self {
-        let mut clock = Clock { start: backend.now(), now_ms: 0, wall: 0, wall_until_ms: 0 };
-        clock.tick(backend);
-        clock
-    }
-
-    #[inline]
-    fn tick(&mut self, backend: &impl Readiness) {
-        let elapsed = backend.now().saturating_duration_since(self.start);
-        self.now_ms = elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis());
-        if self.now_ms >= self.wall_until_ms {
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    fn tick<A: App>(&mut self, backend: &impl Readiness, lent: &mut Lent<A>) {
+        lent.now_ms = millis(backend.now()).saturating_sub(self.start_ms);
+        if lent.now_ms >= self.wall_until_ms {
             let wall = backend.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.wall = wall.as_secs();
-            self.wall_until_ms = self.now_ms + 1000 - u64::from(wall.subsec_millis());
+            lent.wall = wall.as_secs();
+            self.wall_until_ms = lent.now_ms + 1000 - u64::from(wall.subsec_millis());
         }
     }
+}
+
+#[inline]
+fn millis(time: Duration) -> u64 {
+    time.as_secs() * 1000 + u64::from(time.subsec_millis())
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
@@ -146,27 +142,38 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Makes a loop over a backend that was made before: one that simulates a network, or injects faults.
     pub fn over(backend: B, timeouts: Timeouts, limits: Limits, app: A) -> Self {
         let mailbox = Mailbox::new(Bell::new(backend.waker()));
-        EventLoop {
-            clock: Clock::new(&backend),
-            timers: Timers::new(&timeouts),
-            buffer: vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice(),
-            backend,
+        let buffer = vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice();
+        let capacity = Capacity::new(limits.connections_max);
+        let mut lent = Lent {
             app,
+            scratch: Output::new(),
+            posts: Vec::new(),
+            limits,
+            counters: Counters::default(),
+            eager: Eager::default(),
+            wall: 0,
+            now_ms: 0,
+            draining: false,
+        };
+        let mut clock = Clock { start_ms: millis(backend.now()), wall_until_ms: 0 };
+        clock.tick(&backend, &mut lent);
+        EventLoop {
+            backend,
             doors: Vec::new(),
             table: Table::new(),
+            lent,
+            buffer,
+            timers: Timers::new(&timeouts),
             timeouts,
-            capacity: Capacity::new(limits.connections_max),
-            limits,
+            capacity,
+            clock,
             events: Vec::new(),
+            driven: (0, ConnId { index: u32::MAX, serial: 0 }),
             ready: Vec::new(),
             next: Vec::new(),
-            scratch: Output::new(),
             mailbox,
             letters: Vec::new(),
-            posts: Vec::new(),
             schedule: Schedule::default(),
-            eager: Eager::default(),
-            counters: Counters::default(),
             started: false,
             wait_faults: 0,
             drain: None,
@@ -189,7 +196,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Where the listener cannot be made non-blocking or watched.
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
         let token = Token(DOOR_TOKEN - self.doors.len());
-        self.doors.push(Door::open(listener.into(), self.limits.backlog, &mut self.backend, token)?);
+        self.doors.push(Door::open(listener.into(), self.lent.limits.backlog, &mut self.backend, token)?);
         Ok(())
     }
 
@@ -202,7 +209,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// What the loop has done so far.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.lent.counters
     }
 
     /// How many connections are open.
@@ -230,19 +237,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if !self.started {
             self.started = true;
             let remote = self.remote();
-            self.app.start(remote);
+            self.lent.app.start(remote);
         }
     }
 
     /// How long the next wait may last.
     fn patience(&self) -> Option<Duration> {
-        if self.unheard || !self.ready.is_empty() || !self.next.is_empty() || !self.posts.is_empty() {
+        if self.unheard || !self.ready.is_empty() || !self.next.is_empty() || !self.lent.posts.is_empty() {
             return Some(Duration::ZERO);
         }
         let drain_ms = self.settled_ms.unwrap_or(u64::MAX).min(self.drain.unwrap_or(u64::MAX));
         let others_ms = self.schedule.next_ms().unwrap_or(u64::MAX).min(drain_ms);
         let next_ms = self.timers.wake_ms().min(self.doors_due_ms()).min(others_ms);
-        (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.clock.now_ms)))
+        (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.lent.now_ms)))
     }
 
     /// When somebody may be let in: 0 for at once, `u64::MAX` for never.
@@ -251,28 +258,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.doors.iter().fold(u64::MAX, |next, door| next.min(door.due_ms()))
     }
 
-    /// Remembers what the backend reported.
-    fn note(&mut self) {
-        for event in &self.events {
-            if let Some((id, connection)) = self.table.resolve(event.token) {
-                connection.readable |= event.readable;
-                connection.writable |= event.writable;
-                connection.hangup |= event.hangup;
-                if !connection.queued {
-                    connection.queued = true;
-                    self.ready.push(id);
-                }
-            } else if let Some(door) = self.doors.get_mut(DOOR_TOKEN.wrapping_sub(event.token.0)) {
-                door.note();
-            }
-        }
-    }
-
     /// Takes in who waits at the doors, at most a quota for each.
     #[inline]
     fn accept(&mut self, quota: usize) {
         for index in 0..self.doors.len() {
-            if self.doors[index].due_ms() <= self.clock.now_ms {
+            if self.doors[index].due_ms() <= self.lent.now_ms {
                 self.let_in(index, quota);
             }
         }
@@ -280,7 +270,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     fn let_in(&mut self, index: usize, quota: usize) {
         for _ in 0..quota {
-            if self.doors[index].due_ms() > self.clock.now_ms || !self.accept_one(index) {
+            if self.doors[index].due_ms() > self.lent.now_ms || !self.accept_one(index) {
                 break;
             }
         }
@@ -293,10 +283,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             // Who waited before the drain began is served, also beyond the bound: the alternative is a reset.
             self.capacity.enter_anyway();
         } else if !self.capacity.enter() {
-            door.rest_while_full(&mut self.backend, self.clock.now_ms, self.capacity.is_shared());
+            door.rest_while_full(&mut self.backend, self.lent.now_ms, self.capacity.is_shared());
             return false;
         }
-        match door.accept(&mut self.backend, &mut self.counters, self.clock.now_ms) {
+        match door.accept(&mut self.backend, &mut self.lent.counters, self.lent.now_ms) {
             Admission::Stream(stream, peer) => {
                 self.admit(stream, Some(index), Some(peer), false);
                 true
@@ -325,29 +315,29 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             id,
             input: &[],
             consumed: 0,
-            output: &mut self.scratch,
-            posts: &mut self.posts,
+            output: &mut self.lent.scratch,
+            posts: &mut self.lent.posts,
             returned: 0..0,
             ends: super::Ends { stream: Some(&stream) },
-            wall: self.clock.wall,
-            now_ms: self.clock.now_ms,
+            wall: self.lent.wall,
+            now_ms: self.lent.now_ms,
             restarted: false,
             panics: 0,
             ended: false,
-            draining: self.drain.is_some(),
+            draining: self.lent.draining,
         };
-        let opened = catch_unwind(AssertUnwindSafe(|| self.app.open(&accepted, &mut wire)));
+        let opened = catch_unwind(AssertUnwindSafe(|| self.lent.app.open(&accepted, &mut wire)));
         let Ok((state, flow)) = opened else {
-            self.counters.panics += 1;
+            self.lent.counters.panics += 1;
             log::error!("the application panicked at a new connection, which is closed");
-            self.scratch.clear();
+            self.lent.scratch.clear();
             self.capacity.leave();
             return id;
         };
         let mut connection = Connection::new(stream, state, connecting);
-        connection.readable &= self.eager.tries();
-        if !self.scratch.is_empty() {
-            connection.pending = Some(Box::new(std::mem::take(&mut self.scratch)));
+        connection.readable &= self.lent.eager.tries();
+        if !self.lent.scratch.is_empty() {
+            connection.pending = Some(Box::new(std::mem::take(&mut self.lent.scratch)));
         }
         match flow {
             Flow::Read(phase) | Flow::Yield(phase) => connection.phase = phase,
@@ -361,53 +351,64 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         id
     }
 
-    /// Lets every connection that can make progress take one step.
+    /// Lets every connection that can make progress take one step: those the backend reported, then those in the line.
+    /// One guard is around all of them, as long as none panics.
+    #[inline(never)]
     fn drive(&mut self) {
-        if self.ready.is_empty() {
-            return;
-        }
-        let mut ready = std::mem::take(&mut self.ready);
-        for &id in &ready {
-            self.with_connection(id, |connection, lent| {
-                connection.queued = false;
-                connection.step(id, lent)
-            });
+        while self.driven.0 < self.events.len() + self.ready.len() {
+            if catch_unwind(AssertUnwindSafe(|| self.drive_on())).is_err() {
+                self.lose(self.driven.1);
+            }
         }
         // What became unfinished stands in `next`: the others have their turn first.
-        ready.clear();
-        self.ready = ready;
+        self.events.clear();
+        self.ready.clear();
+        self.driven.0 = 0;
     }
 
-    /// Does something with one connection and draws the consequences.
     #[inline]
+    fn drive_on(&mut self) {
+        loop {
+            let at = self.driven.0;
+            let found = if let Some(event) = self.events.get(at) {
+                note(&mut self.table, &mut self.doors, event)
+            } else if let Some(&id) = self.ready.get(at - self.events.len()) {
+                self.table.get_mut(id).map(|connection| (id, connection))
+            } else {
+                return;
+            };
+            self.driven.0 = at + 1;
+            let Some((id, connection)) = found else { continue };
+            self.driven.1 = id;
+            connection.queued = false;
+            let outcome = connection.step(id, &mut self.lent, &mut self.buffer);
+            if !has_come_to_rest(&outcome, connection, id, &mut self.timers, self.lent.now_ms) {
+                self.conclude(id, outcome);
+            }
+        }
+    }
+
+    /// Does something with one connection and draws the consequences. A panic ends that connection, no other.
     fn with_connection(
         &mut self,
         id: ConnId,
-        work: impl FnOnce(&mut Connection<B::Stream, A::State>, &mut Lent<'_, A>) -> Outcome,
+        work: impl FnOnce(&mut Connection<B::Stream, A::State>, &mut Lent<A>, &mut [u8]) -> Outcome,
     ) {
-        let Some(connection) = self.table.get_mut(id) else {
-            return;
+        let attend = || {
+            let Some(connection) = self.table.get_mut(id) else {
+                return;
+            };
+            let outcome = work(connection, &mut self.lent, &mut self.buffer);
+            if !has_come_to_rest(&outcome, connection, id, &mut self.timers, self.lent.now_ms) {
+                self.conclude(id, outcome);
+            }
         };
-        let mut lent = Lent {
-            app: &mut self.app,
-            buffer: &mut self.buffer,
-            scratch: &mut self.scratch,
-            posts: &mut self.posts,
-            limits: &self.limits,
-            counters: &mut self.counters,
-            eager: &mut self.eager,
-            wall: self.clock.wall,
-            now_ms: self.clock.now_ms,
-            draining: self.drain.is_some(),
-        };
-        // A panic in the application costs the connection it was called for, not the others theirs. What it leaves
-        // half done is the connection's, which goes, or the application's own.
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection, &mut lent))).unwrap_or_else(|_| {
-            lent.counters.panics += 1;
-            log::error!("the application panicked at {id:?}, which is reset");
-            connection.stream.abort();
-            Outcome::Gone(Closed::Panicked)
-        });
+        if catch_unwind(AssertUnwindSafe(attend)).is_err() {
+            self.lose(id);
+        }
+    }
+
+    fn conclude(&mut self, id: ConnId, outcome: Outcome) {
         match outcome {
             Outcome::Gone(closed) => self.bury(id, closed),
             Outcome::Stay => {
@@ -418,17 +419,23 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
-    /// Tells backend, timers and the line what a living connection needs.
-    #[inline]
+    /// A panic in the application costs the connection it was called for, not the others theirs. What it leaves half
+    /// done is the connection's, which goes, or the application's own.
+    #[cold]
+    fn lose(&mut self, id: ConnId) {
+        self.lent.counters.panics += 1;
+        log::error!("the application panicked at {id:?}, which is reset");
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.stream.abort();
+        }
+        self.bury(id, Closed::Panicked);
+    }
+
+    /// Tells backend, timers and the line what a living connection needs that is not at rest.
     fn settle(&mut self, id: ConnId) -> io::Result<()> {
         let Some(connection) = self.table.get_mut(id) else {
             return Ok(());
         };
-        if connection.is_at_rest() {
-            let phase = connection.phase;
-            enter(&mut self.timers, connection, id, phase, self.clock.now_ms);
-            return Ok(());
-        }
         if let Some(cold) = connection.take_cold() {
             let bell = Arc::clone(&self.mailbox.bell);
             if !read_ahead::request(cold, move || bell.warm(id)) {
@@ -438,19 +445,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         let wanted = connection.interest();
         match connection.registered {
             None => {
-                self.counters.registrations += 1;
+                self.lent.counters.registrations += 1;
                 self.backend.add(connection.stream.source(), id.token(), wanted)?;
                 connection.registered = Some(wanted);
             }
             Some(told) if told.write != wanted.write || (B::REPEATS && told.read != wanted.read) => {
-                self.counters.registrations += 1;
+                self.lent.counters.registrations += 1;
                 self.backend.set_interest(connection.stream.source(), id.token(), wanted)?;
                 connection.registered = Some(wanted);
             }
             Some(_) => {}
         }
         let phase = connection.clock();
-        enter(&mut self.timers, connection, id, phase, self.clock.now_ms);
+        enter(&mut self.timers, connection, id, phase, self.lent.now_ms);
         if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
             self.next.push(id);
@@ -460,7 +467,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Removes a connection: from the backend, the timers, the table, and tells the application.
     fn bury(&mut self, id: ConnId, closed: Closed) {
-        self.scratch.clear();
+        self.lent.scratch.clear();
         let Some(connection) = self.table.remove(id) else {
             return;
         };
@@ -470,11 +477,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         {
             log::warn!("cannot stop watching a connection: {error}");
         }
-        self.counters.closes += 1;
+        self.lent.counters.closes += 1;
         log::debug!("closed {id:?}: {closed:?}");
         let Connection { stream, state, .. } = connection;
-        if catch_unwind(AssertUnwindSafe(|| self.app.closed(id, state, closed))).is_err() {
-            self.counters.panics += 1;
+        if catch_unwind(AssertUnwindSafe(|| self.lent.app.closed(id, state, closed))).is_err() {
+            self.lent.counters.panics += 1;
             log::error!("the application panicked at the end of {id:?}");
         }
         drop(stream);
@@ -488,16 +495,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     #[inline]
     fn deliver(&mut self) {
         let rung = self.mailbox.bell.answer();
-        if rung || !self.posts.is_empty() {
+        if rung || !self.lent.posts.is_empty() {
             let mut letters = std::mem::take(&mut self.letters);
-            letters.append(&mut self.posts);
+            letters.append(&mut self.lent.posts);
             if rung {
                 self.mailbox.collect(&mut letters);
                 self.schedule.extend(&mut self.mailbox.bell.tasks());
                 for id in self.mailbox.bell.warmed() {
-                    self.with_connection(id, |connection, lent| {
+                    self.with_connection(id, |connection, lent, buffer| {
                         connection.warmed();
-                        connection.step(id, lent)
+                        connection.step_apart(id, lent, buffer)
                     });
                 }
             }
@@ -508,23 +515,23 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Tells the application that the turn is over, and delivers what it posts then: whatever a turn brought a
     /// connection can leave in one send.
     fn end_turn(&mut self) {
-        let (app, posts) = (&mut self.app, &mut self.posts);
+        let (app, posts) = (&mut self.lent.app, &mut self.lent.posts);
         if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(posts))).is_err() {
-            self.counters.panics += 1;
+            self.lent.counters.panics += 1;
             log::error!("the application panicked at the end of a turn");
         }
-        let closes = self.counters.closes;
-        if !self.posts.is_empty() {
+        let closes = self.lent.counters.closes;
+        if !self.lent.posts.is_empty() {
             let mut letters = std::mem::take(&mut self.letters);
-            letters.append(&mut self.posts);
+            letters.append(&mut self.lent.posts);
             self.hand_out(letters);
         }
-        self.unheard = self.counters.closes != closes;
+        self.unheard = self.lent.counters.closes != closes;
     }
 
     fn hand_out(&mut self, mut letters: Vec<(ConnId, A::Letter)>) {
         for (id, letter) in letters.drain(..) {
-            self.with_connection(id, |connection, lent| {
+            self.with_connection(id, |connection, lent, _| {
                 if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
                     return Outcome::Stay;
                 }
@@ -537,7 +544,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Ends, or asks the application about, whoever ran out of time.
     fn expire(&mut self) {
-        while let Some((index, phase)) = self.timers.expired(self.clock.now_ms) {
+        while let Some((index, phase)) = self.timers.expired(self.lent.now_ms) {
             let Some(id) = self.table.at(index) else {
                 self.timers.cancel(index);
                 continue;
@@ -545,7 +552,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             // Before the work, so that the connection is armed anew whatever comes of it.
             self.timers.cancel(index);
             let pace = self.timeouts.body_bytes_min();
-            self.with_connection(id, |connection, lent| match phase {
+            self.with_connection(id, |connection, lent, buffer| match phase {
                 Phase::Writing => {
                     connection.stream.abort();
                     Outcome::Gone(Closed::TooSlow)
@@ -553,7 +560,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 Phase::Lingering | Phase::Parting => Outcome::Gone(connection.reason()),
                 Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
                 Phase::Reply => time_out(connection, lent, id, phase),
-                _ => last_look(connection, lent, id, phase, pace.max(1)),
+                _ => last_look(connection, lent, buffer, id, phase, pace.max(1)),
             });
         }
     }
@@ -564,21 +571,22 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// listen on one port, and would be reset with it. So where the system can turn away newcomers, the doors stay
     /// open for some round trips after that.
     fn begin_drain(&mut self) {
-        let limit_ms = u64::try_from(self.limits.drain.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = u64::try_from(self.lent.limits.drain.as_millis()).unwrap_or(u64::MAX);
         // One more millisecond, because the clock is cut to milliseconds: never early.
-        self.drain = Some(self.clock.now_ms.saturating_add(limit_ms).saturating_add(1));
+        self.drain = Some(self.lent.now_ms.saturating_add(limit_ms).saturating_add(1));
+        self.lent.draining = true;
         let mut able = true;
         for door in &mut self.doors {
             able &= door.turn_away();
         }
-        self.settled_ms = Some(self.clock.now_ms + if able { SETTLE_MS } else { 0 });
+        self.settled_ms = Some(self.lent.now_ms + if able { SETTLE_MS } else { 0 });
         self.accept(usize::MAX);
         self.close_doors();
         self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
         self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
         self.timers = Timers::new(&self.timeouts);
         for id in self.table.ids() {
-            self.with_connection(id, |connection, lent| {
+            self.with_connection(id, |connection, lent, _| {
                 if !matches!(connection.stage, Stage::Reading | Stage::Paused | Stage::Yielded) {
                     return Outcome::Stay;
                 }
@@ -598,7 +606,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Closes the doors of a drain once nobody stands there any more.
     fn close_doors(&mut self) {
-        if self.settled_ms.is_none_or(|settled| self.clock.now_ms < settled) {
+        if self.settled_ms.is_none_or(|settled| self.lent.now_ms < settled) {
             return;
         }
         self.settling += 1;
@@ -606,7 +614,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         while index < self.doors.len() {
             let was_quiet = self.doors[index].is_quiet();
             self.doors[index].note();
-            if self.doors[index].due_ms() <= self.clock.now_ms {
+            if self.doors[index].due_ms() <= self.lent.now_ms {
                 self.let_in(index, usize::MAX);
             }
             // A door that could not be emptied is tried again while connections may leave that hold what is short.
@@ -617,7 +625,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 index += 1;
             }
         }
-        self.settled_ms = (!self.doors.is_empty()).then_some(self.clock.now_ms + SETTLE_MS);
+        self.settled_ms = (!self.doors.is_empty()).then_some(self.lent.now_ms + SETTLE_MS);
     }
 
     /// Closes everything at once.
@@ -636,9 +644,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Carries out what a [`Handle`] ordered. Says whether everything was closed at once.
+    #[inline]
     fn obey_orders(&mut self) -> bool {
         let order = self.mailbox.bell.order();
-        let late = self.drain.is_some_and(|deadline| deadline <= self.clock.now_ms);
+        if order == Order::Run && self.drain.is_none() { false } else { self.obey(order) }
+    }
+
+    fn obey(&mut self, order: Order) -> bool {
+        let late = self.drain.is_some_and(|deadline| deadline <= self.lent.now_ms);
         if late && self.table.len() > 0 {
             log::warn!("the drain took longer than its limit; {} connections are cut off", self.table.len());
         }
@@ -655,6 +668,41 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 }
 
+/// Remembers what the backend reported. Returns the connection it is about, unless that stands in the line already.
+#[inline]
+fn note<'a, B: Readiness, T>(
+    table: &'a mut Table<Connection<B::Stream, T>>,
+    doors: &mut [Door<B>],
+    event: &Event,
+) -> Option<(ConnId, &'a mut Connection<B::Stream, T>)> {
+    if let Some((id, connection)) = table.resolve(event.token) {
+        connection.readable |= event.readable;
+        connection.writable |= event.writable;
+        connection.hangup |= event.hangup;
+        return (!connection.queued).then_some((id, connection));
+    }
+    if let Some(door) = doors.get_mut(DOOR_TOKEN.wrapping_sub(event.token.0)) {
+        door.note();
+    }
+    None
+}
+
+/// Whether there is nothing more to see to than the phase, as almost always.
+#[inline]
+fn has_come_to_rest<S: Stream, T>(
+    outcome: &Outcome,
+    connection: &mut Connection<S, T>,
+    id: ConnId,
+    timers: &mut Timers,
+    now_ms: u64,
+) -> bool {
+    let rests = matches!(outcome, Outcome::Stay) && connection.is_at_rest();
+    if rests {
+        enter(timers, connection, id, connection.phase, now_ms);
+    }
+    rests
+}
+
 /// Starts the clock of a phase where a new one begins.
 #[inline]
 fn enter<S, T>(timers: &mut Timers, connection: &mut Connection<S, T>, id: ConnId, phase: Phase, now_ms: u64) {
@@ -667,7 +715,7 @@ fn enter<S, T>(timers: &mut Timers, connection: &mut Connection<S, T>, id: ConnI
 }
 
 /// What follows a call of the application outside of reading.
-fn finish<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<'_, A>) -> Outcome
+fn finish<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<A>) -> Outcome
 where
     S: Stream,
     A: App,
@@ -682,7 +730,8 @@ where
 /// it is not the client's fault that the process stood still, as after SIGCONT, which interrupts the wait as well.
 fn last_look<S, A>(
     connection: &mut Connection<S, A::State>,
-    lent: &mut Lent<'_, A>,
+    lent: &mut Lent<A>,
+    buffer: &mut [u8],
     id: ConnId,
     phase: Phase,
     pace: u64,
@@ -693,7 +742,7 @@ where
 {
     let before = connection.received;
     connection.readable = true;
-    let outcome = connection.step(id, lent);
+    let outcome = connection.step_apart(id, lent, buffer);
     let is_same = connection.clock() == phase && !connection.restart;
     let in_vain = match phase {
         Phase::Head => is_same,
@@ -707,7 +756,7 @@ where
 }
 
 /// Tells the application that a phase ran out, and why the connection ends if it does.
-fn time_out<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<'_, A>, id: ConnId, phase: Phase) -> Outcome
+fn time_out<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<A>, id: ConnId, phase: Phase) -> Outcome
 where
     S: Stream,
     A: App,
@@ -725,23 +774,26 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
         self.begin();
         let patience = self.patience();
         self.events.clear();
-        self.counters.waits += 1;
-        self.ready.append(&mut self.next);
+        self.lent.counters.waits += 1;
+        if !self.next.is_empty() {
+            self.ready.append(&mut self.next);
+        }
         match self.backend.wait(&mut self.events, patience) {
             Ok(()) => self.wait_faults = 0,
             Err(error) => self.bear(error)?,
         }
-        self.clock.tick(&self.backend);
-        self.schedule.run(self.clock.now_ms);
-        self.note();
+        self.clock.tick(&self.backend, &mut self.lent);
+        self.schedule.run(self.lent.now_ms);
         self.drive();
-        if self.doors_due_ms() <= self.clock.now_ms {
+        if self.doors_due_ms() <= self.lent.now_ms {
             // Who has just come had all this time to send a request.
-            self.accept(self.limits.accepts_per_turn);
+            self.accept(self.lent.limits.accepts_per_turn);
             self.drive();
         }
         self.deliver();
-        self.expire();
+        if self.timers.is_due(self.lent.now_ms) {
+            self.expire();
+        }
         let stopped = self.obey_orders();
         self.end_turn();
         let over = stopped || self.is_drained();

@@ -149,12 +149,18 @@ impl Output {
     }
 
     /// Throws away what is unsent.
+    #[inline]
     pub fn clear(&mut self) {
         if !self.queue.is_empty() {
             self.queue.clear();
             self.told = 0;
             self.queued = 0;
         }
+        self.clear_buffer();
+    }
+
+    #[inline]
+    fn clear_buffer(&mut self) {
         self.sent = 0;
         self.buffer.clear();
         if self.buffer.capacity() > KEEP_BYTES_MAX {
@@ -163,7 +169,8 @@ impl Output {
     }
 
     /// Writes until all is sent, the stream is full, or `quota` bytes have gone. Also returns how many went.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub(super) fn flush(&mut self, stream: &mut impl Stream, quota: usize) -> io::Result<(Flushed, usize)> {
         let mut gone = 0;
         let wanted = self.buffer.len() - self.sent;
@@ -171,7 +178,7 @@ impl Output {
         if self.queue.is_empty() && wanted <= quota {
             match written(stream.write(&self.buffer[self.sent..])) {
                 Ok(sent) if sent.bytes == wanted => {
-                    self.clear();
+                    self.clear_buffer();
                     return Ok((Flushed::All, wanted));
                 }
                 Ok(sent) => {

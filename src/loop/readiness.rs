@@ -24,9 +24,27 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::file_range;
+
+/// The system's monotonic clock, bare: the difference of two [`Instant`](std::time::Instant)s costs more than both.
+#[cfg(unix)]
+#[inline]
+fn monotonic() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(not(unix))]
+fn monotonic() -> Duration {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
 
 /// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
 #[cfg(unix)]
@@ -254,9 +272,9 @@ pub trait Readiness: Sized {
     /// Something any thread can use to end the wait under way, or else the next one.
     fn waker(&self) -> Waker;
 
-    /// The monotonic clock. Asked once per turn.
-    fn now(&self) -> Instant {
-        Instant::now()
+    /// The monotonic clock: the time since a moment that stays the same. Asked once per turn.
+    fn now(&self) -> Duration {
+        monotonic()
     }
 
     /// The calendar clock. Asked once a second.

@@ -112,6 +112,8 @@ struct List {
     limit_ms: u64,
     /// A clock that starts anew so soon after it did before is not worth moving.
     lazy_ms: u64,
+    /// A clock that starts now is worth moving when less than this is left of it; 0 for never.
+    stale_ms: u64,
     /// What runs out waits for the next multiple of this, so that many run out at once: two wake-ups a second.
     bundle_ms: u64,
 }
@@ -120,7 +122,9 @@ impl List {
     fn new(limit_ms: u64) -> Self {
         let slack_ms = (limit_ms / 16).min(550);
         let lazy_ms = slack_ms / 11;
-        List { first: NONE, last: NONE, limit_ms, lazy_ms, bundle_ms: (slack_ms - lazy_ms).max(1) }
+        let bundle_ms = (slack_ms - lazy_ms).max(1);
+        let stale_ms = if limit_ms < Due::DEADLINE_MAX { limit_ms + 1 - lazy_ms } else { 0 };
+        List { first: NONE, last: NONE, limit_ms, lazy_ms, stale_ms, bundle_ms }
     }
 
     /// When an entry that is linked with this deadline has run out for certain.
@@ -211,8 +215,8 @@ impl Timers {
         if let Some(link) = self.links.get(slot as usize)
             && link.due.is_in(phase)
         {
-            let list = &self.lists[phase as usize];
-            if !restart || list.deadline_ms(now_ms).saturating_sub(link.due.deadline_ms()) <= list.lazy_ms {
+            let stale_ms = self.lists[phase as usize].stale_ms;
+            if !restart || link.due.deadline_ms() >= now_ms + stale_ms {
                 return restart;
             }
         }
@@ -266,13 +270,17 @@ impl Timers {
         }
     }
 
-    /// One slot whose time is up, with its phase. The slot stays armed.
+    /// Whether it is time to look.
     #[inline]
-    pub(super) fn expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
-        if now_ms < self.wake_ms { None } else { self.find_expired(now_ms) }
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        now_ms >= self.wake_ms
     }
 
-    fn find_expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
+    /// One slot whose time is up, with its phase. The slot stays armed.
+    pub(super) fn expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
+        if !self.is_due(now_ms) {
+            return None;
+        }
         let mut wake_ms = u64::MAX;
         for (list, phase) in self.lists.iter().zip(PHASES) {
             if list.first == NONE {

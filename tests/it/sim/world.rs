@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use serverd::r#loop::Readiness;
@@ -523,9 +523,8 @@ impl<const EDGE: bool> Readiness for Sim<EDGE> {
         Arc::clone(&self.0.borrow().bell).into()
     }
 
-    fn now(&self) -> Instant {
-        thread_local!(static START: Instant = Instant::now());
-        START.with(|start| *start + Duration::from_micros(self.0.borrow().now_us))
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.0.borrow().now_us)
     }
 
     fn wall(&self) -> SystemTime {
