@@ -68,6 +68,8 @@ impl Handler for Fixed {
         if request.method_bytes() == b"GET" && !request.is_conditional() {
             return Response::text(self.text.clone());
         }
-        Self::refusal(request).unwrap_or_else(|| Response::text(self.text.clone()))
+        // A copy, so that the request need not stand in memory before.
+        let request = *request;
+        Self::refusal(&request).unwrap_or_else(|| Response::text(self.text.clone()))
     }
 }

@@ -80,29 +80,37 @@ impl Connection {
         limits: &Limits,
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
-        if let State::Head(None) = self.state {
-            if input.is_empty() {
-                return Ok((0, Event::NeedMore));
-            }
-            scratch.reset();
-            // Most heads are plain and whole. What is read of others here need not be read again.
-            match scratch.read_plain_lines(input, limits) {
-                Ok(Some(end)) => {
-                    self.after_head(scratch);
-                    return Ok((end, Event::Head { len: end }));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    self.state = State::Failed(error);
-                    return Err(error);
-                }
-            }
+        if let Some((end, _)) = self.receive_plain(scratch, limits, input) {
+            return Ok((end, Event::Head { len: end }));
         }
         self.receive_other(scratch, limits, input)
     }
 
+    /// A plain head that stands whole at the front, as most do: where it ends, and whether a body follows. Of any other
+    /// [`Connection::receive_other`] tells, and does not read again what was read here.
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
+    pub(crate) fn receive_plain(&mut self, scratch: &mut Head, limits: &Limits, input: &[u8]) -> Option<(usize, bool)> {
+        if !matches!(self.state, State::Head(None)) || input.is_empty() {
+            return None;
+        }
+        scratch.reset();
+        match scratch.read_plain_lines(input, limits) {
+            Ok(Some(end)) => Some((end, self.after_head(scratch))),
+            Ok(None) => None,
+            Err(error) => {
+                self.state = State::Failed(error);
+                None
+            }
+        }
+    }
+
+    /// As [`Connection::receive`], after [`Connection::receive_plain`].
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
     #[inline(never)]
-    fn receive_other<'a>(
+    pub(crate) fn receive_other<'a>(
         &mut self,
         scratch: &mut Head,
         limits: &Limits,
@@ -157,13 +165,15 @@ impl Connection {
         }
     }
 
+    /// Whether a body follows.
     #[inline]
-    fn after_head(&mut self, head: &Head) {
+    fn after_head(&mut self, head: &Head) -> bool {
         let framing = head.framing();
         // Without a body the next head follows, which is the state already.
         if framing != Framing::None {
             self.state = State::Between(framing);
         }
+        framing != Framing::None
     }
 
     /// After a head whose framing is not [`Framing::None`]: how large the body may be. Without this call

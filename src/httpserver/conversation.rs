@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use http::Extensions;
+use http::{Extensions, StatusCode};
 
 use super::later::{Late, Outcome};
 use super::link::{Nudge, Place};
@@ -186,7 +186,7 @@ impl<H: Handler> HttpServer<H> {
         guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
     }
 
-    /// A head is answered where it lies. `used` octets of the input are done with, of which it is the last `len`.
+    /// A head without a body is answered where it lies, at this place of the input.
     #[allow(
         clippy::inline_always,
         reason = "on the way of every request; a response is large, and a call would copy it"
@@ -197,44 +197,53 @@ impl<H: Handler> HttpServer<H> {
         state: &mut Conversation,
         wire: &mut Wire<'_, Nudge>,
         input: &[u8],
-        used: usize,
-        len: usize,
+        place: Range<usize>,
     ) -> Step {
-        let place = used - len..used;
-        if self.scratch.framing() != Framing::None {
-            return self.take_head_of_body(state, wire, input, place);
-        }
         let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let end = place.end;
         let request = Request { head: request_head(&input[place.clone()], &self.scratch, &context), body: &[] };
         // The guard is around the whole batch, see `recover`.
         self.called = place;
-        let response = self.handler.call(&request);
+        // In its parts, which stay where they are.
+        let Response { status, content_type, fields, shared, body, close } = self.handler.call(&request);
         self.called = 0..0;
-        wire.consume(used);
-        if Asked::by(&request.head).is_usual() && response.is_usual(self.content_type) && !wire.draining() {
-            self.write_usual(wire, &response);
-            discard(context);
-            response.discard();
-            return Step::Answered(Next::Request);
+        wire.consume(end);
+        let is_usual = Asked::by(&request.head).is_usual()
+            && status == StatusCode::OK
+            && fields.is_empty()
+            && shared.is_none()
+            && !close
+            && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
+            && !wire.draining();
+        match body {
+            Body::Bytes(body) if is_usual => {
+                self.write_usual(wire, content_type, &body);
+                discard(context);
+                Step::Answered(Next::Request)
+            }
+            body => {
+                let response = Response { status, content_type, fields, shared, body, close };
+                let head = request.head;
+                let asked = Asked::about(&head, &response);
+                if response.is_undecided() {
+                    let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+                    let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
+                    return self.set_aside(state, wire, request, false, response);
+                }
+                self.answer(state, wire, asked, response)
+            }
         }
-        let asked = Asked::about(&request.head, &response);
-        if response.is_undecided() {
-            let (head_bytes, extensions) = (request.as_bytes().to_vec(), context.extensions.into_inner());
-            let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
-            return self.set_aside(state, wire, request, false, response);
-        }
-        self.answer(state, wire, asked, response)
     }
 
-    /// The answer that almost every request gets, with nothing to be told besides its body.
+    /// The answer that almost every request gets: 200 (OK) with a body that is there, on a connection that goes on, and
+    /// nothing to be told besides.
     #[allow(clippy::inline_always, reason = "on the way of every request")]
     #[inline(always)]
-    fn write_usual(&mut self, wire: &mut Wire<'_, Nudge>, response: &Response) {
-        let Body::Bytes(body) = &response.body else { return };
+    fn write_usual(&mut self, wire: &mut Wire<'_, Nudge>, content_type: Option<&'static str>, body: &bytes::Bytes) {
         wire.restart_clock();
         let now = wire.wall();
         let output = wire.output();
-        self.encoder.usual_head(output.buffer(), now, response.content_type, body.len() as u64);
+        self.encoder.usual_head(output.buffer(), now, content_type, body.len() as u64);
         output.push(body);
     }
 
@@ -491,8 +500,24 @@ impl<H: Handler> HttpServer<H> {
     #[inline(never)]
     fn parse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
         let input = wire.input();
-        match state.http1.receive(&mut self.scratch, &self.limits, input) {
-            Ok((used, Event::Head { len })) => self.take_head(state, wire, input, used, len),
+        if let Some((end, has_body)) = state.http1.receive_plain(&mut self.scratch, &self.limits, input) {
+            return if has_body {
+                self.take_head_of_body(state, wire, input, 0..end)
+            } else {
+                self.take_head(state, wire, input, 0..end)
+            };
+        }
+        self.parse_on(state, wire, input)
+    }
+
+    /// The same where no plain head stands whole at the front.
+    #[inline(never)]
+    fn parse_on(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, input: &[u8]) -> Step {
+        match state.http1.receive_other(&mut self.scratch, &self.limits, input) {
+            Ok((used, Event::Head { len })) if self.scratch.framing() == Framing::None => {
+                self.take_head(state, wire, input, used - len..used)
+            }
+            Ok((used, Event::Head { len })) => self.take_head_of_body(state, wire, input, used - len..used),
             Ok((used, event)) => {
                 wire.consume(used);
                 self.take_event(state, wire, event)

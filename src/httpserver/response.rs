@@ -445,39 +445,12 @@ impl Response {
         self.close |= close;
     }
 
-    /// 200 (OK) with a body that is there, and nothing to be told besides. `known` is a content type that may be sent.
-    #[inline]
-    pub(super) fn is_usual(&self, known: &'static str) -> bool {
-        self.status == StatusCode::OK
-            && matches!(self.body, Body::Bytes(_))
-            && self.fields.is_empty()
-            && self.shared.is_none()
-            && !self.close
-            && self.has_known_content_type(known)
-    }
-
-    /// Whether the content type is the same constant, which need not be read again.
-    #[inline]
-    fn has_known_content_type(&self, known: &'static str) -> bool {
-        self.content_type.is_none_or(|value| std::ptr::eq(value, known))
-    }
-
-    /// Drops it. A body of bytes, as almost all have, without a call to find out what it is.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
-    #[inline(always)]
-    pub(super) fn discard(self) {
-        let Response { fields, body, .. } = self;
-        drop(fields);
-        match body {
-            Body::Bytes(bytes) => drop(bytes),
-            other => drop(other),
-        }
-    }
-
     /// Replaces by a 500 what may not be sent as it is, which is the handler's fault. `known` is the content type that
     /// was found good the last time.
     pub(super) fn check(&mut self, known: &mut &'static str) {
-        if !self.status.is_informational() && self.has_known_content_type(known) {
+        // The same constant need not be read again.
+        let is_known = self.content_type.is_none_or(|value| std::ptr::eq(value, *known));
+        if !self.status.is_informational() && is_known {
             return;
         }
         let content_type = self.content_type.unwrap_or_default();

@@ -19,6 +19,7 @@ fn server<B: Backend>() -> Server {
             "/fields" => {
                 Response::new(StatusCode::OK).field("X-A", " b ").field("Content-Type", "image/png").body("png")
             }
+            "/bad-type" => Response::text("x").content_type("a/b\r\nSet-Cookie: stolen"),
             "/types" => {
                 Response::text("x").field("content-type", "a/b").content_type("c/d").field("Content-TYPE", "e/f")
             }
@@ -75,6 +76,20 @@ on_every_backend! {
             client.finish().expect_close();
             polite.send(get("/"));
             assert_eq!(polite.answer().status, 200);
+        }
+    }
+
+    fn a_content_type_that_would_split_the_head_is_never_sent_whatever_was_sent_before<B>() {
+        let server = server::<B>();
+        for _ in 0..3 {
+            let mut client = server.connect();
+            client.send(get("/")).send(get("/fields")).send(get("/")).send(get("/bad-type"));
+            for _ in 0..3 {
+                assert_eq!(client.answer().status, 200);
+            }
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.field("set-cookie")), (500, None));
+            client.finish().expect_close();
         }
     }
 
