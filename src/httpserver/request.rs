@@ -80,6 +80,14 @@ impl<'a> RequestHead<'a> {
         ascii(http1::path_and_query(self.head.form(), self.head.target(self.bytes)).0)
     }
 
+    #[cfg(feature = "files")]
+    /// [`RequestHead::mounted_path`] as octets.
+    #[inline]
+    pub(crate) fn mounted_octets(&self) -> &'a [u8] {
+        let (path, _) = http1::path_and_query(self.head.form(), self.head.target(self.bytes));
+        path.get(self.mount..).unwrap_or_default()
+    }
+
     /// The path below the place where the handler is mounted by [`Router::mount`](super::Router::mount), as it came: the
     /// whole path where it is not. Empty where the request is for the very place; else it begins with `/`.
     pub fn mounted_path(&self) -> &'a str {

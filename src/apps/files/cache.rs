@@ -13,8 +13,8 @@ const OVERHEAD_BYTES: usize = 512;
 
 /// Entries by the paths of requests; who was not asked for the longest goes first.
 pub(super) struct Cache {
-    small: LruCache<Box<str>, Entry>,
-    open: LruCache<Box<str>, Entry>,
+    small: LruCache<Box<[u8]>, Entry>,
+    open: LruCache<Box<[u8]>, Entry>,
     bytes: usize,
     bytes_max: usize,
     open_max: usize,
@@ -32,7 +32,7 @@ impl Cache {
 
     /// One that was compared with its file in this second.
     #[inline]
-    pub(super) fn fresh(&mut self, path: &str, now: u64) -> Option<&Entry> {
+    pub(super) fn fresh(&mut self, path: &[u8], now: u64) -> Option<&Entry> {
         let entry = match self.small.get(path) {
             Some(entry) => entry,
             None => self.open.get(path)?,
@@ -41,7 +41,7 @@ impl Cache {
     }
 
     /// Gives one back, to be compared or replaced.
-    pub(super) fn take(&mut self, path: &str) -> Option<Entry> {
+    pub(super) fn take(&mut self, path: &[u8]) -> Option<Entry> {
         if let Some(entry) = self.small.pop(path) {
             self.bytes -= cost(path, &entry);
             return Some(entry);
@@ -49,25 +49,19 @@ impl Cache {
         self.open.pop(path)
     }
 
-    /// Remembers a file, at the expense of others.
-    pub(super) fn put(&mut self, path: String, entry: Entry) {
-        let path = path.into_boxed_str();
-        drop(self.take(&path));
+    /// Remembers a file, at the expense of others. The last one is remembered whatever the bounds are.
+    pub(super) fn put(&mut self, path: &[u8], entry: Entry) {
+        drop(self.take(path));
         if entry.is_open() {
-            if self.open_max > 0 {
-                self.open.put(path, entry);
-            }
-            while self.open.len() > self.open_max {
+            self.open.put(path.into(), entry);
+            while self.open.len() > self.open_max.max(1) {
                 self.open.pop_lru();
             }
             return;
         }
-        if cost(&path, &entry) > self.bytes_max {
-            return;
-        }
-        self.bytes += cost(&path, &entry);
-        self.small.put(path, entry);
-        while self.bytes > self.bytes_max {
+        self.bytes += cost(path, &entry);
+        self.small.put(path.into(), entry);
+        while self.bytes > self.bytes_max && self.small.len() > 1 {
             let Some((path, entry)) = self.small.pop_lru() else { break };
             self.bytes -= cost(&path, &entry);
         }
@@ -79,6 +73,6 @@ impl Cache {
     }
 }
 
-fn cost(path: &str, entry: &Entry) -> usize {
+fn cost(path: &[u8], entry: &Entry) -> usize {
     OVERHEAD_BYTES + path.len() + entry.bytes()
 }

@@ -1,9 +1,9 @@
 //! A file as it is sent, with all that is told of it written out once.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,21 +14,56 @@ use http::StatusCode;
 use super::conditions::{self, Verdict};
 use super::ranges::{self, Ranges};
 use super::root::Root;
+use super::small::{self, SMALL_BYTES_MAX};
 use super::validators::{Identity, Validators};
+use super::variants::{self, Variants};
 use super::{media, multipart};
-use crate::httpserver::{FieldBlock, RequestHead, Response};
+use crate::httpserver::{ContentCoding, FieldBlock, RequestHead, Response};
 
-/// Files up to this size are kept in memory: sending one from there costs less than half of what the calls cost that
-/// send it from a descriptor.
-pub(super) const SMALL_BYTES_MAX: u64 = 32 * 1024;
+/// Which file stands for a path, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    relative: PathBuf,
+    content_type: String,
+    coding: ContentCoding,
+    /// The other files that hold the same.
+    variants: Variants,
+}
+
+impl Form {
+    /// A file as it is.
+    pub(super) fn plain(root: &Root, relative: PathBuf) -> Self {
+        let (content_type, variants) = (media::content_type(&relative), Variants::find(root, &relative));
+        Form { relative, content_type, coding: ContentCoding::Identity, variants }
+    }
+
+    /// Whether the answer depends on what codings the client takes.
+    #[inline]
+    pub(super) fn varies(&self) -> bool {
+        self.variants.any()
+    }
+
+    /// The same content in the coding that suits the client best, where that is another file.
+    pub(super) fn for_client(&self, head: &RequestHead<'_>) -> Option<Form> {
+        let coding = self.variants.choose(head.accepted_codings())?;
+        coding.name()?;
+        Some(Form { relative: variants::name(&self.relative, coding), coding, ..self.clone() })
+    }
+
+    /// Its name among the forms of a path.
+    pub(super) fn name(&self) -> &'static str {
+        self.coding.name().unwrap_or_default()
+    }
+}
 
 /// A regular file.
 pub(super) struct Entry {
-    relative: PathBuf,
+    pub(super) form: Form,
     identity: Identity,
     validators: Validators,
-    content_type: String,
     content: Content,
+    /// Small, and to be read into memory once the system has it there.
+    cold: bool,
     /// What is told with the whole of it.
     whole: Arc<FieldBlock>,
     /// What is told where it is not sent, because the client has it.
@@ -44,40 +79,51 @@ enum Content {
 
 impl Entry {
     /// Opens a file, and reads it if it is small.
-    pub(super) fn load(root: &Root, relative: &Path, now: u64) -> io::Result<Entry> {
-        let (mut file, mut metadata) = root.file(relative)?;
-        let content = if metadata.len() <= SMALL_BYTES_MAX {
-            let text = read_small(&mut file)?;
+    pub(super) fn load(root: &Root, form: Form, now: u64) -> io::Result<Entry> {
+        let (file, mut metadata) = root.file(&form.relative)?;
+        let mut text = None;
+        if metadata.len() <= SMALL_BYTES_MAX {
+            text = small::read(&file, metadata.len())?;
             // Whatever changed it meanwhile has set its time since, so that its tag is weak.
             metadata = Metadata::from_file(&file)?;
-            text.map(|text| Content::Memory(text.into()))
-        } else {
-            None
+        }
+        let cold = text.is_none() && metadata.len() <= SMALL_BYTES_MAX;
+        let content = match text {
+            Some(text) => Content::Memory(text.into()),
+            None => Content::Open(Arc::new(file), metadata.len()),
         };
-        let content = content.unwrap_or_else(|| Content::Open(Arc::new(file), metadata.len()));
         let identity = Identity::of(&metadata);
         let validators = Validators::new(&identity, SystemTime::now());
-        let content_type = media::content_type(relative);
-        let unchanged = FieldBlock::new().with("ETag", &validators.etag);
-        let mut whole = unchanged.clone().with("Content-Type", &content_type);
+        let mut unchanged = FieldBlock::new().with("ETag", &validators.etag);
+        if form.varies() {
+            unchanged = unchanged.with("Vary", "Accept-Encoding");
+        }
+        let mut whole = unchanged.clone().with("Content-Type", &form.content_type);
+        if let Some(coding) = form.coding.name() {
+            whole = whole.with("Content-Encoding", coding);
+        }
         if let Some(date) = validators.last_modified() {
             whole = whole.with("Last-Modified", date);
         }
         whole = whole.with("Accept-Ranges", "bytes").with("X-Content-Type-Options", "nosniff");
         let (whole, unchanged) = (Arc::new(whole), Arc::new(unchanged));
-        let relative = relative.to_owned();
-        Ok(Entry { relative, identity, validators, content_type, content, whole, unchanged, checked: now })
+        Ok(Entry { form, identity, validators, content, cold, whole, unchanged, checked: now })
     }
 
     /// Whether the file is still the one that was loaded. One that was not at rest then is not sure to be.
-    pub(super) fn is_current(&self, relative: &Path, metadata: &Metadata) -> bool {
-        self.validators.settled && self.relative == relative && self.identity == Identity::of(metadata)
+    pub(super) fn is_current(&self, root: &Root, form: &Form) -> bool {
+        let is_same = |metadata| self.identity == Identity::of(&metadata);
+        self.validators.settled && !self.cold && self.form == *form && root.metadata(&form.relative).is_ok_and(is_same)
     }
 
     /// What it holds of the memory, besides some hundred bytes.
     pub(super) fn bytes(&self) -> usize {
-        let fields = self.whole.len() + self.unchanged.len() + self.content_type.len() + self.validators.etag.len();
-        fields + if let Content::Memory(text) = &self.content { text.len() } else { 0 }
+        let Form { relative, content_type, .. } = &self.form;
+        let names = relative.as_os_str().len() + content_type.len() + self.validators.etag.len();
+        names
+            + self.whole.len()
+            + self.unchanged.len()
+            + if let Content::Memory(text) = &self.content { text.len() } else { 0 }
     }
 
     /// Whether it holds a descriptor.
@@ -145,15 +191,8 @@ impl Entry {
             Content::Memory(text) => slice(text, range).into(),
             Content::Open(file, _) => crate::httpserver::Part::File(Arc::clone(file), range.clone()),
         };
-        multipart::response(&self.content_type, self.len(), ranges, piece)
+        multipart::response(&self.form.content_type, self.len(), ranges, piece)
     }
-}
-
-/// The whole of a file, unless it has grown out of the bound.
-fn read_small(file: &mut File) -> io::Result<Option<Vec<u8>>> {
-    let mut text = Vec::new();
-    file.take(SMALL_BYTES_MAX + 1).read_to_end(&mut text)?;
-    Ok((text.len() as u64 <= SMALL_BYTES_MAX).then_some(text))
 }
 
 /// A part of what is in memory, which is small.

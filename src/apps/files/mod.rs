@@ -9,6 +9,8 @@
 //!   conditions.rs  what a request wants to know of them first
 //!   ranges.rs      what parts it wants
 //!   multipart.rs   several of them in one answer
+//!   small.rs       what is kept in memory
+//!   variants.rs    the same content in other codings
 //! cache.rs       paths -> files that were asked for before
 //! ```
 
@@ -20,7 +22,9 @@ mod multipart;
 mod path;
 mod ranges;
 mod root;
+mod small;
 mod validators;
+mod variants;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +33,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use self::cache::Cache;
-use self::entry::Entry;
+use self::entry::{Entry, Form};
 use self::path::Target;
 use self::root::{Found, Root};
 use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
@@ -119,26 +123,55 @@ impl Files {
     /// The answer to GET or HEAD.
     #[inline]
     fn get(&mut self, head: &RequestHead<'_>) -> Response {
-        if let Some(entry) = self.cache.fresh(head.mounted_path(), head.wall()) {
+        if let Some(entry) = self.cache.fresh(head.mounted_octets(), head.wall())
+            && !entry.form.varies()
+        {
             return entry.respond(head);
         }
-        self.look_up(head).unwrap_or_else(|error| failure(head, &error))
+        let mut answer = self.look_up(head);
+        if answer.as_ref().is_err_and(is_exhaustion) {
+            // Files that are kept open in case are given up for those that are asked for.
+            self.cache.close_files();
+            answer = self.look_up(head);
+        }
+        answer.unwrap_or_else(|error| failure(head, &error))
     }
 
-    /// The answer where the directory has to be asked.
+    /// The answer where the directory has to be asked, or there is a choice.
     fn look_up(&mut self, head: &RequestHead<'_>) -> io::Result<Response> {
         let target = Target::parse(head.mounted_path(), self.options.hidden).ok_or(io::ErrorKind::NotFound)?;
         let path = target.canonical();
         // The same path in another spelling may be there.
-        if let Some(entry) = self.cache.fresh(&path, head.wall()) {
-            return Ok(entry.respond(head));
+        if self.cache.fresh(path.as_bytes(), head.wall()).is_none() {
+            let known = self.cache.take(path.as_bytes());
+            match self.resolve(&target)? {
+                Resolved::File(relative) => {
+                    let form = Form::plain(&self.root, relative);
+                    self.remember(path.as_bytes(), form, known, head.wall())?;
+                }
+                Resolved::Directory => return Err(io::ErrorKind::NotFound.into()),
+                Resolved::Redirect => return Ok(redirect(head, &path)),
+            }
         }
-        let known = self.cache.take(&path);
-        match self.resolve(&target)? {
-            Resolved::File(relative) => self.file(head, &relative, path, known),
-            Resolved::Directory => Err(io::ErrorKind::NotFound.into()),
-            Resolved::Redirect => Ok(redirect(head, &path)),
+        self.choose(head, &path)
+    }
+
+    /// The answer with the file of a path, or with one that holds the same in a coding that the client prefers.
+    fn choose(&mut self, head: &RequestHead<'_>, path: &str) -> io::Result<Response> {
+        let now = head.wall();
+        let entry = self.cache.fresh(path.as_bytes(), now).ok_or(io::ErrorKind::NotFound)?;
+        let Some(form) = entry.form.for_client(head) else { return Ok(entry.respond(head)) };
+        // NUL stands in no path.
+        let key = format!("{path}\0{}", form.name());
+        if self.cache.fresh(key.as_bytes(), now).is_none() {
+            let known = self.cache.take(key.as_bytes());
+            if let Err(error) = self.remember(key.as_bytes(), form, known, now) {
+                log::debug!("{path} is sent as it is: {error}");
+            }
         }
+        let plain = path.as_bytes();
+        let key = if self.cache.fresh(key.as_bytes(), now).is_some() { key.as_bytes() } else { plain };
+        Ok(self.cache.fresh(key, now).ok_or(io::ErrorKind::NotFound)?.respond(head))
     }
 
     fn resolve(&self, target: &Target) -> io::Result<Resolved> {
@@ -166,35 +199,17 @@ impl Files {
         Ok(None)
     }
 
-    /// The answer with a file, by what is known of it if that still holds.
-    fn file(
-        &mut self,
-        head: &RequestHead<'_>,
-        relative: &Path,
-        path: String,
-        known: Option<Entry>,
-    ) -> io::Result<Response> {
+    /// Remembers a file: what is known of it if that still holds, else what is read anew.
+    fn remember(&mut self, path: &[u8], form: Form, known: Option<Entry>, now: u64) -> io::Result<()> {
         let entry = match known {
-            Some(mut known) if known.is_current(relative, &self.root.metadata(relative)?) => {
-                known.checked = head.wall();
+            Some(mut known) if known.is_current(&self.root, &form) => {
+                known.checked = now;
                 known
             }
-            _ => self.load(relative, head.wall())?,
+            _ => Entry::load(&self.root, form, now)?,
         };
-        let response = entry.respond(head);
         self.cache.put(path, entry);
-        Ok(response)
-    }
-
-    /// Opens a file. Where there are no descriptors left, those that are kept in case are given up first.
-    fn load(&mut self, relative: &Path, now: u64) -> io::Result<Entry> {
-        match Entry::load(&self.root, relative, now) {
-            Err(error) if is_exhaustion(&error) => {
-                self.cache.close_files();
-                Entry::load(&self.root, relative, now)
-            }
-            outcome => outcome,
-        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `serverd::Files` serves a directory: real files, in a tree that each test plants for itself.
 
+mod bounds;
 mod changes;
 mod conditions;
 #[cfg(unix)]
@@ -9,6 +10,7 @@ mod names;
 mod ranges;
 mod serving;
 mod traversal;
+mod variants;
 
 use std::path::{Path, PathBuf};
 
