@@ -6,6 +6,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(feature = "files")]
+mod basic;
+#[cfg(feature = "files")]
+mod compress;
+mod cors;
+
+#[cfg(feature = "files")]
+pub use basic::{User, Users, basic};
+#[cfg(feature = "files")]
+pub use compress::compress;
+pub use cors::cors;
+
 use super::{FieldError, Handler, Intake, Request, RequestHead, Response, fields};
 
 /// Calls the handler by way of a closure, which sees whole requests and their answers.

@@ -20,6 +20,7 @@ mod offload;
 mod outgoing;
 mod parts;
 mod reader;
+mod relay;
 mod request;
 mod response;
 mod router;

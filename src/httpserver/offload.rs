@@ -121,6 +121,18 @@ impl Pool {
         self.push(Box::new(work)).map_err(|_| PoolFull)
     }
 
+    /// Whether work would be taken now.
+    pub(super) fn has_room(&self) -> bool {
+        let queue = lock(&self.shared.queue);
+        queue.jobs.len() + queue.busy < self.shared.jobs_max
+    }
+
+    /// Goes on with work that was let in before, whatever waits.
+    pub(super) fn push_on(&self, job: impl FnOnce() + Send + 'static) {
+        lock(&self.shared.queue).jobs.push_back(Box::new(job));
+        self.shared.news.notify_one();
+    }
+
     /// Hands the work back when there is no thread for it and no place to wait.
     fn push(&self, job: Job) -> Result<(), Job> {
         let mut queue = lock(&self.shared.queue);

@@ -59,6 +59,15 @@ impl Stream {
     pub(super) fn new(source: Source) -> Self {
         Stream { source, length: None, trailers: None }
     }
+
+    /// Whether the loop takes the pieces as it needs them, and may leave that to another thread.
+    pub(super) fn is_pulled(&self) -> bool {
+        !matches!(self.source, Source::Queue(_)) && self.trailers.is_none()
+    }
+
+    pub(super) fn into_source(self) -> Source {
+        self.source
+    }
 }
 
 /// How the end of a body is told.

@@ -301,7 +301,7 @@ impl Response {
         (Response::from_source(Source::Queue(Outlet(queue))), sender)
     }
 
-    fn from_source(source: Source) -> Self {
+    pub(super) fn from_source(source: Source) -> Self {
         Response { body: Body::Stream(Box::new(Stream::new(source))), ..Response::new(StatusCode::OK) }
     }
 
@@ -408,6 +408,39 @@ impl Response {
             self.fields.extend_from_slice(b"Connection: upgrade\r\n");
         }
         Ok(())
+    }
+
+    /// The value of the first field of this name that was added.
+    pub(super) fn field_value(&self, name: &str) -> Option<&[u8]> {
+        let shared = self.shared.as_ref().map(|block| block.lines()).unwrap_or_default();
+        let mut lines = [self.fields.as_slice(), shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
+        lines.find(|line| fields::is_line_of(line, name)).map(|line| line[name.len() + 1..].trim_ascii())
+    }
+
+    /// Takes all fields of this name away.
+    pub(super) fn remove_field(&mut self, name: &str) {
+        let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
+        self.fields = lines.filter(|line| !fields::is_line_of(line, name)).flatten().copied().collect();
+        if let Some(shared) = self.shared.as_mut() {
+            *shared = Arc::new(shared.without(name));
+        }
+    }
+
+    /// Says that the answer depends on a field of the request (RFC 9110 section 12.5.5), unless it says so already.
+    pub(super) fn vary(self, name: &str) -> Self {
+        let told = self.field_value("vary").unwrap_or_default();
+        let is_told = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+        if told.split(|&byte| byte == b',').any(is_told) { self } else { self.field("Vary", name) }
+    }
+
+    /// Makes the entity tag a weak one: the content means the same, but its octets are others (RFC 9110 section 8.8.1).
+    pub(super) fn weaken_etag(&mut self) {
+        if let Some(tag) = self.field_value("etag").filter(|tag| tag.starts_with(b"\"")) {
+            let weak = [b"W/", tag].concat();
+            self.remove_field("etag");
+            // What was a tag is one still.
+            let _ = self.try_field("ETag", &weak);
+        }
     }
 
     /// Closes the connection after this response, and says so.

@@ -231,6 +231,11 @@ impl Sender {
         self.end(End::Finished);
     }
 
+    /// As [`Sender::finish`], where others hold the sender too.
+    pub(super) fn end_body(&self) {
+        self.end(End::Finished);
+    }
+
     fn end(&self, end: End) {
         lock(&self.queue.state).end.get_or_insert(end);
         self.queue.link.nudge();

@@ -108,7 +108,7 @@ pub(super) fn copy(stream: &mut (impl Stream + ?Sized), file: &File, offset: u64
     })
 }
 
-pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match read_once(file, buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,8 +1,12 @@
 //! The integration tests: one binary, a module per promise, every promise on every backend and under chaos.
 
+#[cfg(feature = "files")]
+mod basic;
 mod bodies;
 mod chat;
 mod clients;
+#[cfg(feature = "files")]
+mod compress;
 mod conformance;
 #[cfg(windows)]
 mod console;
