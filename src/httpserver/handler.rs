@@ -225,6 +225,17 @@ where
     }
 }
 
+/// For handlers that are chosen while the program runs.
+impl Handler for Box<dyn Handler> {
+    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+        (**self).head(head)
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        (**self).call(request)
+    }
+}
+
 impl<F, R> Handler for F
 where
     F: FnMut(&Request<'_>) -> R,

@@ -11,12 +11,14 @@ mod basic;
 #[cfg(feature = "files")]
 mod compress;
 mod cors;
+mod overriding;
 
 #[cfg(feature = "files")]
 pub use basic::{User, Users, basic};
 #[cfg(feature = "files")]
 pub use compress::compress;
 pub use cors::cors;
+pub use overriding::set_fields;
 
 use super::{FieldError, Handler, Intake, Request, RequestHead, Response, fields};
 

@@ -122,6 +122,15 @@ impl RequestHead<'_> {
         media_weight(self.values("accept"), media_type)
     }
 
+    /// Whether the client asks for a media type by its name, not only for anything: as browsers ask for `text/html` where
+    /// somebody goes to a page, and not where a page asks for its parts.
+    pub fn names_media_type(&self, media_type: &str) -> bool {
+        let is_it = |(range, weight): (&str, Option<u16>)| {
+            range.eq_ignore_ascii_case(media_type) && weight.is_some_and(|weight| weight > 0)
+        };
+        self.values("accept").flat_map(members).any(is_it)
+    }
+
     /// The values of all fields of this name.
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let is_it = move |own: &[u8]| own.eq_ignore_ascii_case(name.as_bytes());

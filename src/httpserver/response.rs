@@ -413,7 +413,8 @@ impl Response {
     /// The value of the first field of this name that was added.
     pub(super) fn field_value(&self, name: &str) -> Option<&[u8]> {
         let shared = self.shared.as_ref().map(|block| block.lines()).unwrap_or_default();
-        let mut lines = [self.fields.as_slice(), shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
+        let mut lines =
+            [self.fields.as_slice(), shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
         lines.find(|line| fields::is_line_of(line, name)).map(|line| line[name.len() + 1..].trim_ascii())
     }
 

@@ -116,7 +116,7 @@ pub struct User(pub Arc<str>);
 /// # drop(server);
 /// # Ok::<(), String>(())
 /// ```
-pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> impl Handler {
+pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> impl Handler + use<H> {
     let realm: String = realm.chars().filter(|letter| !letter.is_control()).collect();
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
     let door =
