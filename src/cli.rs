@@ -68,6 +68,9 @@ pub enum Task {
     Check(Check),
     /// Talk to a server.
     Connect(Connect),
+    /// Make a line for `--auth`.
+    #[cfg(feature = "files")]
+    Hash(crate::hash::Hash),
 }
 
 /// When to colour the log.
@@ -278,6 +281,22 @@ enum CommandName {
     /// Standard input to a server, and the server to standard output
     #[command(disable_help_flag = true)]
     Connect(Misplaced),
+    /// Make a line for `serverd files --auth` from a password
+    #[cfg(feature = "files")]
+    #[command(disable_help_flag = true)]
+    Hash(Misplaced),
+}
+
+impl CommandName {
+    /// Whether it is a client's command, which stands first.
+    fn is_misplaced(&self) -> bool {
+        match self {
+            CommandName::Check(_) | CommandName::Connect(_) => true,
+            #[cfg(feature = "files")]
+            CommandName::Hash(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// The words of a client's command behind options of the server, which it does not take.
@@ -349,7 +368,7 @@ where
         return client::try_parse_from(words);
     }
     let cli = Cli::try_parse_from(words)?;
-    if matches!(cli.command, Some(CommandName::Check(_) | CommandName::Connect(_))) {
+    if cli.command.as_ref().is_some_and(CommandName::is_misplaced) {
         let advice = "this command takes none of the server's options; write its name first: serverd check TARGET";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
     }
@@ -432,7 +451,8 @@ impl Cli {
             Some(CommandName::Echo) => return Command::Echo,
             Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),
             Some(CommandName::Http(args)) => args.body,
-            None | Some(CommandName::Check(_) | CommandName::Connect(_)) => None,
+            // What is misplaced was refused before.
+            None | Some(_) => None,
         };
         Command::Http { body: own.or(self.http.body).unwrap_or_else(|| BODY.to_owned()), limits }
     }

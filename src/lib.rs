@@ -50,6 +50,8 @@ pub mod check;
 pub mod cli;
 pub mod connect;
 pub mod dial;
+#[cfg(feature = "files")]
+pub mod hash;
 pub mod http1;
 pub mod httpserver;
 pub mod r#loop;

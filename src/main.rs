@@ -25,6 +25,8 @@ fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
         cli::Task::Check(check) => {
             check.run(&mut io::stdout().lock()).map_err(|error| format!("{}: {error}", check.target))?;
         }
+        #[cfg(feature = "files")]
+        cli::Task::Hash(hash) => hash.run(&mut io::stdout().lock())?,
         cli::Task::Connect(connect) => {
             let outcome = connect.run(io::stdin(), &mut io::stdout().lock());
             outcome.map_err(|error| format!("{}: {error}", connect.authority))?;

@@ -15,12 +15,16 @@ use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness,
 
 mod command;
 mod descriptors;
+#[cfg(feature = "files")]
+mod files;
 mod listeners;
 mod signals;
 #[cfg(windows)]
 mod windows;
 
 pub use command::{Command, run};
+#[cfg(feature = "files")]
+pub use files::Site;
 
 /// What a server is to be: for programs that want workers, signals and the bounds of the binary for applications of
 /// their own.

@@ -33,6 +33,43 @@ enum ClientCommand {
     Check(CheckArgs),
     /// Standard input to a server, and the server to standard output
     Connect(ConnectArgs),
+    /// Make a line for `serverd files --auth` from a password
+    #[cfg(feature = "files")]
+    #[command(after_help = HASH_EXAMPLES)]
+    Hash(HashArgs),
+}
+
+#[cfg(feature = "files")]
+const HASH_EXAMPLES: &str = "\
+The password is asked for on the terminal, or read as the first line of standard input.
+
+Examples:
+  serverd hash alice >> users                     then: serverd files --auth @users
+  serverd files --auth \"$(serverd hash alice)\"   without a file
+  htpasswd -nbB alice wonderland                  makes the same kind of line";
+
+#[cfg(feature = "files")]
+#[derive(Debug, Args)]
+struct HashArgs {
+    /// Whose password it is
+    #[arg(value_parser = user_name)]
+    name: String,
+
+    /// Rounds as a power of two; one more takes twice as long
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
+    cost: u32,
+}
+
+/// RFC 7617 section 2: without a colon, and without control characters.
+#[cfg(feature = "files")]
+fn user_name(text: &str) -> Result<String, String> {
+    if text.is_empty()
+        || text.starts_with(['#', '@'])
+        || text.contains(|letter: char| letter == ':' || letter.is_control())
+    {
+        return Err("a name without a colon, and without # or @ in front".into());
+    }
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -91,7 +128,10 @@ fn authority(text: &str) -> Result<Authority, String> {
 
 /// Whether these words begin a client's command line.
 pub(super) fn is_meant(words: &[OsString]) -> bool {
-    let is_command = |word: Option<&OsString>| word.is_some_and(|word| word == "check" || word == "connect");
+    let is_command = |word: Option<&OsString>| {
+        let hash = cfg!(feature = "files") && word.is_some_and(|word| word == "hash");
+        hash || word.is_some_and(|word| word == "check" || word == "connect")
+    };
     is_command(words.get(1)) || (words.get(1).is_some_and(|word| word == "help") && is_command(words.get(2)))
 }
 
@@ -110,6 +150,8 @@ pub(super) fn try_parse_from(words: Vec<OsString>) -> Result<Options, clap::Erro
             retry: args.retry,
             every: args.every,
         }),
+        #[cfg(feature = "files")]
+        ClientCommand::Hash(args) => Task::Hash(crate::hash::Hash { name: args.name, cost: args.cost }),
         ClientCommand::Connect(args) => Task::Connect(Connect { authority: args.server, wait: args.wait }),
     };
     Ok(Options { task, log_level: log::LevelFilter::Warn, color: Color::Auto })

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
+#[cfg(feature = "files")]
+use super::files::{self, Site};
 use super::{Config, Failure, Started, count_workers};
 use crate::apps::{Chat, Echo, Fixed, Whoami, chat};
 use crate::http1::Limits;
@@ -25,14 +27,7 @@ pub enum Command {
     },
     /// A directory.
     #[cfg(feature = "files")]
-    Files {
-        /// Which.
-        directory: std::path::PathBuf,
-        /// How.
-        options: crate::apps::files::Options,
-        /// What a request may cost.
-        limits: Limits,
-    },
+    Files(Box<Site>),
     /// Every byte back, over TCP.
     Echo,
     /// Rooms of people who type lines.
@@ -59,18 +54,7 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
             config.serve_and(make, |started| announce("whoami on http", started))
         }
         #[cfg(feature = "files")]
-        Command::Files { directory, options, limits } => {
-            config.files_max = options.open_files_max;
-            let shown = directory.display().to_string();
-            if options.follow_symlinks {
-                log::warn!("symbolic links may lead out of {shown}: everything they point to is served");
-            }
-            let files = crate::apps::Files::with(&directory, options).map_err(|error| {
-                Failure(format!("cannot serve {shown}: {error}; name a directory that can be read"))
-            })?;
-            let make = move |_| HttpServer::with(files.clone()).limits(limits.clone());
-            config.serve_and(make, move |started| announce(&format!("files of {shown} on http"), started))
-        }
+        Command::Files(site) => files::run(config, &site),
         Command::Echo => {
             Echo::bound(&mut config.loop_limits);
             config.serve_and(|_| Echo, |started| announce("echo on tcp", started))
@@ -87,7 +71,7 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
     }
 }
 
-fn announce(what: &str, started: Started) {
+pub(super) fn announce(what: &str, started: Started) {
     let Started { local, backend, workers } = started;
     let plural = if workers == 1 { "" } else { "s" };
     let mut out = io::stdout().lock();

@@ -41,10 +41,16 @@ fn ask(client: &mut Client, credentials: &str) -> Answer {
     client.answer()
 }
 
-/// Keeps a thread of the pool busy until the outcome is dropped.
+/// Keeps a thread of the pool busy, from now on until the outcome is dropped.
 fn occupy(pool: &Pool) -> mpsc::Sender<()> {
     let (send, receive) = mpsc::channel();
-    pool.run(move || assert!(receive.recv().is_err())).expect("room");
+    let (begin, begun) = mpsc::channel();
+    let work = move || {
+        begin.send(()).expect("the test waits");
+        assert!(receive.recv().is_err());
+    };
+    pool.run(work).expect("room");
+    begun.recv_timeout(PATIENCE).expect("a thread");
     send
 }
 

@@ -17,7 +17,7 @@ use super::root::Root;
 use super::small::{self, SMALL_BYTES_MAX};
 use super::validators::{Identity, Validators};
 use super::variants::{self, Variants};
-use super::{media, multipart};
+use super::{Caching, media, multipart};
 use crate::httpserver::{ContentCoding, FieldBlock, RequestHead, Response};
 
 /// Which file stands for a path, and as what.
@@ -32,8 +32,8 @@ pub(super) struct Form {
 
 impl Form {
     /// A file as it is.
-    pub(super) fn plain(root: &Root, relative: PathBuf) -> Self {
-        let (content_type, variants) = (media::content_type(&relative), Variants::find(root, &relative));
+    pub(super) fn plain(relative: PathBuf, variants: Variants) -> Self {
+        let content_type = media::content_type(&relative);
         Form { relative, content_type, coding: ContentCoding::Identity, variants }
     }
 
@@ -79,7 +79,7 @@ enum Content {
 
 impl Entry {
     /// Opens a file, and reads it if it is small.
-    pub(super) fn load(root: &Root, form: Form, now: u64) -> io::Result<Entry> {
+    pub(super) fn load(root: &Root, form: Form, now: u64, caching: &Caching) -> io::Result<Entry> {
         let (file, mut metadata) = root.file(&form.relative)?;
         let mut text = None;
         if metadata.len() <= SMALL_BYTES_MAX {
@@ -94,7 +94,9 @@ impl Entry {
         };
         let identity = Identity::of(&metadata);
         let validators = Validators::new(&identity, SystemTime::now());
-        let mut unchanged = FieldBlock::new().with("ETag", &validators.etag);
+        // A hash in the name is told of in all forms.
+        let cache_control = caching.value(&variants::original(&form.relative, form.coding));
+        let mut unchanged = FieldBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);
         if form.varies() {
             unchanged = unchanged.with("Vary", "Accept-Encoding");
         }
@@ -154,6 +156,13 @@ impl Entry {
             }
             _ => self.part(0..self.len()).with_fields(&self.whole),
         }
+    }
+
+    /// The whole of it, as what is said with a status other than 200: so without what concerns the file itself.
+    pub(super) fn respond_with(&self, status: StatusCode) -> Response {
+        let fields = FieldBlock::new().with("Content-Type", &self.form.content_type);
+        let fields = fields.with("X-Content-Type-Options", "nosniff");
+        self.part(0..self.len()).with_status(status).with_fields(&Arc::new(fields))
     }
 
     fn partial(&self, range: &[u8]) -> Response {

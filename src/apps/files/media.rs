@@ -17,6 +17,15 @@ pub(super) fn is_text(media_type: &str) -> bool {
         || matches!(media_type, "application/javascript" | "application/json" | "application/xml")
 }
 
+/// Whether content of this type is compressed in itself, as pictures, sounds and archives are.
+pub(super) fn is_compressed(name: &Path) -> bool {
+    const ARCHIVES: [&str; 9] = ["br", "bz2", "gz", "rar", "woff", "woff2", "xz", "zip", "zst"];
+    let ending = name.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let guess = mime_guess::from_path(name).first_raw().unwrap_or_default();
+    let is_medium = ["image/", "audio/", "video/"].iter().any(|kind| guess.starts_with(kind));
+    (is_medium && !is_text(guess)) || ARCHIVES.iter().any(|own| ending.eq_ignore_ascii_case(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

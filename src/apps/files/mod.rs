@@ -11,12 +11,18 @@
 //!   multipart.rs   several of them in one answer
 //!   small.rs       what is kept in memory
 //!   variants.rs    the same content in other codings
+//!   caching.rs     how long it may be kept
 //! cache.rs       paths -> files that were asked for before
+//! instead.rs     what is answered where nothing is there
+//! listing/       what is in a directory
 //! ```
 
 mod cache;
+mod caching;
 mod conditions;
 mod entry;
+mod instead;
+mod listing;
 mod media;
 mod multipart;
 mod path;
@@ -33,9 +39,12 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use self::cache::Cache;
+pub use self::caching::Caching;
 use self::entry::{Entry, Form};
+use self::listing::Lister;
 use self::path::Target;
 use self::root::{Found, Root};
+use self::variants::Variants;
 use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
 
 /// What may be done with a file, for Allow.
@@ -43,6 +52,7 @@ const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// How a directory is to be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a wish, and none depends on another")]
 pub struct Options {
     /// Files that stand for their directory, the first that there is. `index.html`.
     pub index: Vec<String>,
@@ -50,6 +60,16 @@ pub struct Options {
     pub hidden: bool,
     /// Whether symbolic links may lead out of the directory.
     pub follow_symlinks: bool,
+    /// Whether a directory that no file stands for is listed: as a page, or as JSON where Accept or `?format=json` asks
+    /// for that. Yes.
+    pub listing: bool,
+    /// The file, by its path below the directory, that is sent where a browser goes to a page that is not there: for
+    /// programs that make their pages in the browser.
+    pub spa: Option<String>,
+    /// What Cache-Control says.
+    pub caching: Caching,
+    /// Whether `app.js.br`, `app.js.zst` or `app.js.gz` is sent in place of `app.js` to who takes that. Yes.
+    pub precompressed: bool,
     /// Bytes of small files, those up to 32 KiB, that each worker keeps in memory. 16 MiB.
     pub cache_bytes_max: usize,
     /// Larger files that each worker keeps open. 256.
@@ -62,6 +82,10 @@ impl Default for Options {
             index: vec!["index.html".into()],
             hidden: false,
             follow_symlinks: false,
+            listing: true,
+            spa: None,
+            caching: Caching::default(),
+            precompressed: true,
             cache_bytes_max: 16 << 20,
             open_files_max: 256,
         }
@@ -83,11 +107,13 @@ pub struct Files {
     root: Arc<Root>,
     options: Arc<Options>,
     cache: Cache,
+    lister: Arc<Lister>,
 }
 
 impl Clone for Files {
     fn clone(&self) -> Self {
-        Files { root: Arc::clone(&self.root), options: Arc::clone(&self.options), cache: self.cache.like() }
+        let (root, options, lister) = (Arc::clone(&self.root), Arc::clone(&self.options), Arc::clone(&self.lister));
+        Files { root, options, cache: self.cache.like(), lister }
     }
 }
 
@@ -117,7 +143,7 @@ impl Files {
     pub fn with(directory: impl AsRef<Path>, options: Options) -> io::Result<Self> {
         let root = Root::open(directory.as_ref(), options.follow_symlinks, options.hidden)?;
         let cache = Cache::new(options.cache_bytes_max, options.open_files_max);
-        Ok(Files { root: Arc::new(root), options: Arc::new(options), cache })
+        Ok(Files { root: Arc::new(root), options: Arc::new(options), cache, lister: Arc::default() })
     }
 
     /// The answer to GET or HEAD.
@@ -134,7 +160,7 @@ impl Files {
             self.cache.close_files();
             answer = self.look_up(head);
         }
-        answer.unwrap_or_else(|error| failure(head, &error))
+        answer.or_else(|error| self.instead(head, error)).unwrap_or_else(|error| failure(head.path(), &error))
     }
 
     /// The answer where the directory has to be asked, or there is a choice.
@@ -146,9 +172,10 @@ impl Files {
             let known = self.cache.take(path.as_bytes());
             match self.resolve(&target)? {
                 Resolved::File(relative) => {
-                    let form = Form::plain(&self.root, relative);
+                    let form = self.plain(relative);
                     self.remember(path.as_bytes(), form, known, head.wall())?;
                 }
+                Resolved::Directory if self.options.listing => return Ok(self.list(head, target.relative)),
                 Resolved::Directory => return Err(io::ErrorKind::NotFound.into()),
                 Resolved::Redirect => return Ok(redirect(head, &path)),
             }
@@ -172,6 +199,13 @@ impl Files {
         let plain = path.as_bytes();
         let key = if self.cache.fresh(key.as_bytes(), now).is_some() { key.as_bytes() } else { plain };
         Ok(self.cache.fresh(key, now).ok_or(io::ErrorKind::NotFound)?.respond(head))
+    }
+
+    /// A file as it is.
+    fn plain(&self, relative: PathBuf) -> Form {
+        let variants =
+            if self.options.precompressed { Variants::find(&self.root, &relative) } else { Variants::default() };
+        Form::plain(relative, variants)
     }
 
     fn resolve(&self, target: &Target) -> io::Result<Resolved> {
@@ -206,7 +240,7 @@ impl Files {
                 known.checked = now;
                 known
             }
-            _ => Entry::load(&self.root, form, now)?,
+            _ => Entry::load(&self.root, form, now, &self.options.caching)?,
         };
         self.cache.put(path, entry);
         Ok(())
@@ -283,16 +317,24 @@ fn is_exhaustion(_: &io::Error) -> bool {
     false
 }
 
-fn failure(head: &RequestHead<'_>, error: &io::Error) -> Response {
-    if is_absence(error) {
-        return StatusCode::NOT_FOUND.into();
+/// The status that tells of an error.
+fn status(error: &io::Error) -> StatusCode {
+    match error.kind() {
+        _ if is_absence(error) => StatusCode::NOT_FOUND,
+        io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+        io::ErrorKind::ResourceBusy => StatusCode::SERVICE_UNAVAILABLE,
+        _ if is_exhaustion(error) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        return StatusCode::FORBIDDEN.into();
+}
+
+fn failure(path: &str, error: &io::Error) -> Response {
+    let status = status(error);
+    if status.is_server_error() {
+        log::error!("cannot read {path}: {error}");
     }
-    log::error!("cannot read {}: {error}", head.path());
-    if is_exhaustion(error) {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         return Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", "1");
     }
-    StatusCode::INTERNAL_SERVER_ERROR.into()
+    status.into()
 }

@@ -5,6 +5,7 @@
 //! neither a name nor a symbolic link leads out, also when somebody exchanges directories meanwhile. With
 //! `follow` names are looked up as the system does, and links may lead anywhere; names may not, as `path` sees to that.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,38 @@ impl Root {
             None => self.directory.metadata(relative),
             Some(root) => std::fs::metadata(root.join(relative)).map(Metadata::from_just_metadata),
         }
+    }
+
+    /// Goes through what is served of a directory, in no order.
+    pub(super) fn list(
+        &self,
+        relative: &Path,
+        mut each: impl FnMut(&OsStr, &Metadata) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let directory = match &self.follow {
+            None => self.directory.open_dir(below(relative))?,
+            Some(root) => Dir::open_ambient_dir(root.join(relative), ambient_authority())?,
+        };
+        for entry in directory.entries()? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !self.hidden && name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            // What has gone meanwhile, and what leads out, is not there.
+            let metadata = match entry.metadata() {
+                Ok(metadata) if cfg!(not(windows)) && !metadata.is_symlink() => metadata,
+                Ok(_) => match self.metadata(&relative.join(&name)) {
+                    Ok(metadata) => metadata,
+                    Err(_) => continue,
+                },
+                Err(_) => continue,
+            };
+            if metadata.is_dir() || metadata.is_file() {
+                each(&name, &metadata)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens a regular file for reading, and nothing else. Never waits: a FIFO would, for its other end.

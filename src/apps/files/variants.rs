@@ -1,8 +1,10 @@
 //! Files that are there in compressed form too: `app.js.br`, `app.js.zst` and `app.js.gz` beside `app.js`.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::media;
 use super::root::{Found, Root};
 use crate::httpserver::{AcceptedCodings, ContentCoding};
 
@@ -20,6 +22,10 @@ pub(super) struct Variants {
 impl Variants {
     /// Looks for those of a file.
     pub(super) fn find(root: &Root, relative: &Path) -> Self {
+        // Nobody compresses again what is compressed, so the disk need not be asked.
+        if media::is_compressed(relative) {
+            return Variants::default();
+        }
         let is_there = |(coding, _)| matches!(root.find(&name(relative, coding)), Ok(Found::File));
         Variants { there: CODINGS.map(is_there) }
     }
@@ -46,4 +52,9 @@ pub(super) fn name(relative: &Path, coding: ContentCoding) -> PathBuf {
         name.push(ending);
     }
     name.into()
+}
+
+/// The name without the ending that tells of the coding.
+pub(super) fn original(relative: &Path, coding: ContentCoding) -> Cow<'_, Path> {
+    if coding == ContentCoding::Identity { relative.into() } else { relative.with_extension("").into() }
 }

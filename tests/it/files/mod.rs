@@ -2,23 +2,27 @@
 
 mod bounds;
 mod changes;
+mod command;
 mod conditions;
 #[cfg(unix)]
 mod kinds;
+mod listing;
 #[cfg(unix)]
 mod names;
 mod ranges;
 mod serving;
+mod site;
 mod traversal;
 mod variants;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serverd::apps::files::Options;
 use serverd::{Files, HttpServer};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, Backend, Client, Server, serve};
+use crate::harness::{Answer, Backend, Client, PATIENCE, Server, serve};
 
 /// A directory to be served, in one that is not.
 pub(crate) struct Tree {
@@ -87,4 +91,16 @@ pub(crate) fn ask(client: &mut Client, method: &str, path: &str, fields: &str) -
 
 pub(crate) fn get(client: &mut Client, path: &str) -> Answer {
     ask(client, "GET", path, "")
+}
+
+/// Asks until the answer is as wanted, which takes a second at most: so long is a file taken for what it was.
+pub(crate) fn get_until(client: &mut Client, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
+    let start = Instant::now();
+    loop {
+        let answer = get(client, path);
+        if is_it(&answer) {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "{path}: still {} {:?}", answer.status, answer.head);
+    }
 }

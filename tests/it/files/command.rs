@@ -1,0 +1,115 @@
+//! `serverd files` and `serverd hash`, the real binary with its options and variables.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Tree, ask};
+use crate::process::{Running, backends, run, serverd};
+
+const HASH: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
+
+fn tree() -> Tree {
+    let tree = Tree::new(&[("index.html", "<p>hello")]);
+    tree.write("long.txt", "a line that is sent again and again\n".repeat(1000));
+    tree
+}
+
+fn basic(credentials: &str) -> String {
+    format!("Authorization: Basic {}\r\n", STANDARD.encode(credentials))
+}
+
+#[test]
+fn everything_together_is_one_command() {
+    let tree = tree();
+    let root = tree.path().display().to_string();
+    for backend in backends() {
+        let server = Running::start(&[
+            "files",
+            &root,
+            "-p",
+            "0",
+            "-b",
+            backend,
+            "--cache",
+            "1h",
+            "--compress",
+            "--cors",
+            "--spa",
+            "index.html",
+            "--header",
+            "X-Frame-Options: DENY",
+            "--header",
+            "Cache-Control: private",
+            "--auth",
+            HASH,
+        ]);
+        let mut client = server.connect();
+        let refused = ask(&mut client, "GET", "/long.txt", "Accept-Encoding: gzip\r\n");
+        assert_eq!((refused.status, refused.field("access-control-allow-origin")), (401, Some("*")));
+        assert_eq!(refused.field("x-frame-options"), Some("DENY"));
+        let fields = format!("{}Accept-Encoding: gzip\r\n", basic("alice:wonderland"));
+        let answer = ask(&mut client, "GET", "/long.txt", &fields);
+        assert_eq!((answer.status, answer.field("content-encoding")), (200, Some("gzip")));
+        assert_eq!(answer.field("cache-control"), Some("private"), "in place of the server's own");
+        assert_eq!(answer.head.matches("Cache-Control").count(), 1);
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&*answer.body).read_to_string(&mut text).expect("gzip");
+        assert!(text == "a line that is sent again and again\n".repeat(1000));
+        let range = ask(&mut client, "GET", "/long.txt", &format!("{fields}Range: bytes=2-5\r\n"));
+        assert_eq!((range.status, range.text().as_str(), range.field("content-encoding")), (206, "line", None));
+        let page = ask(&mut client, "GET", "/no/such", &format!("{}Accept: text/html\r\n", basic("alice:wonderland")));
+        assert_eq!((page.status, page.text().as_str()), (200, "<p>hello"));
+    }
+}
+
+#[test]
+fn variables_say_the_same_and_users_may_be_in_a_file() {
+    let tree = tree();
+    let users = tree.outside().join("users");
+    std::fs::write(&users, format!("# the members\n{HASH}\n")).expect("a file");
+    for (name, value) in [("SERVERD_AUTH", format!("@{}", users.display())), ("SERVERD_AUTH", HASH.to_owned())] {
+        let mut command = serverd(&["files", "-p", "0"]);
+        command.env("SERVERD_DIR", tree.path()).env(name, value).env("SERVERD_HEADER", "X-A: 1\nX-B: 2");
+        command.env("SERVERD_NO_LISTING", "true").env("SERVERD_CACHE", "no-store");
+        let server = Running::spawn(&mut command);
+        let mut client = server.connect();
+        assert_eq!(ask(&mut client, "GET", "/", &basic("alice:wrong")).status, 401);
+        let answer = ask(&mut client, "GET", "/", &basic("alice:wonderland"));
+        assert_eq!((answer.field("x-a"), answer.field("x-b")), (Some("1"), Some("2")));
+        assert_eq!(answer.field("cache-control"), Some("no-store"));
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_explained() {
+    for (arguments, code, advice) in [
+        (&["files", "--header", "no colon"][..], 2, "'Name: value'"),
+        (&["files", "--header", "Content-Length: 3"], 2, "the server writes this field itself"),
+        (&["files", "--auth", "alice:wonderland"], 2, "serverd hash"),
+        (&["files", "--cache", "soon"], 2, "no-store"),
+        (&["files", "--spa", "../index.html"], 2, "below the directory"),
+        (&["files", "--auth", "@/no/such/file", "-p", "0"], 1, "cannot read /no/such/file"),
+        (&["hash"], 2, "<NAME>"),
+        (&["hash", "a:b"], 2, "without a colon"),
+        (&["hash", "alice"], 1, "there is no password"),
+    ] {
+        let (status, complaint) = run(arguments);
+        assert_eq!(status, Some(code), "{arguments:?}: {complaint}");
+        assert!(complaint.contains(advice), "{arguments:?}: {complaint}");
+    }
+}
+
+#[test]
+fn a_password_becomes_a_line_that_lets_in() {
+    let mut child = serverd(&["hash", "bob", "--cost", "4"]).stdin(Stdio::piped()).spawn().expect("it starts");
+    child.stdin.take().expect("piped").write_all(b"a secret\n").expect("it reads");
+    let line = String::from_utf8(child.wait_with_output().expect("an end").stdout).expect("text");
+    let tree = tree();
+    let server = Running::start(&["files", &tree.path().display().to_string(), "-p", "0", "--auth", line.trim()]);
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, "GET", "/", &basic("bob:a secret")).status, 200);
+    assert_eq!(ask(&mut client, "GET", "/", &basic("bob:a secret ")).status, 401);
+}
