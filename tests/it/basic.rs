@@ -44,13 +44,13 @@ fn ask(client: &mut Client, credentials: &str) -> Answer {
 /// Keeps a thread of the pool busy, from now on until the outcome is dropped.
 fn occupy(pool: &Pool) -> mpsc::Sender<()> {
     let (send, receive) = mpsc::channel();
-    let (begin, begun) = mpsc::channel();
+    let (tell, started) = mpsc::channel();
     let work = move || {
-        begin.send(()).expect("the test waits");
+        tell.send(()).expect("the test waits");
         assert!(receive.recv().is_err());
     };
     pool.run(work).expect("room");
-    begun.recv_timeout(PATIENCE).expect("a thread");
+    started.recv_timeout(PATIENCE).expect("a thread");
     send
 }
 
