@@ -122,6 +122,7 @@ impl Pool {
     }
 
     /// Whether work would be taken now.
+    #[cfg(feature = "files")]
     pub(super) fn has_room(&self) -> bool {
         let queue = lock(&self.shared.queue);
         queue.jobs.len() + queue.busy < self.shared.jobs_max

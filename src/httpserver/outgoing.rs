@@ -61,10 +61,12 @@ impl Stream {
     }
 
     /// Whether the loop takes the pieces as it needs them, and may leave that to another thread.
+    #[cfg(feature = "files")]
     pub(super) fn is_pulled(&self) -> bool {
         !matches!(self.source, Source::Queue(_)) && self.trailers.is_none()
     }
 
+    #[cfg(feature = "files")]
     pub(super) fn into_source(self) -> Source {
         self.source
     }

@@ -411,6 +411,7 @@ impl Response {
     }
 
     /// The value of the first field of this name that was added.
+    #[cfg(feature = "files")]
     pub(super) fn field_value(&self, name: &str) -> Option<&[u8]> {
         let shared = self.shared.as_ref().map(|block| block.lines()).unwrap_or_default();
         let mut lines =
@@ -428,6 +429,7 @@ impl Response {
     }
 
     /// Says that the answer depends on a field of the request (RFC 9110 section 12.5.5), unless it says so already.
+    #[cfg(feature = "files")]
     pub(super) fn vary(self, name: &str) -> Self {
         let told = self.field_value("vary").unwrap_or_default();
         let is_told = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
@@ -435,6 +437,7 @@ impl Response {
     }
 
     /// Makes the entity tag a weak one: the content means the same, but its octets are others (RFC 9110 section 8.8.1).
+    #[cfg(feature = "files")]
     pub(super) fn weaken_etag(&mut self) {
         if let Some(tag) = self.field_value("etag").filter(|tag| tag.starts_with(b"\"")) {
             let weak = [b"W/", tag].concat();

@@ -53,6 +53,7 @@ pub use app::{Accepted, App, Closed, ConnId, Ends, Flow, Phase, Remote, Wire};
 pub use capacity::Capacity;
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use event_loop::EventLoop;
+#[cfg(feature = "files")]
 pub(crate) use file_range::read_at;
 pub use output::Output;
 pub use readiness::Readiness;
