@@ -8,7 +8,7 @@
 use std::net::TcpListener;
 
 use bytes::Bytes;
-use serverd::{Accepted, App, Closed, ConnId, Flow, Phase, Poller, Remote, SelectLoop, Wire};
+use serverd::{Accepted, App, ConnId, Ending, Flow, Phase, Poller, Remote, SelectLoop, Wire};
 
 /// A line that is longer ends the connection.
 const LINE_BYTES_MAX: usize = 1000;
@@ -64,7 +64,7 @@ impl App for Chat {
         Flow::Close
     }
 
-    fn closed(&mut self, id: ConnId, _state: (), _: Closed) {
+    fn closed(&mut self, id: ConnId, _state: (), _: Ending) {
         self.members.retain(|&member| member != id);
     }
 

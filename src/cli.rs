@@ -11,8 +11,9 @@ use crate::apps::chat;
 use crate::check::Check;
 use crate::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
+use crate::httpserver::LogFormat;
 use crate::r#loop::{self, Timeouts};
-use crate::server::{Backend, Command, Config};
+use crate::server::{Backend, Command, Config, LogTarget, Logging};
 
 mod client;
 #[cfg(feature = "files")]
@@ -35,7 +36,8 @@ Examples:
   serverd chat                                   talk: nc 127.0.0.1 8888
   serverd check http://127.0.0.1:8888/           is it well? The exit code tells
 
-SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP changes nothing.
+SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP and SIGUSR1
+open the access log again.
 
 Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
 
@@ -63,7 +65,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Serve.
-    Serve(Box<Config>, Command),
+    Serve(Box<Config>, Command, Logging),
     /// Ask a server how it is.
     Check(Check),
     /// Talk to a server.
@@ -89,6 +91,13 @@ enum BackendName {
     Auto,
     Epoll,
     Select,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormatName {
+    Short,
+    Combined,
+    Json,
 }
 
 #[derive(Debug, Parser)]
@@ -243,17 +252,27 @@ struct Cli {
     #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Fairness")]
     turn_accepts: u16,
 
+    /// Where HTTP requests are written down: a file, - (stdout) or off [default: terminal only]
+    #[arg(long, global = true, value_name = "FILE", value_parser = log_target, env = "SERVERD_ACCESS_LOG")]
+    #[arg(hide_env_values = true, help_heading = "Output")]
+    access_log: Option<LogTarget>,
+
+    /// How: for people, as nginx's combined, or as JSON [default: short on a terminal, else combined]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "SERVERD_LOG_FORMAT")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Output")]
+    log_format: Option<LogFormatName>,
+
     /// Log more: once for connections' ends, twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, env = "SERVERD_VERBOSE")]
     #[arg(hide_env_values = true, help_heading = "Output")]
     verbose: u8,
 
-    /// Log errors only
+    /// Log errors only, and no requests on a terminal
     #[arg(short, long, global = true, conflicts_with = "verbose", env = "SERVERD_QUIET")]
     #[arg(hide_env_values = true, help_heading = "Output")]
     quiet: bool,
 
-    /// When to colour the log
+    /// When to colour the logs
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "SERVERD_COLOR")]
     #[arg(hide_env_values = true, help_heading = "Output")]
     color: Color,
@@ -384,8 +403,8 @@ impl From<Cli> for Options {
             (false, _) => LevelFilter::Trace,
         };
         let color = cli.color;
-        let (config, command) = (cli.config(), cli.into_command());
-        Options { log_level, color, task: Task::Serve(Box::new(config), command) }
+        let (config, logging, command) = (cli.config(), cli.logging(), cli.into_command());
+        Options { log_level, color, task: Task::Serve(Box::new(config), command, logging) }
     }
 }
 
@@ -429,6 +448,24 @@ impl Cli {
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             keep_alive: false,
             files_max: 0,
+            access_log: None,
+        }
+    }
+
+    fn logging(&self) -> Logging {
+        let default = if self.quiet { LogTarget::Off } else { LogTarget::Terminal };
+        Logging {
+            target: self.access_log.clone().unwrap_or(default),
+            format: self.log_format.map(|name| match name {
+                LogFormatName::Short => LogFormat::Short,
+                LogFormatName::Combined => LogFormat::Combined,
+                LogFormatName::Json => LogFormat::Json,
+            }),
+            color: match self.color {
+                Color::Auto => None,
+                Color::Always => Some(true),
+                Color::Never => Some(false),
+            },
         }
     }
 
@@ -465,6 +502,16 @@ fn split_unit(text: &str) -> Result<(u64, &str), String> {
     match number.parse() {
         Ok(number) => Ok((number, unit.trim())),
         Err(_) => Err("begin with a whole number".into()),
+    }
+}
+
+/// A file, standard output or nothing.
+fn log_target(text: &str) -> Result<LogTarget, String> {
+    match text {
+        "" => Err("name a file; - is standard output, off is none".into()),
+        "-" => Ok(LogTarget::Stdout),
+        "off" => Ok(LogTarget::Off),
+        path => Ok(LogTarget::File(path.into())),
     }
 }
 
@@ -526,7 +573,7 @@ mod tests {
 
     fn parsed(line: &str) -> (Config, Command) {
         match try_parse_from(line.split(' ')).unwrap().task {
-            Task::Serve(config, command) => (*config, command),
+            Task::Serve(config, command, _) => (*config, command),
             other => panic!("{line}: {other:?}"),
         }
     }

@@ -63,15 +63,15 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    AcceptedCodings, BodyError, BodyReader, ContentCoding, EventSender, FieldBlock, FieldError, Handler, HttpServer,
-    Intake, ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
-    ServerEvent, Take, Trailers, Upload, layers,
+    AcceptedCodings, AccessLog, BodyError, BodyReader, ContentCoding, EventSender, FieldBlock, FieldError, Handler,
+    HttpServer, Intake, LogFormat, ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response,
+    Router, SendError, Sender, ServerEvent, Take, Trailers, Upload, layers,
 };
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;
 pub use r#loop::{
-    Accepted, App, Closed, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop, Timeouts, Timer,
-    Turn, Wire,
+    Accepted, App, Closed, ConnId, Ending, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop,
+    Timeouts, Timer, Turn, Wire,
 };
 
 /// The examples of the README are compiled with the tests.

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
     match task {
-        cli::Task::Serve(config, command) => server::run(config, command)?,
+        cli::Task::Serve(config, command, logging) => server::run(config, command, logging)?,
         cli::Task::Check(check) => {
             check.run(&mut io::stdout().lock()).map_err(|error| format!("{}: {error}", check.target))?;
         }

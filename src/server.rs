@@ -11,8 +11,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::httpserver::AccessLog;
 use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
 
+mod access;
 mod command;
 mod descriptors;
 #[cfg(feature = "files")]
@@ -22,6 +24,7 @@ mod signals;
 #[cfg(windows)]
 mod windows;
 
+pub use access::{LogTarget, Logging};
 pub use command::{Command, run};
 #[cfg(feature = "files")]
 pub use files::Site;
@@ -69,6 +72,9 @@ pub struct Config {
     pub keep_alive: bool,
     /// Descriptors that the application of each worker keeps for itself, which are taken off those for connections. 0.
     pub files_max: usize,
+    /// The access log of the servers that are made, if they have one: SIGHUP and SIGUSR1 open its file again, and the end
+    /// waits for its last lines. The servers are given it by [`HttpServer::access_log`](crate::HttpServer::access_log).
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for Config {
@@ -84,6 +90,7 @@ impl Default for Config {
             connections_max: None,
             keep_alive: false,
             files_max: 0,
+            access_log: None,
         }
     }
 }
@@ -124,8 +131,8 @@ pub struct Started {
 
 impl Config {
     /// Runs a server until it is told to end by SIGINT or SIGTERM (Ctrl-C): then it stops accepting, finishes what is
-    /// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP does nothing, as
-    /// there is nothing to be read again. Each worker's application is made on its own thread, by the worker's number.
+    /// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP and SIGUSR1 open
+    /// the file of the access log again. Each worker's application is made on its own thread, by the worker's number.
     ///
     /// # Errors
     /// One sentence that says what to do instead.
@@ -172,10 +179,16 @@ impl Config {
         drop(send);
         crew.await_start(&receive, workers)?;
         let watched = crew.handles.clone();
-        let _watch = signals::watch(move || watched.iter().for_each(Handle::drain))
+        let reopen = self.access_log.as_ref().map(AccessLog::reopener);
+        let drain = move || watched.iter().for_each(Handle::drain);
+        let _watch = signals::watch(drain, move || reopen.iter().for_each(|reopen| reopen()))
             .map_err(|error| failed("cannot listen for signals", &error))?;
         started(Started { local, backend: backend.name(), workers });
-        crew.wait(&receive)
+        let outcome = crew.wait(&receive);
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
+        outcome
     }
 }
 

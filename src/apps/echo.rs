@@ -1,6 +1,6 @@
 //! `serverd echo`: every byte comes back, in order (RFC 862 over TCP).
 
-use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Limits, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, ConnId, Ending, Flow, Limits, Phase, Remote, Wire};
 
 /// Sends back every byte.
 ///
@@ -55,7 +55,7 @@ impl App for Echo {
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), _: Closed) {}
+    fn closed(&mut self, _: ConnId, _state: (), _: Ending) {}
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }

@@ -29,7 +29,7 @@ use super::{
     Take, Trailers, Upload, write_head, write_known, write_whole,
 };
 use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
-use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, ConnId, Ending, Flow, Phase, Remote, Wire};
 
 mod undecided;
 
@@ -59,6 +59,8 @@ enum Exchange {
     Undecided(Box<Undecided>),
     /// The answer's body is made while it is sent.
     Sending(Outgoing),
+    /// The answer is written, with so many octets of content. That they are sent is waited for because of the access log.
+    Written(Next, u64),
 }
 
 /// A request whose body is on its way.
@@ -92,7 +94,7 @@ fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -
 impl Exchange {
     fn drain(&self) {
         match self {
-            Exchange::Collecting(_) | Exchange::Taking(..) => {}
+            Exchange::Collecting(_) | Exchange::Taking(..) | Exchange::Written(..) => {}
             Exchange::Reading(_, _, pending) => pending.late.link.drain(),
             Exchange::Waiting(_, waiting) => waiting.pending.late.link.drain(),
             Exchange::Undecided(undecided) => undecided.waiting.pending.late.link.drain(),
@@ -202,6 +204,10 @@ impl<H: Handler> HttpServer<H> {
         let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
         let end = place.end;
         let request = Request { head: request_head(&input[place.clone()], &self.scratch, &context), body: &[] };
+        let is_written_down = self.journal.is_some();
+        if let Some(journal) = &mut self.journal {
+            journal.begin(wire, &request.head);
+        }
         // The guard is around the whole batch, see `recover`.
         self.called = place;
         // In its parts, which stay where they are.
@@ -214,6 +220,7 @@ impl<H: Handler> HttpServer<H> {
             && shared.is_none()
             && !close
             && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
+            && !is_written_down
             && !wire.draining();
         match body {
             Body::Bytes(body) if is_usual => {
@@ -260,6 +267,9 @@ impl<H: Handler> HttpServer<H> {
         let scratch = std::mem::take(&mut self.scratch);
         let rest = &input[place.end..];
         let head = request_head(&input[place], &scratch, &context);
+        if let Some(journal) = &mut self.journal {
+            journal.begin(wire, &head);
+        }
         let taken = self.take_body(state, wire, &head, rest);
         let by_head = matches!(&taken, Ok((_, response)) if response.is_undecided());
         if by_head || matches!(taken, Err(None)) {
@@ -366,7 +376,7 @@ impl<H: Handler> HttpServer<H> {
         mut response: Response,
     ) -> Step {
         response.check(&mut self.content_type);
-        if let Body::Bytes(body) = &response.body {
+        if let (Body::Bytes(body), None) = (&response.body, &self.journal) {
             wire.restart_clock();
             return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, body));
         }
@@ -392,22 +402,51 @@ impl<H: Handler> HttpServer<H> {
             }
             Body::Stream(stream) => match self.begin_sending(wire, asked, response, *stream) {
                 Ok(outgoing) => Exchange::Sending(outgoing),
-                Err(next) => return Step::Answered(next),
+                Err(next) => {
+                    self.write_down(wire, 0);
+                    return Step::Answered(next);
+                }
             },
             body => {
                 wire.restart_clock();
                 let len = body.len().unwrap_or(0);
                 let (next, with_body) = write_known(&mut self.encoder, wire, asked, &response, len);
+                let waits = self.is_awaited(&body);
                 if with_body {
                     body.push(wire.output());
                 }
-                return Step::Answered(next);
+                self.tell_status(wire, response.status);
+                if !(with_body && waits) {
+                    self.write_down(wire, if with_body { len } else { 0 });
+                    return Step::Answered(next);
+                }
+                Exchange::Written(next, len)
             }
         };
         state.exchange = Some(Box::new(exchange));
         // The clock of what came before is not that of an answer; output that is blocked has its own.
         state.phase = Phase::Reply;
         Step::Parse
+    }
+
+    /// Whether an answer is written down only when it is sent: it may break off, or take its time.
+    fn is_awaited(&self, body: &Body) -> bool {
+        self.journal.is_some() && !matches!(body, Body::Bytes(bytes) if bytes.len() <= BATCH_BYTES)
+    }
+
+    #[inline]
+    fn tell_status(&mut self, wire: &Wire<'_, Nudge>, status: http::StatusCode) {
+        if let Some(journal) = &mut self.journal {
+            journal.answer(wire, status);
+        }
+    }
+
+    /// The answer has ended, after so many octets of content.
+    #[inline]
+    fn write_down(&mut self, wire: &Wire<'_, Nudge>, bytes: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.end(wire, bytes);
+        }
     }
 
     /// Writes the head of a stream; what follows is none where the response has no body.
@@ -438,6 +477,7 @@ impl<H: Handler> HttpServer<H> {
         }
         let (persistence, next) =
             asked.outlook(response.close || wire.draining() || (coding == Coding::Close && !asked.head));
+        self.tell_status(wire, response.status);
         if !write_head(&mut self.encoder, wire, &response, length, persistence) || asked.head || tunnel {
             return Err(next);
         }
@@ -485,13 +525,22 @@ impl<H: Handler> HttpServer<H> {
                 Pumped::More => Step::Flow(Flow::Yield(state.phase)),
                 Pumped::Wait => Step::Flow(Flow::Pause),
                 Pumped::Done => {
-                    let next = outgoing.next;
+                    let (next, bytes) = (outgoing.next, outgoing.content_bytes);
                     state.exchange = None;
                     wire.restart_clock();
+                    self.write_down(wire, bytes);
                     Step::Answered(next)
                 }
                 Pumped::Broken => Step::Flow(outgoing.give_up()),
             },
+            Some(Exchange::Written(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase)),
+            Some(Exchange::Written(next, bytes)) => {
+                let (next, bytes) = (*next, *bytes);
+                state.exchange = None;
+                wire.restart_clock();
+                self.write_down(wire, bytes);
+                Step::Answered(next)
+            }
             _ => Step::Parse,
         }
     }
@@ -591,6 +640,11 @@ impl<H: Handler> HttpServer<H> {
         let response = fault(error);
         if let Body::Bytes(body) = &response.body {
             write_whole(&mut self.encoder, wire, asked, &response, body);
+            if let Some(journal) = &mut self.journal {
+                journal.refuse(wire, wire.input());
+                journal.answer(wire, response.status);
+                journal.end(wire, if asked.head { 0 } else { body.len() as u64 });
+            }
         }
         Flow::Refuse
     }
@@ -602,7 +656,7 @@ impl<H: Handler> HttpServer<H> {
             Some(Exchange::Collecting(collected)) => collected.head.is_for_head(),
             Some(Exchange::Taking(asked, _) | Exchange::Reading(asked, ..) | Exchange::Waiting(asked, _)) => asked.head,
             Some(Exchange::Undecided(undecided)) => undecided.request.head.is_for_head(),
-            Some(Exchange::Sending(_)) => false,
+            Some(Exchange::Sending(_) | Exchange::Written(..)) => false,
             None => state.http1.is_for_head(&self.scratch),
         }
     }
@@ -642,7 +696,8 @@ impl Conversation {
 
     /// Whether the exchange under way takes input.
     fn needs_input(&self) -> bool {
-        !matches!(self.exchange.as_deref(), Some(Exchange::Waiting(..) | Exchange::Undecided(_) | Exchange::Sending(_)))
+        use Exchange::{Sending, Undecided, Waiting, Written};
+        !matches!(self.exchange.as_deref(), Some(Waiting(..) | Undecided(_) | Sending(_) | Written(..)))
     }
 
     /// What follows an answer; `None` is the next request.
@@ -668,7 +723,10 @@ impl<H: Handler> App for HttpServer<H> {
         self.remote = Some(remote);
     }
 
-    fn open(&mut self, _accepted: &Accepted<'_>, _wire: &mut Wire<'_, Nudge>) -> (Conversation, Flow) {
+    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Nudge>) -> (Conversation, Flow) {
+        if let Some(journal) = &mut self.journal {
+            journal.open(wire.id(), accepted.peer);
+        }
         let phase = Phase::Silent;
         let http1 = http1::Connection::new();
         (Conversation { http1, exchange: None, phase }, Flow::Read(phase))
@@ -706,7 +764,21 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     /// The exchange under way is dropped, which tells those who share something with it.
-    fn closed(&mut self, _: ConnId, _state: Conversation, _: Closed) {}
+    fn closed(&mut self, id: ConnId, state: Conversation, ending: Ending) {
+        if let Some(journal) = &mut self.journal {
+            let bytes = match state.exchange.as_deref() {
+                Some(Exchange::Sending(outgoing)) => outgoing.content_bytes,
+                Some(Exchange::Written(_, bytes)) => *bytes,
+                _ => 0,
+            };
+            journal.closed(id, bytes, &ending);
+        }
+    }
 
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Nudge)>) {}
+    #[inline]
+    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Nudge)>) {
+        if let Some(journal) = &mut self.journal {
+            journal.end_turn();
+        }
+    }
 }

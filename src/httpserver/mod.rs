@@ -5,6 +5,7 @@
 //! comes or read elsewhere; an answer that is given later; an answer whose body is made while it is sent. Requests
 //! pipelined behind such an exchange wait, unread, so answers keep their order.
 
+mod access_log;
 #[cfg(feature = "http-types")]
 mod adapter;
 mod conversation;
@@ -33,6 +34,7 @@ use http::StatusCode;
 use crate::http1::{Encoder, Form, Head, Length, Limits, Persistence, ResponseHead, Version};
 use crate::r#loop::{Remote, Wire};
 
+use self::access_log::Journal;
 use self::response::Body;
 
 /// Handlers over the types of the crate `http`.
@@ -40,6 +42,7 @@ use self::response::Body;
 pub mod http_types {
     pub use super::adapter::handler;
 }
+pub use access_log::{AccessLog, LogFormat};
 pub use conversation::Conversation;
 pub use events::{EventSender, ServerEvent};
 pub use fields::{FieldBlock, FieldError, Trailers};
@@ -84,6 +87,8 @@ pub struct HttpServer<H> {
     called: Range<usize>,
     /// Where other threads reach the connections of this loop.
     remote: Option<Remote<Nudge>>,
+    /// What is known of the requests under way, where they are written down.
+    journal: Option<Box<Journal>>,
 }
 
 /// What an answered request means for the connection.
@@ -198,7 +203,7 @@ impl<H: Handler> HttpServer<H> {
     /// A server that answers by a handler.
     pub fn with(handler: H) -> Self {
         let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
-        HttpServer { handler, limits, encoder, content_type: "", scratch, called: 0..0, remote: None }
+        HttpServer { handler, limits, encoder, content_type: "", scratch, called: 0..0, remote: None, journal: None }
     }
 }
 
@@ -207,6 +212,12 @@ impl<H> HttpServer<H> {
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         HttpServer { limits, ..self }
+    }
+
+    /// Writes down each request, in the given log if there is one.
+    #[must_use]
+    pub fn access_log<'a>(self, log: impl Into<Option<&'a AccessLog>>) -> Self {
+        HttpServer { journal: log.into().map(|log| Box::new(Journal::new(log.clone()))), ..self }
     }
 }
 

@@ -88,6 +88,8 @@ pub(super) struct Outgoing {
     coding: Coding,
     trailers: Option<MakeTrailers>,
     pub(super) next: Next,
+    /// Octets of the content that went into the output.
+    pub(super) content_bytes: u64,
 }
 
 /// How far a turn came.
@@ -105,7 +107,7 @@ pub(super) enum Pumped {
 impl Outgoing {
     pub(super) fn new(stream: Stream, coding: Coding, with_trailers: bool, next: Next) -> Self {
         let trailers = stream.trailers.filter(|_| with_trailers).map(|(_, make)| make);
-        Outgoing { source: stream.source, coding, trailers, next }
+        Outgoing { source: stream.source, coding, trailers, next, content_bytes: 0 }
     }
 
     /// From now on the source can reach the connection.
@@ -157,8 +159,9 @@ impl Outgoing {
             let piece = match &mut self.source {
                 Source::Pieces(pieces) => pieces.next().transpose()?,
                 Source::Reader(reader) => {
-                    if !read_piece(reader, &mut self.coding, output)? {
-                        return self.end(output);
+                    match read_piece(reader, &mut self.coding, output)? {
+                        0 => return self.end(output),
+                        count => self.content_bytes += count,
                     }
                     continue;
                 }
@@ -170,7 +173,7 @@ impl Outgoing {
                 },
             };
             match piece {
-                Some(piece) => write_piece(piece, &mut self.coding, output),
+                Some(piece) => self.content_bytes += write_piece(piece, &mut self.coding, output),
                 None => return self.end(output),
             }
         }
@@ -202,16 +205,17 @@ impl Outgoing {
     }
 }
 
-fn write_piece(mut piece: Bytes, coding: &mut Coding, output: &mut Output) {
+/// Returns how much of the piece is sent.
+fn write_piece(mut piece: Bytes, coding: &mut Coding, output: &mut Output) -> u64 {
     if piece.is_empty() {
-        return;
+        return 0;
     }
     match coding {
         Coding::Chunked => {
             output.extend(format!("{:x}\r\n", piece.len()).as_bytes());
             output.push(&piece);
             output.extend(b"\r\n");
-            return;
+            return piece.len() as u64;
         }
         Coding::Length(left) => {
             piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -220,11 +224,12 @@ fn write_piece(mut piece: Bytes, coding: &mut Coding, output: &mut Output) {
         Coding::Close => {}
     }
     output.push(&piece);
+    piece.len() as u64
 }
 
-/// Reads straight into the output: a chunk's size is filled in afterwards, with leading zeros. Says whether there was
-/// anything. A reader that panics leaves the output as it was, for a size of zero in it would end the body.
-fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -> io::Result<bool> {
+/// Reads straight into the output: a chunk's size is filled in afterwards, with leading zeros. Returns how much there
+/// was. A reader that panics leaves the output as it was, for a size of zero in it would end the body.
+fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -> io::Result<u64> {
     let chunked = *coding == Coding::Chunked;
     let want = if let Coding::Length(left) = coding {
         usize::try_from(*left).unwrap_or(READ_BYTES).min(READ_BYTES)
@@ -244,7 +249,7 @@ fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -
         }
     };
     if count == 0 {
-        return Ok(false);
+        return Ok(0);
     }
     if count > want {
         return Err(io::Error::other("its reader says that it read more than there is room for"));
@@ -258,7 +263,7 @@ fn read_piece(reader: &mut dyn Read, coding: &mut Coding, output: &mut Output) -
     if let Coding::Length(left) = coding {
         *left -= count as u64;
     }
-    Ok(true)
+    Ok(count as u64)
 }
 
 /// What is being added to a buffer: taken away again unless it is kept.

@@ -105,6 +105,19 @@ pub enum Closed {
     Error(io::Error),
 }
 
+/// How a connection ended, and when.
+#[derive(Debug)]
+pub struct Ending {
+    /// Why.
+    pub reason: Closed,
+    /// Output that was not sent.
+    pub unsent_bytes: u64,
+    /// Seconds since 1970 by the calendar clock, as [`Wire::wall`].
+    pub wall: u64,
+    /// The loop's own clock, as [`Wire::now`].
+    pub now: Duration,
+}
+
 /// What is known of a connection when it opens.
 pub struct Accepted<'a> {
     /// Which listener, in the order they were given to the loop; `None` for an adopted socket.
@@ -216,7 +229,7 @@ pub trait App {
     fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
 
     /// The connection is gone.
-    fn closed(&mut self, id: ConnId, state: Self::State, reason: Closed);
+    fn closed(&mut self, id: ConnId, state: Self::State, ending: Ending);
 
     /// Everything of this turn of the loop was done. Letters that are appended to `posts`, for connections of this
     /// loop, are delivered before it waits again; so an application can gather what a turn brought each connection
@@ -430,7 +443,7 @@ where
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), _: Closed) {}
+    fn closed(&mut self, _: ConnId, _state: (), _: Ending) {}
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }

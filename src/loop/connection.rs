@@ -559,7 +559,8 @@ impl<S: Stream, T> Connection<S, T> {
         let (how, gone) = match outcome {
             Ok(done) => done,
             Err(error) => {
-                lent.scratch.clear();
+                // Kept to be counted, since the application is told of what was not sent.
+                self.park(lent);
                 return Err(error);
             }
         };

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::app::{App, Closed, ConnId, Flow, Phase, Remote, Wire};
+use super::app::{App, Closed, ConnId, Ending, Flow, Phase, Remote, Wire};
 use super::capacity::Capacity;
 use super::connection::{Connection, Lent, Outcome, Stage};
 use super::eager::Eager;
@@ -479,8 +479,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         self.lent.counters.closes += 1;
         log::debug!("closed {id:?}: {closed:?}");
-        let Connection { stream, state, .. } = connection;
-        if catch_unwind(AssertUnwindSafe(|| self.lent.app.closed(id, state, closed))).is_err() {
+        let Connection { stream, state, pending, .. } = connection;
+        let ending = Ending {
+            reason: closed,
+            unsent_bytes: pending.map_or(0, |output| output.len() as u64),
+            wall: self.lent.wall,
+            now: Duration::from_millis(self.lent.now_ms),
+        };
+        if catch_unwind(AssertUnwindSafe(|| self.lent.app.closed(id, state, ending))).is_err() {
             self.lent.counters.panics += 1;
             log::error!("the application panicked at the end of {id:?}");
         }

@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use schedule::Task;
 
-pub use app::{Accepted, App, Closed, ConnId, Ends, Flow, Phase, Remote, Wire};
+pub use app::{Accepted, App, Closed, ConnId, Ending, Ends, Flow, Phase, Remote, Wire};
 pub use capacity::Capacity;
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use event_loop::EventLoop;

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 #[cfg(feature = "files")]
 use super::files::{self, Site};
-use super::{Config, Failure, Started, count_workers};
+use super::{Config, Failure, Logging, Started, count_workers};
 use crate::apps::{Chat, Echo, Fixed, Whoami, chat};
 use crate::http1::Limits;
-use crate::httpserver::HttpServer;
+use crate::httpserver::{AccessLog, Handler, HttpServer};
 
 /// What is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +35,27 @@ pub enum Command {
 }
 
 /// Runs a server as [`Config::serve`] does, with an application of the binary. Prints one line on stdout once
-/// connections are accepted.
+/// connections are accepted; what an access log writes there comes behind it.
 ///
 /// # Errors
 /// As [`Config::serve`].
-pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
+pub fn run(config: &Config, command: &Command, logging: &Logging) -> Result<(), Failure> {
     let mut config = config.clone();
+    if !matches!(command, Command::Echo | Command::Chat(_)) {
+        config.access_log = logging.open()?;
+    }
+    let log = config.access_log.clone();
+    let announce = |what: &str, started| announce(what, started, log.as_ref());
     match command.clone() {
         Command::Http { body, limits } => {
             // The text of the process, which lives as long as that: shared bytes would count their users with every answer.
             let text: &'static str = Box::leak(body.into_boxed_str());
-            let make = move |_| HttpServer::with(Fixed::new(text)).limits(limits.clone());
+            let make = http(&config, limits, move |_| Fixed::new(text));
             config.serve_and(make, |started| announce("listening on http", started))
         }
         Command::Whoami { limits } => {
-            let make =
-                move |worker| HttpServer::with(Whoami::new(worker, limits.body_bytes_max)).limits(limits.clone());
+            let body_bytes_max = limits.body_bytes_max;
+            let make = http(&config, limits, move |worker| Whoami::new(worker, body_bytes_max));
             config.serve_and(make, |started| announce("whoami on http", started))
         }
         #[cfg(feature = "files")]
@@ -71,7 +76,18 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn announce(what: &str, started: Started) {
+/// Makes each worker a server over a handler.
+pub(super) fn http<H: Handler + 'static>(
+    config: &Config,
+    limits: Limits,
+    make: impl Fn(usize) -> H + Send + Sync + 'static,
+) -> impl Fn(usize) -> HttpServer<H> + Send + Sync + 'static {
+    let log = config.access_log.clone();
+    move |worker| HttpServer::with(make(worker)).limits(limits.clone()).access_log(log.as_ref())
+}
+
+/// Prints the start line; what an access log has for standard output comes behind it.
+pub(super) fn announce(what: &str, started: Started, log: Option<&AccessLog>) {
     let Started { local, backend, workers } = started;
     let plural = if workers == 1 { "" } else { "s" };
     let mut out = io::stdout().lock();
@@ -79,5 +95,8 @@ pub(super) fn announce(what: &str, started: Started) {
     // A closed stdout is no reason not to serve.
     if let Err(error) = line.and_then(|()| out.flush()) {
         log::warn!("cannot print the start line: {error}");
+    }
+    if let Some(log) = log {
+        log.release();
     }
 }

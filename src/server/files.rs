@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::command::announce;
+use super::command::{announce, http};
 use super::{Config, Failure};
 use crate::apps::Files;
 use crate::apps::files::Options;
 use crate::http1::Limits;
-use crate::httpserver::{Handler, HttpServer, Pool, layers};
+use crate::httpserver::{Handler, Pool, layers};
 
 /// Threads that check passwords: enough to let a browser's connections in, and few, since guesses shall be slow.
 const CHECKING_THREADS: usize = 2;
@@ -48,12 +48,12 @@ pub(super) fn run(mut config: Config, site: &Site) -> Result<(), Failure> {
     let limits = site.limits.clone();
     let start = format!("files of {shown} on http");
     if site.is_plain() {
-        let make = move |_| HttpServer::with(files.clone()).limits(limits.clone());
-        return config.serve_and(make, move |started| announce(&start, started));
+        let make = http(&config, limits, move |_| files.clone());
+        return config.serve_and(make, |started| announce(&start, started, config.access_log.as_ref()));
     }
     let layers = site.layers()?;
-    let make = move |_| HttpServer::with(layers.around(files.clone())).limits(limits.clone());
-    config.serve_and(make, move |started| announce(&start, started))
+    let make = http(&config, limits, move |_| layers.around(files.clone()));
+    config.serve_and(make, |started| announce(&start, started, config.access_log.as_ref()))
 }
 
 /// What is laid around the files, ready to be used by each worker.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serverd::apps::Echo;
 use serverd::r#loop::Limits;
-use serverd::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Timeouts, Wire};
+use serverd::{Accepted, App, ConnId, Ending, Flow, Phase, Remote, Timeouts, Wire};
 
 use crate::harness::{Backend, Random, Server, on_every_backend, serve_with};
 
@@ -66,8 +66,8 @@ impl App for Gauge {
         self.0.drain(state, wire)
     }
 
-    fn closed(&mut self, id: ConnId, state: (), reason: Closed) {
-        self.0.closed(id, state, reason);
+    fn closed(&mut self, id: ConnId, state: (), ending: Ending) {
+        self.0.closed(id, state, ending);
     }
 
     fn end_of_turn(&mut self, posts: &mut Vec<(ConnId, ())>) {

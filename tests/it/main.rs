@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a module per promise, every promise on every backend and under chaos.
 
+mod access_log;
 #[cfg(feature = "files")]
 mod basic;
 mod bodies;

@@ -1,6 +1,6 @@
 //! A panic costs the connection it happened for, and nobody else.
 
-use serverd::{Accepted, App, Closed, ConnId, Flow, HttpServer, Phase, Remote, Request, Response, Wire};
+use serverd::{Accepted, App, ConnId, Ending, Flow, HttpServer, Phase, Remote, Request, Response, Wire};
 
 use crate::harness::{on_every_backend, serve};
 
@@ -54,7 +54,7 @@ impl App for Touchy {
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, state: u8, _: Closed) {
+    fn closed(&mut self, _: ConnId, state: u8, _: Ending) {
         assert!(state != b'c', "as asked: at the end");
     }
 

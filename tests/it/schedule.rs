@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serverd::{App, Closed, ConnId, Flow, Handle, HttpServer, Phase, Remote, Request, Response, Wire};
+use serverd::{App, ConnId, Ending, Flow, Handle, HttpServer, Phase, Remote, Request, Response, Wire};
 
 use crate::harness::{PATIENCE, RESET_IS_AN_END, on_every_backend, serve, skipped_under_wine};
 
@@ -47,8 +47,8 @@ impl App for Pauser {
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), reason: Closed) {
-        self.0.send(format!("{reason:?}")).expect("the test waits");
+    fn closed(&mut self, _: ConnId, _state: (), ending: Ending) {
+        self.0.send(format!("{:?}", ending.reason)).expect("the test waits");
     }
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 
 use serverd::r#loop::{Limits, Readiness, TcpStream};
-use serverd::{Accepted, App, Closed, ConnId, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
+use serverd::{Accepted, App, ConnId, Ending, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
 
 use crate::harness::{Backend, Client, PATIENCE, on_every_backend, serve};
 
@@ -79,8 +79,8 @@ impl App for Teller {
         Flow::Close
     }
 
-    fn closed(&mut self, _id: ConnId, _state: usize, reason: Closed) {
-        self.tell(format!("{reason:?}"));
+    fn closed(&mut self, _id: ConnId, _state: usize, ending: Ending) {
+        self.tell(format!("{:?}", ending.reason));
     }
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, String)>) {}

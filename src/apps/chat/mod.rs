@@ -44,7 +44,7 @@ use self::hub::{Hub, Session};
 use self::line::{LINE_BYTES_MAX, LineReader, Reading};
 use self::room::Departure;
 use self::state::{Event, MemberKey};
-use crate::r#loop::{Accepted, App, Closed, ConnId, Flow, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, Closed, ConnId, Ending, Flow, Phase, Remote, Wire};
 
 /// Lines that are taken from one member before the others have their turn.
 const LINES_PER_TURN: usize = 64;
@@ -295,9 +295,9 @@ impl App for Chat {
         Flow::Pause
     }
 
-    fn closed(&mut self, _: ConnId, caller: Caller, reason: Closed) {
+    fn closed(&mut self, _: ConnId, caller: Caller, ending: Ending) {
         let Some(member) = caller.member else { return };
-        let why = match reason {
+        let why = match ending.reason {
             _ if caller.slow => Departure::TooSlow,
             Closed::TooSlow => Departure::TooSlow,
             Closed::Timeout(_) => Departure::TimedOut,

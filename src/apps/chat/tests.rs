@@ -98,7 +98,8 @@ impl Stage {
         let person = &mut self.people[who];
         person.closed = true;
         if let Some(caller) = person.caller.take() {
-            self.chats[person.desk].closed(person.id, caller, reason);
+            let ending = Ending { reason, unsent_bytes: 0, wall: 0, now: Duration::ZERO };
+            self.chats[person.desk].closed(person.id, caller, ending);
         }
     }
 

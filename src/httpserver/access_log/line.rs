@@ -1,0 +1,320 @@
+//! One line about one request.
+//!
+//! What a client sent is never written as it came: in the combined format and on a terminal everything but visible
+//! ASCII becomes `\xHH`, as do quotes and backslashes, which is what nginx does; in JSON `\u00HH`. So a line is a line
+//! whatever a client sends, and no octet of it reaches a terminal that could do something there.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use super::LogFormat;
+use crate::http1::Version;
+use crate::httpserver::RequestHead;
+
+/// What is written of a target or a field at most.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// What is known of a request when it begins, rendered.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// What stands before the status.
+    before: Vec<u8>,
+    /// What stands at the end.
+    after: Vec<u8>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) status: u16,
+    pub(super) bytes: u64,
+    pub(super) duration_ms: u64,
+}
+
+impl Asked {
+    /// A request that could be read.
+    pub(super) fn by(mut self, format: LogFormat, head: &RequestHead<'_>) -> Self {
+        let (method, target) = (head.method_bytes(), head.target().as_bytes());
+        let version = if head.version() == Version::Http10 { "1.0" } else { "1.1" };
+        let field = |name| head.field(name);
+        self.clear();
+        match format {
+            LogFormat::Combined => {
+                escape(&mut self.before, method);
+                self.before.push(b' ');
+                escape(&mut self.before, target);
+                let _ = write!(self.before, " HTTP/{version}");
+                self.after_combined(field("referer"), field("user-agent"));
+            }
+            LogFormat::Json => {
+                self.before.extend_from_slice(b"\"method\":");
+                json_string(&mut self.before, Some(method));
+                self.before.extend_from_slice(b",\"target\":");
+                json_string(&mut self.before, Some(target));
+                let _ = write!(self.before, ",\"version\":\"{version}\"");
+                self.after_json(field("referer"), field("user-agent"));
+            }
+            LogFormat::Short => {
+                escape(&mut self.before, method);
+                self.before.push(b' ');
+                escape(&mut self.before, target);
+            }
+        }
+        self
+    }
+
+    /// A request that could not be read: the beginning of what came instead.
+    pub(super) fn unreadable(mut self, format: LogFormat, input: &[u8]) -> Self {
+        self.clear();
+        let end = memchr::memchr2(b'\r', b'\n', input).unwrap_or(input.len());
+        let line = &input[..end];
+        match format {
+            LogFormat::Combined | LogFormat::Short if line.is_empty() => self.before.push(b'-'),
+            LogFormat::Combined | LogFormat::Short => escape(&mut self.before, line),
+            LogFormat::Json => {
+                self.before.extend_from_slice(b"\"method\":null,\"target\":null,\"version\":null,\"request\":");
+                json_string(&mut self.before, Some(line));
+            }
+        }
+        match format {
+            LogFormat::Combined => self.after_combined(None, None),
+            LogFormat::Json => self.after_json(None, None),
+            LogFormat::Short => {}
+        }
+        self
+    }
+
+    fn clear(&mut self) {
+        self.before.clear();
+        self.after.clear();
+    }
+
+    fn after_combined(&mut self, referer: Option<&[u8]>, agent: Option<&[u8]>) {
+        for value in [referer, agent] {
+            self.after.extend_from_slice(b" \"");
+            escape(&mut self.after, value.unwrap_or(b"-"));
+            self.after.push(b'"');
+        }
+    }
+
+    fn after_json(&mut self, referer: Option<&[u8]>, agent: Option<&[u8]>) {
+        self.after.extend_from_slice(b",\"referer\":");
+        json_string(&mut self.after, referer);
+        self.after.extend_from_slice(b",\"user_agent\":");
+        json_string(&mut self.after, agent);
+    }
+}
+
+/// Appends a whole line.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    format: LogFormat,
+    color: bool,
+    date: &Date,
+    peer: Option<SocketAddr>,
+    asked: &Asked,
+    ended: Ended,
+) {
+    let Ended { status, bytes, duration_ms } = ended;
+    // A write to a vector does not fail.
+    let _ = match format {
+        LogFormat::Combined => {
+            let _ = write!(out, "{} - - [{}] \"", Host(peer), date.common);
+            out.extend_from_slice(&asked.before);
+            write!(out, "\" {status} {bytes}")
+        }
+        LogFormat::Json => {
+            let _ = write!(out, "{{\"time\":\"{}\",\"peer\":\"{}\",", date.rfc3339, Peer(peer));
+            out.extend_from_slice(&asked.before);
+            write!(out, ",\"status\":{status},\"bytes\":{bytes},\"duration_ms\":{duration_ms}")
+        }
+        LogFormat::Short => {
+            let (dim, plain) = if color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+            let _ = write!(out, "{dim}{} {}{plain} ", &date.rfc3339[11..], Host(peer));
+            out.extend_from_slice(&asked.before);
+            let hue = if color { hue(status) } else { "" };
+            write!(out, " {hue}{status}{plain} {} {dim}{duration_ms} ms{plain}", Size(bytes))
+        }
+    };
+    out.extend_from_slice(&asked.after);
+    out.extend_from_slice(if format == LogFormat::Json { b"}\n" } else { b"\n" });
+}
+
+fn hue(status: u16) -> &'static str {
+    match status {
+        ..300 => "\x1b[32m",
+        300..400 => "\x1b[36m",
+        400..500 => "\x1b[33m",
+        _ => "\x1b[31m",
+    }
+}
+
+/// Appends what a client sent, as nginx does.
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    for &byte in cut(value) {
+        match byte {
+            b'"' | b'\\' | ..0x20 | 0x7f.. => {
+                let _ = write!(out, "\\x{byte:02X}");
+            }
+            _ => out.push(byte),
+        }
+    }
+    mark_cut(out, value);
+}
+
+/// Appends a string of JSON, or `null`. Octets that are not ASCII stand for themselves, as in Latin-1: nothing is lost.
+fn json_string(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    let Some(value) = value else { return out.extend_from_slice(b"null") };
+    out.push(b'"');
+    for &byte in cut(value) {
+        match byte {
+            b'"' | b'\\' => out.extend([b'\\', byte]),
+            ..0x20 | 0x7f.. => {
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+            _ => out.push(byte),
+        }
+    }
+    mark_cut(out, value);
+    out.push(b'"');
+}
+
+fn cut(value: &[u8]) -> &[u8] {
+    &value[..value.len().min(VALUE_BYTES_MAX)]
+}
+
+fn mark_cut(out: &mut Vec<u8>, value: &[u8]) {
+    if value.len() > VALUE_BYTES_MAX {
+        out.extend_from_slice(b"...");
+    }
+}
+
+/// An address without its port; that of IPv4 as such, also where it came through a socket of IPv6.
+struct Host(Option<SocketAddr>);
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(peer) => peer.ip().to_canonical().fmt(formatter),
+            None => formatter.write_str("-"),
+        }
+    }
+}
+
+/// An address with its port.
+struct Peer(Option<SocketAddr>);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(peer) => SocketAddr::new(peer.ip().to_canonical(), peer.port()).fmt(formatter),
+            None => formatter.write_str("-"),
+        }
+    }
+}
+
+/// A number of octets for people.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return write!(formatter, "{} B", self.0);
+        }
+        let (mut tenths, mut unit) = (u128::from(self.0) * 10 / 1024, 0);
+        while tenths >= 10_240 {
+            tenths /= 1024;
+            unit += 1;
+        }
+        write!(formatter, "{}.{} {}", tenths / 10, tenths % 10, units[unit])
+    }
+}
+
+/// The time of a line, rendered once a second.
+#[derive(Debug, Default)]
+pub(super) struct Date {
+    second: Option<u64>,
+    /// `25/Nov/2026:11:04:51 +0000`
+    common: String,
+    /// `2026-11-25T11:04:51Z`
+    rfc3339: String,
+}
+
+impl Date {
+    /// `now` is the calendar time in seconds since 1970.
+    pub(super) fn set(&mut self, now: u64) {
+        if self.second.replace(now) == Some(now) {
+            return;
+        }
+        // The last second with four digits for its year, which is as far as the crate goes.
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(253_402_300_799));
+        // "Sun, 06 Nov 1994 08:49:37 GMT"
+        let text = httpdate::fmt_http_date(time);
+        let (day, month, year, clock) = (&text[5..7], &text[8..11], &text[12..16], &text[17..25]);
+        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let number = months.iter().position(|name| *name == month).map_or(0, |index| index + 1);
+        self.common.clear();
+        self.rfc3339.clear();
+        // A write to a string does not fail.
+        let _ = write!(self.common, "{day}/{month}/{year}:{clock} +0000");
+        let _ = write!(self.rfc3339, "{year}-{number:02}-{day}T{clock}Z");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(value: &[u8]) -> String {
+        let mut out = Vec::new();
+        escape(&mut out, value);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_visible_ascii_is_escaped_as_nginx_does() {
+        assert_eq!(escaped(b"/a b~"), "/a b~");
+        assert_eq!(escaped(b"\r\n\x1b[31m\x7f"), "\\x0D\\x0A\\x1B[31m\\x7F");
+        assert_eq!(escaped("\"\\\u{e4}".as_bytes()), "\\x22\\x5C\\xC3\\xA4");
+    }
+
+    #[test]
+    fn values_are_cut_at_their_bound() {
+        let long = escaped(&[b'a'; VALUE_BYTES_MAX + 1]);
+        assert_eq!((long.len(), long.ends_with("aaa...")), (VALUE_BYTES_MAX + 3, true));
+    }
+
+    #[test]
+    fn every_octet_is_a_character_of_json() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut out = Vec::new();
+        json_string(&mut out, Some(&all));
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+        #[cfg(feature = "json")]
+        {
+            let back: String = serde_json::from_str(&text).unwrap();
+            assert!(back.chars().map(u32::from).eq(0..=255));
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_formats() {
+        let mut date = Date::default();
+        date.set(784_111_777);
+        assert_eq!(
+            (date.common.as_str(), date.rfc3339.as_str()),
+            ("06/Nov/1994:08:49:37 +0000", "1994-11-06T08:49:37Z")
+        );
+        date.set(0);
+        assert_eq!(date.rfc3339, "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        let texts = [0, 1023, 1024, 1536, 1 << 20, u64::MAX].map(|bytes| Size(bytes).to_string());
+        assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "15.9 EiB"]);
+    }
+}
