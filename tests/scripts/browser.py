@@ -2,7 +2,7 @@
 """Chromium goes through listings by mouse and keyboard, opens files, and plays one by ranges.
 
 browser.py SERVERD [BACKEND...]          the test, on each backend
-browser.py SERVERD --screenshots DIR     pictures of a listing: light, dark, and as wide as a phone
+browser.py SERVERD --screenshots DIR     pictures of a listing: light, dark, both, and as wide as a phone
 
 Speaks the WebDriver protocol to chromedriver. Without the two programs it says so and is skipped, unless
 CI_REQUIRE_CLIENTS is set.
@@ -283,17 +283,27 @@ def screenshots(program, directory):
         with serving(program, root) as port:
             driver = Driver(home)
             try:
-                for name, width, height, scheme in (("light", 860, 640, "light"), ("dark", 860, 640, "dark"),
+                url = f"http://127.0.0.1:{port}/projects/lighthouse/"
+                for name, width, height, scheme in (("light", 700, 560, "light"), ("dark", 700, 560, "dark"),
                                                     ("phone", 390, 780, "light"), ("phone-dark", 390, 780, "dark")):
-                    driver.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                                    deviceScaleFactor=1, mobile="phone" in name)
-                    driver.devtools("Emulation.setEmulatedMedia",
-                                    features=[{"name": "prefers-color-scheme", "value": scheme}])
-                    driver.go(f"http://127.0.0.1:{port}/projects/lighthouse/")
-                    with open(os.path.join(directory, name + ".png"), "wb") as file:
-                        file.write(base64.b64decode(driver.call("GET", "/screenshot")))
+                    picture(driver, url, os.path.join(directory, name + ".png"), width, height, scheme)
+                pair = os.path.join(directory, "pair.html")
+                with open(pair, "w", encoding="utf-8") as file:
+                    file.write("<body style='margin:0;display:flex'><img src=light.png><img src=dark.png>")
+                picture(driver, "file://" + os.path.abspath(pair), os.path.join(directory, "listing.png"), 1400, 560)
+                os.remove(pair)
             finally:
                 driver.close()
+
+
+def picture(driver, url, path, width, height, scheme="light"):
+    driver.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                    mobile=width < 500)
+    driver.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    driver.devtools("Emulation.setScrollbarsHidden", hidden=True)
+    driver.go(url)
+    with open(path, "wb") as file:
+        file.write(base64.b64decode(driver.call("GET", "/screenshot")))
 
 
 def plant_pictures(root):

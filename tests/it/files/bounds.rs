@@ -1,11 +1,13 @@
 //! What is remembered of files is bounded, and so are descriptors.
 
+#[cfg(unix)]
 use std::process::{Command, Stdio};
 
 use serverd::apps::files::Options;
 
 use super::{Tree, get};
 use crate::harness::on_every_backend;
+#[cfg(unix)]
 use crate::process::{Running, backends};
 
 /// So many files of so many bytes.
