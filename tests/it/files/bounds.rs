@@ -1,13 +1,13 @@
 //! What is remembered of files is bounded, and so are descriptors.
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use std::process::{Command, Stdio};
 
 use serverd::apps::files::Options;
 
 use super::{Tree, get};
 use crate::harness::on_every_backend;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use crate::process::{Running, backends};
 
 /// So many files of so many bytes.
