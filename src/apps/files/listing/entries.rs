@@ -10,6 +10,9 @@ const ENTRIES_MAX: usize = 1_000_000;
 /// Memory of all listings that are under way together: ten of 100,000 names take half of it.
 const BYTES_MAX: usize = 128 << 20;
 
+/// Memory of one listing, so that it never fails for want of what it takes itself.
+const OWN_BYTES_MAX: usize = BYTES_MAX / 2;
+
 /// What a name stands for. Nothing else is served, so nothing else is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -83,6 +86,10 @@ impl Entries {
         let Entry { kind, size, modified, .. } = entry;
         self.records.push(Record { size, modified, name_start, name_len, kind });
         let bytes = self.names.capacity() + self.records.capacity() * size_of::<Record>();
+        if bytes > OWN_BYTES_MAX {
+            self.cut = true;
+            return Err(Full::Cut);
+        }
         if bytes > self.taken {
             let total = self.budget.0.fetch_add(bytes - self.taken, SeqCst) + bytes - self.taken;
             self.taken = bytes;
@@ -228,13 +235,18 @@ mod tests {
     #[test]
     fn memory_is_given_back_and_bounded_for_all_together() {
         let budget = Budget::default();
-        let mut one = Entries::new(budget.clone());
         let name = [b'x'; 200];
         let entry = Entry { name: &name, kind: Kind::File, size: 0, modified: 0 };
-        let refused = (0..ENTRIES_MAX).find_map(|_| one.push(entry).err());
-        assert_eq!(refused, Some(Full::Busy));
-        assert_eq!(Entries::new(budget.clone()).push(entry), Err(Full::Busy));
-        drop(one);
+        let fill = || {
+            let mut entries = Entries::new(budget.clone());
+            let refused = (0..ENTRIES_MAX).find_map(|_| entries.push(entry).err());
+            (entries, refused)
+        };
+        let filled: Vec<(Entries, Option<Full>)> = (0..10).map(|_| fill()).collect();
+        assert_eq!(filled[0].1, Some(Full::Cut), "one alone is cut");
+        assert!(filled[0].0.cut && filled[0].0.len() > 100_000);
+        assert_eq!(filled[9].1, Some(Full::Busy));
+        drop(filled);
         assert_eq!(budget.0.load(SeqCst), 0);
         assert_eq!(Entries::new(budget).push(entry), Ok(()));
     }
