@@ -25,8 +25,8 @@ use super::reader::{Inlet, Pipe};
 use super::request::Context;
 use super::response::{self, Pending};
 use super::{
-    Asked, BATCH_BYTES, Body, Handler, HttpServer, Intake, Next, REQUESTS_PER_TURN, Request, RequestHead, Response,
-    Take, Trailers, Upload, write_head, write_known, write_whole,
+    Asked, BATCH_BYTES, Body, FieldBlock, Handler, HttpServer, Intake, Next, REQUESTS_PER_TURN, Request, RequestHead,
+    Response, Take, Trailers, Upload, write_head, write_known, write_whole,
 };
 use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
 use crate::r#loop::{Accepted, App, ConnId, Ending, Flow, Phase, Remote, Wire};
@@ -217,14 +217,13 @@ impl<H: Handler> HttpServer<H> {
         let is_usual = Asked::by(&request.head).is_usual()
             && status == StatusCode::OK
             && fields.is_empty()
-            && shared.is_none()
             && !close
             && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
             && !is_written_down
             && !wire.draining();
         match body {
             Body::Bytes(body) if is_usual => {
-                self.write_usual(wire, content_type, &body);
+                self.write_usual(wire, content_type, shared.as_deref(), &body);
                 discard(context);
                 Step::Answered(Next::Request)
             }
@@ -243,14 +242,27 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// The answer that almost every request gets: 200 (OK) with a body that is there, on a connection that goes on, and
-    /// nothing to be told besides.
+    /// nothing to be told besides but what others tell as well.
     #[allow(clippy::inline_always, reason = "on the way of every request")]
     #[inline(always)]
-    fn write_usual(&mut self, wire: &mut Wire<'_, Nudge>, content_type: Option<&'static str>, body: &bytes::Bytes) {
+    fn write_usual(
+        &mut self,
+        wire: &mut Wire<'_, Nudge>,
+        content_type: Option<&'static str>,
+        shared: Option<&FieldBlock>,
+        body: &bytes::Bytes,
+    ) {
         wire.restart_clock();
         let now = wire.wall();
         let output = wire.output();
         self.encoder.usual_head(output.buffer(), now, content_type, body.len() as u64);
+        if let Some(shared) = shared {
+            let out = output.buffer();
+            // In place of the empty line, which comes behind them.
+            out.truncate(out.len() - 2);
+            out.extend_from_slice(shared.lines());
+            out.extend_from_slice(b"\r\n");
+        }
         output.push(body);
     }
 
