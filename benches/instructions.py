@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "benches/instructions.json"
 REQUESTS = ROOT / "benches/requests"
 RISE_MAX = 0.05
-# name: backend, request, requests sent at once, whether each has a connection of its own
+# name: backend, request, requests sent at once, whether each has a connection of its own, what is served
 CYCLES = {
-    "keep-alive": ("epoll", "plain", 1, False),
-    "keep-alive-select": ("select", "plain", 1, False),
-    "keep-alive-browser": ("epoll", "browser", 1, False),
-    "pipelined-16": ("epoll", "plain", 16, False),
-    "one-shot": ("epoll", "close", 1, True),
+    "keep-alive": ("epoll", "plain", 1, False, "text"),
+    "keep-alive-select": ("select", "plain", 1, False, "text"),
+    "keep-alive-browser": ("epoll", "browser", 1, False, "text"),
+    "pipelined-16": ("epoll", "plain", 16, False, "text"),
+    "one-shot": ("epoll", "close", 1, True, "text"),
+    "file-1k": ("epoll", "plain", 1, False, "file"),
 }
 ALONE = ("parse-plain", "parse-browser", "response-head")
 
@@ -69,11 +70,15 @@ def answers(port: int, request: bytes, depth: int, closes: bool, count: int) -> 
             stream = None
 
 
-def cycle(server: Path, backend: str, name: str, depth: int, closes: bool) -> float:
+def cycle(server: Path, backend: str, name: str, depth: int, closes: bool, served: str) -> float:
     request, totals, few, more = (REQUESTS / f"{name}.http").read_bytes(), [], depth * 16, 1000 if closes else 4000
+    site = tempfile.TemporaryDirectory()
+    (Path(site.name) / "index.html").write_text("this is response from server".ljust(1024))
     for count in (few, few + more):
         log = Path(tempfile.mkstemp()[1])
         command = [str(server), "--port", "0", "--workers", "1", "--backend", backend]
+        if served == "file":
+            command += ["files", site.name]
         process = subprocess.Popen(callgrind(log, command), stdout=subprocess.PIPE, text=True)
         port = int(re.search(r":(\d+) ", process.stdout.readline())[1])
         answers(port, request, depth, closes, count)

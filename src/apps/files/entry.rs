@@ -154,7 +154,7 @@ impl Entry {
             Some(range) if head.method_bytes() == b"GET" && conditions::is_in_range(head, &self.validators) => {
                 self.partial(range)
             }
-            _ => self.part(0..self.len()).with_fields(&self.whole),
+            _ => self.all(),
         }
     }
 
@@ -169,7 +169,7 @@ impl Entry {
         let len = self.len();
         let partial = StatusCode::PARTIAL_CONTENT;
         match ranges::parse(range, len) {
-            Ranges::Whole => self.part(0..len).with_fields(&self.whole),
+            Ranges::Whole => self.all(),
             Ranges::One(part) => {
                 let content_range = multipart::content_range(&part, len);
                 let response = self.part(part).with_status(partial).with_fields(&self.whole);
@@ -185,6 +185,15 @@ impl Entry {
                 response.field("Content-Range", format!("bytes */{len}"))
             }
         }
+    }
+
+    /// The answer that most requests get.
+    fn all(&self) -> Response {
+        let response = match &self.content {
+            Content::Memory(text) => Response::new(StatusCode::OK).body(text.clone()),
+            Content::Open(file, len) => Response::file(Arc::clone(file), 0..*len),
+        };
+        response.with_fields(&self.whole)
     }
 
     /// A response with a part of the content.

@@ -96,6 +96,8 @@ fn is_close(one: &Range<u64>, other: &Range<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -177,5 +179,35 @@ mod tests {
         // However they overlap, no octet is sent twice.
         let overlapping = (0..100).fold("bytes=".to_owned(), |list, at| format!("{list}{at}-,"));
         assert_eq!(parse(overlapping.as_bytes(), 10_000), Ranges::One(0..10_000));
+    }
+
+    /// Text that is near to what is read: much of it is good, and the rest is nearly so.
+    fn near() -> impl Strategy<Value = String> {
+        let number = prop_oneof![4 => (0_u64..2000).prop_map(|number| number.to_string()), 1 => "[0-9]{0,25}"];
+        let spec = prop_oneof![8 => (number.clone(), number).prop_map(|(one, other)| format!("{one}-{other}")), 1 => "[-0-9a ,=]{0,8}"];
+        proptest::collection::vec(spec, 0..12).prop_map(|specs| format!("bytes={}", specs.join(",")))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_no_octet_is_sent_twice(value in near(), len in 0_u64..1500) {
+            let parts = match parse(value.as_bytes(), len) {
+                Ranges::Whole | Ranges::Unsatisfiable => Vec::new(),
+                Ranges::One(part) => vec![part],
+                Ranges::Several(parts) => {
+                    prop_assert!(parts.len() > 1);
+                    parts
+                }
+            };
+            for (at, part) in parts.iter().enumerate() {
+                prop_assert!(part.start < part.end && part.end <= len, "{value} of {len}: {part:?}");
+                prop_assert!(parts[..at].iter().all(|other| !is_close(other, part)), "{value} of {len}: {parts:?}");
+            }
+        }
+
+        #[test]
+        fn any_octets_are_a_range_or_none(value in proptest::collection::vec(any::<u8>(), 0..40), len: u64) {
+            let _ = parse(&value, len);
+        }
     }
 }
