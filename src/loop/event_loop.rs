@@ -73,6 +73,9 @@ pub struct EventLoop<B: Readiness, A: App> {
     settling: u32,
     /// A connection closed after the application was told of the end of the turn: it is told again, soon.
     unheard: bool,
+    /// When something else than the clock of a connection is due; looked up anew once something has stirred that.
+    alarm_ms: u64,
+    stirred: bool,
 }
 
 /// The loop's clocks, read once per turn; the calendar at most once a second. What they tell is lent.
@@ -180,6 +183,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             settled_ms: None,
             settling: 0,
             unheard: false,
+            alarm_ms: 0,
+            stirred: true,
         }
     }
 
@@ -197,6 +202,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
         let token = Token(DOOR_TOKEN - self.doors.len());
         self.doors.push(Door::open(listener.into(), self.lent.limits.backlog, &mut self.backend, token)?);
+        self.stirred = true;
         Ok(())
     }
 
@@ -242,18 +248,25 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// How long the next wait may last.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&mut self) -> Option<Duration> {
+        if self.stirred {
+            self.look_up_alarm();
+        }
         if self.unheard || !self.ready.is_empty() || !self.next.is_empty() || !self.lent.posts.is_empty() {
             return Some(Duration::ZERO);
         }
-        let drain_ms = self.settled_ms.unwrap_or(u64::MAX).min(self.drain.unwrap_or(u64::MAX));
-        let others_ms = self.schedule.next_ms().unwrap_or(u64::MAX).min(drain_ms);
-        let next_ms = self.timers.wake_ms().min(self.doors_due_ms()).min(others_ms);
+        let next_ms = self.timers.wake_ms().min(self.alarm_ms);
         (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.lent.now_ms)))
     }
 
+    fn look_up_alarm(&mut self) {
+        let drain_ms = self.settled_ms.unwrap_or(u64::MAX).min(self.drain.unwrap_or(u64::MAX));
+        let task_ms = self.schedule.next_ms().unwrap_or(u64::MAX);
+        self.alarm_ms = self.doors_due_ms().min(task_ms).min(drain_ms);
+        self.stirred = false;
+    }
+
     /// When somebody may be let in: 0 for at once, `u64::MAX` for never.
-    #[inline]
     fn doors_due_ms(&self) -> u64 {
         self.doors.iter().fold(u64::MAX, |next, door| next.min(door.due_ms()))
     }
@@ -371,7 +384,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         loop {
             let at = self.driven.0;
             let found = if let Some(event) = self.events.get(at) {
-                note(&mut self.table, &mut self.doors, event)
+                note(&mut self.table, &mut self.doors, event, &mut self.stirred)
             } else if let Some(&id) = self.ready.get(at - self.events.len()) {
                 self.table.get_mut(id).map(|connection| (id, connection))
             } else {
@@ -495,6 +508,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         for door in &mut self.doors {
             door.room_was_made();
         }
+        self.stirred = true;
     }
 
     /// Hands out the letters of other threads and of the connections themselves.
@@ -502,6 +516,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     fn deliver(&mut self) {
         let rung = self.mailbox.bell.answer();
         if rung || !self.lent.posts.is_empty() {
+            self.stirred = true;
             let mut letters = std::mem::take(&mut self.letters);
             letters.append(&mut self.lent.posts);
             if rung {
@@ -653,7 +668,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     #[inline]
     fn obey_orders(&mut self) -> bool {
         let order = self.mailbox.bell.order();
-        if order == Order::Run && self.drain.is_none() { false } else { self.obey(order) }
+        if order == Order::Run && self.drain.is_none() {
+            return false;
+        }
+        self.stirred = true;
+        self.obey(order)
     }
 
     fn obey(&mut self, order: Order) -> bool {
@@ -680,6 +699,7 @@ fn note<'a, B: Readiness, T>(
     table: &'a mut Table<Connection<B::Stream, T>>,
     doors: &mut [Door<B>],
     event: &Event,
+    stirred: &mut bool,
 ) -> Option<(ConnId, &'a mut Connection<B::Stream, T>)> {
     if let Some((id, connection)) = table.resolve(event.token) {
         connection.readable |= event.readable;
@@ -689,6 +709,7 @@ fn note<'a, B: Readiness, T>(
     }
     if let Some(door) = doors.get_mut(DOOR_TOKEN.wrapping_sub(event.token.0)) {
         door.note();
+        *stirred = true;
     }
     None
 }
@@ -789,9 +810,12 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
             Err(error) => self.bear(error)?,
         }
         self.clock.tick(&self.backend, &mut self.lent);
-        self.schedule.run(self.lent.now_ms);
+        if self.alarm_ms <= self.lent.now_ms {
+            self.stirred = true;
+            self.schedule.run(self.lent.now_ms);
+        }
         self.drive();
-        if self.doors_due_ms() <= self.lent.now_ms {
+        if self.stirred && self.doors_due_ms() <= self.lent.now_ms {
             // Who has just come had all this time to send a request.
             self.accept(self.lent.limits.accepts_per_turn);
             self.drive();
