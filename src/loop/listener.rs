@@ -46,6 +46,8 @@ pub(super) struct Door<B: Readiness> {
     listener: B::Listener,
     token: Token,
     state: State,
+    /// What the state says about when.
+    due_ms: u64,
     watched: bool,
     logged_ms: Option<u64>,
     /// Faulty connections in a row.
@@ -56,24 +58,30 @@ impl<B: Readiness> Door<B> {
     pub(super) fn open(mut listener: B::Listener, backlog: u32, backend: &mut B, token: Token) -> io::Result<Self> {
         listener.prepare(backlog)?;
         backend.add(listener.source(), token, Interest::READ)?;
-        Ok(Door { listener, token, state: State::Quiet, watched: true, logged_ms: None, faults: 0 })
+        Ok(Door { listener, token, state: State::Quiet, due_ms: u64::MAX, watched: true, logged_ms: None, faults: 0 })
     }
 
     /// The backend reported the listener.
     pub(super) fn note(&mut self) {
         if self.state == State::Quiet {
-            self.state = State::Ready;
+            self.enter(State::Ready);
         }
     }
 
     /// When accepting can go on without an event: 0 for at once, `u64::MAX` for never.
     #[inline]
     pub(super) fn due_ms(&self) -> u64 {
-        match self.state {
+        self.due_ms
+    }
+
+    #[inline]
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.due_ms = match state {
             State::Ready => 0,
             State::Paused(until_ms) => until_ms,
             State::Quiet | State::Full => u64::MAX,
-        }
+        };
     }
 
     /// Whether nobody waits here, as far as is known.
@@ -85,13 +93,13 @@ impl<B: Readiness> Door<B> {
     #[inline]
     pub(super) fn room_was_made(&mut self) {
         if matches!(self.state, State::Full | State::Paused(_)) {
-            self.state = State::Ready;
+            self.enter(State::Ready);
         }
     }
 
     /// The loop drains: nobody new, where the system can do that, but everybody who has come. Says whether it can.
     pub(super) fn turn_away(&mut self) -> bool {
-        self.state = State::Ready;
+        self.enter(State::Ready);
         self.listener.turn_away()
     }
 
@@ -102,7 +110,7 @@ impl<B: Readiness> Door<B> {
     }
 
     pub(super) fn accept(&mut self, backend: &mut B, counters: &mut Counters, now_ms: u64) -> Admission<B::Stream> {
-        self.state = State::Ready;
+        self.enter(State::Ready);
         counters.accepts += 1;
         let error = match self.listener.accept() {
             Ok((stream, peer)) => {
@@ -113,7 +121,7 @@ impl<B: Readiness> Door<B> {
         };
         if error.kind() == io::ErrorKind::WouldBlock {
             self.faults = 0;
-            self.state = State::Quiet;
+            self.enter(State::Quiet);
             self.watch(backend, true, now_ms);
             return Admission::Enough;
         }
@@ -129,7 +137,7 @@ impl<B: Readiness> Door<B> {
     }
 
     fn rest(&mut self, backend: &mut B, state: State) {
-        self.state = state;
+        self.enter(state);
         self.watch(backend, false, 0);
     }
 
@@ -145,7 +153,7 @@ impl<B: Readiness> Door<B> {
                 self.complain(now_ms, format_args!("cannot change the interest in a listener: {error}"));
                 if watched {
                     // Nobody would tell who comes: look again soon.
-                    self.state = State::Paused(now_ms + PAUSE_MS);
+                    self.enter(State::Paused(now_ms + PAUSE_MS));
                 }
             }
         }
