@@ -89,18 +89,24 @@ impl Set {
         Some(&mut self.ready)
     }
 
-    /// Shows up to `left` ready descriptors, from the word `first` on and then from the beginning.
-    fn report(&self, first: usize, left: &mut usize, mut show: impl FnMut(RawFd)) {
-        let first = if self.ready.is_empty() { 0 } else { first % self.ready.len() };
-        for (start, words) in [(first, &self.ready[first..]), (0, &self.ready[..first])] {
-            for fd in FdSetIter::new(words) {
-                if *left == 0 {
-                    return;
-                }
-                *left -= 1;
-                show(fd + RawFd::try_from(start * WORD_BITS).unwrap_or(0));
+    /// Shows up to `left` ready descriptors, from `first` on and then from the beginning.
+    fn report(&self, first: RawFd, left: &mut usize, mut show: impl FnMut(RawFd)) {
+        let words = self.ready.len();
+        let split = (index(first) / WORD_BITS).min(words);
+        let later = self.scan(split, words).skip_while(|&fd| fd < first);
+        let sooner = self.scan(0, (split + 1).min(words)).take_while(|&fd| fd < first);
+        for fd in later.chain(sooner) {
+            if *left == 0 {
+                return;
             }
+            *left -= 1;
+            show(fd);
         }
+    }
+
+    fn scan(&self, from: usize, to: usize) -> impl Iterator<Item = RawFd> {
+        let offset = RawFd::try_from(from * WORD_BITS).unwrap_or(0);
+        FdSetIter::new(&self.ready[from..to]).map(move |fd| fd + offset)
     }
 }
 
@@ -109,8 +115,8 @@ impl Set {
 pub(super) struct Sets {
     read: Set,
     write: Set,
-    /// Where the scan begins, so that low descriptors do not always come first.
-    first: usize,
+    /// Where the scan begins: behind who came first the last time, so that everybody does in turn.
+    first: RawFd,
 }
 
 impl Sets {
@@ -129,13 +135,16 @@ impl Sets {
         // (the contract of `Readiness::remove`), or is the bell's own; both sets have the words that `bound` needs.
         let found = unsafe { rustix::event::select(bound, read, write, None, timeout.as_ref())? };
         let mut left = usize::try_from(found).unwrap_or(0);
-        self.first = self.first.wrapping_add(1);
+        let mut leader = None;
         self.read.report(self.first, &mut left, |fd| {
+            leader.get_or_insert(fd);
             show(fd, Ready { readable: true, writable: false, hangup: false });
         });
         self.write.report(self.first, &mut left, |fd| {
+            leader.get_or_insert(fd);
             show(fd, Ready { readable: false, writable: true, hangup: false });
         });
+        self.first = leader.map_or(self.first, |leader| leader + 1);
         Ok(())
     }
 }
@@ -171,27 +180,27 @@ impl Tokens {
 }
 
 /// One end of a pair of sockets: what is written at one end makes the other readable.
-pub(super) struct Bell(UnixStream);
+pub(in crate::r#loop) struct Bell(UnixStream);
 
 impl Bell {
     /// The end that is watched, and the end that is rung.
-    pub(super) fn pair() -> io::Result<(Bell, Bell)> {
+    pub(in crate::r#loop) fn pair() -> io::Result<(Bell, Bell)> {
         let (near, far) = UnixStream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
         Ok((Bell(near), Bell(far)))
     }
 
-    pub(super) fn source(&self) -> &SystemSource {
+    pub(in crate::r#loop) fn source(&self) -> &SystemSource {
         &self.0
     }
 
-    pub(super) fn ring(&self) -> io::Result<()> {
+    pub(in crate::r#loop) fn ring(&self) -> io::Result<()> {
         io::Write::write(&mut &self.0, &[1]).map(drop)
     }
 
     /// Takes everything that was written.
-    pub(super) fn silence(&self) {
+    pub(in crate::r#loop) fn silence(&self) {
         while matches!(io::Read::read(&mut &self.0, &mut [0; 64]), Ok(64)) {}
     }
 }
