@@ -13,7 +13,7 @@ use crate::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
 use crate::httpserver::LogFormat;
 use crate::r#loop::{self, Timeouts};
-use crate::server::{Backend, Command, Config, LogTarget, Logging};
+use crate::server::{Backend, Command, Config, LogTarget, Logging, Spread};
 
 mod client;
 #[cfg(feature = "files")]
@@ -100,6 +100,13 @@ enum LogFormatName {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SpreadName {
+    Auto,
+    Kernel,
+    Fewest,
+}
+
 #[derive(Debug, Parser)]
 #[command(
     name = "serverd",
@@ -137,6 +144,11 @@ struct Cli {
     #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
     #[arg(hide_env_values = true, help_heading = "Listening")]
     workers: u16,
+
+    /// How connections come to several workers: by the kernel (Linux), or each to the worker with the fewest
+    #[arg(long, global = true, value_enum, default_value_t = SpreadName::Auto, env = "SERVERD_SPREAD")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Listening")]
+    spread: SpreadName,
 
     /// Connections held at once, others wait [default: the descriptor limit less a reserve, at most 1000000]
     #[arg(long, global = true, value_name = "N", env = "SERVERD_MAX_CONNECTIONS")]
@@ -442,6 +454,11 @@ impl Cli {
                 BackendName::Select => Backend::Select,
             },
             workers: cli.workers.into(),
+            spread: match cli.spread {
+                SpreadName::Auto => Spread::Auto,
+                SpreadName::Kernel => Spread::Kernel,
+                SpreadName::Fewest => Spread::Fewest,
+            },
             timeout: cli.timeout,
             timeouts,
             loop_limits,

@@ -1,7 +1,8 @@
 //! Assembly: a configuration becomes listeners, workers, loops and an application.
 //!
-//! Every worker is a thread with a loop, an application and a listener of its own; nothing is shared on the
-//! way of a request. The kernel spreads connections over the listeners (`SO_REUSEPORT`, where it balances).
+//! Every worker is a thread with a loop and an application of its own; nothing is shared on the way of a request. The
+//! kernel spreads connections over a listener for each worker (`SO_REUSEPORT`, where it balances), or one more thread
+//! accepts, and hands each connection to the worker that has the fewest.
 
 use std::fmt;
 use std::io;
@@ -12,7 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::httpserver::AccessLog;
-use crate::r#loop::{App, Capacity, EventLoop, Handle, Limits, Poller, Readiness, Select, Timeouts};
+use crate::r#loop::{
+    Acceptor, App, Capacity, EventLoop, Handed, Handle, Limits, Poller, Readiness, Select, Stop, Timeouts,
+};
 
 mod access;
 mod command;
@@ -59,6 +62,8 @@ pub struct Config {
     pub backend: Backend,
     /// Threads; 0 is one per core. 1.
     pub workers: usize,
+    /// How connections come to the workers.
+    pub spread: Spread,
     /// Caps every phase.
     pub timeout: Option<Duration>,
     /// The limit of each phase.
@@ -84,6 +89,7 @@ impl Default for Config {
             port: 8888,
             backend: Backend::Auto,
             workers: 1,
+            spread: Spread::Auto,
             timeout: None,
             timeouts: Timeouts::default(),
             loop_limits: Limits::default(),
@@ -104,6 +110,18 @@ pub enum Backend {
     Epoll,
     /// The select call.
     Select,
+}
+
+/// How connections come to several workers. One worker accepts by itself, whatever is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// By the kernel on Linux, else to the fewest.
+    Auto,
+    /// Each worker has a listener, and the kernel spreads connections over them by a hash of their addresses
+    /// (`SO_REUSEPORT`): nothing is shared, but a few long connections may meet at one worker. Linux only.
+    Kernel,
+    /// One thread accepts, and hands each connection to the worker that has the fewest.
+    Fewest,
 }
 
 /// Why a server did not start, or ended: one sentence that says what to do.
@@ -150,23 +168,19 @@ impl Config {
         started: impl FnOnce(Started),
     ) -> Result<(), Failure> {
         let backend = Chosen::from(self.backend)?;
-        let workers = count_workers(self.workers)?;
+        let workers = count_workers(self.workers);
         let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers, self.files_max));
-        let listeners = listeners::bind(&self.host, self.port, workers, self.loop_limits.backlog)?;
-        let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
-        if self.keep_alive {
-            let set = listeners.iter().try_for_each(listeners::keep_alive);
-            set.map_err(|error| failed("cannot set keep-alive", &error))?;
-        }
+        let shares: Vec<Capacity> = (0..workers).map(|_| capacity.share()).collect();
+        let (local, entrances, acceptor) = self.open(&shares)?;
         let (send, receive) = mpsc::channel();
         let make = Arc::new(make);
         // Where the rest of the start fails, what has started ends with it.
         let mut crew = Crew::default();
-        for (number, listener) in listeners.into_iter().enumerate() {
-            let (config, capacity, send, make) = (self.clone(), capacity.clone(), send.clone(), Arc::clone(&make));
+        for (number, (entrance, capacity)) in entrances.into_iter().zip(shares).enumerate() {
+            let (config, send, make) = (self.clone(), send.clone(), Arc::clone(&make));
             let worker = move || {
                 let make = || make(number);
-                let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, make, listener, &send)))
+                let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, make, entrance, &send)))
                     .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
                 // Fails only when the server gave up starting.
                 let _ = send.send(News::Ended(ended));
@@ -176,12 +190,13 @@ impl Config {
                 return Err(failed("cannot start a thread", &error));
             }
         }
-        drop(send);
         crew.await_start(&receive, workers)?;
-        let watched = crew.handles.clone();
+        if let Some(acceptor) = acceptor {
+            crew.accept(acceptor, send.clone())?;
+        }
+        drop(send);
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
-        let drain = move || watched.iter().for_each(Handle::drain);
-        let _watch = signals::watch(drain, move || reopen.iter().for_each(|reopen| reopen()))
+        let _watch = signals::watch(crew.drain(), move || reopen.iter().for_each(|reopen| reopen()))
             .map_err(|error| failed("cannot listen for signals", &error))?;
         started(Started { local, backend: backend.name(), workers });
         let outcome = crew.wait(&receive);
@@ -190,17 +205,64 @@ impl Config {
         }
         outcome
     }
+
+    /// Binds the port, and finds out how each worker gets its connections.
+    fn open(&self, shares: &[Capacity]) -> Result<(SocketAddr, Vec<Entrance>, Option<Acceptor>), Failure> {
+        let kernel = self.spread.is_by_kernel(shares.len())?;
+        let count = if kernel { shares.len() } else { 1 };
+        let mut listeners = listeners::bind(&self.host, self.port, count, self.loop_limits.backlog)?;
+        let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
+        if self.keep_alive {
+            let set = listeners.iter().try_for_each(listeners::keep_alive);
+            set.map_err(|error| failed("cannot set keep-alive", &error))?;
+        }
+        if kernel || shares.len() == 1 {
+            return Ok((local, listeners.into_iter().map(Entrance::Listener).collect(), None));
+        }
+        let listener = listeners.remove(0);
+        let make = || {
+            let mut acceptor = Acceptor::new(listener, self.loop_limits.backlog)?;
+            let handed = shares.iter().map(|share| acceptor.member(share).map(Entrance::Handed));
+            let entrances = handed.collect::<io::Result<_>>()?;
+            Ok((local, entrances, Some(acceptor)))
+        };
+        make().map_err(|error: io::Error| failed("cannot share a listener", &error))
+    }
+}
+
+impl Spread {
+    fn is_by_kernel(self, workers: usize) -> Result<bool, Failure> {
+        match self {
+            Spread::Kernel if !cfg!(target_os = "linux") && workers > 1 => Err(Failure(
+                "the kernel spreads connections on Linux only; use --spread fewest, or leave the option out".into(),
+            )),
+            Spread::Kernel => Ok(true),
+            Spread::Auto => Ok(cfg!(target_os = "linux")),
+            Spread::Fewest => Ok(false),
+        }
+    }
+}
+
+/// Where a worker's connections come from.
+enum Entrance {
+    Listener(TcpListener),
+    Handed(Handed),
 }
 
 /// The workers that have started; stopped when nobody waits for them any more.
 #[derive(Default)]
 struct Crew {
     handles: Vec<Handle>,
+    /// Ends the thread that accepts for all of them; then that has them drain.
+    acceptor: Option<Stop>,
 }
 
 impl Drop for Crew {
     fn drop(&mut self) {
         self.handles.iter().for_each(Handle::stop);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.stop();
+        }
     }
 }
 
@@ -227,14 +289,38 @@ impl Crew {
         outcome
     }
 
-    /// Waits until all workers have ended; when one fails, the others are drained.
+    /// Starts to accept for the workers. At its end the workers drain: whoever was accepted is with them by then.
+    fn accept(&mut self, acceptor: Acceptor, send: mpsc::Sender<News>) -> Result<(), Failure> {
+        self.acceptor = Some(acceptor.stop());
+        let handles = self.handles.clone();
+        let accept = move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| acceptor.run()))
+                .unwrap_or_else(|_| Err(io::Error::other("it panicked; please report this")));
+            handles.iter().for_each(Handle::drain);
+            // Fails only when the server gave up starting.
+            let _ = send.send(News::Ended(ended.map_err(|error| failed("the accepting thread failed", &error))));
+        };
+        let started = thread::Builder::new().name("acceptor".into()).spawn(accept);
+        started.map(drop).map_err(|error| failed("cannot start a thread", &error))
+    }
+
+    /// What drains the server, from any thread.
+    fn drain(&self) -> impl Fn() + Send + use<> {
+        let (handles, acceptor) = (self.handles.clone(), self.acceptor.clone());
+        move || match &acceptor {
+            Some(acceptor) => acceptor.stop(),
+            None => handles.iter().for_each(Handle::drain),
+        }
+    }
+
+    /// Waits until all threads have ended; when one fails, the others are drained.
     fn wait(&self, news: &mpsc::Receiver<News>) -> Result<(), Failure> {
         let mut outcome = Ok(());
         let ends = news.iter().filter_map(|news| if let News::Ended(ended) = news { Some(ended) } else { None });
-        for ended in ends.take(self.handles.len()) {
+        for ended in ends.take(self.handles.len() + usize::from(self.acceptor.is_some())) {
             if let Err(failure) = &ended {
                 log::error!("{failure}; the other workers drain");
-                self.handles.iter().for_each(Handle::drain);
+                self.drain()();
             }
             outcome = outcome.and(ended);
         }
@@ -248,14 +334,14 @@ fn work<A: App + 'static>(
     config: &Config,
     capacity: &Capacity,
     make: impl FnOnce() -> A,
-    listener: TcpListener,
+    entrance: Entrance,
     send: &mpsc::Sender<News>,
 ) -> Result<(), Failure> {
     // The one place that turns the name of a backend into a loop.
     let poller = match backend {
         #[cfg(target_os = "linux")]
-        Chosen::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), listener),
-        Chosen::Select => assemble::<Select, A>(config, capacity, make(), listener),
+        Chosen::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), entrance),
+        Chosen::Select => assemble::<Select, A>(config, capacity, make(), entrance),
     };
     let mut poller = poller.map_err(|error| failed("cannot make an event loop", &error))?;
     // Fails only when the server gave up starting.
@@ -263,10 +349,10 @@ fn work<A: App + 'static>(
     poller.run().map_err(|error| failed("the event loop failed", &error))
 }
 
-fn assemble<B, A>(config: &Config, capacity: &Capacity, app: A, listener: TcpListener) -> io::Result<Box<dyn Poller>>
+fn assemble<B, A>(config: &Config, capacity: &Capacity, app: A, entrance: Entrance) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
-    B::Listener: From<TcpListener>,
+    B::Listener: From<TcpListener> + From<Handed>,
     A: App + 'static,
 {
     let mut timeouts = config.timeouts.clone();
@@ -275,7 +361,10 @@ where
     }
     let mut event_loop = EventLoop::<B, A>::with(timeouts, config.loop_limits.clone(), app)?;
     event_loop.share_capacity(capacity);
-    event_loop.listen(listener)?;
+    match entrance {
+        Entrance::Listener(listener) => event_loop.listen(listener)?,
+        Entrance::Handed(handed) => event_loop.listen(handed)?,
+    }
     Ok(Box::new(event_loop))
 }
 
@@ -311,14 +400,6 @@ impl Chosen {
     }
 }
 
-fn count_workers(wanted: usize) -> Result<usize, Failure> {
-    let count = if wanted == 0 && cfg!(target_os = "linux") {
-        thread::available_parallelism().map_or(1, usize::from)
-    } else {
-        wanted.max(1)
-    };
-    if count > 1 && !cfg!(target_os = "linux") {
-        return Err(Failure("more than one worker is for Linux so far; use --workers 1".into()));
-    }
-    Ok(count)
+fn count_workers(wanted: usize) -> usize {
+    if wanted == 0 { thread::available_parallelism().map_or(1, usize::from) } else { wanted }
 }

@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::file_range;
+use super::handover::Handed;
 use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token};
 
 /// Each poller and stream gets dice of its own, so that one does not disturb the other.
@@ -63,6 +64,12 @@ pub struct ChaosStream<S> {
 impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for ChaosListener<L> {
     fn from(listener: std::net::TcpListener) -> Self {
         ChaosListener(listener.into())
+    }
+}
+
+impl<L: From<Handed>> From<Handed> for ChaosListener<L> {
+    fn from(handed: Handed) -> Self {
+        ChaosListener(handed.into())
     }
 }
 

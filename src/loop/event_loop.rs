@@ -305,11 +305,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 true
             }
             Admission::Again => {
-                self.capacity.leave();
+                self.capacity.give_back();
                 true
             }
             Admission::Enough => {
-                self.capacity.leave();
+                self.capacity.give_back();
                 false
             }
         }
@@ -344,7 +344,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.lent.counters.panics += 1;
             log::error!("the application panicked at a new connection, which is closed");
             self.lent.scratch.clear();
-            self.capacity.leave();
+            self.capacity.give_back();
             return id;
         };
         let mut connection = Connection::new(stream, state, connecting);
@@ -360,6 +360,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         connection.queued = true;
         self.table.insert(connection);
+        self.capacity.admit();
         self.ready.push(id);
         id
     }

@@ -21,6 +21,7 @@ mod connection;
 mod eager;
 mod event_loop;
 mod file_range;
+mod handover;
 mod listener;
 mod mailbox;
 mod output;
@@ -55,6 +56,7 @@ pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use event_loop::EventLoop;
 #[cfg(feature = "files")]
 pub(crate) use file_range::read_at;
+pub use handover::{Acceptor, Handed, Stop};
 pub use output::Output;
 pub use readiness::Readiness;
 pub use schedule::Timer;

@@ -10,11 +10,18 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::file_range;
+use super::handover::Handed;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource};
 
-/// A listening TCP socket.
+/// A listening TCP socket, or what another thread [accepts](super::Acceptor) for this loop.
 #[derive(Debug)]
-pub struct TcpListener(std::net::TcpListener);
+pub struct TcpListener(Entrance);
+
+#[derive(Debug)]
+enum Entrance {
+    Own(std::net::TcpListener),
+    Handed(Handed),
+}
 
 /// A connected TCP socket.
 #[derive(Debug)]
@@ -22,7 +29,13 @@ pub struct TcpStream(std::net::TcpStream);
 
 impl From<std::net::TcpListener> for TcpListener {
     fn from(listener: std::net::TcpListener) -> Self {
-        TcpListener(listener)
+        TcpListener(Entrance::Own(listener))
+    }
+}
+
+impl From<Handed> for TcpListener {
+    fn from(handed: Handed) -> Self {
+        TcpListener(Entrance::Handed(handed))
     }
 }
 
@@ -70,18 +83,21 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        self.0.set_nonblocking(true)?;
+        let Entrance::Own(listener) = &self.0 else {
+            return Ok(());
+        };
+        listener.set_nonblocking(true)?;
         // A second listen only changes how many may wait; std asks for 128.
-        SockRef::from(&self.0).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         // Linux hands this on to accepted sockets, which saves a call for each of them.
-        SockRef::from(&self.0).set_tcp_nodelay(true)
+        SockRef::from(listener).set_tcp_nodelay(true)
     }
 
     /// A filter on the listener drops whatever asks for a new connection: who asks asks again in a second, and is
     /// refused when the listener is closed by then. So nobody has half a connection that the close resets.
     #[cfg(target_os = "linux")]
     fn turn_away(&mut self) -> bool {
-        SockRef::from(&self.0).attach_filter(&DROP_SYN).is_ok()
+        matches!(&self.0, Entrance::Own(listener) if SockRef::from(listener).attach_filter(&DROP_SYN).is_ok())
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -91,15 +107,24 @@ impl Listener for TcpListener {
 
     #[inline]
     fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        retry(|| accept(&self.0)).map(|(stream, peer)| (TcpStream(stream), peer))
+        match &self.0 {
+            Entrance::Own(listener) => retry(|| accept(listener)).map(|(stream, peer)| (TcpStream(stream), peer)),
+            Entrance::Handed(handed) => handed.accept(),
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        match &self.0 {
+            Entrance::Own(listener) => listener.local_addr(),
+            Entrance::Handed(handed) => Ok(handed.local_addr()),
+        }
     }
 
     fn source(&self) -> &SystemSource {
-        &self.0
+        match &self.0 {
+            Entrance::Own(listener) => listener,
+            Entrance::Handed(handed) => handed.source(),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub fn run(config: &Config, command: &Command, logging: &Logging) -> Result<(), 
         Command::Chat(bounds) => {
             // People are silent for hours; a peer that is gone without a word is found all the same.
             config.keep_alive = true;
-            let parts = Mutex::new(Chat::shared(bounds, count_workers(config.workers)?));
+            let parts = Mutex::new(Chat::shared(bounds, count_workers(config.workers)));
             // Each worker takes one; which one does not matter.
             let make =
                 move |_| parts.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("one for each worker");

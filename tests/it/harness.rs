@@ -8,15 +8,15 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serverd::r#loop::{Counters, Limits, Readiness};
+use serverd::r#loop::{Counters, Handed, Limits, Readiness};
 use serverd::{App, EventLoop, Handle, Poller, Timeouts};
 
 /// What a test waits for at most; nothing in a passing test takes near as long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A backend that listens on the system's sockets.
-pub(crate) trait Backend: Readiness<Listener: From<TcpListener>> + 'static {}
-impl<B: Readiness<Listener: From<TcpListener>> + 'static> Backend for B {}
+pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<Handed>> + 'static {}
+impl<B: Readiness<Listener: From<TcpListener> + From<Handed>> + 'static> Backend for B {}
 
 /// Expands each function to a test for every backend, and for each of them under chaos.
 macro_rules! on_every_backend {

@@ -25,6 +25,7 @@ mod file_bodies;
 #[cfg(feature = "files")]
 mod files;
 mod handlers;
+mod handover;
 mod harness;
 mod keepalive;
 mod later;

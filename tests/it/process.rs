@@ -9,7 +9,7 @@ use crate::harness::{Client, program, skipped_under_wine};
 const TEXT: &str = "this is response from server";
 
 /// tests/platforms/windows.sh tells such a server to end from outside.
-const NO_CONSOLE: &str = "without a display there is no console whose Ctrl-Break could be sent";
+pub(crate) const NO_CONSOLE: &str = "without a display there is no console whose Ctrl-Break could be sent";
 
 pub(crate) fn serverd(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_serverd"));
@@ -121,8 +121,7 @@ fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
         client.send("abc");
         assert_eq!(client.read(3), b"abc");
 
-        let workers = if cfg!(target_os = "linux") { "2" } else { "1" };
-        let options = ["chat", "-p", "0", "-b", backend, "-w", workers, "--max-members", "2", "--history", "0"];
+        let options = ["chat", "-p", "0", "-b", backend, "-w", "2", "--max-members", "2", "--history", "0"];
         let server = Running::start(&options);
         assert!(server.line.starts_with("serverd: chat on tcp://127.0.0.1:"), "{}", server.line);
         let (mut one, mut other) = (server.connect(), server.connect());
@@ -200,9 +199,6 @@ fn netcat_is_answered_also_when_it_closes_its_half_at_once() {
 
 #[test]
 fn another_text_and_two_workers() {
-    if !cfg!(target_os = "linux") {
-        return println!("skipped: more than one worker is for Linux so far");
-    }
     for backend in backends() {
         let server = Running::start(&["--workers", "2", "--port", "0", "--backend", backend, "http", "--body", "hi"]);
         assert!(server.line.contains("2 workers"), "{}", server.line);
@@ -218,7 +214,7 @@ fn another_text_and_two_workers() {
 fn a_taken_port_an_unknown_host_and_a_foreign_backend_are_told_in_one_sentence() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("an address").port().to_string();
-    for workers in if cfg!(target_os = "linux") { &["1", "2"][..] } else { &["1"] } {
+    for workers in ["1", "2"] {
         let (code, text) = run(&["--port", &port, "--workers", workers]);
         assert_eq!(code, Some(1), "{text}");
         assert_eq!(

@@ -150,11 +150,11 @@ impl Tokens {
 }
 
 /// A loopback socket that is connected to itself: what is sent makes it readable.
-pub(super) struct Bell(UdpSocket);
+pub(in crate::r#loop) struct Bell(UdpSocket);
 
 impl Bell {
     /// The end that is watched, and the end that is rung.
-    pub(super) fn pair() -> io::Result<(Bell, Bell)> {
+    pub(in crate::r#loop) fn pair() -> io::Result<(Bell, Bell)> {
         let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         near.connect(near.local_addr()?)?;
         near.set_nonblocking(true)?;
@@ -162,16 +162,16 @@ impl Bell {
         Ok((Bell(near), Bell(far)))
     }
 
-    pub(super) fn source(&self) -> &SystemSource {
+    pub(in crate::r#loop) fn source(&self) -> &SystemSource {
         &self.0
     }
 
-    pub(super) fn ring(&self) -> io::Result<()> {
+    pub(in crate::r#loop) fn ring(&self) -> io::Result<()> {
         self.0.send(&[1]).map(drop)
     }
 
     /// Takes everything that was sent.
-    pub(super) fn silence(&self) {
+    pub(in crate::r#loop) fn silence(&self) {
         while self.0.recv(&mut [0; 64]).is_ok() {}
     }
 }
