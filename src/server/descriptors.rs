@@ -31,15 +31,22 @@ pub(super) fn connections_max(asked: Option<usize>, workers: usize, files: usize
     }
 }
 
+/// What macOS grants a process at most, though it calls its limit infinite and refuses that very value (OPEN_MAX,
+/// setrlimit(2)).
+#[cfg(unix)]
+const OPEN_MAX: u64 = 10_240;
+
 /// Raises the limit; `None` where there is none.
 #[cfg(unix)]
 fn raise() -> Option<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Some systems call the limit infinite and refuse that very value; what was asked for before stays then.
-    let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
-    let limit = if raised { maximum } else { current };
-    limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    let more = |wanted: &Option<u64>| current.is_some_and(|current| wanted.is_none_or(|wanted| wanted > current));
+    let raised = [maximum, Some(OPEN_MAX)].into_iter().filter(more).find(|&wanted| {
+        let allowed = wanted.is_none_or(|wanted| maximum.is_none_or(|maximum| wanted <= maximum));
+        allowed && setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).is_ok()
+    });
+    raised.unwrap_or(current).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 #[cfg(not(unix))]
