@@ -5,7 +5,6 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serverd::apps::files::Options;
 
 use super::{Tree, get};
@@ -15,6 +14,18 @@ use crate::harness::on_every_backend;
 fn make_fifo(path: &Path) {
     let status = std::process::Command::new("mkfifo").arg(path).status();
     assert!(status.expect("mkfifo runs").success());
+}
+
+/// Made by root alone; the directory has none otherwise, which is 404 too.
+#[cfg(target_os = "linux")]
+fn make_device(path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    Ok(mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR, makedev(1, 3))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn make_device(_: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 on_every_backend! {
@@ -67,9 +78,7 @@ on_every_backend! {
         let tree = Tree::new(&[("a.txt", "text")]);
         make_fifo(&tree.path().join("fifo"));
         let _socket = UnixListener::bind(tree.path().join("socket")).expect("a socket");
-        // Made by root alone; the directory has none otherwise, which is 404 too.
-        let device = mknodat(CWD, tree.path().join("null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3));
-        if let Err(error) = device {
+        if let Err(error) = make_device(&tree.path().join("null")) {
             println!("without a device: {error}");
         }
         for options in [Options::default(), Options { follow_symlinks: true, ..Options::default() }] {
