@@ -31,7 +31,7 @@ pub(super) fn connections_max(asked: Option<usize>, workers: usize, files: usize
     }
 }
 
-/// What macOS grants a process at most, though it calls its limit infinite and refuses that very value (OPEN_MAX,
+/// What macOS grants a process at most, though it calls its limit infinite and refuses that very value (`OPEN_MAX`,
 /// setrlimit(2)).
 #[cfg(unix)]
 const OPEN_MAX: u64 = 10_240;
