@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use serverd::apps::Echo;
 use serverd::r#loop::Select;
 
-use crate::harness::{PATIENCE, Random, program, serve};
+use crate::harness::{PATIENCE, RESET_IS_AN_END, Random, program, serve, skipped_under_wine};
 
 fn serverd(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_serverd"));
@@ -103,6 +103,9 @@ fn a_sentence_says_what_is_not_well() {
 
 #[test]
 fn a_reset_is_told() {
+    if skipped_under_wine(RESET_IS_AN_END) {
+        return;
+    }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let target = format!("http://{}/", listener.local_addr().expect("an address"));
     let thread = std::thread::spawn(move || {

@@ -114,9 +114,12 @@ on_every_backend! {
         let mut crew = crew::<B>(2, 1000);
         let mut old: Vec<Client> = (0..4).map(|_| crew.client()).collect();
         let mut newcomers: Vec<Client> = (0..40).map(|_| Client::new(crew.address)).collect();
+        for client in &mut newcomers {
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
         crew.drain();
         for client in &mut newcomers {
-            ask(client);
+            assert_eq!(client.answer().status, 200);
             client.expect_close();
         }
         for client in &mut old {

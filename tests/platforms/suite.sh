@@ -23,10 +23,18 @@ aarch64-*)
 esac
 output=$(mktemp)
 trap 'rm -f "$output"; [ "$target" != x86_64-pc-windows-gnu ] || wineserver -k 2>/dev/null || true' EXIT
-run() { cargo test --locked --no-fail-fast --target "$target" --lib --bins --tests -- --show-output "${threads[@]}" "$@"; }
+run() { cargo test --locked --no-fail-fast --target "$target" --lib --bins --examples --tests -- --show-output "${threads[@]}" "$@"; }
 failed=0
 run "$@" >"$output" 2>&1 || failed=1
 grep -aE '^(test result|test .*FAILED|error)' "$output" || true
 sed -n 's/\r$//; s/^\(skipped.*\)/\1/p' "$output" | sort | uniq -c
+# What is slow there may fail only because so much runs beside it: that is tried once more, alone, and said.
+mapfile -t again < <(sed -n 's/\r$//; s/^test \([^ ]*\) .*FAILED$/\1/p' "$output")
+if [ $failed = 1 ] && [ ${#again[@]} -gt 0 ] && [ ${#again[@]} -le 5 ]; then
+    echo "again, alone: ${again[*]}"
+    failed=0
+    cargo test --locked --target "$target" --lib --bins --tests -- --exact --test-threads 1 "${again[@]}" \
+        >"$output" 2>&1 || failed=1
+fi
 [ $failed = 0 ] || grep -aE -A3 '^thread .* panicked|^error' "$output" | head -200
 exit $failed

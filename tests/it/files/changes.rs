@@ -7,6 +7,11 @@ use crate::harness::{Client, Random, on_every_backend};
 
 on_every_backend! {
     fn what_changes_is_seen_within_a_second<B>() {
+        if cfg!(windows) {
+            // A change that keeps length and time shows in the time of the inode's change, which Windows has not; and the
+            // name of a file that somebody has open cannot be given to a directory.
+            return println!("skipped on Windows: there is no time of the inode's change");
+        }
         let large = "x".repeat(100_000);
         let tree = Tree::new(&[("a.txt", "one"), ("large.txt", &large), ("gone.txt", "here"), ("dir/other.txt", "")]);
         let server = tree.serve::<B>();
