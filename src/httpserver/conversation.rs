@@ -10,33 +10,25 @@
 //!         read elsewhere
 //! ```
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use http::{Extensions, StatusCode};
-
-use super::later::{Late, Outcome};
-use super::link::{Nudge, Place};
-use super::outgoing::{Coding, Outgoing, Pumped, Stream};
-use super::reader::{Inlet, Pipe};
-use super::request::Context;
-use super::response::{self, Pending};
-use super::{
-    Asked, BATCH_BYTES, Body, FieldBlock, Handler, HttpServer, Intake, Next, REQUESTS_PER_TURN, Request, RequestHead,
-    Response, Take, Trailers, Upload, write_head, write_known, write_whole,
-};
-use crate::http1::{self, CONTINUE, Error, Event, Framing, Head, Length, Version};
+use super::later::Outcome;
+use super::link::Nudge;
+use super::outgoing::{Outgoing, Pumped};
+use super::reader::Inlet;
+use super::response::Pending;
+use super::{Asked, BATCH_BYTES, Body, Handler, HttpServer, Next, REQUESTS_PER_TURN, Response, Upload, write_whole};
+use crate::http1::{self, Error, Event, Framing};
 use crate::r#loop::{Accepted, App, ConnId, Ending, Flow, Phase, Remote, Wire};
 
+mod answer;
+mod body;
+mod head;
 mod undecided;
 
+use self::body::Collected;
 use self::undecided::Undecided;
-
-/// The body of a request is collected in steps of its own growth, never by what was announced, up to here.
-const BODY_RESERVE_MAX: u64 = 64 * 1024;
 
 /// One connection's state.
 pub struct Conversation {
@@ -63,32 +55,11 @@ enum Exchange {
     Written(Next, u64),
 }
 
-/// A request whose body is on its way.
-struct Collected {
-    head_bytes: Vec<u8>,
-    head: Box<Head>,
-    extensions: Option<Box<Extensions>>,
-    body: Vec<u8>,
-}
-
 /// An answer that is given later, and what was added to its stand-in.
 struct Waiting {
     pending: Pending,
     fields: Vec<u8>,
     close: bool,
-}
-
-impl Collected {
-    fn new(head_bytes: Vec<u8>, head: Box<Head>, extensions: Option<Box<Extensions>>) -> Self {
-        let reserve = if let Framing::Length(length) = head.framing() { length } else { 0 };
-        let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
-        Collected { head_bytes, head, extensions, body }
-    }
-}
-
-#[inline]
-fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
-    RequestHead { bytes, head, context, parameters: &[], mount: 0 }
 }
 
 impl Exchange {
@@ -117,27 +88,6 @@ fn fault(error: Error) -> Response {
     Response::error(error.status(), format!("{error}\n")).close()
 }
 
-/// Drops what handlers have left with a request, which is nothing almost always; then without a call.
-#[inline]
-fn discard(context: Context<'_>) {
-    if let Some(extensions) = context.extensions.into_inner() {
-        drop(extensions);
-    }
-}
-
-/// Calls the handler; a panic costs the request its answer, not the server its life.
-fn guard<T>(call: impl FnOnce() -> T) -> Option<T> {
-    // The handler may be left half changed. That is the risk its author takes; the alternative is that one bad
-    // request ends the service for everybody.
-    catch_unwind(AssertUnwindSafe(call)).ok()
-}
-
-fn panicked(wire: &mut Wire<'_, Nudge>, head: &RequestHead<'_>) -> Response {
-    log::error!("the handler panicked at {} {}: answered 500", head.method(), head.target());
-    wire.count_panic();
-    response::internal_error()
-}
-
 impl<H: Handler> HttpServer<H> {
     /// Answers as many requests as are at hand, within bounds.
     #[inline]
@@ -163,341 +113,6 @@ impl<H: Handler> HttpServer<H> {
             }
         }
         Flow::Yield(state.phase)
-    }
-
-    /// After a panic: that of the handler costs the request its answer, and is told in its place. Any other is passed on.
-    #[cold]
-    fn recover(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, panic: Box<dyn Any + Send>) -> Flow {
-        let called = std::mem::take(&mut self.called);
-        if called.is_empty() {
-            resume_unwind(panic);
-        }
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
-        let input = wire.input();
-        wire.consume(called.end);
-        let head = request_head(&input[called], &self.scratch, &context);
-        let (response, asked) = (panicked(wire, &head), Asked::by(&head));
-        match self.answer(state, wire, asked, response) {
-            Step::Answered(next) => state.after(next).unwrap_or(Flow::Linger),
-            Step::Flow(_) | Step::Parse => Flow::Linger,
-        }
-    }
-
-    /// Calls the handler for a whole request.
-    fn respond(&mut self, wire: &mut Wire<'_, Nudge>, request: &Request<'_>) -> Response {
-        guard(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
-    }
-
-    /// A head without a body is answered where it lies, at this place of the input.
-    #[allow(
-        clippy::inline_always,
-        reason = "on the way of every request; a response is large, and a call would copy it"
-    )]
-    #[inline(always)]
-    fn take_head(
-        &mut self,
-        state: &mut Conversation,
-        wire: &mut Wire<'_, Nudge>,
-        input: &[u8],
-        place: Range<usize>,
-    ) -> Step {
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
-        let end = place.end;
-        let request = Request { head: request_head(&input[place.clone()], &self.scratch, &context), body: &[] };
-        let is_written_down = self.journal.is_some();
-        if let Some(journal) = &mut self.journal {
-            journal.begin(wire, &request.head);
-        }
-        // The guard is around the whole batch, see `recover`.
-        self.called = place;
-        // In its parts, which stay where they are.
-        let Response { status, content_type, fields, shared, body, close } = self.handler.call(&request);
-        self.called = 0..0;
-        wire.consume(end);
-        let is_usual = Asked::by(&request.head).is_usual()
-            && status == StatusCode::OK
-            && fields.is_empty()
-            && !close
-            && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
-            && !is_written_down
-            && !wire.draining();
-        match body {
-            Body::Bytes(body) if is_usual => {
-                self.write_usual(wire, content_type, shared.as_deref(), &body);
-                discard(context);
-                Step::Answered(Next::Request)
-            }
-            body => {
-                let response = Response { status, content_type, fields, shared, body, close };
-                let head = request.head;
-                let asked = Asked::about(&head, &response);
-                if response.is_undecided() {
-                    let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-                    let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
-                    return self.set_aside(state, wire, request, false, response);
-                }
-                self.answer(state, wire, asked, response)
-            }
-        }
-    }
-
-    /// The answer that almost every request gets: 200 (OK) with a body that is there, on a connection that goes on, and
-    /// nothing to be told besides but what others tell as well.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
-    #[inline(always)]
-    fn write_usual(
-        &mut self,
-        wire: &mut Wire<'_, Nudge>,
-        content_type: Option<&'static str>,
-        shared: Option<&FieldBlock>,
-        body: &bytes::Bytes,
-    ) {
-        wire.restart_clock();
-        let now = wire.wall();
-        let output = wire.output();
-        self.encoder.usual_head(output.buffer(), now, content_type, body.len() as u64);
-        if let Some(shared) = shared {
-            let out = output.buffer();
-            // In place of the empty line, which comes behind them.
-            out.truncate(out.len() - 2);
-            out.extend_from_slice(shared.lines());
-            out.extend_from_slice(b"\r\n");
-        }
-        output.push(body);
-    }
-
-    /// The same with a body, which may stand whole behind the head, or is still to come.
-    fn take_head_of_body(
-        &mut self,
-        state: &mut Conversation,
-        wire: &mut Wire<'_, Nudge>,
-        input: &[u8],
-        place: Range<usize>,
-    ) -> Step {
-        wire.consume(place.end);
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
-        let scratch = std::mem::take(&mut self.scratch);
-        let rest = &input[place.end..];
-        let head = request_head(&input[place], &scratch, &context);
-        if let Some(journal) = &mut self.journal {
-            journal.begin(wire, &head);
-        }
-        let taken = self.take_body(state, wire, &head, rest);
-        let by_head = matches!(&taken, Ok((_, response)) if response.is_undecided());
-        if by_head || matches!(taken, Err(None)) {
-            let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-            let request = Collected::new(head_bytes, Box::new(scratch), extensions);
-            if let Ok((_, response)) = taken {
-                return self.set_aside(state, wire, request, true, response);
-            }
-            state.exchange = Some(Box::new(Exchange::Collecting(request)));
-            return Step::Parse;
-        }
-        self.scratch = scratch;
-        match taken {
-            Ok((asked, response)) => self.answer(state, wire, asked, response),
-            Err(exchange) => {
-                state.exchange = exchange.map(Box::new);
-                Step::Parse
-            }
-        }
-    }
-
-    /// Decides about a body: an answer that can be given now, or an exchange that takes it (`None`: one that collects).
-    fn take_body(
-        &mut self,
-        state: &mut Conversation,
-        wire: &mut Wire<'_, Nudge>,
-        head: &RequestHead<'_>,
-        rest: &[u8],
-    ) -> Result<(Asked, Response), Option<Exchange>> {
-        let unread = |response| (Asked::by(head).with_trailers(head).unread(), response);
-        let intake = match guard(|| self.handler.head(head)) {
-            Some(Intake::Refuse(response)) => return Ok(unread(response)),
-            None => return Ok(unread(panicked(wire, head))),
-            Some(intake) => intake,
-        };
-        let bytes_max = match &intake {
-            Intake::Collect(bytes_max) | Intake::Stream { bytes_max, .. } | Intake::Read { bytes_max, .. } => {
-                *bytes_max
-            }
-            _ => self.limits.body_bytes_max,
-        };
-        if let Err(error) = state.http1.allow_body(bytes_max) {
-            return Ok(unread(fault(error)));
-        }
-        let collect = matches!(intake, Intake::Default | Intake::Collect(_));
-        if collect
-            && let Framing::Length(length) = head.head.framing()
-            && let Ok(length) = usize::try_from(length)
-            && let Some(body) = rest.get(..length)
-        {
-            state.http1.skip_body();
-            wire.consume(length);
-            let response = self.respond(wire, &Request { head: *head, body });
-            if !response.is_undecided() {
-                return Ok((Asked::about(head, &response), response));
-            }
-            let extensions = head.context.extensions.take();
-            let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions);
-            request.body.extend_from_slice(body);
-            return Err(Some(self.undecided(wire, request, false, response)));
-        }
-        if head.head.expects_continue() && rest.is_empty() {
-            wire.output().extend(CONTINUE);
-        }
-        let asked = Asked::by(head).with_trailers(head);
-        Err(match intake {
-            Intake::Stream { upload, .. } => Some(Exchange::Taking(asked, upload)),
-            Intake::Read { start, .. } => Some(self.begin_reading(wire, asked, start)),
-            _ => None,
-        })
-    }
-
-    fn begin_reading(
-        &self,
-        wire: &mut Wire<'_, Nudge>,
-        asked: Asked,
-        start: Box<dyn FnOnce(super::BodyReader, super::Responder)>,
-    ) -> Exchange {
-        let (inlet, reader) = Pipe::open();
-        let (late, responder) = Late::new();
-        if let Some(place) = self.place(wire) {
-            inlet.bind(place.clone());
-            late.bind(place, wire.draining());
-        }
-        // What is lost by a panic answers 500 by being dropped.
-        if guard(|| start(reader, responder)).is_none() {
-            wire.count_panic();
-            log::error!("what was to read a body panicked");
-        }
-        Exchange::Reading(asked, inlet, Box::new(Pending::new(late)))
-    }
-
-    /// Where other threads will reach the exchange that begins now.
-    fn place(&self, wire: &Wire<'_, Nudge>) -> Option<Place> {
-        Some(Place { remote: self.remote.clone()?, id: wire.id() })
-    }
-
-    /// Writes the response, or begins to wait for it, or to send it piece by piece.
-    fn answer(
-        &mut self,
-        state: &mut Conversation,
-        wire: &mut Wire<'_, Nudge>,
-        asked: Asked,
-        mut response: Response,
-    ) -> Step {
-        response.check(&mut self.content_type);
-        if let (Body::Bytes(body), None) = (&response.body, &self.journal) {
-            wire.restart_clock();
-            return Step::Answered(write_whole(&mut self.encoder, wire, asked, &response, body));
-        }
-        self.answer_in_steps(state, wire, asked, response)
-    }
-
-    fn answer_in_steps(
-        &mut self,
-        state: &mut Conversation,
-        wire: &mut Wire<'_, Nudge>,
-        asked: Asked,
-        mut response: Response,
-    ) -> Step {
-        let exchange = match std::mem::replace(&mut response.body, Body::Bytes(bytes::Bytes::new())) {
-            Body::Later(mut pending) => {
-                // Here nobody kept the request.
-                pending.undecided = false;
-                if let Some(place) = self.place(wire) {
-                    pending.late.bind(place, wire.draining());
-                }
-                let Response { fields, close, .. } = response;
-                Exchange::Waiting(asked, Box::new(Waiting { pending: *pending, fields, close }))
-            }
-            Body::Stream(stream) => match self.begin_sending(wire, asked, response, *stream) {
-                Ok(outgoing) => Exchange::Sending(outgoing),
-                Err(next) => {
-                    self.write_down(wire, 0);
-                    return Step::Answered(next);
-                }
-            },
-            body => {
-                wire.restart_clock();
-                let len = body.len().unwrap_or(0);
-                let (next, with_body) = write_known(&mut self.encoder, wire, asked, &response, len);
-                let waits = self.is_awaited(&body);
-                if with_body {
-                    body.push(wire.output());
-                }
-                self.tell_status(wire, response.status);
-                if !(with_body && waits) {
-                    self.write_down(wire, if with_body { len } else { 0 });
-                    return Step::Answered(next);
-                }
-                Exchange::Written(next, len)
-            }
-        };
-        state.exchange = Some(Box::new(exchange));
-        // The clock of what came before is not that of an answer; output that is blocked has its own.
-        state.phase = Phase::Reply;
-        Step::Parse
-    }
-
-    /// Whether an answer is written down only when it is sent: it may break off, or take its time.
-    fn is_awaited(&self, body: &Body) -> bool {
-        self.journal.is_some() && !matches!(body, Body::Bytes(bytes) if bytes.len() <= BATCH_BYTES)
-    }
-
-    #[inline]
-    fn tell_status(&mut self, wire: &Wire<'_, Nudge>, status: http::StatusCode) {
-        if let Some(journal) = &mut self.journal {
-            journal.answer(wire, status);
-        }
-    }
-
-    /// The answer has ended, after so many octets of content.
-    #[inline]
-    fn write_down(&mut self, wire: &Wire<'_, Nudge>, bytes: u64) {
-        if let Some(journal) = &mut self.journal {
-            journal.end(wire, bytes);
-        }
-    }
-
-    /// Writes the head of a stream; what follows is none where the response has no body.
-    fn begin_sending(
-        &mut self,
-        wire: &mut Wire<'_, Nudge>,
-        asked: Asked,
-        mut response: Response,
-        stream: Stream,
-    ) -> Result<Outgoing, Next> {
-        wire.restart_clock();
-        let tunnel = asked.connect && response.status.is_success();
-        let coding = match (stream.length, asked.version) {
-            (Some(length), _) => Coding::Length(length),
-            (None, Version::Http11) => Coding::Chunked,
-            (None, Version::Http10) => Coding::Close,
-        };
-        let (length, names) = match coding {
-            _ if tunnel => (Length::Untold, None),
-            Coding::Length(length) => (Length::Known(length), None),
-            // RFC 9112 section 6.1: nobody needs it on HEAD, and what has no body cannot be misread.
-            Coding::Chunked if asked.head => (Length::Untold, None),
-            Coding::Chunked => (Length::Chunked, stream.trailers.as_ref().map(|(names, _)| names)),
-            Coding::Close => (Length::Untold, None),
-        };
-        if let (Some(names), true) = (names, asked.trailers) {
-            response.announce_trailers(names);
-        }
-        let (persistence, next) =
-            asked.outlook(response.close || wire.draining() || (coding == Coding::Close && !asked.head));
-        self.tell_status(wire, response.status);
-        if !write_head(&mut self.encoder, wire, &response, length, persistence) || asked.head || tunnel {
-            return Err(next);
-        }
-        let outgoing = Outgoing::new(stream, coding, asked.trailers, next);
-        if let Some(place) = self.place(wire) {
-            outgoing.bind(place, wire.draining());
-        }
-        Ok(outgoing)
     }
 
     /// Goes on with an exchange that needs no input: looks for the answer, or sends more of it.
@@ -592,53 +207,6 @@ impl<H: Handler> HttpServer<H> {
             Event::Body(bytes) => self.take_piece(state, wire, bytes),
             Event::End => self.end_body(state, wire),
             Event::NeedMore | Event::Head { .. } => Step::Flow(Self::wait(state, wire)),
-        }
-    }
-
-    fn take_piece(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, bytes: &[u8]) -> Step {
-        match state.exchange.as_deref_mut() {
-            Some(Exchange::Collecting(collected)) => collected.body.extend_from_slice(bytes),
-            Some(Exchange::Taking(asked, upload)) => {
-                let asked = asked.unread();
-                let response = match guard(|| upload.chunk(bytes)) {
-                    Some(Take::More) => return Step::Parse,
-                    Some(Take::Answer(response)) => response,
-                    None => {
-                        log::error!("an upload panicked: answered 500");
-                        wire.count_panic();
-                        response::internal_error()
-                    }
-                };
-                state.exchange = None;
-                return self.answer(state, wire, asked, response);
-            }
-            Some(Exchange::Reading(_, inlet, _)) if !inlet.push(bytes) => return Step::Flow(Flow::Pause),
-            _ => {}
-        }
-        Step::Parse
-    }
-
-    /// The body is whole: answer.
-    fn end_body(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Step {
-        let Some(exchange) = state.exchange.take() else { return Step::Parse };
-        match *exchange {
-            Exchange::Collecting(collected) => self.ask(state, wire, collected),
-            Exchange::Taking(asked, upload) => {
-                let trailers = Trailers::received(state.http1.trailers());
-                let response = response::guarded(|| upload.end(&trailers));
-                self.answer(state, wire, asked, response)
-            }
-            Exchange::Reading(asked, inlet, pending) => {
-                inlet.end(Ok(Trailers::received(state.http1.trailers())));
-                let waiting = Waiting { pending: *pending, fields: Vec::new(), close: false };
-                state.exchange = Some(Box::new(Exchange::Waiting(asked, Box::new(waiting))));
-                state.phase = Phase::Reply;
-                Step::Parse
-            }
-            other => {
-                state.exchange = Some(Box::new(other));
-                Step::Parse
-            }
         }
     }
 

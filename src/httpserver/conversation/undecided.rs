@@ -4,7 +4,9 @@
 
 use std::cell::RefCell;
 
-use super::{Collected, Conversation, Exchange, Step, Waiting, request_head};
+use super::body::Collected;
+use super::head::request_head;
+use super::{Conversation, Exchange, Step, Waiting};
 use crate::httpserver::later::{Late, Outcome};
 use crate::httpserver::link::Nudge;
 use crate::httpserver::request::Context;
