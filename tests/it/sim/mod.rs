@@ -7,18 +7,23 @@ mod client;
 mod world;
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serverd::r#loop::{Limits, Readiness};
-use serverd::{EventLoop, Handle, HttpServer, Poller, Request, Response, StatusCode, Timeouts, Turn};
+use serverd::{EventLoop, Handle, HttpServer, Part, Poller, Request, Response, StatusCode, Timeouts, Turn};
 
 use self::client::{Client, Fate, Step};
 use self::world::{Dice, Nature, Sim, SimListener, World};
 
 /// Seeds that found something once.
 const SEEDS: [u64; 9] = [23, 76, 596, 1334, 1463, 1825, 3363, 9431, 20365];
+
+/// What a large answer has.
+const LARGE_BYTES: usize = 700_000;
 
 /// How many seeds are tried when nothing else is asked for.
 const COUNT: u64 = 12;
@@ -123,11 +128,34 @@ fn check(world: &World, closes: u64) {
     }
 }
 
+/// A file of the same octets as the large body, in the real world: its content is the same whenever it is read.
+fn large_file() -> Arc<File> {
+    static FILE: OnceLock<Arc<File>> = OnceLock::new();
+    let make = || {
+        let path = std::env::temp_dir().join(format!("serverd-sim-{}", std::process::id()));
+        std::fs::write(&path, vec![b'x'; LARGE_BYTES]).expect("a temporary file");
+        let file = File::open(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("it is there");
+        Arc::new(file)
+    };
+    Arc::clone(FILE.get_or_init(make))
+}
+
 fn handler(handle: &Rc<RefCell<Option<Handle>>>) -> impl FnMut(&Request<'_>) -> Response + use<> {
     let handle = Rc::clone(handle);
-    let large = Bytes::from(vec![b'x'; 700_000]);
+    let large = Bytes::from(vec![b'x'; LARGE_BYTES]);
+    let file = large_file();
     move |request| {
         let path = request.path();
+        if path.starts_with("/large") && path.bytes().last().is_some_and(|byte| byte % 2 == 0) {
+            let half = LARGE_BYTES as u64 / 2;
+            let parts = [
+                Part::File(Arc::clone(&file), 0..half),
+                Part::from("x"),
+                Part::File(Arc::clone(&file), half + 1..2 * half),
+            ];
+            return Response::parts(parts);
+        }
         if path.starts_with("/large") {
             return Response::new(StatusCode::OK).body(large.clone());
         }

@@ -8,8 +8,10 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -660,6 +662,17 @@ impl Stream for SimStream {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         let first = slices.iter().find(|slice| !slice.is_empty());
         first.map_or(Ok(Sent { bytes: 0, more: true }), |slice| self.write(slice))
+    }
+
+    /// Reads no more than there is room for.
+    fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+        let room = {
+            let end = &self.world.borrow().sockets[self.index];
+            end.down_max - end.down.len()
+        };
+        let mut bytes = vec![0; count.min(room.max(1))];
+        let read = file.read_at(&mut bytes, offset)?;
+        if read == 0 { Ok(Sent { bytes: 0, more: true }) } else { self.write(&bytes[..read]) }
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
