@@ -93,7 +93,7 @@ impl Entry {
             None => Content::Open(Arc::new(file), metadata.len()),
         };
         let identity = Identity::of(&metadata);
-        let validators = Validators::new(&identity, SystemTime::now());
+        let validators = Validators::new(&identity, SystemTime::now()).coded(form.coding.name());
         // A hash in the name is told of in all forms.
         let cache_control = caching.value(&variants::original(&form.relative, form.coding));
         let mut unchanged = FieldBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);

@@ -59,6 +59,14 @@ impl Validators {
         Validators { etag, modified, settled }
     }
 
+    /// Those of a form of its own, in this coding: where there are no inodes, nothing else may tell it from the others.
+    pub(super) fn coded(mut self, coding: Option<&str>) -> Self {
+        if let Some(coding) = coding.filter(|_| cfg!(not(unix))) {
+            self.etag.insert_str(self.etag.len() - 1, coding);
+        }
+        self
+    }
+
     /// The value of Last-Modified.
     pub(super) fn last_modified(&self) -> Option<String> {
         self.modified.map(|seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))

@@ -11,7 +11,7 @@ use super::{Tree, get};
 use crate::harness::on_every_backend;
 
 /// A FIFO; macOS has another call for it.
-fn make_fifo(path: &Path) {
+pub(super) fn make_fifo(path: &Path) {
     let status = std::process::Command::new("mkfifo").arg(path).status();
     assert!(status.expect("mkfifo runs").success());
 }

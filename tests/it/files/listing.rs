@@ -194,8 +194,7 @@ fn plant_oddities(tree: &Tree) {
     symlink(outside.join("secrets"), root.join("out-dir")).expect("a link");
     symlink("nowhere", root.join("dangling")).expect("a link");
     symlink("itself", root.join("itself")).expect("a link");
-    let fifo = rustix::fs::FileType::Fifo;
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), fifo, rustix::fs::Mode::RWXU, 0).expect("a FIFO");
+    super::kinds::make_fifo(&root.join("fifo"));
     drop(std::os::unix::net::UnixListener::bind(root.join("socket")).expect("a socket"));
 }
 
