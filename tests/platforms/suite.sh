@@ -23,7 +23,11 @@ aarch64-*)
 esac
 output=$(mktemp)
 trap 'rm -f "$output"; [ "$target" != x86_64-pc-windows-gnu ] || wineserver -k 2>/dev/null || true' EXIT
-run() { cargo test --locked --no-fail-fast --target "$target" --lib --bins --examples --tests -- --show-output "${threads[@]}" "$@"; }
+# The tests start the examples as programs.
+run() {
+    cargo build --locked --target "$target" --examples
+    cargo test --locked --no-fail-fast --target "$target" --lib --bins --tests -- --show-output "${threads[@]}" "$@"
+}
 failed=0
 run "$@" >"$output" 2>&1 || failed=1
 grep -aE '^(test result|test .*FAILED|error)' "$output" || true
