@@ -593,6 +593,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// listen on one port, and would be reset with it. So where the system can turn away newcomers, the doors stay
     /// open for some round trips after that.
     fn begin_drain(&mut self) {
+        // The order may have come when this turn had gone on for a while.
+        self.clock.tick(&self.backend, &mut self.lent);
         let limit_ms = u64::try_from(self.lent.limits.drain.as_millis()).unwrap_or(u64::MAX);
         // One more millisecond, because the clock is cut to milliseconds: never early.
         self.drain = Some(self.lent.now_ms.saturating_add(limit_ms).saturating_add(1));
