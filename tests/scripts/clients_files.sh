@@ -7,14 +7,7 @@ scratch=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || { kill -9 "$server"; wait "$server"; } 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
-fail() { echo "FAILED: $*"; exit 1; }
-
-have() { # PROGRAM
-    command -v "$1" >/dev/null && return
-    [ -z "${CI_REQUIRE_CLIENTS:-}" ] || fail "$1 is not installed"
-    echo "skipped: $1 is not installed"
-    return 1
-}
+. "$(dirname "$0")/have.sh"
 
 plant() { # a tree whose pages link to all of it
     mkdir -p "$scratch/site/sub/deep dir"

@@ -8,14 +8,7 @@ text="this is response from server"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-fail() { echo "FAILED: $*"; exit 1; }
-
-have() { # PROGRAM
-    command -v "$1" >/dev/null && return
-    [ -z "${CI_REQUIRE_CLIENTS:-}" ] || fail "$1 is not installed"
-    echo "skipped: $1 is not installed"
-    return 1
-}
+. "$(dirname "$0")/have.sh"
 
 equals() { # NAME EXPECTED ACTUAL
     [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"

@@ -1,0 +1,10 @@
+# What the scripts with real clients share: to be sourced.
+
+fail() { echo "FAILED: $*"; exit 1; }
+
+have() { # PROGRAM
+    command -v "$1" >/dev/null && return
+    [ -z "${CI_REQUIRE_CLIENTS:-}" ] || fail "$1 is not installed"
+    echo "skipped: $1 is not installed"
+    return 1
+}
