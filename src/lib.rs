@@ -49,6 +49,7 @@ pub mod apps;
 pub mod check;
 pub mod cli;
 pub mod connect;
+pub mod console;
 pub mod dial;
 #[cfg(feature = "files")]
 pub mod hash;

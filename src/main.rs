@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use serverd::console::Output;
 use serverd::{cli, server};
 
 fn main() -> ExitCode {
@@ -23,12 +24,12 @@ fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
     match task {
         cli::Task::Serve(config, command, logging) => server::run(config, command, logging)?,
         cli::Task::Check(check) => {
-            check.run(&mut io::stdout().lock()).map_err(|error| format!("{}: {error}", check.target))?;
+            check.run(&mut Output::stdout()).map_err(|error| format!("{}: {error}", check.target))?;
         }
         #[cfg(feature = "files")]
         cli::Task::Hash(hash) => hash.run(&mut io::stdout().lock())?,
         cli::Task::Connect(connect) => {
-            let outcome = connect.run(io::stdin(), &mut io::stdout().lock());
+            let outcome = connect.run(io::stdin(), &mut Output::stdout());
             outcome.map_err(|error| format!("{}: {error}", connect.authority))?;
         }
     }
