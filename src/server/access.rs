@@ -49,12 +49,21 @@ impl Logging {
                 Failure(format!("cannot write the access log {path}: {error}; name a file that may be written"))
             })?,
         };
-        Ok(Some(log.with_color(self.color.unwrap_or_else(|| to_terminal && takes_color()))))
+        let color = self.color.unwrap_or_else(|| to_terminal && takes_color());
+        Ok(Some(log.with_color(color && (!to_terminal || takes_escape_sequences()))))
     }
 }
 
-/// What every program of a shell looks at (<https://no-color.org>). The consoles of Windows have to be asked first.
+/// What every program of a shell looks at (<https://no-color.org>).
 fn takes_color() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    cfg!(not(windows)) && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether escape sequences can be written to standard output, if it is a terminal.
+fn takes_escape_sequences() -> bool {
+    #[cfg(windows)]
+    return super::windows::takes_escape_sequences(&io::stdout());
+    #[cfg(not(windows))]
+    true
 }

@@ -1,13 +1,15 @@
-//! What a server asks of Windows itself, and Rust has no safe call for: the console's events, and a port of one's own.
+//! What a server asks of Windows itself, and Rust has no safe call for: the console's events and colours, and a port of
+//! one's own.
 #![allow(unsafe_code, reason = "neither the standard library nor a kept crate has these calls")]
 
 use std::io;
-use std::os::windows::io::{AsRawSocket, AsSocket};
+use std::os::windows::io::{AsHandle, AsRawHandle, AsRawSocket, AsSocket};
 use std::sync::{Mutex, PoisonError};
 
 use windows_sys::Win32::Networking::WinSock::{SO_EXCLUSIVEADDRUSE, SOCKET, SOL_SOCKET, setsockopt};
 use windows_sys::Win32::System::Console::{
-    CTRL_BREAK_EVENT, CTRL_C_EVENT, CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT, SetConsoleCtrlHandler,
+    CTRL_BREAK_EVENT, CTRL_C_EVENT, CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT,
+    ENABLE_VIRTUAL_TERMINAL_PROCESSING, GetConsoleMode, SetConsoleCtrlHandler, SetConsoleMode,
 };
 use windows_sys::core::BOOL;
 
@@ -72,6 +74,19 @@ unsafe extern "system" fn on_event(number: u32) -> BOOL {
         }
     }
     1
+}
+
+/// Has a console take escape sequences for what they mean, as each does since Windows 10 once it is told; false where it
+/// does not. What is no console is a terminal of another kind, which does it by itself.
+pub(super) fn takes_escape_sequences(output: &impl AsHandle) -> bool {
+    let handle = output.as_handle().as_raw_handle();
+    let mut mode = 0;
+    // SAFETY: the handle is borrowed and so open; the call writes the number it is given a place for.
+    if unsafe { GetConsoleMode(handle, &raw mut mode) } == 0 {
+        return true;
+    }
+    // SAFETY: as above; the call takes a number.
+    unsafe { SetConsoleMode(handle, mode | ENABLE_VIRTUAL_TERMINAL_PROCESSING) != 0 }
 }
 
 /// Lets nobody else bind the port while the socket is open, which on Windows any process of any user can do otherwise,
