@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# serverd.exe under Wine, seen from outside: what its own tests cannot do there, since Wine has no console without a
-# display (Ctrl-C), and 5,000 clients at once. Prints a line for each check; exit 1 when one failed.
+# serverd.exe under Wine, seen from outside: what its own tests cannot do there, which is Ctrl-C, a console, and 5,000
+# clients at once. Prints a line for each check; exit 1 when one failed.
 #
 #   windows.sh PATH/TO/serverd.exe [CLIENTS]
 set -uo pipefail
@@ -96,4 +96,5 @@ check "finishes at Ctrl-C what is under way" drains
 check "ends with 0" ends_with 0
 check "starts once more" start || exit 1
 check "ends at once with 130 at a second Ctrl-C" second_interrupt
+python3 "$here/console.py" "$exe" || failed=1
 exit $failed
