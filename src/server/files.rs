@@ -1,5 +1,6 @@
 //! `serverd files`: a directory, and what is laid around it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::command::{announce, http};
@@ -44,7 +45,7 @@ pub(super) fn run(mut config: Config, site: &Site) -> Result<(), Failure> {
         log::warn!("symbolic links may lead out of {shown}: everything they point to is served");
     }
     let files = Files::with(&site.directory, site.options.clone())
-        .map_err(|error| Failure(format!("cannot serve {shown}: {error}; name a directory that can be read")))?;
+        .map_err(|error| Failure(format!("cannot serve {shown}: {error}; {}", advice(&shown))))?;
     let limits = site.limits.clone();
     let start = format!("files of {shown} on http");
     if site.is_plain() {
@@ -54,6 +55,16 @@ pub(super) fn run(mut config: Config, site: &Site) -> Result<(), Failure> {
     let layers = site.layers()?;
     let make = http(&config, limits, move |_| layers.around(files.clone()));
     config.serve_and(make, |started| announce(&start, started, config.access_log.as_ref()))
+}
+
+/// What to do about a directory that cannot be served. A program of Windows reads `\"` as a quotation mark, so that
+/// `"C:\a b\"` names what cannot be there, and takes the rest of the line in.
+fn advice(directory: &str) -> &'static str {
+    if cfg!(windows) && directory.contains('"') {
+        "leave out the backslash before the closing quotation mark"
+    } else {
+        "name a directory that can be read"
+    }
 }
 
 /// What is laid around the files, ready to be used by each worker.
@@ -99,8 +110,21 @@ impl Site {
 }
 
 fn read_users(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure(format!("--auth: cannot read {}: {error}; htpasswd -cB makes one", path.display())))
+    let text = std::fs::read(path).and_then(|octets| {
+        text(&octets).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+    });
+    text.map_err(|error| Failure(format!("--auth: cannot read {}: {error}; htpasswd -cB makes one", path.display())))
+}
+
+/// Text as it is in files: UTF-8, and also what Windows makes, which is UTF-8 behind a byte order mark, by editors, and
+/// UTF-16, by `serverd hash alice > users` in its `PowerShell`.
+fn text(octets: &[u8]) -> Option<String> {
+    if let Some(pairs) = octets.strip_prefix(b"\xff\xfe") {
+        let (pairs, rest) = pairs.as_chunks();
+        let units: Vec<u16> = pairs.iter().map(|&pair| u16::from_le_bytes(pair)).collect();
+        return String::from_utf16(&units).ok().filter(|_| rest.is_empty());
+    }
+    String::from_utf8(octets.strip_prefix(b"\xef\xbb\xbf").unwrap_or(octets).to_vec()).ok()
 }
 
 impl Layers {
@@ -124,5 +148,31 @@ impl Layers {
             handler = Box::new(set);
         }
         handler
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_users_is_read_as_windows_writes_it_too() {
+        let line = "alic\u{e9}:$2b$\r\n";
+        let utf16: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for octets in
+            [line.as_bytes().to_vec(), [b"\xef\xbb\xbf", line.as_bytes()].concat(), [&b"\xff\xfe"[..], &utf16].concat()]
+        {
+            assert_eq!(text(&octets).as_deref(), Some(line), "{octets:?}");
+        }
+        assert_eq!(text(b""), Some(String::new()));
+        for octets in [&b"alic\xe9:"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8"] {
+            assert_eq!(text(octets), None, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_before_a_quotation_mark_is_told_of_on_windows() {
+        assert_eq!(advice("C:\\a b\" --port 80").contains("leave out the backslash"), cfg!(windows));
+        assert!(advice("C:\\a b").contains("a directory"));
     }
 }
