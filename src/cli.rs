@@ -29,17 +29,22 @@ const EXAMPLES: &str = "\
 Examples:
   serverd                                        answer on http://127.0.0.1:8888
   serverd --host :: --port 80 --workers 0        on every address, one worker per core
-  serverd http --body 'out to lunch'             another text
+  serverd http --body \"out to lunch\"             another text
   serverd whoami                                 see what comes through a proxy
   serverd files public                           serve a directory
   serverd echo                                   send back every byte, over TCP
   serverd chat                                   talk: nc 127.0.0.1 8888
-  serverd check http://127.0.0.1:8888/           is it well? The exit code tells
+  serverd check http://127.0.0.1:8888/           is it well? The exit code tells";
 
-SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP and SIGUSR1
-open the access log again.
+const SIGNALS: &str = if cfg!(windows) {
+    "Ctrl-C, Ctrl-Break and closing the console, which grants 5 seconds, let what is under way finish; a
+second Ctrl-C ends at once."
+} else {
+    "SIGTERM and SIGINT let what is under way finish, a second one ends at once; SIGHUP and SIGUSR1
+open the access log again."
+};
 
-Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
+const EXIT_CODES: &str = "Exit codes: 0 ended as told, 1 could not start or go on, 2 wrong usage.";
 
 const WHOAMI_EXAMPLES: &str = "\
 curl http://127.0.0.1:8888/ tells it as text, curl -H 'Accept: application/json' ... as JSON; of a body the length
@@ -112,7 +117,7 @@ enum SpreadName {
     name = "serverd",
     version,
     about = "HTTP and TCP servers on a readiness loop",
-    after_help = EXAMPLES,
+    after_help = format!("{EXAMPLES}\n\n{SIGNALS}\n\n{EXIT_CODES}"),
     max_term_width = 100,
     subcommand_help_heading = "Commands"
 )]
