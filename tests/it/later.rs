@@ -226,9 +226,12 @@ on_every_backend! {
         }
         crate::harness::raise_descriptor_limit();
         let (server, responders) = server::<B>();
-        let mut clients: Vec<_> = (0..1000).map(|_| server.connect()).collect();
-        for (number, client) in clients.iter_mut().enumerate() {
+        let mut clients = Vec::new();
+        for number in 0..1000 {
+            // Who is silent until all are there may be so for too long.
+            let mut client = server.connect();
             client.send(get(&format!("/{number}")) + &get("/now"));
+            clients.push(client);
         }
         let mut waiting: Vec<_> = (0..1000).map(|_| next(&responders)).collect();
         // In another order than they came, and by several threads.

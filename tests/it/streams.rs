@@ -224,26 +224,30 @@ on_every_backend! {
     }
 
     fn a_stream_outlasts_the_limits_of_what_came_before_it<B>() {
-        let limit = Some(Duration::from_millis(60));
+        let limit = Some(Duration::from_millis(200));
         let timeouts = Timeouts { silent: limit, head: limit, body: limit, idle: limit, ..Timeouts::default() };
         let server = serve_with::<B, _>(timeouts, Limits::default(), || {
             HttpServer::new(|_: &Request<'_>| {
-                Response::stream((0..150).map(|number| {
-                    // Slower than its client, who takes each piece at once.
+                Response::stream((0..300).map(|number| {
+                    // Slower than its client, who takes each piece at once, and longer than the limits in all.
                     std::thread::sleep(Duration::from_millis(1));
                     vec![pattern(number); 1000]
                 }))
             })
         });
-        let mut clients: Vec<Client> = (0..4).map(|_| server.connect()).collect();
-        clients[0].send(get("/"));
-        clients[1].send("GET / HTTP/1.1\r\nHo").send("st: x\r\n\r\n");
-        clients[2].send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na").send("b");
-        clients[3].send("GET / HTTP/1.0\r\n\r\n");
-        for client in &mut clients[..3] {
-            assert_eq!(client.answer().body.len(), 150_000);
+        let ask = |pieces: [&str; 2]| {
+            let mut client = server.connect();
+            client.send(pieces[0]).send(pieces[1]);
+            client
+        };
+        let whole = ask(["GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""]);
+        let head = ask(["GET / HTTP/1.1\r\nHo", "st: x\r\n\r\n"]);
+        let body = ask(["POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na", "b"]);
+        let mut old = ask(["GET / HTTP/1.0\r\n\r\n", ""]);
+        for mut client in [whole, head, body] {
+            assert_eq!(client.answer().body.len(), 300_000);
         }
-        assert!(clients[3].rest().len() > 150_000);
+        assert!(old.rest().len() > 300_000);
     }
 
     fn a_stream_that_nobody_reads_ends_by_the_write_limit<B>() {

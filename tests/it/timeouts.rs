@@ -37,8 +37,9 @@ on_every_backend! {
 
     fn a_head_ends_in_time_however_it_drips<B>() {
         let server = server::<B>(Timeouts { head: Some(SHORT), ..Timeouts::default() });
-        let mut client = server.connect();
+        // The server reads its clock when it hears of the connection, and may read from it some time after.
         let start = Instant::now();
+        let mut client = server.connect();
         client.socket.set_read_timeout(Some(Duration::from_millis(20))).expect("alive");
         client.send("GET / HTTP/1.1\r\nHost: x\r\nA: ");
         // Octet by octet until the server has had enough.
@@ -111,7 +112,9 @@ on_every_backend! {
     }
 
     fn a_slow_reader_that_makes_progress_gets_everything<B>() {
-        let timeouts = Timeouts { write: Some(SHORT), ..Timeouts::default() };
+        // Long enough for a client that has to wait for a processor, and shorter than all the pauses together.
+        let limit = SHORT * 3;
+        let timeouts = Timeouts { write: Some(limit), ..Timeouts::default() };
         let large = vec![b'x'; 16 << 20];
         let app = move || HttpServer::new(move |_: &Request<'_>| Response::text(large.clone()));
         let server = serve_with::<B, _>(timeouts, Limits::default(), app);
@@ -120,7 +123,7 @@ on_every_backend! {
         let (mut total, mut buffer) = (0, vec![0; 1 << 20]);
         loop {
             // A pause shorter than the limit, many times over.
-            std::thread::sleep(SHORT / 10);
+            std::thread::sleep(limit / 12);
             match client.socket.read(&mut buffer).expect("no reset") {
                 0 => break,
                 count => total += count,

@@ -77,9 +77,12 @@ on_every_backend! {
         let bytes = Random::new(4).bytes(60_000);
         tree.write("large.bin", &bytes);
         let server = tree.serve::<B>();
-        let mut clients: Vec<Client> = (0..1000).map(|_| server.connect()).collect();
-        for client in &mut clients {
+        let mut clients: Vec<Client> = Vec::new();
+        for _ in 0..1000 {
+            // Who is silent until all are there may be so for too long.
+            let mut client = server.connect();
             client.send("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
+            clients.push(client);
         }
         for client in &mut clients {
             let answer = client.answer();
