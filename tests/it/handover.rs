@@ -156,7 +156,7 @@ fn workers_share_a_port_by_one_thread_that_accepts() {
         let mut workers: Vec<usize> = clients.iter_mut().map(ask).collect();
         workers.sort_unstable();
         assert_eq!(workers, [0, 0, 1, 1, 2, 2, 3, 3]);
-        if crate::harness::skipped_under_wine(crate::process::NO_CONSOLE) {
+        if crate::harness::skipped_under_wine(crate::process::NO_CTRL_BREAK) {
             return;
         }
         server.signal("TERM");

@@ -8,8 +8,8 @@ use crate::harness::{Client, program, skipped_under_wine};
 
 const TEXT: &str = "this is response from server";
 
-/// tests/platforms/windows.sh tells such a server to end from outside.
-pub(crate) const NO_CONSOLE: &str = "without a display there is no console whose Ctrl-Break could be sent";
+/// tests/platforms/windows.sh and console.py tell such a server to end from outside.
+pub(crate) const NO_CTRL_BREAK: &str = "it has no Ctrl-Break, the one event that goes to one process";
 
 pub(crate) fn serverd(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_serverd"));
@@ -128,7 +128,7 @@ fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
         assert!(one.line().starts_with("* Welcome, guest") && other.line().starts_with("* Welcome, guest"));
         let mut third = server.connect();
         assert_eq!(third.line(), "* The chat is full; come back later.");
-        if skipped_under_wine(NO_CONSOLE) {
+        if skipped_under_wine(NO_CTRL_BREAK) {
             return;
         }
         server.signal("TERM");
@@ -242,7 +242,7 @@ fn wrong_usage_exits_2() {
 
 #[test]
 fn signals_drain_and_exit_0() {
-    if skipped_under_wine(NO_CONSOLE) {
+    if skipped_under_wine(NO_CTRL_BREAK) {
         return;
     }
     for backend in backends() {
@@ -282,7 +282,7 @@ fn an_end_as_told_leaves_nothing_on_standard_error() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    if skipped_under_wine(NO_CONSOLE) {
+    if skipped_under_wine(NO_CTRL_BREAK) {
         return;
     }
     let server = Running::start(&["--port", "0"]);

@@ -33,9 +33,9 @@ failed=0
 run "$@" >"$output" 2>&1 || failed=1
 grep -aE '^(test result|test .*FAILED|error)' "$output" || true
 sed -n 's/\r$//; s/^\(skipped.*\)/\1/p' "$output" | sort | uniq -c
-# What is slow there may fail only because so much runs beside it: that is tried once more, alone, and said.
+# In the emulator a test may fail only because so much runs beside it: that is tried once more, alone, and said.
 mapfile -t again < <(sed -n 's/\r$//; s/^test \([^ ]*\) .*FAILED$/\1/p' "$output")
-if [ $failed = 1 ] && [ ${#again[@]} -gt 0 ] && [ ${#again[@]} -le 5 ]; then
+if [ $failed = 1 ] && [[ $target = aarch64-* ]] && [ ${#again[@]} -gt 0 ] && [ ${#again[@]} -le 5 ]; then
     echo "again, alone: ${again[*]}"
     failed=0
     cargo test --locked --target "$target" --lib --bins --tests -- --exact --test-threads 1 "${again[@]}" \
