@@ -89,6 +89,8 @@ fn measure<B: Readiness<Listener: From<TcpListener>> + 'static>(criterion: &mut 
 fn throughput(criterion: &mut Criterion) {
     #[cfg(target_os = "linux")]
     measure::<serverd::r#loop::Epoll>(criterion);
+    #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+    measure::<serverd::r#loop::Kqueue>(criterion);
     measure::<Select>(criterion);
 }
 

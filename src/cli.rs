@@ -93,8 +93,13 @@ pub enum Color {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BackendName {
+    /// The best one here
     Auto,
+    /// Linux
     Epoll,
+    /// macOS and the BSDs
+    Kqueue,
+    /// Every system
     Select,
 }
 
@@ -456,6 +461,7 @@ impl Cli {
             backend: match cli.backend {
                 BackendName::Auto => Backend::Auto,
                 BackendName::Epoll => Backend::Epoll,
+                BackendName::Kqueue => Backend::Kqueue,
                 BackendName::Select => Backend::Select,
             },
             workers: cli.workers.into(),
@@ -657,7 +663,7 @@ mod tests {
             "serverd --port 65536",
             "serverd nothing",
             "serverd --workers 2000",
-            "serverd --backend kqueue",
+            "serverd --backend poll",
         ] {
             refused(line);
         }

@@ -8,7 +8,7 @@
 //!             v   v    v        v
 //!           loop (Poller, App, Wire)   http1      pure protocol: bytes <-> events
 //!             EventLoop<Backend, App>             sockets, readiness, clock, buffers
-//!             Select         Epoll                the operating system
+//!            Select   Epoll   Kqueue             the operating system
 //! ```
 //!
 //! An HTTP server is a listener, a timeout and a callback:
@@ -70,6 +70,8 @@ pub use httpserver::{
 };
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+pub use r#loop::KqueueLoop;
 pub use r#loop::{
     Accepted, App, Closed, ConnId, Ending, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop,
     Timeouts, Timer, Turn, Wire,

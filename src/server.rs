@@ -108,6 +108,8 @@ pub enum Backend {
     Auto,
     /// Linux epoll.
     Epoll,
+    /// kqueue of macOS and the BSDs.
+    Kqueue,
     /// The select call.
     Select,
 }
@@ -167,7 +169,7 @@ impl Config {
         make: impl Fn(usize) -> A + Send + Sync + 'static,
         started: impl FnOnce(Started),
     ) -> Result<(), Failure> {
-        let backend = Chosen::from(self.backend)?;
+        let backend = self.backend.here()?;
         let workers = count_workers(self.workers);
         let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers, self.files_max));
         let shares: Vec<Capacity> = (0..workers).map(|_| capacity.share()).collect();
@@ -330,7 +332,7 @@ impl Crew {
 
 /// One worker's life.
 fn work<A: App + 'static>(
-    backend: Chosen,
+    backend: Backend,
     config: &Config,
     capacity: &Capacity,
     make: impl FnOnce() -> A,
@@ -340,8 +342,11 @@ fn work<A: App + 'static>(
     // The one place that turns the name of a backend into a loop.
     let poller = match backend {
         #[cfg(target_os = "linux")]
-        Chosen::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), entrance),
-        Chosen::Select => assemble::<Select, A>(config, capacity, make(), entrance),
+        Backend::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), entrance),
+        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+        Backend::Kqueue => assemble::<crate::r#loop::Kqueue, A>(config, capacity, make(), entrance),
+        // No other is here.
+        _ => assemble::<Select, A>(config, capacity, make(), entrance),
     };
     let mut poller = poller.map_err(|error| failed("cannot make an event loop", &error))?;
     // Fails only when the server gave up starting.
@@ -368,36 +373,31 @@ where
     Ok(Box::new(event_loop))
 }
 
-/// A backend that exists here.
-#[derive(Clone, Copy, Debug)]
-enum Chosen {
-    #[cfg(target_os = "linux")]
-    Epoll,
-    Select,
-}
-
-impl Chosen {
-    #[cfg(target_os = "linux")]
-    #[allow(clippy::unnecessary_wraps, reason = "on other systems there is a backend to refuse")]
-    fn from(backend: Backend) -> Result<Self, Failure> {
-        Ok(if backend == Backend::Select { Chosen::Select } else { Chosen::Epoll })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn from(backend: Backend) -> Result<Self, Failure> {
-        if backend == Backend::Epoll {
-            return Err(Failure("epoll is for Linux; use --backend select, or leave the option out".into()));
+impl Backend {
+    /// The one that is meant, if it exists here.
+    fn here(self) -> Result<Backend, Failure> {
+        const LINUX: bool = cfg!(target_os = "linux");
+        const KQUEUE: bool = (cfg!(unix) && !LINUX) || cfg!(serverd_kqueue_by_epoll);
+        match self {
+            Backend::Auto => Ok(if LINUX { Backend::Epoll } else { Backend::Select }),
+            Backend::Epoll if !LINUX => Err(absent("epoll", "Linux")),
+            Backend::Kqueue if !KQUEUE => Err(absent("kqueue", "macOS and the BSDs")),
+            chosen => Ok(chosen),
         }
-        Ok(Chosen::Select)
     }
 
     fn name(self) -> &'static str {
         match self {
-            #[cfg(target_os = "linux")]
-            Chosen::Epoll => crate::r#loop::Epoll::NAME,
-            Chosen::Select => Select::NAME,
+            Backend::Auto => "auto",
+            Backend::Epoll => "epoll",
+            Backend::Kqueue => "kqueue",
+            Backend::Select => Select::NAME,
         }
     }
+}
+
+fn absent(backend: &str, systems: &str) -> Failure {
+    Failure(format!("{backend} is for {systems}; use --backend select, or leave the option out"))
 }
 
 fn count_workers(wanted: usize) -> usize {

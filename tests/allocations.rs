@@ -117,3 +117,9 @@ fn a_request_allocates_nothing_on_select() {
 fn a_request_allocates_nothing_on_epoll() {
     check::<serverd::r#loop::Epoll>();
 }
+
+#[test]
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+fn a_request_allocates_nothing_on_kqueue() {
+    check::<serverd::r#loop::Kqueue>();
+}

@@ -1,58 +1,29 @@
-//! Readiness by Linux epoll, through mio: edge-triggered.
-//!
-//! A source is registered for reading once; writing is added only while output is blocked, and taken away
-//! again. A modification re-arms the edge, so what is ready already is reported again, as the contract asks.
+//! Readiness by Linux epoll, edge-triggered: registration and waking through mio, the wait by the bare call.
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
-use mio::unix::SourceFd;
 use rustix::event::{Timespec, epoll};
 
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
+use super::watch::Watch;
 
 /// How many events one wait can bring. More stay in the kernel for the next one.
 const EVENTS_MAX: usize = 1024;
 
 /// The epoll backend.
 pub struct Epoll {
-    poll: mio::Poll,
+    watch: Watch,
     events: Box<[epoll::Event]>,
-    bell: Arc<Bell>,
 }
 
 impl fmt::Debug for Epoll {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Epoll").field("poll", &self.poll).finish_non_exhaustive()
+        formatter.debug_struct("Epoll").field("watch", &self.watch).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-struct Bell(mio::Waker);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        while let Err(error) = self.0.wake() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                log::error!("cannot wake the event loop: {error}");
-                return;
-            }
-        }
-    }
-}
-
-/// mio refuses an interest in nothing; reading is always registered, since an edge that nobody wants costs nothing.
-fn registered(interest: Interest) -> mio::Interest {
-    if interest.write { mio::Interest::READABLE | mio::Interest::WRITABLE } else { mio::Interest::READABLE }
 }
 
 /// Two million seconds are about as much as the call can count in milliseconds; the loop waits again then.
@@ -70,26 +41,16 @@ impl Readiness for Epoll {
     const REPEATS: bool = false;
 
     fn new() -> io::Result<Self> {
-        let poll = mio::Poll::new()?;
-        let bell = Arc::new(Bell(mio::Waker::new(poll.registry(), mio::Token(Token::RESERVED.0))?));
         let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
-        Ok(Epoll { poll, events: vec![none; EVENTS_MAX].into_boxed_slice(), bell })
+        Ok(Epoll { watch: Watch::new()?, events: vec![none; EVENTS_MAX].into_boxed_slice() })
     }
 
     fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        self.poll.registry().register(
-            &mut SourceFd(&source.as_fd().as_raw_fd()),
-            mio::Token(token.0),
-            registered(interest),
-        )
+        self.watch.add(source, token, interest)
     }
 
     fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        self.poll.registry().reregister(
-            &mut SourceFd(&source.as_fd().as_raw_fd()),
-            mio::Token(token.0),
-            registered(interest),
-        )
+        self.watch.set_interest(source, token, interest)
     }
 
     /// Nothing to do: epoll forgets a descriptor when it is closed, epoll(7).
@@ -104,7 +65,7 @@ impl Readiness for Epoll {
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         use epoll::EventFlags;
         let timeout = timeout.map(timespec);
-        let count = match epoll::wait(self.poll.registry(), &mut *self.events, timeout.as_ref()) {
+        let count = match epoll::wait(self.watch.poll.registry(), &mut *self.events, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => 0,
             outcome => outcome?,
         };
@@ -122,6 +83,6 @@ impl Readiness for Epoll {
     }
 
     fn waker(&self) -> Waker {
-        Arc::clone(&self.bell).into()
+        self.watch.waker()
     }
 }

@@ -7,7 +7,7 @@
 //! 1. After a source has returned [`io::ErrorKind::WouldBlock`] (or [`Received::more`], [`Sent::more`] was
 //!    false), its next readiness is reported.
 //! 2. Until then readiness may be reported again at every [`Readiness::wait`] (level-triggered:
-//!    select) or not at all (edge-triggered: epoll). Both are legal, and so are events without a cause.
+//!    select) or not at all (edge-triggered: epoll, kqueue). Both are legal, and so are events without a cause.
 //! 3. Errors and hang-ups are reported as readable, writable and `hangup`. The next read or write
 //!    tells the truth.
 //! 4. A wait that a signal interrupted is a wait that found nothing.
@@ -229,7 +229,7 @@ pub trait Readiness: Sized {
     /// What this backend watches.
     type Source: ?Sized;
 
-    /// The name users know: `epoll`, `select`.
+    /// The name users know: `epoll`, `kqueue`, `select`.
     const NAME: &'static str;
 
     /// Whether readiness is reported again and again until it is used up (level-triggered). Only then is it

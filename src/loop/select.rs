@@ -29,7 +29,7 @@ pub struct Select {
     bell: Bell,
     ringer: Arc<Ringer>,
     watched: usize,
-    /// That epoll would be better was said.
+    /// That another backend would be better was said.
     told: bool,
 }
 
@@ -63,12 +63,17 @@ impl Wake for Ringer {
 /// call, whether anything happens there or not.
 const CROWD: usize = 1000;
 
+/// That backend.
+const BETTER: &str = if cfg!(target_os = "linux") { "epoll" } else { "kqueue" };
+
 impl Select {
     fn count_one_more(&mut self) {
         self.watched += 1;
-        if cfg!(target_os = "linux") && self.watched > CROWD && !self.told {
+        if cfg!(unix) && self.watched > CROWD && !self.told {
             self.told = true;
-            log::warn!("select watches more than {CROWD} sockets; epoll takes less time for so many (--backend epoll)");
+            log::warn!(
+                "select watches more than {CROWD} sockets; {BETTER} takes less time for so many (--backend {BETTER})"
+            );
         }
     }
 

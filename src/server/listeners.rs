@@ -42,8 +42,19 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 /// Asks the system to find out whether silent peers are still there: after a minute of silence, four times, every
 /// fifteen seconds. Accepted sockets have it from their listener.
 pub(super) fn keep_alive(listener: &TcpListener) -> io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    let socket = SockRef::from(listener);
+    let (socket, probes) = (SockRef::from(listener), TcpKeepalive::new().with_time(Duration::from_secs(60)));
+    set_probes(&socket, probes)
+}
+
+/// OpenBSD has one number and one time for the whole system.
+#[cfg(target_os = "openbsd")]
+fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
+    socket.set_tcp_keepalive(&probes)
+}
+
+#[cfg(not(target_os = "openbsd"))]
+fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
+    let probes = probes.with_interval(Duration::from_secs(15));
     socket.set_tcp_keepalive(&probes.clone().with_retries(4)).or_else(|error| {
         // Windows knows the number of probes since 2017, Wine does not; theirs is ten.
         log::debug!("cannot choose how many probes there are: {error}");

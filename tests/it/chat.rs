@@ -309,6 +309,8 @@ fn nobody_is_sent_to_twice_in_a_turn() {
     sends::<serverd::r#loop::Select>();
     #[cfg(target_os = "linux")]
     sends::<serverd::r#loop::Epoll>();
+    #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+    sends::<serverd::r#loop::Kqueue>();
 }
 
 /// A crowd that comes at once costs each one notice, not one for each of the others.

@@ -40,6 +40,14 @@ macro_rules! on_every_backend {
         mod chaos_epoll {
             $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Epoll>>() })*
         }
+        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+        mod kqueue {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Kqueue>() })*
+        }
+        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+        mod chaos_kqueue {
+            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Kqueue>>() })*
+        }
     };
 }
 pub(crate) use on_every_backend;

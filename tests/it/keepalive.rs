@@ -157,19 +157,26 @@ fn batches<B: Backend>() {
     assert!(counters.reads <= 120, "{counters:?}");
 }
 
+fn costs<B: Backend>() {
+    system_calls::<B>();
+    batches::<B>();
+    beside_idle::<B>();
+    one_shots::<B>();
+}
+
 #[test]
 fn a_request_costs_one_read_and_one_write_on_select() {
-    system_calls::<serverd::r#loop::Select>();
-    batches::<serverd::r#loop::Select>();
-    beside_idle::<serverd::r#loop::Select>();
-    one_shots::<serverd::r#loop::Select>();
+    costs::<serverd::r#loop::Select>();
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_request_costs_one_read_and_one_write_on_epoll() {
-    system_calls::<serverd::r#loop::Epoll>();
-    batches::<serverd::r#loop::Epoll>();
-    beside_idle::<serverd::r#loop::Epoll>();
-    one_shots::<serverd::r#loop::Epoll>();
+    costs::<serverd::r#loop::Epoll>();
+}
+
+#[test]
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+fn a_request_costs_one_read_and_one_write_on_kqueue() {
+    costs::<serverd::r#loop::Kqueue>();
 }

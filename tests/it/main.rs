@@ -34,6 +34,7 @@ mod manners;
 mod panics;
 mod process;
 mod properties;
+mod readiness;
 mod responses;
 mod routes;
 mod schedule;

@@ -78,7 +78,12 @@ impl Drop for Running {
 }
 
 pub(crate) fn backends() -> &'static [&'static str] {
-    if cfg!(target_os = "linux") { &["epoll", "select"] } else { &["select"] }
+    match cfg!(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll)) {
+        true if cfg!(target_os = "linux") => &["kqueue", "epoll", "select"],
+        true => &["kqueue", "select"],
+        false if cfg!(target_os = "linux") => &["epoll", "select"],
+        false => &["select"],
+    }
 }
 
 pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
@@ -227,9 +232,12 @@ fn a_taken_port_an_unknown_host_and_a_foreign_backend_are_told_in_one_sentence()
     let (code, text) = run(&["--host", "no.such.host.invalid"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.starts_with("serverd: cannot find the host") && text.lines().count() == 1, "{text}");
-    if !cfg!(target_os = "linux") {
-        let (code, text) = run(&["--backend", "epoll"]);
-        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    for (backend, systems) in [("epoll", "Linux"), ("kqueue", "macOS and the BSDs")] {
+        if !backends().contains(&backend) {
+            let sentence =
+                format!("serverd: {backend} is for {systems}; use --backend select, or leave the option out\n");
+            assert_eq!(run(&["--backend", backend]), (Some(1), sentence));
+        }
     }
 }
 

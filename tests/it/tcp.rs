@@ -252,3 +252,9 @@ fn sockets_are_adopted_on_select() {
 fn sockets_are_adopted_on_epoll() {
     adoption::<serverd::r#loop::Epoll>();
 }
+
+#[test]
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+fn sockets_are_adopted_on_kqueue() {
+    adoption::<serverd::r#loop::Kqueue>();
+}
