@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 
 use super::Response;
 use crate::http1::{self, Head, Version};
-use crate::r#loop::Ends;
+use crate::r#loop::{Ends, Wire};
 
 /// What belongs to a request besides its octets.
 pub(super) struct Context<'a> {
@@ -18,6 +18,14 @@ pub(super) struct Context<'a> {
     /// Almost always nothing: in a box that is looked at in passing.
     pub(super) extensions: RefCell<Option<Box<Extensions>>>,
     pub(super) wall: u64,
+}
+
+impl<'a> Context<'a> {
+    /// What belongs to a request of this connection at this time, and what was left with it before.
+    #[inline]
+    pub(super) fn new<L>(wire: &Wire<'a, L>, extensions: Option<Box<Extensions>>) -> Self {
+        Context { ends: wire.ends(), extensions: RefCell::new(extensions), wall: wire.wall() }
+    }
 }
 
 /// Names and values that a route found in a path, percent-encoded as they came.

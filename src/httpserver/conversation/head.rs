@@ -1,7 +1,6 @@
 //! What becomes of a request once its head is there: it is answered where it lies, or what takes its body is begun.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -59,7 +58,7 @@ impl<H: Handler> HttpServer<H> {
         if called.is_empty() {
             resume_unwind(panic);
         }
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let context = Context::new(wire, None);
         let input = wire.input();
         wire.consume(called.end);
         let head = request_head(&input[called], &self.scratch, &context);
@@ -88,7 +87,7 @@ impl<H: Handler> HttpServer<H> {
         input: &[u8],
         place: Range<usize>,
     ) -> Step {
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let context = Context::new(wire, None);
         let end = place.end;
         let request = Request { head: request_head(&input[place.clone()], &self.scratch, &context), body: &[] };
         let is_written_down = self.journal.is_some();
@@ -162,7 +161,7 @@ impl<H: Handler> HttpServer<H> {
         place: Range<usize>,
     ) -> Step {
         wire.consume(place.end);
-        let context = Context { ends: wire.ends(), extensions: RefCell::default(), wall: wire.wall() };
+        let context = Context::new(wire, None);
         let scratch = std::mem::take(&mut self.scratch);
         let rest = &input[place.end..];
         let head = request_head(&input[place], &scratch, &context);

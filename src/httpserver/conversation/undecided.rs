@@ -2,8 +2,6 @@
 //!
 //! The request is kept meanwhile, and nothing is read behind it.
 
-use std::cell::RefCell;
-
 use super::body::Collected;
 use super::head::request_head;
 use super::{Conversation, Exchange, Step, Waiting};
@@ -67,8 +65,7 @@ impl<H: Handler> HttpServer<H> {
             Outcome::Again(found) => found,
             Outcome::Response(mut response) => {
                 response.inherit(&waiting.fields, waiting.close);
-                let context =
-                    Context { ends: wire.ends(), extensions: RefCell::new(request.extensions), wall: wire.wall() };
+                let context = Context::new(wire, request.extensions);
                 let head = request_head(&request.head_bytes, &request.head, &context);
                 let asked = Asked::by(&head).with_trailers(&head);
                 let asked = if by_head { asked.unread() } else { asked };
@@ -82,7 +79,7 @@ impl<H: Handler> HttpServer<H> {
     /// Calls the handler for a request that was kept.
     pub(super) fn ask(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, request: Collected) -> Step {
         let Collected { head_bytes, head, extensions, body } = request;
-        let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions), wall: wire.wall() };
+        let context = Context::new(wire, extensions);
         let request_head = request_head(&head_bytes, &head, &context);
         let response = self.respond(wire, &Request { head: request_head, body: &body });
         let asked = Asked::about(&request_head, &response);
@@ -96,7 +93,7 @@ impl<H: Handler> HttpServer<H> {
     /// Asks the handler anew what is to become of a body, none of which was read so far.
     fn ask_about_head(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>, request: Collected) -> Step {
         let Collected { head_bytes, head, extensions, body } = request;
-        let context = Context { ends: wire.ends(), extensions: RefCell::new(extensions), wall: wire.wall() };
+        let context = Context::new(wire, extensions);
         // What stands behind the head is taken in a turn of its own.
         let outcome = self.take_body(state, wire, &request_head(&head_bytes, &head, &context), &[]);
         let request = Collected { head_bytes, head, extensions: context.extensions.into_inner(), body };
