@@ -106,25 +106,54 @@ enum Codings {
     UnknownThenChunked,
 }
 
+/// What a head says besides its words, a bit for each, so that one look tells whether there is any of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Marks(u16);
+
+impl Marks {
+    /// There is a Host.
+    const HOST: u16 = 1;
+    /// HTTP/1.0.
+    const OLD: u16 = 1 << 1;
+    /// The method is HEAD, so that no response has content; known before the rest of the request line is judged.
+    const CONTENTLESS: u16 = 1 << 2;
+    /// Connection: close.
+    const CLOSE: u16 = 1 << 3;
+    /// Connection: keep-alive.
+    const KEEP_ALIVE: u16 = 1 << 4;
+    /// There is a Content-Length.
+    const LENGTH: u16 = 1 << 5;
+    /// There is a Transfer-Encoding.
+    const CODINGS: u16 = 1 << 6;
+    /// Expect: 100-continue.
+    const EXPECT_CONTINUE: u16 = 1 << 7;
+    /// Another expectation.
+    const EXPECT_OTHER: u16 = 1 << 8;
+    /// A precondition.
+    const CONDITIONAL: u16 = 1 << 9;
+
+    #[inline]
+    fn set(&mut self, marks: u16) {
+        self.0 |= marks;
+    }
+
+    /// Whether any of these is set.
+    #[inline]
+    fn any(self, marks: u16) -> bool {
+        self.0 & marks != 0
+    }
+}
+
 /// A parsed head, or the part of it read so far. Without the bytes it was read from it means nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each tells of one field, and none depends on another")]
 pub struct Head {
     method: Span,
     target: Span,
     form: Form,
-    version: Version,
+    marks: Marks,
     fields: Vec<Field>,
     content_length: Option<u64>,
     codings: Codings,
-    host: bool,
-    close: bool,
-    keep_alive: bool,
-    expect_continue: bool,
-    expect_other: bool,
-    conditional: bool,
-    /// The method is HEAD, so that no response has content; known before the rest of the request line is judged.
-    contentless: bool,
     /// Where the line that is not whole yet begins, and how far a line end has been looked for.
     line: usize,
     searched: usize,
@@ -269,7 +298,9 @@ impl Head {
     /// What is too long in a request line that is.
     #[cold]
     fn judge_long_line(&mut self, seen: &[u8]) -> Error {
-        self.contentless = seen.starts_with(b"HEAD ");
+        if seen.starts_with(b"HEAD ") {
+            self.marks.set(Marks::CONTENTLESS);
+        }
         match memchr::memchr(b' ', seen) {
             None if is_token(seen) => Error::MethodTooLong,
             None => Error::NotHttp,
@@ -284,13 +315,17 @@ impl Head {
         if !is_token(method) {
             return Err(Error::Method);
         }
-        self.contentless = method == b"HEAD";
+        if method == b"HEAD" {
+            self.marks.set(Marks::CONTENTLESS);
+        }
         let target_len = memchr::memchr(b' ', rest).ok_or(Error::RequestLine)?;
         let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
         if target.is_empty() {
             return Err(Error::RequestLine);
         }
-        self.version = read_version(version)?;
+        if read_version(version)? == Version::Http10 {
+            self.marks.set(Marks::OLD);
+        }
         if target.len() > limits.target_bytes_max {
             return Err(Error::TargetTooLong);
         }
@@ -341,7 +376,7 @@ impl Head {
             4 if is_word(name, b"host") => self.mark_host(line, value_start, value),
             // If-Match, If-Range, If-None-Match, If-Modified-Since, If-Unmodified-Since.
             8 | 13 | 17 | 19 if name[..3].eq_ignore_ascii_case(b"if-") => {
-                self.conditional = true;
+                self.marks.set(Marks::CONDITIONAL);
                 Ok(())
             }
             6 if is_word(name, b"expect") => {
@@ -360,10 +395,10 @@ impl Head {
 
     #[inline]
     fn mark_host(&mut self, line: &[u8], start: usize, value: &[u8]) -> Result<(), Error> {
-        if self.host {
+        if self.marks.any(Marks::HOST) {
             return Err(Error::HostRepeated);
         }
-        self.host = true;
+        self.marks.set(Marks::HOST);
         // What follows the value ends the name as well.
         let name_len = scan::other_than_host(line, start) - start;
         let is_port = |port: &[u8]| matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit);
@@ -374,11 +409,8 @@ impl Head {
     #[inline(never)]
     fn mark_expect(&mut self, value: &[u8]) {
         for element in elements(value) {
-            if element.eq_ignore_ascii_case(b"100-continue") {
-                self.expect_continue = true;
-            } else {
-                self.expect_other = true;
-            }
+            let is_continue = element.eq_ignore_ascii_case(b"100-continue");
+            self.marks.set(if is_continue { Marks::EXPECT_CONTINUE } else { Marks::EXPECT_OTHER });
         }
     }
 
@@ -386,9 +418,9 @@ impl Head {
     #[inline]
     fn mark_connection(&mut self, value: &[u8]) {
         if is_word(value, b"keep-alive") {
-            self.keep_alive = true;
+            self.marks.set(Marks::KEEP_ALIVE);
         } else if is_word(value, b"close") {
-            self.close = true;
+            self.marks.set(Marks::CLOSE);
         } else {
             self.mark_options(value);
         }
@@ -397,8 +429,11 @@ impl Head {
     #[inline(never)]
     fn mark_options(&mut self, value: &[u8]) {
         for option in elements(value) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            if option.eq_ignore_ascii_case(b"close") {
+                self.marks.set(Marks::CLOSE);
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.marks.set(Marks::KEEP_ALIVE);
+            }
         }
     }
 
@@ -418,12 +453,14 @@ impl Head {
         let number =
             value.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
         self.content_length = Some(number);
+        self.marks.set(Marks::LENGTH);
         Ok(())
     }
 
     /// RFC 9112 sections 6.1, 6.3 and 7.
     #[inline(never)]
     fn mark_codings(&mut self, value: &[u8]) -> Result<(), Error> {
+        self.marks.set(Marks::CODINGS);
         let mut codings = 0;
         for coding in elements(value) {
             codings += 1;
@@ -446,13 +483,22 @@ impl Head {
     }
 
     /// The rules that hold for the head as a whole.
+    #[inline]
     fn check_whole(&self) -> Result<(), Error> {
-        if self.version == Version::Http11 && !self.host {
+        const WEIGHED: u16 = Marks::HOST | Marks::OLD | Marks::CODINGS | Marks::EXPECT_OTHER;
+        if self.marks.0 & WEIGHED == Marks::HOST { Ok(()) } else { self.check_marks() }
+    }
+
+    /// The same where there is more than a Host to weigh.
+    #[inline(never)]
+    fn check_marks(&self) -> Result<(), Error> {
+        let version = self.version();
+        if version == Version::Http11 && !self.marks.any(Marks::HOST) {
             return Err(Error::HostMissing);
         }
         match self.codings {
             Codings::None => {}
-            _ if self.version == Version::Http10 => return Err(Error::FramingInHttp10),
+            _ if version == Version::Http10 => return Err(Error::FramingInHttp10),
             _ if self.content_length.is_some() => return Err(Error::BothFramings),
             // Section 6.3 demands 400 where chunked does not come last; section 6.1 only advises 501.
             Codings::Unknown => return Err(Error::TransferEncoding),
@@ -460,11 +506,16 @@ impl Head {
             Codings::Chunked => {}
         }
         // RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored.
-        if self.expect_other && self.version == Version::Http11 { Err(Error::Expectation) } else { Ok(()) }
+        let is_refused = self.marks.any(Marks::EXPECT_OTHER) && version == Version::Http11;
+        if is_refused { Err(Error::Expectation) } else { Ok(()) }
     }
 
     /// How the body is delimited.
+    #[inline]
     pub fn framing(&self) -> Framing {
+        if !self.marks.any(Marks::LENGTH | Marks::CODINGS) {
+            return Framing::None;
+        }
         match (self.codings, self.content_length) {
             (Codings::None, None | Some(0)) => Framing::None,
             (Codings::None, Some(length)) => Framing::Length(length),
@@ -474,28 +525,35 @@ impl Head {
 
     /// Whether the connection may go on after this request (RFC 9112 section 9.3).
     pub fn is_persistent(&self) -> bool {
-        !self.close && (self.version == Version::Http11 || self.keep_alive)
+        !self.marks.any(Marks::CLOSE) && (self.version() == Version::Http11 || self.marks.any(Marks::KEEP_ALIVE))
+    }
+
+    /// A request as almost all are: HTTP/1.1, after which the connection goes on, with an answer that has content.
+    #[inline]
+    pub(crate) fn is_usual(&self) -> bool {
+        // Nothing but CONNECT has that form.
+        !self.marks.any(Marks::OLD | Marks::CLOSE | Marks::CONTENTLESS) && self.form != Form::Authority
     }
 
     /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.expect_continue && self.version == Version::Http11
+        self.marks.any(Marks::EXPECT_CONTINUE) && self.version() == Version::Http11
     }
 
     /// Whether the method is HEAD, so that no response has content, a refusal neither (RFC 9110 section 9.3.2). Known
     /// as soon as the method is, whatever is wrong with the rest.
     pub fn is_for_head(&self) -> bool {
-        self.contentless
+        self.marks.any(Marks::CONTENTLESS)
     }
 
     /// Whether there may be a precondition among the fields (RFC 9110 section 13.1); without one nobody need look.
     pub fn is_conditional(&self) -> bool {
-        self.conditional
+        self.marks.any(Marks::CONDITIONAL)
     }
 
     /// The version.
     pub fn version(&self) -> Version {
-        self.version
+        if self.marks.any(Marks::OLD) { Version::Http10 } else { Version::Http11 }
     }
 
     /// The form of the target.

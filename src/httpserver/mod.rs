@@ -159,12 +159,6 @@ impl Asked {
         Asked { version, persistent: false, head, connect: false, trailers: false, unread: true }
     }
 
-    /// HTTP/1.1 on a connection that goes on, and an answer with content.
-    #[inline]
-    fn is_usual(self) -> bool {
-        self.persistent && self.version == Version::Http11 && !self.head && !self.connect && !self.unread
-    }
-
     fn unread(self) -> Self {
         Asked { unread: true, ..self }
     }

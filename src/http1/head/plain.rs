@@ -8,7 +8,7 @@
 use super::super::scan;
 use super::super::target::{self, Form};
 use super::super::{Error, Limits};
-use super::{Head, Place, REQUEST_LINE_EXTRA, Span, Version};
+use super::{Head, Marks, Place, REQUEST_LINE_EXTRA, Span};
 
 impl Head {
     /// Reads plain lines from the beginning of one. Returns where the head ends, if it does.
@@ -73,7 +73,6 @@ impl Head {
         self.method = Span::new(0, method_len);
         self.target = Span::new(method_len + 1, target_len);
         self.form = Form::Origin;
-        self.version = Version::Http11;
         self.crlf = Some(true);
         self.line = method_len + 1 + target_len + rest.len();
         true
@@ -89,7 +88,9 @@ impl Head {
         if !fits || method == b"CONNECT" || bytes.get(method_len) != Some(&b' ') {
             return 0;
         }
-        self.contentless = method == b"HEAD";
+        if method == b"HEAD" {
+            self.marks.set(Marks::CONTENTLESS);
+        }
         method_len
     }
 }

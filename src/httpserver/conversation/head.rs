@@ -100,7 +100,7 @@ impl<H: Handler> HttpServer<H> {
         let Response { status, content_type, fields, shared, body, close } = self.handler.call(&request);
         self.called = 0..0;
         wire.consume(end);
-        let is_usual = Asked::by(&request.head).is_usual()
+        let is_usual = self.scratch.is_usual()
             && status == StatusCode::OK
             && fields.is_empty()
             && !close
