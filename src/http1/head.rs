@@ -393,7 +393,7 @@ impl Head {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn mark_host(&mut self, line: &[u8], start: usize, value: &[u8]) -> Result<(), Error> {
         if self.marks.any(Marks::HOST) {
             return Err(Error::HostRepeated);

@@ -10,6 +10,8 @@ use super::super::target::{self, Form};
 use super::super::{Error, Limits};
 use super::{Head, Marks, Place, REQUEST_LINE_EXTRA, Span};
 
+const HOST: &[u8] = b"Host: ";
+
 impl Head {
     /// Reads plain lines from the beginning of one. Returns where the head ends, if it does.
     #[inline]
@@ -23,6 +25,15 @@ impl Head {
             return Ok(None);
         }
         let mut rest = bytes.get(self.line..).unwrap_or_default();
+        if !self.marks.any(Marks::HOST)
+            && limits.fields_max > 0
+            && let Some(value_end) = plain_host(rest)
+        {
+            self.marks.set(Marks::HOST);
+            let place = Place { name_end: HOST.len() - 2, value_start: HOST.len(), value_end };
+            self.fields.push(place.behind(self.line));
+            rest = &rest[value_end + 2..];
+        }
         while !rest.starts_with(b"\r\n") {
             let Some(place) = plain_field(rest) else { break };
             if self.fields.len() >= limits.fields_max {
@@ -93,6 +104,23 @@ impl Head {
         }
         method_len
     }
+}
+
+/// Where the value of a Host ends that stands at the front, as it does in almost every request (RFC 9110 section 7.2 asks
+/// for it to come first): a name or an address, and perhaps a port.
+#[inline]
+fn plain_host(rest: &[u8]) -> Option<usize> {
+    if !rest.starts_with(HOST) {
+        return None;
+    }
+    let name_end = scan::other_than_host(rest, HOST.len());
+    let value_end = if rest.get(name_end) == Some(&b':') { port_end(rest, name_end + 1) } else { name_end };
+    (name_end > HOST.len() && rest[value_end..].starts_with(b"\r\n")).then_some(value_end)
+}
+
+#[inline(never)]
+fn port_end(rest: &[u8], start: usize) -> usize {
+    start + rest[start..].iter().take_while(|octet| octet.is_ascii_digit()).count()
 }
 
 /// The plain field line at the front, if there is one, and a block to look at.
