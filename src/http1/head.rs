@@ -248,7 +248,7 @@ impl Head {
                 check_first_octets(bytes)?;
             }
             if self.searched == self.line
-                && let Some(end) = self.read_plain_lines(bytes, limits)?
+                && let Some(end) = self.read_plain_lines_apart(bytes, limits)?
             {
                 return Ok(Progress::Whole { start, end: start + end });
             }

@@ -13,27 +13,40 @@ use super::{Head, Marks, Place, REQUEST_LINE_EXTRA, Span};
 const HOST: &[u8] = b"Host: ";
 
 impl Head {
+    /// [`Head::read_plain_lines`] where it is not on the way of every request.
+    #[inline(never)]
+    pub(super) fn read_plain_lines_apart(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Error> {
+        self.read_plain_lines(bytes, limits)
+    }
+
     /// Reads plain lines from the beginning of one. Returns where the head ends, if it does.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub(in crate::http1) fn read_plain_lines(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Error> {
         // The last octet of a head has to stand within the limit.
         let bytes = &bytes[..bytes.len().min(limits.head_bytes_max())];
-        if self.line == 0 && !self.read_plain_request_line(bytes, limits) {
+        if self.line == 0 {
+            if !self.read_plain_request_line(bytes, limits) {
+                return Ok(None);
+            }
+            self.read_plain_host(bytes, limits);
+        }
+        let is_whole = bytes.get(self.line..).is_some_and(|rest| rest.starts_with(b"\r\n"));
+        if !(is_whole && self.crlf == Some(true)) && !self.read_plain_fields(bytes, limits)? {
             return Ok(None);
         }
+        self.check_whole()?;
+        self.searched = self.line + 2;
+        Ok(Some(self.searched))
+    }
+
+    /// Reads plain field lines from the beginning of one. Says whether the end of the head follows.
+    #[inline(never)]
+    fn read_plain_fields(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool, Error> {
         if self.crlf != Some(true) {
-            return Ok(None);
+            return Ok(false);
         }
         let mut rest = bytes.get(self.line..).unwrap_or_default();
-        if !self.marks.any(Marks::HOST)
-            && limits.fields_max > 0
-            && let Some(value_end) = plain_host(rest)
-        {
-            self.marks.set(Marks::HOST);
-            let place = Place { name_end: HOST.len() - 2, value_start: HOST.len(), value_end };
-            self.fields.push(place.behind(self.line));
-            rest = &rest[value_end + 2..];
-        }
         while !rest.starts_with(b"\r\n") {
             let Some(place) = plain_field(rest) else { break };
             if self.fields.len() >= limits.fields_max {
@@ -44,13 +57,30 @@ impl Head {
             rest = &rest[place.value_end + 2..];
         }
         self.line = bytes.len() - rest.len();
-        if !rest.starts_with(b"\r\n") && !self.read_last_lines(bytes, limits)? {
+        let is_whole = rest.starts_with(b"\r\n") || self.read_last_lines(bytes, limits)?;
+        if !is_whole {
             self.searched = self.line;
-            return Ok(None);
         }
-        self.check_whole()?;
-        self.searched = self.line + 2;
-        Ok(Some(self.searched))
+        Ok(is_whole)
+    }
+
+    /// Reads the field that comes first in almost every request, as RFC 9110 section 7.2 asks: a Host that is a name or
+    /// an address, and perhaps a port.
+    #[inline]
+    fn read_plain_host(&mut self, bytes: &[u8], limits: &Limits) {
+        let rest = bytes.get(self.line..).unwrap_or_default();
+        if !rest.starts_with(HOST) || limits.fields_max == 0 {
+            return;
+        }
+        let name_end = scan::other_than_host(rest, HOST.len());
+        let value_end = if rest.get(name_end) == Some(&b':') { port_end(rest, name_end + 1) } else { name_end };
+        if name_end == HOST.len() || !rest[value_end..].starts_with(b"\r\n") {
+            return;
+        }
+        self.marks.set(Marks::HOST);
+        let place = Place { name_end: HOST.len() - b": ".len(), value_start: HOST.len(), value_end };
+        self.fields.push(place.behind(self.line));
+        self.line += value_end + 2;
     }
 
     /// Plain field lines at the end of what there is, where the blocks of a search begin before the line. Says whether the
@@ -104,18 +134,6 @@ impl Head {
         }
         method_len
     }
-}
-
-/// Where the value of a Host ends that stands at the front, as it does in almost every request (RFC 9110 section 7.2 asks
-/// for it to come first): a name or an address, and perhaps a port.
-#[inline]
-fn plain_host(rest: &[u8]) -> Option<usize> {
-    if !rest.starts_with(HOST) {
-        return None;
-    }
-    let name_end = scan::other_than_host(rest, HOST.len());
-    let value_end = if rest.get(name_end) == Some(&b':') { port_end(rest, name_end + 1) } else { name_end };
-    (name_end > HOST.len() && rest[value_end..].starts_with(b"\r\n")).then_some(value_end)
 }
 
 #[inline(never)]
