@@ -3,52 +3,68 @@
 //! A block of octets becomes a mask with one bit for each octet at which the stretch may end. That is a handful of
 //! instructions wherever there are vectors of sixteen octets (any x86-64, any `AArch64`), and plain arithmetic elsewhere.
 
-use wide::u8x16;
+use wide::{CmpEq, CmpGt, CmpLt, i8x16};
 
 pub(super) const BLOCK: usize = 16;
 
 /// Control octets: all below SP, and DEL.
 #[inline]
 fn controls(block: [u8; BLOCK]) -> u32 {
-    let octets = u8x16::new(block);
-    let low = octets.min(u8x16::splat(0x1f)).cmp_eq(octets);
-    mask(low | octets.cmp_eq(u8x16::splat(0x7f)))
+    let octets = signed(block);
+    // With a sign the upper half comes first of all.
+    others(octets.cmp_lt(i8x16::splat(0)) | between(octets, b' ', b'~'))
 }
 
-/// Everything but visible ASCII and SP: those are the 95 octets from SP on, so that less SP and plus 33, without
-/// overflow, they alone stay below 128.
+/// Everything but visible ASCII and SP.
 #[inline]
 fn unprintables(block: [u8; BLOCK]) -> u32 {
-    mask(beyond(u8x16::new(block), b' ', b'~'))
+    others(between(signed(block), b' ', b'~'))
 }
 
 /// Everything but ASCII letters and `-`.
 #[inline]
 fn others_than_letters(block: [u8; BLOCK]) -> u32 {
-    let octets = u8x16::new(block);
-    let others = beyond(octets | u8x16::splat(0x20), b'a', b'z');
-    mask(others & !octets.cmp_eq(u8x16::splat(b'-')))
+    let octets = signed(block);
+    others(letters(octets) | octets.cmp_eq(i8x16::splat(b'-'.cast_signed())))
 }
 
 /// Everything but ASCII letters, digits, `-` and `.`: what almost every host consists of.
 #[inline]
 fn others_than_host(block: [u8; BLOCK]) -> u32 {
-    let octets = u8x16::new(block);
-    let letters = beyond(octets | u8x16::splat(0x20), b'a', b'z');
-    let digits = beyond(octets, b'-', b'9') | octets.cmp_eq(u8x16::splat(b'/'));
-    mask(letters & digits)
+    let octets = signed(block);
+    let slash = octets.cmp_eq(i8x16::splat(b'/'.cast_signed()));
+    others(letters(octets) | (between(octets, b'-', b'9') & !slash))
 }
 
-/// The upper bit of every octet that is not between these two.
 #[inline]
-fn beyond(octets: u8x16, first: u8, last: u8) -> u8x16 {
-    (octets - u8x16::splat(first)).saturating_add(u8x16::splat(0x7f - (last - first)))
+fn signed(block: [u8; BLOCK]) -> i8x16 {
+    i8x16::new(block.map(u8::cast_signed))
 }
 
-/// The upper bits.
+/// ASCII letters: one bit makes small ones of all, and of nothing else.
 #[inline]
-fn mask(told: u8x16) -> u32 {
+fn letters(octets: i8x16) -> i8x16 {
+    between(octets | i8x16::splat(0x20), b'a', b'z')
+}
+
+/// The octets between these two, of ASCII. Moved so that the last one is the largest number with a sign there is, none
+/// else is as large as the first.
+#[inline]
+fn between(octets: i8x16, first: u8, last: u8) -> i8x16 {
+    let distance = i8::MAX.wrapping_sub(last.cast_signed());
+    (octets + i8x16::splat(distance)).cmp_gt(i8x16::splat(i8::MAX - (last - first).cast_signed() - 1))
+}
+
+/// A bit for each octet that was told.
+#[inline]
+fn mask(told: i8x16) -> u32 {
     told.move_mask().cast_unsigned()
+}
+
+/// A bit for each octet that was not.
+#[inline]
+fn others(told: i8x16) -> u32 {
+    mask(told) ^ 0xffff
 }
 
 /// Where the first octet from `from` on stands that `ends` tells of, or else the end.
