@@ -106,7 +106,8 @@ impl Encoder {
     }
 
     /// Appends the head that most responses have: 200 (OK), a length, on a connection that goes on, no further field.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub fn usual_head(&mut self, out: &mut Vec<u8>, now: u64, content_type: Option<&'static str>, length: u64) {
         if self.second != now {
             self.render_date(now);
@@ -164,6 +165,7 @@ impl Encoder {
         self.render_length(length);
     }
 
+    #[cold]
     fn render_length(&mut self, length: u64) {
         self.length = length;
         self.block.truncate(self.length_start);

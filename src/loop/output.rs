@@ -97,7 +97,8 @@ impl Output {
     }
 
     /// Appends a body: copied when small, queued without a copy when large.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub fn push(&mut self, bytes: &Bytes) {
         if bytes.len() <= COPY_BYTES_MAX { self.extend(bytes) } else { self.share(bytes) }
     }

@@ -66,7 +66,8 @@ impl Head {
 
     /// Reads the field that comes first in almost every request, as RFC 9110 section 7.2 asks: a Host that is a name or
     /// an address, and perhaps a port.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     fn read_plain_host(&mut self, bytes: &[u8], limits: &Limits) {
         let rest = bytes.get(self.line..).unwrap_or_default();
         if !rest.starts_with(HOST) || limits.fields_max == 0 {
@@ -102,7 +103,8 @@ impl Head {
         Ok(bytes[self.line..].starts_with(b"\r\n"))
     }
 
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     fn read_plain_request_line(&mut self, bytes: &[u8], limits: &Limits) -> bool {
         let method_len = if bytes.starts_with(b"GET ") { 3 } else { self.read_plain_method(bytes) };
         let Some(after @ [b'/', ..]) = bytes.get(method_len + 1..) else { return false };

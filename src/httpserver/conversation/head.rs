@@ -4,11 +4,12 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use bytes::Bytes;
 use http::StatusCode;
 
 use super::body::Collected;
 use super::{Conversation, Exchange, Step, fault};
-use crate::http1::{CONTINUE, Framing, Head};
+use crate::http1::{CONTINUE, Encoder, Framing, Head};
 use crate::httpserver::later::Late;
 use crate::httpserver::link::Nudge;
 use crate::httpserver::reader::Pipe;
@@ -17,7 +18,7 @@ use crate::httpserver::response::{self, Body, Pending};
 use crate::httpserver::{
     Asked, BodyReader, FieldBlock, Handler, HttpServer, Intake, Next, Request, RequestHead, Responder, Response,
 };
-use crate::r#loop::{Flow, Wire};
+use crate::r#loop::{Flow, Output, Wire};
 
 #[inline]
 pub(super) fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
@@ -30,6 +31,33 @@ fn discard(context: Context<'_>) {
     if let Some(extensions) = context.extensions.into_inner() {
         drop(extensions);
     }
+}
+
+/// The answer that almost every request gets: 200 (OK) with a body that is there, on a connection that goes on, and
+/// nothing to be told besides.
+#[inline(never)]
+fn write_usual(encoder: &mut Encoder, output: &mut Output, now: u64, content_type: Option<&'static str>, body: &Bytes) {
+    encoder.usual_head(output.buffer(), now, content_type, body.len() as u64);
+    output.push(body);
+}
+
+/// The same with fields that other answers have as well.
+#[inline(never)]
+fn write_usual_with(
+    shared: &FieldBlock,
+    encoder: &mut Encoder,
+    output: &mut Output,
+    now: u64,
+    content_type: Option<&'static str>,
+    body: &Bytes,
+) {
+    let out = output.buffer();
+    encoder.usual_head(out, now, content_type, body.len() as u64);
+    // In place of the empty line, which comes behind them.
+    out.truncate(out.len() - 2);
+    out.extend_from_slice(shared.lines());
+    out.extend_from_slice(b"\r\n");
+    output.push(body);
 }
 
 fn panicked(wire: &mut Wire<'_, Nudge>, head: &RequestHead<'_>) -> Response {
@@ -109,7 +137,14 @@ impl<H: Handler> HttpServer<H> {
             && !wire.draining();
         match body {
             Body::Bytes(body) if is_usual => {
-                self.write_usual(wire, content_type, shared.as_deref(), &body);
+                wire.restart_clock();
+                let now = wire.wall();
+                match shared {
+                    None => write_usual(&mut self.encoder, wire.output(), now, content_type, &body),
+                    Some(shared) => {
+                        write_usual_with(&shared, &mut self.encoder, wire.output(), now, content_type, &body);
+                    }
+                }
                 discard(context);
                 Step::Answered(Next::Request)
             }
@@ -125,31 +160,6 @@ impl<H: Handler> HttpServer<H> {
                 self.answer(state, wire, asked, response)
             }
         }
-    }
-
-    /// The answer that almost every request gets: 200 (OK) with a body that is there, on a connection that goes on, and
-    /// nothing to be told besides but what others tell as well.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
-    #[inline(always)]
-    fn write_usual(
-        &mut self,
-        wire: &mut Wire<'_, Nudge>,
-        content_type: Option<&'static str>,
-        shared: Option<&FieldBlock>,
-        body: &bytes::Bytes,
-    ) {
-        wire.restart_clock();
-        let now = wire.wall();
-        let output = wire.output();
-        self.encoder.usual_head(output.buffer(), now, content_type, body.len() as u64);
-        if let Some(shared) = shared {
-            let out = output.buffer();
-            // In place of the empty line, which comes behind them.
-            out.truncate(out.len() - 2);
-            out.extend_from_slice(shared.lines());
-            out.extend_from_slice(b"\r\n");
-        }
-        output.push(body);
     }
 
     /// The same with a body, which may stand whole behind the head, or is still to come.
