@@ -68,7 +68,8 @@ fn others(told: i8x16) -> u32 {
 }
 
 /// Where the first octet from `from` on stands that `ends` tells of, or else the end.
-#[inline]
+#[allow(clippy::inline_always, reason = "on the way of every request")]
+#[inline(always)]
 fn find(bytes: &[u8], from: usize, ends: impl Fn([u8; BLOCK]) -> u32) -> usize {
     let mut rest = bytes.get(from..).unwrap_or_default();
     while let Some((block, more)) = rest.split_first_chunk() {

@@ -89,11 +89,11 @@ fn fault(error: Error) -> Response {
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// Answers as many requests as are at hand, within bounds.
+    /// Answers as many requests as are at hand, within bounds: one at least.
     #[inline]
     fn converse(&mut self, state: &mut Conversation, wire: &mut Wire<'_, Nudge>) -> Flow {
         let mut answered = 0;
-        while answered < REQUESTS_PER_TURN && wire.output().len() < BATCH_BYTES {
+        loop {
             let mut step = if state.exchange.is_none() { Step::Parse } else { self.advance(state, wire) };
             if matches!(step, Step::Parse) && state.needs_input() {
                 step = self.parse(state, wire);
@@ -109,10 +109,12 @@ impl<H: Handler> HttpServer<H> {
                     if wire.input().is_empty() {
                         return Self::wait(state, wire);
                     }
+                    if answered == REQUESTS_PER_TURN || wire.unsent() >= BATCH_BYTES {
+                        return Flow::Yield(state.phase);
+                    }
                 }
             }
         }
-        Flow::Yield(state.phase)
     }
 
     /// Goes on with an exchange that needs no input: looks for the answer, or sends more of it.

@@ -327,6 +327,12 @@ impl<'a, L> Wire<'a, L> {
         self.output
     }
 
+    /// How much output there is to send, apart from input on its way back.
+    #[inline]
+    pub(crate) fn unsent(&self) -> usize {
+        self.output.len()
+    }
+
     /// Consumes the first `count` bytes of the input and sends them back, without a copy where the socket takes them.
     #[inline]
     pub fn send_back(&mut self, count: usize) {

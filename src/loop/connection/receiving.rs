@@ -80,24 +80,34 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        let mut leftover = Vec::new();
-        let mut input = fresh;
         if !self.leftover.is_empty() {
-            leftover = std::mem::take(&mut self.leftover);
-            leftover.extend_from_slice(fresh);
-            input = &leftover;
+            return self.show_more(id, lent, fresh);
         }
-        let consumed = self.call(lent, id, input, App::receive);
+        let consumed = self.call(lent, id, fresh, App::receive);
+        if consumed < fresh.len() { self.keep(lent, fresh[consumed..].to_vec()) } else { Ok(()) }
+    }
+
+    /// The same where something was left over.
+    #[inline(never)]
+    fn show_more<A>(&mut self, id: ConnId, lent: &mut Lent<A>, fresh: &[u8]) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let mut input = std::mem::take(&mut self.leftover);
+        input.extend_from_slice(fresh);
+        let consumed = self.call(lent, id, &input, App::receive);
         if consumed == input.len() {
             // An empty buffer goes back to the system.
             return Ok(());
         }
-        if leftover.is_empty() {
-            leftover.extend_from_slice(&fresh[consumed..]);
-        } else {
-            leftover.drain(..consumed);
-        }
-        self.leftover = leftover;
+        input.drain(..consumed);
+        self.keep(lent, input)
+    }
+
+    /// Keeps what the application has not consumed.
+    #[inline(never)]
+    fn keep<A: App>(&mut self, lent: &Lent<A>, input: Vec<u8>) -> io::Result<()> {
+        self.leftover = input;
         if self.leftover.len() > lent.limits.input_bytes_max && self.stage == Stage::Reading {
             return Err(io::Error::other("the application left more input unconsumed than the limit allows"));
         }
