@@ -205,44 +205,56 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.lent.app.start(remote);
         }
     }
+
+    /// Turns so many times, unless the loop comes to its end before.
+    fn turn_times(&mut self, mut count: u64) -> io::Result<Turn> {
+        self.begin();
+        loop {
+            let patience = self.patience();
+            self.events.clear();
+            self.lent.counters.waits += 1;
+            if !self.next.is_empty() {
+                self.ready.append(&mut self.next);
+            }
+            match self.backend.wait(&mut self.events, patience) {
+                Ok(()) => self.wait_faults = 0,
+                Err(error) => self.bear(error)?,
+            }
+            self.clock.tick(&self.backend, &mut self.lent);
+            if self.alarm_ms <= self.lent.now_ms {
+                self.stirred = true;
+                self.schedule.run(self.lent.now_ms);
+            }
+            self.drive();
+            if self.stirred && self.doors_due_ms() <= self.lent.now_ms {
+                // Who has just come had all this time to send a request.
+                self.accept(self.lent.limits.accepts_per_turn);
+                self.drive();
+            }
+            self.deliver();
+            if self.timers.is_due(self.lent.now_ms) {
+                self.expire();
+            }
+            let stopped = self.obey_orders();
+            self.end_turn();
+            count -= 1;
+            if stopped || self.is_drained() {
+                return Ok(Turn::Over);
+            }
+            if count == 0 {
+                return Ok(Turn::Again);
+            }
+        }
+    }
 }
 
 impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
     fn turn(&mut self) -> io::Result<Turn> {
-        self.begin();
-        let patience = self.patience();
-        self.events.clear();
-        self.lent.counters.waits += 1;
-        if !self.next.is_empty() {
-            self.ready.append(&mut self.next);
-        }
-        match self.backend.wait(&mut self.events, patience) {
-            Ok(()) => self.wait_faults = 0,
-            Err(error) => self.bear(error)?,
-        }
-        self.clock.tick(&self.backend, &mut self.lent);
-        if self.alarm_ms <= self.lent.now_ms {
-            self.stirred = true;
-            self.schedule.run(self.lent.now_ms);
-        }
-        self.drive();
-        if self.stirred && self.doors_due_ms() <= self.lent.now_ms {
-            // Who has just come had all this time to send a request.
-            self.accept(self.lent.limits.accepts_per_turn);
-            self.drive();
-        }
-        self.deliver();
-        if self.timers.is_due(self.lent.now_ms) {
-            self.expire();
-        }
-        let stopped = self.obey_orders();
-        self.end_turn();
-        let over = stopped || self.is_drained();
-        Ok(if over { Turn::Over } else { Turn::Again })
+        self.turn_times(1)
     }
 
     fn run(&mut self) -> io::Result<()> {
-        while self.turn()? == Turn::Again {}
+        while self.turn_times(u64::MAX)? == Turn::Again {}
         Ok(())
     }
 
