@@ -8,7 +8,8 @@ use crate::r#loop::readiness::Stream;
 
 impl<S: Stream, T> Connection<S, T> {
     /// Calls one method of the application and obeys the flow it returns; returns how much it consumed.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    #[inline(always)]
     pub(in crate::r#loop) fn call<A>(
         &mut self,
         lent: &mut Lent<A>,

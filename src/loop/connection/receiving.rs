@@ -21,8 +21,11 @@ impl<S: Stream, T> Connection<S, T> {
             return self.work(id, lent, buffer).map(drop);
         }
         let mut quota = lent.limits.read_bytes_per_turn;
-        while self.readable && self.stage == Stage::Reading && !self.ended && !self.stuffed && quota > 0 {
+        while self.readable && !self.ended && !self.stuffed {
             quota = quota.saturating_sub(self.work(id, lent, buffer)?);
+            if quota == 0 || self.stage != Stage::Reading {
+                break;
+            }
         }
         Ok(())
     }
