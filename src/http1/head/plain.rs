@@ -32,7 +32,8 @@ impl Head {
             self.read_plain_host(bytes, limits);
         }
         let is_whole = bytes.get(self.line..).is_some_and(|rest| rest.starts_with(b"\r\n"));
-        if !(is_whole && self.crlf == Some(true)) && !self.read_plain_fields(bytes, limits)? {
+        let is_over = is_whole && self.crlf == Some(true);
+        if !is_over && !self.read_plain_fields(bytes, limits)? {
             return Ok(None);
         }
         self.check_whole()?;
