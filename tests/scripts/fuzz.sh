@@ -21,7 +21,7 @@ cargo fuzz --version 2>/dev/null || cargo install cargo-fuzz --locked --quiet ||
 
 cargo +nightly fuzz build
 jobs=() failed=0
-for target in head chunked connection; do
+for target in head chunked connection response; do
     mkdir -p "$scratch/$target" "fuzz/corpus/$target"
     cargo +nightly fuzz run "$target" "$scratch/$target" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=2048 >"$scratch/$target.log" 2>&1 &
