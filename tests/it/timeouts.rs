@@ -28,11 +28,12 @@ on_every_backend! {
     fn an_idle_connection_is_closed_without_an_answer<B>() {
         let server = server::<B>(Timeouts { idle: Some(SHORT), ..Timeouts::default() });
         let mut client = server.connect();
+        // Idle is counted from the answer, which may have been on its way for long when it is seen here.
+        let start = Instant::now();
         client.send(GET);
         client.answer();
-        let start = Instant::now();
         client.expect_close();
-        assert!(start.elapsed() + Duration::from_millis(50) >= SHORT, "{:?}", start.elapsed());
+        assert!(start.elapsed() >= SHORT, "{:?}", start.elapsed());
     }
 
     fn a_head_ends_in_time_however_it_drips<B>() {
