@@ -288,11 +288,13 @@ fn redirect(head: &RequestHead<'_>, path: &str) -> Response {
 
 /// Whether there is nothing that could be served.
 fn is_absence(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
+    use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
     // A link that leads out of the directory is refused by cap-std itself, so without a number of the system; one that
-    // leads to itself by the system.
+    // leads to itself by the system. Where cap-std reads links itself, EINVAL is one that has become something else.
     let is_escape = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
-    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename) || is_escape || is_loop(error)
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput)
+        || is_escape
+        || is_loop(error)
 }
 
 #[cfg(unix)]

@@ -115,23 +115,21 @@ on_every_backend! {
         std::fs::write(tree.outside().join("swap/a.txt"), "outside").expect("a file");
         let (inside, aside) = (tree.path().join("swap"), tree.path().join("aside"));
         let server = tree.serve::<B>();
-        let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    std::fs::rename(&inside, &aside).expect("own");
-                    symlink("../swap", &inside).expect("a link");
-                    std::fs::remove_file(&inside).expect("own");
-                    std::fs::rename(&aside, &inside).expect("own");
+            let asking = scope.spawn(|| {
+                let mut client = server.connect();
+                for at in 0..2000 {
+                    // Each name is new to the cache.
+                    let answer = get(&mut client, &format!("/swap/{}a.txt", "/".repeat(at % 50)));
+                    assert!(answer.status == 404 || answer.text() == "inside", "{answer:?}");
                 }
             });
-            let mut client = server.connect();
-            for at in 0..2000 {
-                // Each name is new to the cache.
-                let answer = get(&mut client, &format!("/swap/{}a.txt", "/".repeat(at % 50)));
-                assert!(answer.status == 404 || answer.text() == "inside", "{answer:?}");
+            while !asking.is_finished() {
+                std::fs::rename(&inside, &aside).expect("own");
+                symlink("../swap", &inside).expect("a link");
+                std::fs::remove_file(&inside).expect("own");
+                std::fs::rename(&aside, &inside).expect("own");
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }
 }
