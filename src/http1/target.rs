@@ -1,8 +1,9 @@
 //! The request target and its parts (RFC 9112 section 3.2, RFC 3986).
 //!
-//! The grammar of RFC 3986 is held to the letter, with one exception: `[` and `]` are let through in a
-//! query, because programs everywhere write `?a[]=1` and no reader takes them for anything else. A
-//! malformed percent-encoding is refused, since readers differ in what they make of it.
+//! The grammar of RFC 3986 is held to the letter, with one exception: what browsers leave as it is, by the URL Standard of
+//! the WHATWG (`[`, `]` and `|` everywhere, `\`, `^`, `` ` ``, `{` and `}` in a query), is let through. No reader takes
+//! these octets for anything else, and a user who typed `?f=a|b` is not to blame. A malformed percent-encoding is refused
+//! though browsers let it pass, since readers differ in what they make of it.
 
 use super::error::Error;
 
@@ -34,9 +35,9 @@ const CLASS: [u8; 256] = {
         let sub_delim = matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
         if unreserved || sub_delim {
             class[octet as usize] = PATH | QUERY | HOST;
-        } else if matches!(byte, b':' | b'@' | b'/') {
+        } else if matches!(byte, b':' | b'@' | b'/' | b'[' | b']' | b'|') {
             class[octet as usize] = PATH | QUERY;
-        } else if matches!(byte, b'?' | b'[' | b']') {
+        } else if matches!(byte, b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
             class[octet as usize] = QUERY;
         }
         octet += 1;
@@ -207,7 +208,7 @@ mod tests {
     #[test]
     fn forms_are_told_apart_by_method_and_target() {
         assert_eq!(check(b"GET", b"/"), Ok(Form::Origin));
-        assert_eq!(check(b"GET", b"/a;b=c/%7Ed?x=1&y=/?:@!$'()*+,[]"), Ok(Form::Origin));
+        assert_eq!(check(b"GET", b"/a;b=c/%7Ed?x=1&y=/?:@!$'()*+,"), Ok(Form::Origin));
         assert_eq!(check(b"GET", b"http://a.test/x?y"), Ok(Form::Absolute));
         assert_eq!(check(b"GET", b"HTTP://a.test:80"), Ok(Form::Absolute));
         assert_eq!(check(b"GET", b"http://a.test?x"), Ok(Form::Absolute));
@@ -226,10 +227,16 @@ mod tests {
             "/\u{7f}",
             "/%zz",
             "/%4",
-            "/a|b",
             "/a\\b",
+            "/a\"b",
+            "/?a\"b",
+            "/^",
+            "/`",
+            "/{a}",
             "/<",
-            "/[",
+            "/?<",
+            "/?%",
+            "/?100%&a",
             "http:/a",
             "://a/",
             "http:///x",
@@ -246,6 +253,13 @@ mod tests {
         assert_eq!(check(b"OPTIONS", b"**"), Err(Error::Target));
         for target in ["a.test", "a.test:", "/", "a.test:1/", "a:b", ":80"] {
             assert_eq!(check(b"CONNECT", target.as_bytes()), Err(Error::Authority), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn what_browsers_leave_as_it_is_is_let_through() {
+        for target in ["/a[1].txt", "/a|b", "/?a[]=1", "/?f=a|b", "/?q={\\^`}"] {
+            assert_eq!(check(b"GET", target.as_bytes()), Ok(Form::Origin), "{target}");
         }
     }
 
