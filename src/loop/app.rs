@@ -196,6 +196,74 @@ impl<S: Stream> Addresses for S {
 ///
 /// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that answers bytes with bytes. It is called when a
 /// connection opens too, without input, so it may speak first.
+///
+/// Each method that returns a [`Flow`] replaces the one before: who was in a phase and is to stay there returns
+/// [`Flow::Read`] with that phase again.
+///
+/// # Examples
+/// Counts what each client sends and tells it the sum at the end; whoever says nothing for a while is told to go.
+/// ```
+/// use serverd::r#loop::{Accepted, App, Closed, ConnId, Ending, Flow, Output, Phase, Remote, Wire};
+/// use std::convert::Infallible;
+///
+/// struct Sum {
+///     ended_well: u64,
+/// }
+///
+/// impl App for Sum {
+///     type State = usize; // what came so far
+///     type Letter = Infallible; // nobody posts any
+///
+///     fn start(&mut self, _: Remote<Infallible>) {}
+///
+///     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Infallible>) -> (usize, Flow) {
+///         wire.output().extend(b"go on\n");
+///         (0, Flow::Read(Phase::Idle))
+///     }
+///
+///     fn receive(&mut self, sum: &mut usize, wire: &mut Wire<'_, Infallible>) -> Flow {
+///         *sum += wire.input().len();
+///         wire.consume(wire.input().len());
+///         if !wire.ended() {
+///             wire.restart_clock();
+///             return Flow::Read(Phase::Idle);
+///         }
+///         wire.output().extend(format!("{sum}\n").as_bytes());
+///         Flow::Close
+///     }
+///
+///     fn letter(&mut self, _: &mut usize, letter: Infallible, _: &mut Wire<'_, Infallible>) -> Flow {
+///         match letter {}
+///     }
+///
+///     fn drained(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
+///         Flow::Read(Phase::Idle)
+///     }
+///
+///     fn timer(&mut self, _: &mut usize, _: Phase, wire: &mut Wire<'_, Infallible>) -> Flow {
+///         wire.output().extend(b"too late\n");
+///         Flow::Close
+///     }
+///
+///     fn drain(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
+///         Flow::Close
+///     }
+///
+///     fn closed(&mut self, _: ConnId, _: usize, ending: Ending) {
+///         self.ended_well += u64::from(matches!(ending.reason, Closed::Done));
+///     }
+///
+///     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Infallible)>) {}
+/// }
+///
+/// // Without a socket: four bytes and the end.
+/// let (mut output, mut posts) = (Output::new(), Vec::new());
+/// let mut wire = Wire::over(b"abcd", true, &mut output, &mut posts);
+/// let mut app = Sum { ended_well: 0 };
+/// let (mut sum, _) = app.open(&Accepted::detached(), &mut wire);
+/// assert_eq!(app.receive(&mut sum, &mut wire), Flow::Close);
+/// assert_eq!(output.to_vec(), b"go on\n4\n");
+/// ```
 pub trait App {
     /// One connection's own state.
     type State;
