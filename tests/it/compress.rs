@@ -105,7 +105,7 @@ on_every_backend! {
         for (path, vary) in [
             ("/short", None),
             ("/image", None),
-            ("/part", None),
+            ("/part", Some("Accept-Encoding")),
             ("/fixed", None),
             ("/pushed", None),
             ("/unchanged", Some("Accept-Encoding")),

@@ -81,7 +81,8 @@ struct Asked {
 
 impl Asked {
     fn compress(self, response: Response) -> Response {
-        if response.status == StatusCode::NOT_MODIFIED {
+        // RFC 9110 sections 15.3.7 and 15.4.5: what the 200 would have said of its choice.
+        if matches!(response.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT) {
             return response.vary("Accept-Encoding");
         }
         if !is_compressible(&response) {
