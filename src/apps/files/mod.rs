@@ -160,7 +160,11 @@ impl Files {
             self.cache.close_files();
             answer = self.look_up(head);
         }
-        answer.or_else(|error| self.instead(head, error)).unwrap_or_else(|error| failure(head.path(), &error))
+        // What is told of a file that is not there depends on whether a page was asked for.
+        answer.unwrap_or_else(|error| {
+            let answer = self.instead(head, error).unwrap_or_else(|error| failure(head.path(), &error));
+            answer.field("Vary", "Accept")
+        })
     }
 
     /// The answer where the directory has to be asked, or there is a choice.

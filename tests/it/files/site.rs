@@ -36,11 +36,13 @@ on_every_backend! {
             let answer = ask(&mut client, "GET", path, PAGE);
             assert_eq!((answer.status, answer.text().as_str()), (200, "<p>the program"), "{path}");
             assert_eq!(answer.field("content-type"), Some("text/html; charset=utf-8"), "{path}");
+            assert_eq!(answer.field("vary"), Some("Accept"), "{path}");
         }
         let tag = ask(&mut client, "HEAD", "/users/7", PAGE).field("etag").expect("a tag").to_owned();
         assert_eq!(ask(&mut client, "GET", "/users/8", &format!("{PAGE}If-None-Match: {tag}\r\n")).status, 304);
         for fields in [PART, "", "Accept: text/css,*/*;q=0.1\r\n", "Accept: text/html;q=0, */*\r\n", "Accept: image/*\r\n"] {
-            assert_eq!(ask(&mut client, "GET", "/assets/gone.js", fields).status, 404, "{fields}");
+            let answer = ask(&mut client, "GET", "/assets/gone.js", fields);
+            assert_eq!((answer.status, answer.field("vary")), (404, Some("Accept")), "{fields}");
         }
         assert_eq!(ask(&mut client, "GET", "/deep/page.txt", PAGE).text(), "deep");
         assert_eq!(ask(&mut client, "GET", "/app.js", PAGE).text(), "plain");
@@ -54,6 +56,7 @@ on_every_backend! {
         for _ in 0..2 {
             let answer = ask(&mut client, "GET", "/nowhere", PAGE);
             assert_eq!((answer.status, answer.text().as_str()), (404, "<p>nothing here"));
+            assert_eq!(answer.field("vary"), Some("Accept"));
             assert_eq!(answer.field("content-type"), Some("text/html; charset=utf-8"));
             let validators = [answer.field("etag"), answer.field("last-modified"), answer.field("accept-ranges")];
             assert_eq!(validators, [None; 3], "it is not the page that was asked for");
