@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
 use crate::apps::chat;
@@ -16,6 +16,7 @@ use crate::r#loop::{self, Timeouts};
 use crate::server::{Backend, Command, Config, LogTarget, Logging, Spread};
 
 mod client;
+mod environment;
 #[cfg(feature = "files")]
 mod files;
 
@@ -408,7 +409,8 @@ where
     if client::is_meant(&words) {
         return client::try_parse_from(words);
     }
-    let cli = Cli::try_parse_from(words)?;
+    let mut matches = environment::try_get_matches_from(&Cli::command(), &words)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
     if cli.command.as_ref().is_some_and(CommandName::is_misplaced) {
         let advice = "this command takes none of the server's options; write its name first: serverd check TARGET";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));

@@ -249,6 +249,19 @@ fn wrong_usage_exits_2() {
 }
 
 #[test]
+fn an_address_in_the_variable_of_the_port_is_ignored_and_on_the_command_line_refused() {
+    let mut command = serverd(&["--host", "no.such.host.invalid"]);
+    let output = command.env("SERVERD_PORT", "tcp://10.96.0.1:8888").output().expect("the binary runs");
+    // It goes as far as the host.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (code, text) = run(&["--port", "tcp://10.96.0.1:8888"]);
+    assert_eq!(code, Some(2), "{text}");
+    let mut command = serverd(&["--help"]);
+    let output = command.env("SERVERD_PORT", "tcp://10.96.0.1:8888").output().expect("the binary runs");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("[env: SERVERD_PORT]"), "{output:?}");
+}
+
+#[test]
 fn signals_drain_and_exit_0() {
     if skipped_under_wine(NO_CTRL_BREAK) {
         return;
