@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
@@ -291,7 +292,7 @@ struct Cli {
     verbose: u8,
 
     /// Log errors only, and no requests on a terminal
-    #[arg(short, long, global = true, conflicts_with = "verbose", env = "SERVERD_QUIET")]
+    #[arg(short, long, global = true, env = "SERVERD_QUIET")]
     #[arg(hide_env_values = true, help_heading = "Output")]
     quiet: bool,
 
@@ -410,7 +411,16 @@ where
         return client::try_parse_from(words);
     }
     let mut matches = environment::try_get_matches_from(&Cli::command(), &words)?;
-    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
+    let on_line = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let (quiet, verbose) = (on_line("quiet"), on_line("verbose"));
+    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
+    // The command line has precedence over the environment.
+    cli.quiet &= quiet || !verbose;
+    cli.verbose *= u8::from(verbose || !quiet);
+    if cli.quiet && cli.verbose > 0 {
+        let advice = "--quiet (SERVERD_QUIET) and --verbose (SERVERD_VERBOSE) cannot be used together; leave one out";
+        return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
+    }
     if cli.command.as_ref().is_some_and(CommandName::is_misplaced) {
         let advice = "this command takes none of the server's options; write its name first: serverd check TARGET";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// Reads these words, and of the variables those that count.
 ///
@@ -25,8 +26,12 @@ fn counts(arg: &Arg) -> bool {
     !(arg.get_id() == "port" && value.to_string_lossy().contains("://"))
 }
 
-/// The command, with the variables of these options only.
+/// The command, with the variables of these options only. Those of flags say 1 and 0, yes and no, on and off, or true
+/// and false.
 fn with_variables(command: Command, counts: fn(&Arg) -> bool) -> Command {
-    let of_arg = move |arg: Arg| if counts(&arg) { arg } else { arg.env(None) };
+    let of_arg = move |arg: Arg| {
+        let arg = if counts(&arg) { arg } else { arg.env(None) };
+        if matches!(arg.get_action(), ArgAction::SetTrue) { arg.value_parser(BoolishValueParser::new()) } else { arg }
+    };
     command.mut_args(of_arg).mut_subcommands(move |subcommand| subcommand.mut_args(of_arg))
 }

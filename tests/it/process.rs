@@ -248,12 +248,45 @@ fn wrong_usage_exits_2() {
     assert!(text.contains("--port"), "{text}");
 }
 
+/// Runs with these variables, and an address of nobody (RFC 5737), so that what is understood ends with exit code 1.
+fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = serverd(arguments);
+    let output = command.args(["--host", "192.0.2.1"]).envs(variables.iter().copied()).output();
+    let Output { status, stderr, .. } = output.expect("the binary runs");
+    (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+#[test]
+fn a_flag_in_the_environment_is_yes_or_no_in_every_usual_word() {
+    for word in ["1", "0", "yes", "no", "on", "off", "true", "false"] {
+        let (code, text) = run_with(&[("SERVERD_QUIET", word)], &[]);
+        assert_eq!(code, Some(1), "{word}: {text}");
+        let (code, text) = run_with(&[("SERVERD_HIDDEN", word), ("SERVERD_CORS", word)], &["files"]);
+        assert_eq!(code, Some(1), "{word}: {text}");
+    }
+    let (code, text) = run_with(&[("SERVERD_HIDDEN", "perhaps")], &["files"]);
+    assert_eq!((code, text.contains("--hidden")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn quiet_and_verbose_exclude_each_other_but_the_command_line_wins() {
+    let both = [("SERVERD_QUIET", "1"), ("SERVERD_VERBOSE", "1")];
+    for (variables, arguments) in
+        [(&both[..1], &["-v"][..]), (&both[1..], &["-q"]), (&both[..], &["-v"]), (&both[..], &["echo", "-q"])]
+    {
+        let (code, text) = run_with(variables, arguments);
+        assert_eq!(code, Some(1), "{variables:?} {arguments:?}: {text}");
+    }
+    let (code, text) = run_with(&[("SERVERD_QUIET", "no"), ("SERVERD_VERBOSE", "1")], &[]);
+    assert_eq!(code, Some(1), "{text}");
+    let (code, text) = run_with(&both, &[]);
+    assert_eq!((code, text.contains("SERVERD_QUIET")), (Some(2), true), "{text}");
+}
+
 #[test]
 fn an_address_in_the_variable_of_the_port_is_ignored_and_on_the_command_line_refused() {
-    let mut command = serverd(&["--host", "no.such.host.invalid"]);
-    let output = command.env("SERVERD_PORT", "tcp://10.96.0.1:8888").output().expect("the binary runs");
-    // It goes as far as the host.
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (code, text) = run_with(&[("SERVERD_PORT", "tcp://10.96.0.1:8888")], &[]);
+    assert_eq!(code, Some(1), "{text}");
     let (code, text) = run(&["--port", "tcp://10.96.0.1:8888"]);
     assert_eq!(code, Some(2), "{text}");
     let mut command = serverd(&["--help"]);
