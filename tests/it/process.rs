@@ -284,6 +284,32 @@ fn quiet_and_verbose_exclude_each_other_but_the_command_line_wins() {
 }
 
 #[test]
+fn a_wrong_value_from_the_environment_is_told_with_the_name_of_its_variable() {
+    for (name, command) in [
+        ("SERVERD_PORT", "http"),
+        ("SERVERD_BACKEND", "echo"),
+        ("SERVERD_QUIET", "http"),
+        ("SERVERD_HEAD_TIMEOUT", "http"),
+        ("SERVERD_MAX_ROOMS", "chat"),
+        ("SERVERD_NO_LISTING", "files"),
+    ] {
+        let (code, text) = run_with(&[(name, "wrong")], &[command]);
+        assert_eq!((code, text.contains(&format!("variable {name}\n"))), (Some(2), true), "{text}");
+    }
+    let (code, text) = run_with(&[("SERVERD_PORT", "wrong")], &["--port", "many"]);
+    assert_eq!((code, text.contains("SERVERD_PORT")), (Some(2), false), "{text}");
+}
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let variables = ["PORT", "WORKERS", "QUIET", "VERBOSE", "BACKEND", "IDLE_TIMEOUT", "ACCESS_LOG", "DIR", "SPA"];
+    let variables = variables.map(|name| format!("SERVERD_{name}"));
+    let variables: Vec<(&str, &str)> = variables.iter().map(|name| (&**name, "")).collect();
+    let (code, text) = run_with(&variables, &["files"]);
+    assert_eq!(code, Some(1), "{text}");
+}
+
+#[test]
 fn an_address_in_the_variable_of_the_port_is_ignored_and_on_the_command_line_refused() {
     let (code, text) = run_with(&[("SERVERD_PORT", "tcp://10.96.0.1:8888")], &[]);
     assert_eq!(code, Some(1), "{text}");
