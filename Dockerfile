@@ -9,8 +9,8 @@ RUN cargo build --release --locked
 
 FROM scratch
 COPY --from=build /src/target/release/serverd /serverd
+ENV SERVERD_HOST=0.0.0.0
 USER 65534
 EXPOSE 8888
 HEALTHCHECK --interval=10s --timeout=6s CMD ["/serverd", "check", "http://127.0.0.1:8888/"]
 ENTRYPOINT ["/serverd"]
-CMD ["--host", "0.0.0.0"]
