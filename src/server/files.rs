@@ -46,6 +46,10 @@ pub(super) fn run(mut config: Config, site: &Site) -> Result<(), Failure> {
     }
     let files = Files::with(&site.directory, site.options.clone())
         .map_err(|error| Failure(format!("cannot serve {shown}: {error}; {}", advice(&shown))))?;
+    files.check_page().map_err(|error| {
+        let page = site.options.spa.as_deref().unwrap_or_default();
+        Failure(format!("--spa: cannot read {page} in {shown}: {error}; name a file below the directory"))
+    })?;
     let limits = site.limits.clone();
     let start = format!("files of {shown} on http");
     if site.is_plain() {

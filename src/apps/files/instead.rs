@@ -12,6 +12,11 @@ use super::{Files, path, status};
 use crate::httpserver::{RequestHead, Response};
 
 impl Files {
+    /// Whether the page that stands for all can be read, where one is asked for.
+    pub(crate) fn check_page(&self) -> io::Result<()> {
+        self.options.spa.as_ref().map_or(Ok(()), |page| self.root.file(page.as_ref()).map(drop))
+    }
+
     /// Gives the error back where there is nothing better.
     pub(super) fn instead(&mut self, head: &RequestHead<'_>, error: io::Error) -> io::Result<Response> {
         // Who does not ask for a page is a program, or a page that misses a part of itself.

@@ -92,6 +92,8 @@ fn what_cannot_be_meant_is_explained() {
         (&["files", "--cache", "soon"], 2, "no-store"),
         (&["files", "--spa", "../index.html"], 2, "below the directory"),
         (&["files", "--auth", "@/no/such/file", "-p", "0"], 1, "cannot read /no/such/file"),
+        (&["files", "src", "--spa", "nofile.html", "-p", "0"], 1, "--spa: cannot read nofile.html in src"),
+        (&["files", ".", "--spa", "src", "-p", "0"], 1, "--spa: cannot read src in ."),
         (&["hash"], 2, "<NAME>"),
         (&["hash", "a:b"], 2, "without a colon"),
         (&["hash", "alice"], 1, "there is no password"),
