@@ -54,7 +54,8 @@ pub(super) struct FilesArgs {
     #[arg(hide_env_values = true, help_heading = "Files")]
     cache: Caching,
 
-    /// Field of every answer, in place of the server's own; may be given again (lines in the variable)
+    /// Field of every answer, in place of the server's own, but not where a request is malformed, too large or too slow
+    /// (400, 408, 413, 431 ...); may be given again (lines in the variable)
     #[arg(long, value_name = "'NAME: VALUE'", value_parser = header, value_delimiter = '\n', env = "SERVERD_HEADER")]
     #[arg(hide_env_values = true, help_heading = "Files")]
     header: Vec<(String, String)>,

@@ -1,6 +1,10 @@
 //! Layers: functions from a handler to a handler.
 //!
 //! What a layer does to a response it does with [`Response::map`], so that answers given later are changed too.
+//!
+//! A layer sees the answers of its handler. Those that the server gives itself it does not see: to requests that reach
+//! no handler, since they are malformed, too large or too slow ([`http1::Error`](crate::http1::Error) tells them: 400,
+//! 408, 413, 431 and the like), and the 500 where a handler panics.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,7 +100,8 @@ impl<H: Handler, F: FnMut(&RequestHead<'_>) -> Option<Response>> Handler for Gua
     }
 }
 
-/// Adds the same fields to every answer.
+/// Adds the same fields to every answer of the handler. What the server answers itself does not carry them: refusals
+/// of requests that are malformed, too large or too slow (400, 408, 413, 431 and the like), and the 500 of a panic.
 ///
 /// # Errors
 /// When a field must not be sent.
@@ -140,8 +145,8 @@ impl<H: Handler> Handler for Fields<H> {
     }
 }
 
-/// Writes a line to the log for every answer, at level info under the target `serverd::access`: peer, method and
-/// target, status, and the time from the call to the answer. Costs next to nothing while that is off.
+/// Writes a line to the log for every answer of the handler, at level info under the target `serverd::access`: peer,
+/// method and target, status, and the time from the call to the answer. Costs next to nothing while that is off.
 pub fn log<H: Handler>(inner: H) -> impl Handler {
     Log { inner }
 }

@@ -26,7 +26,7 @@ pub struct Site {
     pub directory: PathBuf,
     /// How it is served.
     pub options: Options,
-    /// Fields of every answer, in place of the server's own by the same names.
+    /// Fields of every answer of the files, in place of the server's own by the same names; see [`layers`].
     pub headers: Vec<(String, String)>,
     /// Whether scripts of every origin may read it.
     pub cors: bool,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::httpserver::{FieldBlock, FieldError, Handler, Intake, Request, RequestHead, Response};
 
-/// Sets the same fields on every answer, in place of any that the handler gave by the same names; see
-/// [`fields`](super::fields) for those that are added.
+/// Sets the same fields on every answer of the handler, in place of any that it gave by the same names; see
+/// [`fields`](super::fields) for those that are added, and for the answers that carry neither.
 ///
 /// # Errors
 /// When a field must not be sent.
