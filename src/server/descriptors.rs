@@ -9,8 +9,9 @@ const RESERVE: usize = 64;
 /// What each worker needs besides: listener, poller, waker.
 const RESERVE_PER_WORKER: usize = 8;
 
-/// How many connections to hold: as many as were `asked` for, or else what the descriptors allow, where each worker keeps so many `files` open besides. Raises the limit of
-/// descriptors as far as the system lets a process do that itself.
+/// How many connections to hold: as many as were `asked` for, or else what the descriptors allow, where each worker
+/// keeps so many `files` open besides. Raises the limit of descriptors as far as the system lets a process do that
+/// itself.
 pub(super) fn connections_max(asked: Option<usize>, workers: usize, files: usize) -> usize {
     let Some(descriptors) = raise() else {
         return asked.unwrap_or(CONNECTIONS_MAX);

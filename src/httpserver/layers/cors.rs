@@ -13,8 +13,8 @@ const MAX_AGE: &str = "86400";
 /// Lets scripts of every origin read the answers, without credentials: `Access-Control-Allow-Origin: *` on each of
 /// them, and preflight requests answered, for these methods. For what anybody may read.
 ///
-/// What the server answers itself (400, 408, 413, 431 and the like, and the 500 of a panic) does not carry the field, so
-/// that a script learns no more of it than that its request failed.
+/// What the server answers itself (400, 408, 413, 431 and the like, and the 500 of a panic) does not carry the field,
+/// so that a script learns no more of it than that its request failed.
 ///
 /// # Examples
 /// ```
