@@ -67,6 +67,9 @@ impl<H: Handler, F: FnMut(&mut H, &Request<'_>) -> Response> Handler for Around<
 /// Lets a request through, or answers it instead, before its body is asked for: for authentication and the like. The
 /// closure is asked once more when the body is there, and may leave what it found out by [`RequestHead::insert`].
 ///
+/// To guard a part of the server, guard what is mounted there ([`Router::mount`](super::Router::mount)): the router sees
+/// through other spellings of its path. A closure that compares [`RequestHead::path`], which is as it came, does not.
+///
 /// # Examples
 /// ```
 /// use serverd::{HttpServer, Response, StatusCode, layers};

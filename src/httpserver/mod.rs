@@ -17,6 +17,7 @@ mod later;
 pub mod layers;
 mod link;
 mod negotiation;
+mod normal_path;
 mod offload;
 mod outgoing;
 mod parts;

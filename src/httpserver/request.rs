@@ -28,7 +28,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Names and values that a route found in a path, percent-encoded as they came.
+/// Names and values that a route found in a path, percent-encoded.
 pub(super) type Parameters<'a> = &'a [(&'a str, &'a str)];
 
 /// The head of a request, borrowed. What [`Handler::head`](super::Handler::head) decides upon.
@@ -102,9 +102,13 @@ impl<'a> RequestHead<'a> {
         self.path().get(self.mount..).unwrap_or_default()
     }
 
-    /// The place where the handler is mounted: the front of the path that [`RequestHead::mounted_path`] leaves out.
+    /// The place where the handler is mounted: the front of the path that [`RequestHead::mounted_path`] leaves out, as it
+    /// came, but beginning with one slash only, so that a link made of it stays on this host. Empty for the whole server.
     pub fn mount(&self) -> &'a str {
-        self.path().get(..self.mount).unwrap_or_default()
+        let mount = self.path().get(..self.mount).unwrap_or_default();
+        // Two slashes at the front of a reference begin an authority (RFC 3986 section 4.2).
+        let more = mount.bytes().take_while(|&byte| byte == b'/').count().saturating_sub(1);
+        &mount[more..]
     }
 
     /// The path, percent-decoded; octets that are not UTF-8 become U+FFFD. For showing and comparing: what splits a path

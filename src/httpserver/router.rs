@@ -1,12 +1,15 @@
 //! Routes: which handler answers which path and method.
 //!
-//! Paths are matched as they came, percent-encoded, by a radix tree (the crate matchit); a route is found in time
-//! that depends on the length of the path, not on the number of routes. What the route did not say is answered as
-//! RFC 9110 has it: an unknown path 404, a method that a path does not have 405 with Allow, one that nobody knows 501,
-//! OPTIONS with Allow, HEAD by the handler for GET.
+//! Paths are matched in their one spelling (see `normal_path`), percent-encoded, by a radix tree (the crate matchit); a
+//! route is found in time that depends on the length of the path, not on the number of routes. What the route did not
+//! say is answered as RFC 9110 has it: an unknown path 404, a method that a path does not have 405 with Allow, one that
+//! nobody knows 501, OPTIONS with Allow, HEAD by the handler for GET.
+
+use std::borrow::Cow;
 
 use http::StatusCode;
 
+use super::normal_path::{len_as_it_came, normal, normal_pattern};
 use super::request::Parameters;
 use super::{Handler, Intake, Request, RequestHead, Response};
 
@@ -20,6 +23,10 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 ///
 /// A pattern is a path with named parts: `/users/{id}` matches one segment, `/files/{*path}` all that follow.
 /// `{{` and `}}` stand for braces. More precise patterns win over less precise ones, whatever their order.
+///
+/// Paths that are the same but for their spelling have the same route (RFC 3986 section 6.2.2): percent-encoding counts
+/// as what it stands for, and repeated slashes count as one, also in what `{*path}` matches. `/~anna` is `/%7Eanna` and
+/// `//~anna`, in patterns too. A slash that is percent-encoded (`%2F`) separates nothing, and upper and lower case differ.
 ///
 /// # Examples
 /// ```
@@ -43,6 +50,7 @@ pub struct Router {
 
 /// What a path has.
 struct Route {
+    /// As it is spelled by `normal_pattern`.
     pattern: String,
     methods: Vec<(String, Box<dyn Handler>)>,
     /// What is mounted here, which answers every method.
@@ -52,7 +60,7 @@ struct Route {
 /// A handler for everything below a place.
 struct Mounted {
     handler: Box<dyn Handler>,
-    /// How long the place's path is.
+    /// How long the place's path is in its one spelling.
     len: usize,
 }
 
@@ -139,14 +147,15 @@ impl Router {
     /// this method already: mistakes of the program, found when it starts.
     #[must_use]
     pub fn route(mut self, method: &str, pattern: &str, handler: impl Handler + 'static) -> Self {
-        let index = self.routes.iter().position(|route| route.pattern == pattern).unwrap_or_else(|| {
+        let normal = normal_pattern(pattern);
+        let index = self.routes.iter().position(|route| route.pattern == normal).unwrap_or_else(|| {
             let index = self.routes.len();
             let names = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
             assert!(names <= PARAMETERS_MAX, "the route {pattern} has more than {PARAMETERS_MAX} named parts");
-            if let Err(error) = self.paths.insert(pattern, index) {
+            if let Err(error) = self.paths.insert(normal.as_str(), index) {
                 panic!("the route {pattern} cannot be added: {error}");
             }
-            self.routes.push(Route { pattern: pattern.to_owned(), methods: Vec::new(), mounted: None });
+            self.routes.push(Route { pattern: normal, methods: Vec::new(), mounted: None });
             index
         });
         let methods = &mut self.routes[index].methods;
@@ -157,6 +166,12 @@ impl Router {
 
     /// Leaves every method on a path and on all paths below it to a handler, which finds what is below in
     /// [`RequestHead::mounted_path`]. More precise routes still win.
+    ///
+    /// What is mounted here is had by no other spelling of the path through a handler that is mounted further up, so that
+    /// a [`guard`](super::layers::guard) around it holds: `//private/x` and `/%70rivate/x` are `/private/x`. But where the
+    /// file system takes names for the same that are not, as those of Windows and macOS do with upper and lower case,
+    /// `/PRIVATE/x` is for the handler further up, which may find the same file; so does a symbolic link. There, keep
+    /// what is guarded outside the directory that is served to all.
     ///
     /// # Examples
     /// ```no_run
@@ -174,6 +189,7 @@ impl Router {
     pub fn mount(mut self, path: &str, handler: impl Handler + 'static) -> Self {
         let place = if path == "/" { "" } else { path };
         assert!(!place.contains(['{', '}']) && !place.ends_with('/'), "{path} is no place to mount a handler");
+        let place = normal(place);
         let index = self.routes.len();
         for below in ["", "/", "/{*below}"] {
             let pattern = format!("{place}{below}");
@@ -182,7 +198,11 @@ impl Router {
             }
         }
         let mounted = Some(Mounted { handler: Box::new(handler), len: place.len() });
-        self.routes.push(Route { pattern: path.to_owned(), methods: Vec::new(), mounted });
+        self.routes.push(Route {
+            pattern: if place.is_empty() { "/".to_owned() } else { place.into_owned() },
+            methods: Vec::new(),
+            mounted,
+        });
         self
     }
 
@@ -198,7 +218,8 @@ impl Router {
         let (method, mount) = (head.method(), head.mount);
         let known = METHODS.contains(&method) || self.has_method(method);
         let path = if head.mounted_path().is_empty() { "/" } else { head.mounted_path() };
-        let Some(found) = self.paths.at(path).ok() else {
+        let normal = normal(path);
+        let Some(found) = self.paths.at(&normal).ok() else {
             return match &mut self.fallback {
                 _ if head.target() == "*" => answer(Found::Answer(options(&self.all_methods())), &[], mount),
                 _ if !known => answer(Found::Answer(not_implemented()), &[], mount),
@@ -214,7 +235,8 @@ impl Router {
         }
         let route = &mut self.routes[*found.value];
         if let Some(mounted) = &mut route.mounted {
-            return answer(Found::Handler(&mut *mounted.handler), &[], mount + mounted.len);
+            let len = if matches!(normal, Cow::Borrowed(_)) { mounted.len } else { len_as_it_came(path, mounted.len) };
+            return answer(Found::Handler(&mut *mounted.handler), &[], mount + len);
         }
         match route.handler(method) {
             Some(index) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count], mount),

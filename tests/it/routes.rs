@@ -94,6 +94,35 @@ on_every_backend! {
         assert_eq!(ask(&mut client, "PUT", "/users/me%21", "abc").1, "me! is 3 long");
     }
 
+    fn a_path_has_one_route_in_every_spelling<B>() {
+        let server = serve::<B, _>(|| {
+            let router = Router::new().get("/~anna", |_| "anna").get("/b%6fb's//{{caf\u{e9}}}", |_| "bob");
+            let inner = Router::new().get("/{*path}", |request| request.parameter::<String>("path"));
+            let place = |request: &Request<'_>| format!("{} {}", request.mount(), request.mounted_path());
+            HttpServer::with(router.mount("/in/th%65 box", inner).mount("/at", place))
+        });
+        let mut client = server.connect();
+        for (path, status, text) in [
+            ("/~anna", 200, "anna"),
+            ("/%7Eanna", 200, "anna"),
+            ("//%7e%61nna?x", 200, "anna"),
+            ("http://x//~anna", 200, "anna"),
+            ("/%257Eanna", 404, "Not Found\n"),
+            ("/%2F~anna", 404, "Not Found\n"),
+            ("/~Anna", 404, "Not Found\n"),
+            ("/bob's/%7bcaf%c3%A9%7D", 200, "bob"),
+            ("/bob%27s/%7Bcaf%C3%A9%7d", 200, "bob"),
+            ("/in/the%20box/a%2fb//%2541%20", 200, "a/b/%41 "),
+            ("//%69n/th%65%20box//c", 200, "c"),
+            ("/at", 200, "/at "),
+            ("/at/%61//b", 200, "/at /%61//b"),
+            ("///%61t//b", 200, "/%61t //b"),
+        ] {
+            let (seen, body, _) = ask(&mut client, "GET", path, "");
+            assert_eq!((seen, body.as_str()), (status, text), "{path}");
+        }
+    }
+
     fn what_a_path_does_not_have_is_told_with_what_it_has<B>() {
         let server = server::<B>();
         let mut client = server.connect();
@@ -252,6 +281,10 @@ fn a_route_that_makes_no_sense_is_found_when_the_program_starts() {
     assert!(refused(|| Router::new().get("/a", |_| "").get("/a", |_| "")));
     assert!(refused(|| Router::new().get("/{a}", |_| "").get("/{b}", |_| "")));
     assert!(refused(|| Router::new().get("/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}", |_| "")));
+    assert!(refused(|| Router::new().get("/~a", |_| "").get("/%7ea", |_| "")));
+    assert!(refused(|| Router::new().mount("/a", |_: &Request<'_>| "").mount("/%61", |_: &Request<'_>| "")));
+    assert!(refused(|| Router::new().mount("/a", |_: &Request<'_>| "").get("/a/{*below}", |_| "")));
+    assert!(refused(|| Router::new().get("/a/{*below}", |_| "").mount("/a", |_: &Request<'_>| "")));
     assert!(!refused(|| Router::new().get("/{a}/{{x}}", |_| "").post("/{a}/{{x}}", |_| "")));
 }
 

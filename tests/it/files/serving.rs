@@ -1,7 +1,7 @@
 //! What is served, and what is not.
 
 use serverd::apps::files::Options;
-use serverd::{Files, HttpServer, Router};
+use serverd::{Files, HttpServer, RequestHead, Router, StatusCode, layers};
 
 use super::{Tree, ask, get};
 use crate::harness::{on_every_backend, serve};
@@ -123,6 +123,42 @@ on_every_backend! {
         }
         assert_eq!(get(&mut client, "/filesystem").status, 404);
         assert_eq!(ask(&mut client, "PUT", "/files/a.txt", "").status, 405);
+        // Two slashes in front would lead to a host of that name.
+        assert_eq!(get(&mut client, "//files//sub").field("location"), Some("/files/sub/"));
+    }
+
+    fn what_is_guarded_where_it_is_mounted_is_had_by_no_other_spelling<B>() {
+        let tree = Tree::new(&[("private@home/s.txt", "secret"), ("a.txt", "text\n")]);
+        let below = tree.path().join("private@home");
+        let all = Files::new(tree.path()).expect("a directory");
+        let guarded = Files::new(below).expect("a directory");
+        let server = serve::<B, _>(move || {
+            let guarded = layers::guard(guarded, |_: &RequestHead<'_>| Some(StatusCode::UNAUTHORIZED.into()));
+            HttpServer::with(Router::new().mount("/private@home", guarded).mount("/", all))
+        });
+        let mut client = server.connect();
+        assert_eq!(get(&mut client, "/a.txt").text(), "text\n");
+        for path in [
+            "/private@home/s.txt",
+            "/%70rivate@home/s.txt",
+            "/%70%72%69%76%61%74%65%40%68%6f%6D%65/s.txt",
+            "//private@home/s.txt",
+            "///priv%61te%40home///s.txt",
+            "http://x//private@home/%73.txt",
+            "/private%40home",
+            "//private@home//",
+        ] {
+            assert_eq!(get(&mut client, path).status, 401, "{path}");
+        }
+        for path in ["/./private@home/s.txt", "/a/../private@home/s.txt", "/%2Fprivate@home/s.txt", "/private@home%2Fs.txt"] {
+            assert_eq!(get(&mut client, path).status, 404, "{path}");
+        }
+        // Every octet of the path may be encoded by itself.
+        let path = "/private@home/s.txt";
+        for (at, byte) in path.bytes().enumerate().filter(|&(_, byte)| byte != b'/') {
+            let path = format!("{}%{byte:02x}{}", &path[..at], &path[at + 1..]);
+            assert_eq!(get(&mut client, &path).status, 401, "{path}");
+        }
     }
 }
 
