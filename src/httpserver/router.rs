@@ -45,16 +45,17 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 pub struct Router {
     paths: matchit::Router<usize>,
     routes: Vec<Route>,
+    mounts: Vec<Mounted>,
     fallback: Option<Box<dyn Handler>>,
 }
 
 /// What a path has.
 struct Route {
-    /// As it is spelled by `normal_pattern`.
-    pattern: String,
+    /// As it is spelled by `normal_pattern`; nothing for all that is below a mounted handler, which is no place for others.
+    pattern: Option<String>,
     methods: Vec<(String, Box<dyn Handler>)>,
-    /// What is mounted here, which answers every method.
-    mounted: Option<Mounted>,
+    /// Which handler is mounted here, if any: it answers all other methods.
+    mounted: Option<usize>,
 }
 
 /// A handler for everything below a place.
@@ -142,30 +143,39 @@ impl Router {
 
     /// Answers a method on a path by any [`Handler`], which may also decide on the head.
     ///
+    /// Where a handler is mounted on that very path by [`Router::mount`], before or after, the route has this method,
+    /// and the mounted handler all others.
+    ///
     /// # Panics
     /// When the pattern is malformed, has more than eight named parts, contradicts another one, or has a handler for
     /// this method already: mistakes of the program, found when it starts.
     #[must_use]
     pub fn route(mut self, method: &str, pattern: &str, handler: impl Handler + 'static) -> Self {
-        let normal = normal_pattern(pattern);
-        let index = self.routes.iter().position(|route| route.pattern == normal).unwrap_or_else(|| {
-            let index = self.routes.len();
-            let names = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
-            assert!(names <= PARAMETERS_MAX, "the route {pattern} has more than {PARAMETERS_MAX} named parts");
-            if let Err(error) = self.paths.insert(normal.as_str(), index) {
-                panic!("the route {pattern} cannot be added: {error}");
-            }
-            self.routes.push(Route { pattern: normal, methods: Vec::new(), mounted: None });
-            index
-        });
+        let names = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
+        assert!(names <= PARAMETERS_MAX, "the route {pattern} has more than {PARAMETERS_MAX} named parts");
+        let index = match self.place(normal_pattern(pattern)) {
+            Ok(index) => index,
+            Err(error) => panic!("the route {pattern} cannot be added: {error}"),
+        };
         let methods = &mut self.routes[index].methods;
         assert!(methods.iter().all(|(own, _)| own != method), "{method} {pattern} has a handler already");
         methods.push((method.to_owned(), Box::new(handler)));
         self
     }
 
+    /// Which route has this pattern: one that is there, or a new one.
+    fn place(&mut self, pattern: String) -> Result<usize, matchit::InsertError> {
+        if let Some(index) = self.routes.iter().position(|route| route.pattern.as_ref() == Some(&pattern)) {
+            return Ok(index);
+        }
+        self.paths.insert(pattern.as_str(), self.routes.len())?;
+        self.routes.push(Route { pattern: Some(pattern), methods: Vec::new(), mounted: None });
+        Ok(self.routes.len() - 1)
+    }
+
     /// Leaves every method on a path and on all paths below it to a handler, which finds what is below in
-    /// [`RequestHead::mounted_path`]. More precise routes still win.
+    /// [`RequestHead::mounted_path`]. More precise routes still win, and so does a route for the very path, whatever their
+    /// order: a home page of one's own, and files below it.
     ///
     /// What is mounted here is had by no other spelling of the path through a handler that is mounted further up, so that
     /// a [`guard`](super::layers::guard) around it holds: `//private/x` and `/%70rivate/x` are `/private/x`. But where the
@@ -177,33 +187,39 @@ impl Router {
     /// ```no_run
     /// use serverd::{Files, HttpServer, Router};
     ///
-    /// let router = Router::new().get("/", |_| "hello\n").mount("/static", Files::new("public")?);
+    /// let router = Router::new().get("/", |_| "hello\n").mount("/", Files::new("public")?);
     /// let server = HttpServer::with(router);
     /// # drop(server);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
     /// # Panics
-    /// When the path has named parts, ends with `/` (but that of the whole server is `/`), or is taken.
+    /// When the path has named parts, ends with `/` (but that of the whole server is `/`), or something else is mounted
+    /// there or takes all that is below.
     #[must_use]
     pub fn mount(mut self, path: &str, handler: impl Handler + 'static) -> Self {
         let place = if path == "/" { "" } else { path };
         assert!(!place.contains(['{', '}']) && !place.ends_with('/'), "{path} is no place to mount a handler");
-        let place = normal(place);
-        let index = self.routes.len();
-        for below in ["", "/", "/{*below}"] {
-            let pattern = format!("{place}{below}");
-            if let Err(error) = if pattern.is_empty() { Ok(()) } else { self.paths.insert(pattern, index) } {
-                panic!("nothing can be mounted on {path}: {error}");
+        let place = normal(place).into_owned();
+        if let Err(error) = self.mount_at(&place) {
+            panic!("nothing can be mounted on {path}: {error}");
+        }
+        self.mounts.push(Mounted { handler: Box::new(handler), len: place.len() });
+        self
+    }
+
+    /// Has the patterns of a place lead to the handler that is mounted next.
+    fn mount_at(&mut self, place: &str) -> Result<(), matchit::InsertError> {
+        let mounted = Some(self.mounts.len());
+        self.paths.insert(format!("{place}/{{*below}}"), self.routes.len())?;
+        self.routes.push(Route { pattern: None, methods: Vec::new(), mounted });
+        for pattern in [place.to_owned(), format!("{place}/")] {
+            if !pattern.is_empty() {
+                let index = self.place(pattern)?;
+                self.routes[index].mounted = mounted;
             }
         }
-        let mounted = Some(Mounted { handler: Box::new(handler), len: place.len() });
-        self.routes.push(Route {
-            pattern: if place.is_empty() { "/".to_owned() } else { place.into_owned() },
-            methods: Vec::new(),
-            mounted,
-        });
-        self
+        Ok(())
     }
 
     /// Answers paths that no route has, instead of 404.
@@ -234,15 +250,17 @@ impl Router {
             count += 1;
         }
         let route = &mut self.routes[*found.value];
-        if let Some(mounted) = &mut route.mounted {
-            let len = if matches!(normal, Cow::Borrowed(_)) { mounted.len } else { len_as_it_came(path, mounted.len) };
-            return answer(Found::Handler(&mut *mounted.handler), &[], mount + len);
-        }
-        match route.handler(method) {
-            Some(index) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count], mount),
-            None if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[], mount),
-            None if known => answer(Found::Answer(not_allowed(&route.allow())), &[], mount),
-            None => answer(Found::Answer(not_implemented()), &[], mount),
+        match (route.handler(method), route.mounted) {
+            (Some(index), _) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count], mount),
+            (None, Some(mounted)) => {
+                let mounted = &mut self.mounts[mounted];
+                let len =
+                    if matches!(normal, Cow::Borrowed(_)) { mounted.len } else { len_as_it_came(path, mounted.len) };
+                answer(Found::Handler(&mut *mounted.handler), &[], mount + len)
+            }
+            (None, None) if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[], mount),
+            (None, None) if known => answer(Found::Answer(not_allowed(&route.allow())), &[], mount),
+            (None, None) => answer(Found::Answer(not_implemented()), &[], mount),
         }
     }
 

@@ -123,6 +123,36 @@ on_every_backend! {
         }
     }
 
+    fn a_route_wins_over_what_is_mounted_on_its_path<B>() {
+        fn mounted(request: &Request<'_>) -> String {
+            format!("mounted {}", request.mounted_path())
+        }
+        for before in [true, false] {
+            let server = serve::<B, _>(move || {
+                let routes = |router: Router| router.get("/", |_| "home").post("/in", |_| "posted").get("/in/", |_| "in");
+                let mounts = |router: Router| router.mount("/", mounted).mount("/in", mounted);
+                HttpServer::with(if before { mounts(routes(Router::new())) } else { routes(mounts(Router::new())) })
+            });
+            let mut client = server.connect();
+            for (method, path, text) in [
+                ("GET", "/", "home"),
+                ("GET", "//", "home"),
+                ("HEAD", "/", ""),
+                ("POST", "/", "mounted /"),
+                ("GET", "/x", "mounted /x"),
+                ("POST", "/in", "posted"),
+                ("GET", "/in", "mounted "),
+                ("GET", "/in/", "in"),
+                ("OPTIONS", "/in/", "mounted /"),
+                ("GET", "/in/x", "mounted /x"),
+                ("GET", "/inner", "mounted /inner"),
+            ] {
+                let (status, body, _) = ask(&mut client, method, path, "");
+                assert_eq!((status, body.as_str()), (200, text), "{method} {path}, routes first: {before}");
+            }
+        }
+    }
+
     fn what_a_path_does_not_have_is_told_with_what_it_has<B>() {
         let server = server::<B>();
         let mut client = server.connect();
