@@ -249,7 +249,7 @@ fn wrong_usage_exits_2() {
 }
 
 /// Runs with these variables, and an address of nobody (RFC 5737), so that what is understood ends with exit code 1.
-fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = serverd(arguments);
     let output = command.args(["--host", "192.0.2.1"]).envs(variables.iter().copied()).output();
     let Output { status, stderr, .. } = output.expect("the binary runs");
@@ -261,11 +261,9 @@ fn a_flag_in_the_environment_is_yes_or_no_in_every_usual_word() {
     for word in ["1", "0", "yes", "no", "on", "off", "true", "false"] {
         let (code, text) = run_with(&[("SERVERD_QUIET", word)], &[]);
         assert_eq!(code, Some(1), "{word}: {text}");
-        let (code, text) = run_with(&[("SERVERD_HIDDEN", word), ("SERVERD_CORS", word)], &["files"]);
-        assert_eq!(code, Some(1), "{word}: {text}");
     }
-    let (code, text) = run_with(&[("SERVERD_HIDDEN", "perhaps")], &["files"]);
-    assert_eq!((code, text.contains("--hidden")), (Some(2), true), "{text}");
+    let (code, text) = run_with(&[("SERVERD_QUIET", "perhaps")], &[]);
+    assert_eq!((code, text.contains("--quiet")), (Some(2), true), "{text}");
 }
 
 #[test]
@@ -291,7 +289,6 @@ fn a_wrong_value_from_the_environment_is_told_with_the_name_of_its_variable() {
         ("SERVERD_QUIET", "http"),
         ("SERVERD_HEAD_TIMEOUT", "http"),
         ("SERVERD_MAX_ROOMS", "chat"),
-        ("SERVERD_NO_LISTING", "files"),
     ] {
         let (code, text) = run_with(&[(name, "wrong")], &[command]);
         assert_eq!((code, text.contains(&format!("variable {name}\n"))), (Some(2), true), "{text}");
@@ -302,10 +299,10 @@ fn a_wrong_value_from_the_environment_is_told_with_the_name_of_its_variable() {
 
 #[test]
 fn an_empty_variable_is_as_good_as_none() {
-    let variables = ["PORT", "WORKERS", "QUIET", "VERBOSE", "BACKEND", "IDLE_TIMEOUT", "ACCESS_LOG", "DIR", "SPA"];
+    let variables = ["PORT", "WORKERS", "QUIET", "VERBOSE", "BACKEND", "IDLE_TIMEOUT", "ACCESS_LOG", "BODY"];
     let variables = variables.map(|name| format!("SERVERD_{name}"));
     let variables: Vec<(&str, &str)> = variables.iter().map(|name| (&**name, "")).collect();
-    let (code, text) = run_with(&variables, &["files"]);
+    let (code, text) = run_with(&variables, &[]);
     assert_eq!(code, Some(1), "{text}");
 }
 

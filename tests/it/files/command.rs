@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Tree, ask};
-use crate::process::{Running, backends, run, serverd};
+use crate::process::{Running, backends, run, run_with, serverd};
 
 const HASH: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
 
@@ -81,6 +81,19 @@ fn variables_say_the_same_and_users_may_be_in_a_file() {
         assert_eq!((answer.field("x-a"), answer.field("x-b")), (Some("1"), Some("2")));
         assert_eq!(answer.field("cache-control"), Some("no-store"));
     }
+}
+
+#[test]
+fn flags_in_the_environment_are_yes_or_no_and_empty_variables_as_good_as_none() {
+    for word in ["1", "0", "yes", "no", "on", "off", "true", "false", ""] {
+        let names = ["SERVERD_HIDDEN", "SERVERD_CORS", "SERVERD_COMPRESS", "SERVERD_NO_LISTING"];
+        let (code, text) = run_with(&names.map(|name| (name, word)), &["files"]);
+        assert_eq!(code, Some(1), "{word}: {text}");
+    }
+    let (code, text) = run_with(&[("SERVERD_HIDDEN", "perhaps")], &["files"]);
+    assert_eq!((code, text.contains("variable SERVERD_HIDDEN\n")), (Some(2), true), "{text}");
+    let (code, text) = run_with(&["SERVERD_DIR", "SERVERD_SPA", "SERVERD_AUTH"].map(|name| (name, "")), &["files"]);
+    assert_eq!(code, Some(1), "{text}");
 }
 
 #[test]
