@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
 use crate::apps::chat;
@@ -410,13 +410,7 @@ where
     if client::is_meant(&words) {
         return client::try_parse_from(words);
     }
-    let mut matches = environment::try_get_matches_from(&Cli::command(), &words)?;
-    let on_line = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let (quiet, verbose) = (on_line("quiet"), on_line("verbose"));
-    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
-    // The command line has precedence over the environment.
-    cli.quiet &= quiet || !verbose;
-    cli.verbose *= u8::from(verbose || !quiet);
+    let cli = preferring_the_line(environment::try_get_matches_from(&Cli::command(), &words)?)?;
     if cli.quiet && cli.verbose > 0 {
         let advice = "--quiet (SERVERD_QUIET) and --verbose (SERVERD_VERBOSE) cannot be used together; leave one out";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
@@ -426,6 +420,23 @@ where
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
     }
     Ok(cli.into())
+}
+
+/// The command line has precedence over the environment also where two options say something of the same.
+fn preferring_the_line(mut matches: ArgMatches) -> Result<Cli, clap::Error> {
+    let on_line = |matches: &ArgMatches, id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let (quiet, verbose) = (on_line(&matches, "quiet"), on_line(&matches, "verbose"));
+    let own_body = matches.subcommand_matches("http").is_some_and(|own| on_line(own, "body"));
+    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
+    cli.quiet &= quiet || !verbose;
+    cli.verbose *= u8::from(verbose || !quiet);
+    if let Some(CommandName::Http(own)) = &mut cli.command
+        && !own_body
+    {
+        // The variable was read for the option before the command as well.
+        own.body = None;
+    }
+    Ok(cli)
 }
 
 impl From<Cli> for Options {

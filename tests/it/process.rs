@@ -248,6 +248,22 @@ fn wrong_usage_exits_2() {
     assert!(text.contains("--port"), "{text}");
 }
 
+#[test]
+fn the_text_of_the_command_line_wins_over_that_of_the_environment() {
+    for (arguments, text) in [
+        (&["--body", "line", "http"][..], "line"),
+        (&["http", "--body", "line"], "line"),
+        (&["--body", "line"], "line"),
+        (&["http"], "variable"),
+    ] {
+        let mut command = serverd(arguments);
+        let server = Running::spawn(command.args(["-p", "0"]).env("SERVERD_BODY", "variable"));
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer().text(), text, "{arguments:?}");
+    }
+}
+
 /// Runs with these variables, and an address of nobody (RFC 5737), so that what is understood ends with exit code 1.
 pub(crate) fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = serverd(arguments);
