@@ -86,8 +86,9 @@ class Program:
     """serverd.exe on a console of its own."""
 
     def __init__(self, *words, **variables):
-        environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", **variables}
-        environment.pop("NO_COLOR" if "NO_COLOR" not in variables else "", None)
+        # What says something of colours: only the test says it. A CI's console has them whatever TERM says.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI", "CLICOLOR_FORCE")}
+        environment = {**inherited, "TERM": "xterm", "LC_ALL": "C.UTF-8", **variables}
         self.screen, self.octets, self.code = Screen(), b"", None
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
