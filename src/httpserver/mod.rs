@@ -51,6 +51,8 @@ pub use handler::{Handler, Intake, Take, Upload};
 pub use later::Responder;
 pub use link::Nudge;
 pub use negotiation::{AcceptedCodings, ContentCoding};
+#[cfg(feature = "files")]
+pub(crate) use normal_path::push_octet;
 pub use offload::{Pool, PoolFull};
 pub use parts::Part;
 pub use reader::BodyReader;

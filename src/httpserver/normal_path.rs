@@ -51,6 +51,15 @@ fn first(path: &[u8]) -> Option<(Octet, usize)> {
     Some((if PLAIN[usize::from(byte)] { Octet::Plain(byte) } else { Octet::Encoded(byte) }, len))
 }
 
+/// Appends an octet of a segment, percent-encoded where it cannot stand as it is.
+pub(crate) fn push_octet(path: &mut String, byte: u8) {
+    if PLAIN[usize::from(byte)] {
+        path.push(char::from(byte));
+    } else {
+        let _ = write!(path, "%{byte:02X}");
+    }
+}
+
 /// Almost every path is: one look at each octet, and nothing is allocated.
 #[inline]
 fn is_normal(path: &[u8]) -> bool {
@@ -75,9 +84,7 @@ fn spell(path: &str) -> String {
     while let Some((octet, len)) = first(rest) {
         match octet {
             Octet::Plain(byte) => normal.push(char::from(byte)),
-            Octet::Encoded(byte) => {
-                let _ = write!(normal, "%{byte:02X}");
-            }
+            Octet::Encoded(byte) => push_octet(&mut normal, byte),
         }
         rest = &rest[len..];
     }

@@ -4,10 +4,11 @@
 //! `%252e` is no dot. What cannot be the plain name of something below the root is the name of nothing. This is not
 //! the protection, which is the directory's (see `root`); it makes every answer the same on all systems.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
+
+use crate::httpserver::push_octet;
 
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,12 +59,7 @@ pub(super) fn canonical(relative: &Path) -> String {
     for name in relative {
         path.push('/');
         for &byte in name.as_encoded_bytes() {
-            // RFC 3986 section 3.3: pchar.
-            if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte) {
-                path.push(char::from(byte));
-            } else {
-                let _ = write!(path, "%{byte:02X}");
-            }
+            push_octet(&mut path, byte);
         }
     }
     path
