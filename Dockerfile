@@ -1,4 +1,4 @@
-# A container with nothing but the server in it, which also checks its own health.
+# An image that contains only the server binary, which also performs the health check.
 #   docker build -t serverd . && docker run --rm -p 8888:8888 serverd
 
 FROM rust:1-alpine AS build

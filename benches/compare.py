@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""CPU time of a server per request beside other servers, in turns, as a multiple of a server that parses nothing.
+"""Compares the CPU time per request of several servers, relative to a baseline server that does not parse.
 
     cargo build --release
     cargo build --release --manifest-path benches/peers/Cargo.toml      # hyper and may_minihttp
     benches/compare.py [--rounds 7] [--seconds 1] [--peer NAME='COMMAND {port}'] [full churn ...]
 
-The measure is `null-epoll` (benches/null): a C program that makes the system calls a readiness loop cannot avoid, and
-looks for nothing but the end of a head. Of every server the median over the rounds of its cost divided by that of
-null-epoll in the same round is shown: it holds on a noisy machine, where the microseconds do not. Server and load (wrk) have
-a core each; in the scenarios `full` they take turns on one, so that the server always finds a full batch. nginx takes part
-where it is installed. As root, `nice -n -10` before the command puts all of it ahead of other work. Linux.
+The baseline is `null-epoll` (benches/null): a C program that makes only the system calls a readiness loop cannot avoid,
+and only searches for the end of a head. For each server, prints the median ratio of its CPU time to that of null-epoll
+in the same round: on a noisy machine the ratio is stable, while the microseconds are not. Server and load generator
+(wrk) run on separate cores; in the `full` scenarios they share one, so that the server always finds a full batch of
+events. nginx is included if installed. As root, prefix the command with `nice -n -10` to reduce noise. Linux only.
 """
 import argparse
 
@@ -25,30 +25,30 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", default=list(measure.SCENARIOS))
     options = parser.parse_args()
     measure.raise_limits()
-    places = measure.Places()
-    commands = places.commands(options.serverd, options.peer)
+    workspace = measure.Workspace()
+    commands = workspace.commands(options.serverd, options.peer)
     try:
         for name in options.scenarios:
-            compare(places, commands, name, options)
+            compare(workspace, commands, name, options)
     finally:
-        places.close()
+        workspace.close()
 
 
-def compare(places: measure.Places, commands: dict[str, str], name: str, options: argparse.Namespace) -> None:
+def compare(workspace: measure.Workspace, commands: dict[str, str], name: str, options: argparse.Namespace) -> None:
     scenario, costs, ratios = measure.SCENARIOS[name], {}, {}
     for _ in range(options.rounds):
         null = 0.0
         for server, command in commands.items():
-            # may_minihttp does not close when asked to, select is not made for many idle connections, and when to
-            # accept matters to new ones alone.
-            unfit = {"may_minihttp": name == "churn", "serverd-select": scenario.idle, "null-at-once": name != "churn"}
-            if unfit.get(server):
+            # may_minihttp ignores Connection: close, select does not scale to many idle connections, and the accept strategy
+            # only matters for new connections.
+            excluded = {"may_minihttp": name == "churn", "serverd-select": scenario.idle, "null-at-once": name != "churn"}
+            if excluded.get(server):
                 continue
-            cost = measure.round_of(places, command, scenario, options.seconds)
+            cost = measure.run_round(workspace, command, scenario, options.seconds)
             null = null or cost
             costs.setdefault(server, []).append(cost)
             ratios.setdefault(server, []).append(cost / null)
-    print(f"\n| {name} | CPU, us a request | x null |\n|:--|--:|--:|")
+    print(f"\n| {name} | CPU per request, us | x null |\n|:--|--:|--:|")
     for server in sorted(ratios, key=lambda server: measure.median(ratios[server])):
         print(f"| {server} | {measure.median(costs[server]):.2f} | {measure.median(ratios[server]):.2f} |", flush=True)
 

@@ -1,4 +1,4 @@
-//! Reading request heads and writing response heads, alone.
+//! Benchmarks the request parser and the response head encoder in isolation.
 
 use std::hint::black_box;
 
@@ -31,7 +31,8 @@ fn parse(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(request.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let (used, event) = connection.receive(&mut scratch, &limits, black_box(request)).expect("valid");
+                let (used, event) =
+                    connection.receive(&mut scratch, &limits, black_box(request)).expect("a valid request");
                 assert!(used == request.len() && matches!(event, Event::Head { .. }));
             });
         });
@@ -47,10 +48,10 @@ fn encode(criterion: &mut Criterion) {
             let head = ResponseHead {
                 status: StatusCode::OK,
                 content_type: Some("text/plain; charset=utf-8"),
-                fields: b"",
-                shared: b"",
+                headers: b"",
+                shared_headers: b"",
                 length: Length::Known(28),
-                persistence: Persistence::Silent,
+                persistence: Persistence::Implicit,
             };
             encoder.head(&mut out, 1_000_000_000, black_box(&head));
             black_box(&out);

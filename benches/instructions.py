@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Instructions of user space per request, counted by callgrind: they repeat, so a rise is a rise.
+"""Counts user-space instructions per request with callgrind. The counts are reproducible, so any increase is real.
 
-    benches/instructions.py             counts, and shows the difference to benches/instructions.json
-    benches/instructions.py --check     fails when a count rose by more than 5 % (one-shot: 15 %), unless CHANGELOG.md,
-                                        under Unreleased, says why in a line with the words "instructions" and the name
-                                        of the case
-    benches/instructions.py --update    counts, and writes benches/instructions.json
+    benches/instructions.py             print the counts and the difference to benches/instructions.json
+    benches/instructions.py --check     fail if a count rose by more than 5 % (one-shot: 15 %), unless CHANGELOG.md
+                                        explains it, under Unreleased, in a line with the word "instructions" and the
+                                        name of the case
+    benches/instructions.py --update    write the counts to benches/instructions.json
 
-Each case is run with some and with many requests; the difference leaves out start and end. The counts belong to
-one compiler: with another one nothing is checked, and that is said. Needs valgrind.
+Each case is run with few and with many requests; taking the difference excludes start-up and shutdown. The counts
+depend on the compiler version: with a different version, the check is skipped with a message. Needs valgrind.
 """
 import argparse
 import json
@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "benches/instructions.json"
 REQUESTS = ROOT / "benches/requests"
 RISE_MAX = 0.05
-# Whether a request has come when its connection is accepted is up to the client, and so to whatever else the machine does:
-# where it has not, there is one more wait and one more read. On a busy machine that was up to 14 %.
+# The count depends on whether the request has arrived when its connection is accepted. If not, it takes one more poll
+# and one more read: up to 14 % more instructions on a busy machine.
 RISES_MAX = {"one-shot": 0.15}
-# What disturbs a count adds to it, so a count that is too high is taken again, and the least is believed.
+# Noise only increases a count, so a count that is too high is measured again, and the minimum is used.
 TRIES = 4
-# name: backend, request, requests sent at once, whether each has a connection of its own, what is served
+# name: backend, request, pipeline depth, whether each request has its own connection, content served
 CYCLES = {
     "keep-alive": ("epoll", "plain", 1, False, "text"),
     "keep-alive-select": ("select", "plain", 1, False, "text"),
@@ -37,10 +37,10 @@ CYCLES = {
     "one-shot": ("epoll", "close", 1, True, "text"),
     "file-1k": ("epoll", "plain", 1, False, "file"),
 }
-ALONE = ("parse-plain", "parse-browser", "response-head")
+ISOLATED = ("parse-plain", "parse-browser", "response-head")
 
 
-def collected(log: Path) -> int:
+def parse_count(log: Path) -> int:
     return int(re.findall(r"Collected : (\d+)", log.read_text(errors="replace"))[-1])
 
 
@@ -49,15 +49,15 @@ def callgrind(log: Path, command: list[str]) -> list[str]:
 
 
 def built(name: str, *arguments: str) -> Path:
-    """The program of this name that a cargo command builds."""
+    """Run a cargo command and return the path of the executable with this name."""
     output = subprocess.run(["cargo", *arguments, "--locked", "-q", "--message-format=json"], cwd=ROOT, check=True,
                             stdout=subprocess.PIPE, text=True).stdout
-    made = [message for message in map(json.loads, output.splitlines()) if message.get("executable")]
-    return next(Path(message["executable"]) for message in made if message["target"]["name"] == name)
+    executables = [message for message in map(json.loads, output.splitlines()) if message.get("executable")]
+    return next(Path(message["executable"]) for message in executables if message["target"]["name"] == name)
 
 
-def answers(port: int, request: bytes, depth: int, closes: bool, count: int) -> None:
-    """Sends `count` requests, `depth` at once, and reads their answers."""
+def send_requests(port: int, request: bytes, depth: int, closes: bool, count: int) -> None:
+    """Send `count` requests, `depth` at a time, and read the responses."""
     stream = None
     for _ in range(count // depth):
         if stream is None:
@@ -71,12 +71,12 @@ def answers(port: int, request: bytes, depth: int, closes: bool, count: int) -> 
                 raise SystemExit("instructions.py: the server closed early")
             got += piece
         if closes:
-            assert stream.recv(1) == b"", "the server closes"
+            assert stream.recv(1) == b"", "the server must close"
             stream.close()
             stream = None
 
 
-def cycle(server: Path, backend: str, name: str, depth: int, closes: bool, served: str) -> float:
+def count_cycle(server: Path, backend: str, name: str, depth: int, closes: bool, served: str) -> float:
     request, totals, few, more = (REQUESTS / f"{name}.http").read_bytes(), [], depth * 16, 1000 if closes else 4000
     site = tempfile.TemporaryDirectory()
     (Path(site.name) / "index.html").write_text("this is response from server".ljust(1024))
@@ -87,26 +87,26 @@ def cycle(server: Path, backend: str, name: str, depth: int, closes: bool, serve
             command += ["files", site.name]
         process = subprocess.Popen(callgrind(log, command), stdout=subprocess.PIPE, text=True)
         port = int(re.search(r":(\d+) ", process.stdout.readline())[1])
-        answers(port, request, depth, closes, count)
+        send_requests(port, request, depth, closes, count)
         process.terminate()
         process.wait(60)
-        totals.append(collected(log))
+        totals.append(parse_count(log))
         log.unlink()
     return (totals[1] - totals[0]) / more
 
 
-def alone(program: Path, name: str) -> float:
+def count_isolated(program: Path, name: str) -> float:
     totals = []
     for count in (1000, 6000):
         log = Path(tempfile.mkstemp()[1])
         subprocess.run(callgrind(log, [str(program), name, str(count)]), check=True)
-        totals.append(collected(log))
+        totals.append(parse_count(log))
         log.unlink()
     return (totals[1] - totals[0]) / 5000
 
 
-def least(before: float | None, count) -> int:
-    """The count of a case, taken again while it is too high."""
+def minimum(before: float | None, count) -> int:
+    """Return the count of a case. Repeat the measurement while the count is too high."""
     best = count()
     for _ in range(TRIES - 1):
         if not before or best <= before * (1 + RISE_MAX):
@@ -115,7 +115,7 @@ def least(before: float | None, count) -> int:
     return round(best)
 
 
-def excused(name: str) -> bool:
+def is_explained(name: str) -> bool:
     unreleased = (ROOT / "CHANGELOG.md").read_text().split("## Unreleased", 1)[-1].split("\n## ", 1)[0]
     return any("instructions" in line and re.search(rf"\b{name}\b(?!-)", line) for line in unreleased.splitlines())
 
@@ -130,8 +130,8 @@ def main() -> int:
     server = built("serverd", "build", "--release", "--bin", "serverd")
     baseline, failed = json.loads(BASELINE.read_text()), []
     known = baseline["counts"]
-    counts = {name: round(alone(program, name)) for name in ALONE}
-    counts |= {name: least(known.get(name), lambda: cycle(server, *how)) for name, how in CYCLES.items()}
+    counts = {name: round(count_isolated(program, name)) for name in ISOLATED}
+    counts |= {name: minimum(known.get(name), lambda: count_cycle(server, *case)) for name, case in CYCLES.items()}
     if options.update:
         baseline = {"compiler": compiler, "counts": counts}
         BASELINE.write_text(json.dumps(baseline, indent=2) + "\n")
@@ -139,13 +139,13 @@ def main() -> int:
         before = baseline["counts"].get(name)
         rise = count / before - 1 if before else 0.0
         print(f"{name:20} {count:7,} {rise:+7.1%}")
-        if rise > RISES_MAX.get(name, RISE_MAX) and not excused(name):
+        if rise > RISES_MAX.get(name, RISE_MAX) and not is_explained(name):
             failed.append(name)
     if baseline["compiler"] != compiler:
-        print(f"not checked: the baseline was counted with {baseline['compiler']}, this is {compiler}")
+        print(f"check skipped: the baseline is for {baseline['compiler']}, this is {compiler}")
         return 0
     if options.check and failed:
-        print(f"too far above the baseline: {', '.join(failed)}; say why in CHANGELOG.md, or mend it")
+        print(f"instruction counts too far above the baseline: {', '.join(failed)}; fix it or explain it in CHANGELOG.md")
         return 1
     return 0
 

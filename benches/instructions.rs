@@ -1,5 +1,5 @@
-//! What `benches/instructions.py` counts under callgrind: one thing, so many times. Run by `cargo bench` it does each
-//! once, so that it keeps working.
+//! The workloads that `benches/instructions.py` runs under callgrind: `instructions NAME COUNT`. Without arguments, as
+//! in `cargo bench`, each workload runs once, as a smoke test.
 
 use std::hint::black_box;
 
@@ -19,9 +19,10 @@ fn parse(request: &[u8], count: usize) {
 
 fn encode(count: usize) {
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
-    let (length, persistence) = (Length::Known(28), Persistence::Silent);
+    let (length, persistence) = (Length::Known(28), Persistence::Implicit);
     let content_type = Some("text/plain; charset=utf-8");
-    let head = ResponseHead { status: StatusCode::OK, content_type, fields: b"", shared: b"", length, persistence };
+    let head =
+        ResponseHead { status: StatusCode::OK, content_type, headers: b"", shared_headers: b"", length, persistence };
     for _ in 0..count {
         out.clear();
         encoder.head(&mut out, 1_000_000_000, black_box(&head));
@@ -30,16 +31,16 @@ fn encode(count: usize) {
 }
 
 fn main() {
-    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
-    let (name, count) = (words.next(), words.next().and_then(|count| count.parse().ok()).unwrap_or(1));
-    let wanted = |own: &str| name.as_deref().is_none_or(|name| name == own);
-    if wanted("parse-plain") {
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let (name, count) = (args.next(), args.next().and_then(|count| count.parse().ok()).unwrap_or(1));
+    let is_selected = |workload: &str| name.as_deref().is_none_or(|name| name == workload);
+    if is_selected("parse-plain") {
         parse(PLAIN, count);
     }
-    if wanted("parse-browser") {
+    if is_selected("parse-browser") {
         parse(BROWSER, count);
     }
-    if wanted("response-head") {
+    if is_selected("response-head") {
         encode(count);
     }
 }

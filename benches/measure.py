@@ -1,4 +1,4 @@
-"""Starts a server on one core and a load on another (or both in turns on one), and tells what a request cost."""
+"""Runs a server and a load generator on separate cores (or on one), and measures the CPU time per request."""
 import json
 import os
 import re
@@ -36,7 +36,7 @@ http {
 
 @dataclass(frozen=True)
 class Scenario:
-    """A load: `connections` that each send `depth` requests at once, beside `idle` ones."""
+    """A load: `connections` connections that each pipeline `depth` requests, while `idle` others are open but idle."""
 
     request: str = "plain"
     connections: int = 64
@@ -55,8 +55,8 @@ SCENARIOS = {
 }
 
 
-class Places:
-    """Where what is compiled and written for a measurement lies."""
+class Workspace:
+    """Temporary directory for the programs and files of a measurement."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="serverd-bench-"))
@@ -68,7 +68,7 @@ class Places:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def commands(self, serverd: str, peers: list[str]) -> dict[str, str]:
-        """What can be measured here: {port} and {mode} are filled in."""
+        """Return the commands of the available servers, with placeholders {port} and {mode}."""
         common = f"{serverd} --host 127.0.0.1 --port {{port}} --workers 1 --backend"
         known = {"null-epoll": f"{self.folder}/null-epoll {{port}} {{mode}}",
                  "null-at-once": f"env NULL_AT_ONCE=1 {self.folder}/null-epoll {{port}} {{mode}}", "serverd-epoll": f"{common} epoll",
@@ -88,22 +88,22 @@ def free_port() -> int:
 
 
 class Server:
-    """A server on core 0 that answers."""
+    """A running server on core 0."""
 
-    def __init__(self, places: Places, command: str, scenario: Scenario) -> None:
-        self.port, nginx = free_port(), places.folder / "nginx.conf"
-        nginx.write_text(NGINX.replace("PORT", str(self.port)).replace("FOLDER", str(places.folder)))
+    def __init__(self, workspace: Workspace, command: str, scenario: Scenario) -> None:
+        self.port, nginx = free_port(), workspace.folder / "nginx.conf"
+        nginx.write_text(NGINX.replace("PORT", str(self.port)).replace("FOLDER", str(workspace.folder)))
         mode = "close" if scenario.request == "close" else "keep"
-        words = command.format(port=self.port, mode=mode, nginx=nginx).split()
+        args = command.format(port=self.port, mode=mode, nginx=nginx).split()
         batch = ["chrt", "--batch", "0"] if scenario.one_core else []
-        self.process = subprocess.Popen(["taskset", "-c", "0", *batch, *words], stdout=subprocess.DEVNULL,
+        self.process = subprocess.Popen(["taskset", "-c", "0", *batch, *args], stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)
         for _ in range(200):
             try:
                 return socket.create_connection(("127.0.0.1", self.port), 1).close()
             except OSError:
                 time.sleep(0.02)
-        raise SystemExit(f"does not start: {' '.join(words)}")
+        raise SystemExit(f"server does not start: {' '.join(args)}")
 
     def __enter__(self) -> "Server":
         return self
@@ -113,16 +113,16 @@ class Server:
         self.process.wait()
 
     def cpu(self) -> float:
-        """Seconds on a core so far, of all threads, to the nanosecond."""
+        """Return the CPU time of all threads so far in seconds, with nanosecond resolution."""
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def pss(self) -> int:
-        """Octets of memory, shared ones in shares."""
+        """Return the proportional set size (PSS) in bytes."""
         text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return int(re.search(r"^Pss: +(\d+)", text, re.M)[1]) * 1024
 
     def hold(self, count: int) -> list[socket.socket]:
-        """Keep-alive connections that have each had one answer, 1,000 from each source address."""
+        """Open `count` keep-alive connections with one request each, 1,000 per source address."""
         request, held = (HERE / "requests/plain.http").read_bytes(), []
         for number in range(count):
             client = socket.socket()
@@ -130,7 +130,7 @@ class Server:
             client.bind((f"127.0.0.{2 + number // 1000}", 0))
             client.connect(("127.0.0.1", self.port))
             client.sendall(request)
-            assert TEXT in client.recv(4096), "answered"
+            assert TEXT in client.recv(4096), "no response"
             held.append(client)
         return held
 
@@ -140,12 +140,12 @@ def raise_limits() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def round_of(places: Places, command: str, scenario: Scenario, seconds: int) -> float:
-    """Microseconds of CPU of the server per request, in one round."""
-    with Server(places, command, scenario) as server:
+def run_round(workspace: Workspace, command: str, scenario: Scenario, seconds: int) -> float:
+    """Run one round. Return the server's CPU time per request in microseconds."""
+    with Server(workspace, command, scenario) as server:
         held = server.hold(scenario.idle)
         core = ["taskset", "-c", "0", "chrt", "--batch", "0"] if scenario.one_core else ["taskset", "-c", "1"]
-        load = [*core, "wrk", "-t1", f"-c{scenario.connections}", f"-d{seconds}s", "-s", str(places.folder / "load.lua"),
+        load = [*core, "wrk", "-t1", f"-c{scenario.connections}", f"-d{seconds}s", "-s", str(workspace.folder / "load.lua"),
                 f"http://127.0.0.1:{server.port}/"]
         environment = os.environ | {"REQUEST": str(HERE / f"requests/{scenario.request}.http"), "DEPTH": str(scenario.depth)}
         before = server.cpu()

@@ -1,6 +1,7 @@
-//! Requests a second over loopback: each backend, 1 and 64 connections, in turn and 16 at once.
+//! Benchmarks requests per second over loopback: each backend, 1 and 64 connections, with and without pipelining (depth
+//! 16).
 //!
-//! The client shares the machine, so the figures compare backends and changes, not servers.
+//! The client runs on the same machine, so use the results to compare backends and changes, not servers.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,12 +9,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use serverd::r#loop::{Limits, Readiness, Select};
+use serverd::r#loop::{LoopLimits, Readiness, Select};
 use serverd::{EventLoop, Handle, HttpServer, Poller, Response, Timeouts};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
-/// A server in a thread, drained when dropped.
+/// A server on its own thread, stopped when dropped.
 struct Server {
     address: SocketAddr,
     handle: Handle,
@@ -26,10 +27,11 @@ fn serve<B: Readiness<Listener: From<TcpListener>> + 'static>() -> Server {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         let app = HttpServer::new(|_| Response::text("this is response from server"));
-        let mut event_loop = EventLoop::<B, _>::with(Timeouts::default(), Limits::default(), app).expect("a loop");
+        let mut event_loop =
+            EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
         event_loop.listen(listener).expect("a listener");
-        send.send(event_loop.handle()).expect("the bench waits");
-        event_loop.run().expect("turns");
+        send.send(event_loop.handle()).expect("the benchmark is waiting");
+        event_loop.run().expect("the loop runs");
     });
     Server { address, handle: receive.recv().expect("a loop"), thread: Some(thread) }
 }
@@ -43,13 +45,13 @@ impl Drop for Server {
     }
 }
 
-/// Sends `depth` requests on each connection, then reads all the answers: one round.
-fn round(clients: &mut [TcpStream], batch: &[u8], answer_len: usize, buffer: &mut [u8]) {
+/// Sends `batch` on each connection, then reads all responses.
+fn round(clients: &mut [TcpStream], batch: &[u8], response_len: usize, buffer: &mut [u8]) {
     for client in clients.iter_mut() {
-        client.write_all(batch).expect("sent");
+        client.write_all(batch).expect("the server reads");
     }
     for client in clients {
-        client.read_exact(&mut buffer[..answer_len]).expect("answered");
+        client.read_exact(&mut buffer[..response_len]).expect("a response");
     }
 }
 
@@ -60,23 +62,23 @@ fn measure<B: Readiness<Listener: From<TcpListener>> + 'static>(criterion: &mut 
         for depth in [1_usize, 16] {
             let mut clients: Vec<TcpStream> = (0..connections)
                 .map(|_| {
-                    let client = TcpStream::connect(server.address).expect("connected");
-                    client.set_nodelay(true).expect("alive");
-                    client.set_read_timeout(Some(Duration::from_secs(10))).expect("alive");
+                    let client = TcpStream::connect(server.address).expect("a connection");
+                    client.set_nodelay(true).expect("a live socket");
+                    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a live socket");
                     client
                 })
                 .collect();
             let batch = REQUEST.repeat(depth);
             let mut buffer = vec![0; 64 * 1024];
-            clients[0].write_all(REQUEST).expect("sent");
-            let one = clients[0].read(&mut buffer).expect("answered");
+            clients[0].write_all(REQUEST).expect("the server reads");
+            let response_len = clients[0].read(&mut buffer).expect("a response");
             let name = if depth == 1 { "keep-alive" } else { "pipelined" };
             group.throughput(Throughput::Elements((connections * depth) as u64));
             group.bench_function(BenchmarkId::new(name, connections), |bencher| {
                 bencher.iter_custom(|rounds| {
                     let start = Instant::now();
                     for _ in 0..rounds {
-                        round(&mut clients, &batch, one * depth, &mut buffer);
+                        round(&mut clients, &batch, response_len * depth, &mut buffer);
                     }
                     start.elapsed()
                 });

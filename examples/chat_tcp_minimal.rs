@@ -1,19 +1,20 @@
-//! The smallest chat: what one types, the others read. An application over bytes, with letters between connections.
+//! A minimal TCP chat: sends each line to all other clients. Shows how to implement `App` and send messages
+//! between connections.
 //!
 //!     cargo run --example chat_tcp_minimal
 //!     nc 127.0.0.1 8888        # in two terminals
 //!
-//! `serverd chat` is the one with names, rooms and limits.
+//! See `serverd chat` for a complete chat server with names, rooms and limits.
 
 use std::net::TcpListener;
 
 use bytes::Bytes;
-use serverd::{Accepted, App, ConnId, Ending, Flow, Phase, Poller, Remote, SelectLoop, Wire};
+use serverd::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Poller, Remote, SelectLoop, Wire};
 
-/// A line that is longer ends the connection.
+/// Maximum line length. A client that sends a longer line is disconnected.
 const LINE_BYTES_MAX: usize = 1000;
 
-/// Who takes less than comes, until so much waits, is dropped.
+/// Maximum unsent output. A client that is too slow and exceeds it is disconnected.
 const QUEUE_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Default)]
@@ -23,15 +24,15 @@ struct Chat {
 
 impl App for Chat {
     type State = ();
-    /// A line, shared by all who get it.
-    type Letter = Bytes;
+    /// A line, shared between its recipients.
+    type Message = Bytes;
 
     fn start(&mut self, _: Remote<Bytes>) {}
 
     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Bytes>) -> ((), Flow) {
-        wire.output().extend(format!("welcome, with {} others\n", self.members.len()).as_bytes());
+        wire.output().extend(format!("welcome, {} others are online\n", self.members.len()).as_bytes());
         self.members.push(wire.id());
-        ((), Flow::Read(Phase::Open))
+        ((), Flow::Read(Phase::Unlimited))
     }
 
     fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, Bytes>) -> Flow {
@@ -40,19 +41,19 @@ impl App for Chat {
             let line = Bytes::copy_from_slice(&wire.input()[..=end]);
             wire.consume(end + 1);
             for &member in self.members.iter().filter(|&&member| member != own) {
-                wire.post(member, line.clone());
+                wire.send(member, line.clone());
             }
         }
-        if wire.input().len() > LINE_BYTES_MAX { Flow::Close } else { Flow::Read(Phase::Open) }
+        if wire.input().len() > LINE_BYTES_MAX { Flow::Close } else { Flow::Read(Phase::Unlimited) }
     }
 
-    fn letter(&mut self, _state: &mut (), line: Bytes, wire: &mut Wire<'_, Bytes>) -> Flow {
+    fn message(&mut self, _state: &mut (), line: Bytes, wire: &mut Wire<'_, Bytes>) -> Flow {
         wire.output().push(&line);
-        if wire.output().len() > QUEUE_BYTES_MAX { Flow::Abort } else { Flow::Read(Phase::Open) }
+        if wire.output().len() > QUEUE_BYTES_MAX { Flow::Abort } else { Flow::Read(Phase::Unlimited) }
     }
 
-    fn drained(&mut self, _state: &mut (), _: &mut Wire<'_, Bytes>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn output_drained(&mut self, _state: &mut (), _: &mut Wire<'_, Bytes>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
     fn timer(&mut self, _state: &mut (), _: Phase, _: &mut Wire<'_, Bytes>) -> Flow {
@@ -60,11 +61,11 @@ impl App for Chat {
     }
 
     fn drain(&mut self, _state: &mut (), wire: &mut Wire<'_, Bytes>) -> Flow {
-        wire.output().extend(b"the server goes down\n");
+        wire.output().extend(b"the server is shutting down\n");
         Flow::Close
     }
 
-    fn closed(&mut self, id: ConnId, _state: (), _: Ending) {
+    fn closed(&mut self, id: ConnId, _state: (), _: CloseInfo) {
         self.members.retain(|&member| member != id);
     }
 

@@ -1,4 +1,4 @@
-//! The hello world of HTTP: `cargo run --example hello_http`, then `curl http://127.0.0.1:8888/`.
+//! A minimal HTTP server: `cargo run --example hello_http`, then `curl http://127.0.0.1:8888/`.
 
 use serverd::{HttpServer, Poller, SelectLoop};
 

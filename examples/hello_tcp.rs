@@ -1,4 +1,4 @@
-//! The hello world of TCP: `cargo run --example hello_tcp`, then `nc 127.0.0.1 8888`.
+//! A minimal TCP server: `cargo run --example hello_tcp`, then `nc 127.0.0.1 8888`.
 
 use serverd::{Flow, Poller, SelectLoop, Wire};
 

@@ -1,4 +1,4 @@
-//! A small service with routes and JSON: notes that are kept in memory, by a worker that owns them.
+//! A small JSON service with routes: stores notes in memory, without locks because a single worker owns them.
 //!
 //!     cargo run --example router_json
 //!     curl -d '{"text": "buy milk"}' http://127.0.0.1:8888/notes
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use serverd::{HttpServer, Poller, Request, Response, Router, SelectLoop, StatusCode, layers};
 
-/// Beyond this the oldest notes are forgotten.
+/// Maximum number of notes; beyond it the oldest are deleted.
 const NOTES_MAX: usize = 1000;
 
 #[derive(Deserialize)]
@@ -36,11 +36,11 @@ fn add(notes: &RefCell<Vec<Note>>, request: &Request<'_>) -> Response {
         notes.remove(0);
     }
     notes.push(note.clone());
-    Response::json(&note).with_status(StatusCode::CREATED).field("Location", format!("/notes/{}", note.id))
+    Response::json(&note).with_status(StatusCode::CREATED).header("Location", format!("/notes/{}", note.id))
 }
 
 fn find(notes: &RefCell<Vec<Note>>, request: &Request<'_>) -> Response {
-    let Ok(id) = request.parameter::<usize>("id") else { return StatusCode::NOT_FOUND.into() };
+    let Ok(id) = request.param::<usize>("id") else { return StatusCode::NOT_FOUND.into() };
     match notes.borrow().iter().find(|note| note.id == id) {
         Some(note) => Response::json(note),
         None => StatusCode::NOT_FOUND.into(),
@@ -49,11 +49,11 @@ fn find(notes: &RefCell<Vec<Note>>, request: &Request<'_>) -> Response {
 
 fn main() -> std::io::Result<()> {
     let notes = Rc::new(RefCell::new(Vec::new()));
-    let (list, adding, finding) = (Rc::clone(&notes), Rc::clone(&notes), notes);
+    let (for_list, for_add, for_find) = (Rc::clone(&notes), Rc::clone(&notes), notes);
     let router = Router::new()
-        .get("/notes", move |_| Response::json(&*list.borrow()))
-        .post("/notes", move |request| add(&adding, request))
-        .get("/notes/{id}", move |request| find(&finding, request));
+        .get("/notes", move |_| Response::json(&*for_list.borrow()))
+        .post("/notes", move |request| add(&for_add, request))
+        .get("/notes/{id}", move |request| find(&for_find, request));
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8888".into());
     let listener = TcpListener::bind(address)?;
     println!("listening on http://{}", listener.local_addr()?);

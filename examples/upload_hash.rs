@@ -1,4 +1,4 @@
-//! Hashes uploads of any size as they come, and holds none of them.
+//! Hashes uploads of any size as they arrive, without storing them.
 //!
 //!     cargo run --release --example upload_hash
 //!     head -c 1G /dev/zero | curl -T - http://127.0.0.1:8888/
@@ -6,17 +6,17 @@
 use std::fmt::Write as _;
 use std::net::TcpListener;
 
-use serverd::{Handler, HttpServer, Intake, Poller, Request, RequestHead, Response, SelectLoop, StatusCode};
+use serverd::{BodyMode, Handler, HttpServer, Poller, Request, RequestHead, Response, SelectLoop, StatusCode};
 use sha2::{Digest, Sha256};
 
-/// More is answered 413.
+/// Maximum upload size; larger uploads are rejected with 413.
 const BODY_BYTES_MAX: u64 = 1 << 40;
 
 struct Hash;
 
 impl Handler for Hash {
-    fn head(&mut self, _: &RequestHead<'_>) -> Intake {
-        Intake::fold(
+    fn head(&mut self, _: &RequestHead<'_>) -> BodyMode {
+        BodyMode::fold(
             BODY_BYTES_MAX,
             Sha256::new(),
             |hash, piece| hash.update(piece),
@@ -25,7 +25,7 @@ impl Handler for Hash {
     }
 
     fn call(&mut self, _: &Request<'_>) -> Response {
-        Response::error(StatusCode::BAD_REQUEST, "send something: curl -T FILE http://...\n")
+        Response::error(StatusCode::BAD_REQUEST, "no body; try: curl -T FILE http://...\n")
     }
 }
 

@@ -1,4 +1,4 @@
-//! `serverd check`: asks a server once, as a health check does, and says why it is not well.
+//! `serverd check`: a health check of an HTTP or TCP server.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,29 +8,29 @@ use std::thread;
 use std::time::Duration;
 
 use crate::dial::{Authority, Deadline, DialError};
-use crate::http1::{Limits, ResponseEvent, ResponseFault, ResponseReader};
+use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
 
-/// Where a check goes.
+/// The server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `http://HOST:PORT/PATH`: a GET must be answered.
+    /// `http://HOST:PORT/PATH`: the status code of the response to a GET request decides.
     Http {
-        /// Whom to ask.
+        /// The server to connect to.
         authority: Authority,
-        /// The Host field: the authority as the target has it.
+        /// The value of the Host header: the authority as written in the URL.
         host: String,
-        /// Path and query.
+        /// The path and query.
         path: String,
     },
-    /// `tcp://HOST:PORT`: a connection must be accepted.
+    /// `tcp://HOST:PORT`: the server must accept a connection.
     Tcp(Authority),
 }
 
 impl Target {
-    /// Reads a target.
+    /// Parses a URL with the scheme `http` or `tcp`. The port of an `http` URL defaults to 80.
     ///
     /// # Errors
-    /// One sentence that says what is expected.
+    /// Returns a message for the user if the URL is not valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let split = text.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
         match split {
@@ -39,9 +39,9 @@ impl Target {
                 Authority::parse(rest.strip_suffix('/').unwrap_or(rest), None).map(Target::Tcp)
             }
             Some((scheme, _)) if scheme == "https" => {
-                Err("https is not spoken here; check the http port, or tcp://HOST:PORT".into())
+                Err("https is not supported; check the http port, or tcp://HOST:PORT".into())
             }
-            _ => Err("a target is http://HOST:PORT/PATH or tcp://HOST:PORT".into()),
+            _ => Err("must be http://HOST:PORT/PATH or tcp://HOST:PORT".into()),
         }
     }
 
@@ -50,7 +50,7 @@ impl Target {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("write spaces and other letters in a path as %20 and so on".into());
+            return Err("percent-encode spaces (%20) and non-ASCII characters in the path".into());
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Target::Http { authority: Authority::parse(host, Some(80))?, host: host.to_owned(), path })
@@ -72,20 +72,20 @@ impl fmt::Display for Target {
     }
 }
 
-/// What of the response is printed.
+/// The part of the response to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Print {
     /// The status line.
     Status,
-    /// The whole head.
+    /// The status line and headers.
     Head,
     /// The body.
     Body,
-    /// Head and body.
+    /// Status line, headers and body.
     All,
 }
 
-/// The statuses that are well.
+/// A set of acceptable status codes; 200 to 299 by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expect(Vec<RangeInclusive<u16>>);
 
@@ -96,22 +96,22 @@ impl Default for Expect {
 }
 
 impl Expect {
-    /// Reads a list such as `200-299,404`.
+    /// Parses a list of status codes and ranges, such as `200-299,404`.
     ///
     /// # Errors
-    /// One sentence that says what is expected.
+    /// Returns a message for the user if the list is not valid.
     ///
     /// # Examples
     /// ```
     /// use serverd::check::Expect;
     /// let expect = Expect::parse("200-299,404")?;
-    /// assert!(expect.holds(204) && expect.holds(404) && !expect.holds(500));
+    /// assert!(expect.contains(204) && expect.contains(404) && !expect.contains(500));
     /// # Ok::<(), String>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, String> {
         let status = |word: &str| match word.parse() {
             Ok(status @ 200..=999) if word.len() == 3 => Ok(status),
-            _ => Err(format!("{word:?} is not a status, 200 to 999; write 200-299,404")),
+            _ => Err(format!("{word:?} is not a status code from 200 to 999; write e.g. 200-299,404")),
         };
         text.split(',')
             .map(|word| match word.trim().split_once('-') {
@@ -119,47 +119,47 @@ impl Expect {
                 Some((first, last)) => Ok(status(first)?..=status(last)?),
             })
             .map(|range| match range {
-                Ok(range) if range.is_empty() => Err(format!("nothing is in {}-{}", range.start(), range.end())),
+                Ok(range) if range.is_empty() => Err(format!("the range {}-{} is empty", range.start(), range.end())),
                 other => other,
             })
             .collect::<Result<_, _>>()
             .map(Expect)
     }
 
-    /// Whether this status is well.
-    pub fn holds(&self, status: u16) -> bool {
+    /// Returns whether `status` is acceptable.
+    pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))
     }
 }
 
-/// A check and how long it is tried.
+/// A health check with its timeout and retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Where it goes.
+    /// The server to check.
     pub target: Target,
-    /// What is printed.
+    /// The part of the response to print.
     pub print: Print,
-    /// The statuses that are well.
+    /// The acceptable status codes.
     pub expect: Expect,
-    /// What one try may take, from finding the host to the last byte.
-    pub wait: Duration,
-    /// Further tries after the first failed.
+    /// The timeout of one attempt, from name resolution to the last byte of the response.
+    pub timeout: Duration,
+    /// The maximum number of retries.
     pub retry: u32,
-    /// The rest before each of them.
-    pub every: Duration,
+    /// The delay between attempts.
+    pub interval: Duration,
 }
 
-/// Why a check failed.
+/// The reason a check failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// Not reached, or lost.
+    /// The connection could not be established, or was lost.
     Dial(DialError),
-    /// What answered does not speak HTTP as it should.
-    Response(ResponseFault),
-    /// The status is not as expected.
+    /// The response is not valid HTTP.
+    Response(ResponseError),
+    /// The status code is not acceptable.
     Status(u16),
-    /// Standard output does not take what is to be printed.
+    /// Writing to standard output failed.
     Output(io::Error),
 }
 
@@ -167,10 +167,10 @@ impl fmt::Display for CheckError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CheckError::Dial(error) => write!(formatter, "{error}"),
-            CheckError::Response(ResponseFault::Truncated) => write!(formatter, "{}", ResponseFault::Truncated),
-            CheckError::Response(fault) => write!(formatter, "the answer is not HTTP: {fault}"),
-            CheckError::Status(status) => write!(formatter, "the status is {status}, which is not expected"),
-            CheckError::Output(error) => write!(formatter, "cannot print the answer: {error}"),
+            CheckError::Response(ResponseError::Truncated) => write!(formatter, "{}", ResponseError::Truncated),
+            CheckError::Response(error) => write!(formatter, "invalid HTTP response: {error}"),
+            CheckError::Status(status) => write!(formatter, "unexpected status code {status}"),
+            CheckError::Output(error) => write!(formatter, "cannot print the response: {error}"),
         }
     }
 }
@@ -178,62 +178,63 @@ impl fmt::Display for CheckError {
 impl std::error::Error for CheckError {}
 
 impl Check {
-    /// Tries until it succeeds or has been tried often enough, and prints to `out` what the last try brought.
+    /// Runs the check until it succeeds or no attempts are left. Prints the response of the successful or last attempt
+    /// to `out`.
     ///
     /// # Errors
-    /// Why the last try failed.
+    /// Returns the error of the last attempt.
     pub fn run(&self, out: &mut impl Write) -> Result<(), CheckError> {
-        let mut left = self.retry;
+        let mut retries_left = self.retry;
         loop {
-            let mut printed = Printed { out, print: self.print, started: false };
-            match self.try_once(left == 0, &mut printed) {
-                // What was printed cannot be taken back.
-                Err(error) if left == 0 || printed.started => return Err(error),
-                Err(_) => thread::sleep(self.every),
+            let mut printer = Printer { out, print: self.print, started: false };
+            match self.try_once(retries_left == 0, &mut printer) {
+                // Printed output cannot be undone, so there is no retry after it.
+                Err(error) if retries_left == 0 || printer.started => return Err(error),
+                Err(_) => thread::sleep(self.interval),
                 Ok(()) => return Ok(()),
             }
-            left -= 1;
+            retries_left -= 1;
         }
     }
 
-    fn try_once(&self, last: bool, printed: &mut Printed<'_, impl Write>) -> Result<(), CheckError> {
-        let deadline = Deadline::after(self.wait);
+    fn try_once(&self, is_last: bool, printer: &mut Printer<'_, impl Write>) -> Result<(), CheckError> {
+        let deadline = Deadline::after(self.timeout);
         let mut stream = self.target.authority().dial(deadline).map_err(CheckError::Dial)?;
         match &self.target {
-            Target::Tcp(authority) => printed.say(format!("connected to {authority}\n").as_bytes()),
+            Target::Tcp(authority) => printer.write(format!("connected to {authority}\n").as_bytes()),
             Target::Http { host, path, .. } => {
-                ask(&mut stream, host, path, deadline).map_err(CheckError::Dial)?;
-                self.hear(&mut stream, deadline, last, printed)
+                send_request(&mut stream, host, path, deadline).map_err(CheckError::Dial)?;
+                self.read_response(&mut stream, deadline, is_last, printer)
             }
         }
     }
 
-    /// Reads the response to its end, printing it where it is as expected or the last.
-    fn hear(
+    /// Reads the whole response. Prints it if its status code is acceptable or this is the last attempt.
+    fn read_response(
         &self,
         stream: &mut TcpStream,
         deadline: Deadline,
-        last: bool,
-        printed: &mut Printed<'_, impl Write>,
+        is_last: bool,
+        printer: &mut Printer<'_, impl Write>,
     ) -> Result<(), CheckError> {
         let mut reader = ResponseReader::new(Limits::default());
         let (mut buffer, mut start, mut end) = (vec![0; 128 * 1024], 0, 0);
-        let (mut status, mut shown) = (0, false);
+        let (mut status, mut should_print) = (0, false);
         loop {
             let (used, event) = reader.receive(&buffer[start..end]).map_err(CheckError::Response)?;
             match event {
-                ResponseEvent::Head { status: seen, line, head } => {
-                    status = seen;
-                    shown = last || self.expect.holds(status);
-                    if shown {
-                        printed.head(line, head)?;
+                ResponseEvent::Head { status: received, line, head } => {
+                    status = received;
+                    should_print = is_last || self.expect.contains(status);
+                    if should_print {
+                        printer.head(line, head)?;
                     }
                 }
-                ResponseEvent::Body(bytes) if shown => printed.body(bytes)?,
+                ResponseEvent::Body(bytes) if should_print => printer.body(bytes)?,
                 ResponseEvent::Body(_) => {}
                 ResponseEvent::End => break,
                 ResponseEvent::NeedMore => {
-                    // A head is the most that is left, and it fits twice.
+                    // At most an incomplete response head is left over, and the buffer holds two heads of maximum size.
                     buffer.copy_within(start + used..end, 0);
                     (start, end) = (0, end - start - used);
                     let count = read(stream, &mut buffer[end..], deadline).map_err(CheckError::Dial)?;
@@ -247,51 +248,52 @@ impl Check {
             }
             start += used;
         }
-        if self.expect.holds(status) { Ok(()) } else { Err(CheckError::Status(status)) }
+        if self.expect.contains(status) { Ok(()) } else { Err(CheckError::Status(status)) }
     }
 }
 
-fn ask(stream: &mut TcpStream, host: &str, path: &str, deadline: Deadline) -> Result<(), DialError> {
+fn send_request(stream: &mut TcpStream, host: &str, path: &str, deadline: Deadline) -> Result<(), DialError> {
     let version = env!("CARGO_PKG_VERSION");
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: serverd/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
-    stream.set_write_timeout(Some(deadline.left()?)).map_err(DialError::Io)?;
-    stream.write_all(request.as_bytes()).map_err(|error| deadline.explain(error))
+    stream.set_write_timeout(Some(deadline.remaining()?)).map_err(DialError::Io)?;
+    stream.write_all(request.as_bytes()).map_err(|error| deadline.dial_error(error))
 }
 
 fn read(stream: &mut TcpStream, buffer: &mut [u8], deadline: Deadline) -> Result<usize, DialError> {
     loop {
-        stream.set_read_timeout(Some(deadline.left()?)).map_err(DialError::Io)?;
+        stream.set_read_timeout(Some(deadline.remaining()?)).map_err(DialError::Io)?;
         match stream.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => return outcome.map_err(|error| deadline.explain(error)),
+            outcome => return outcome.map_err(|error| deadline.dial_error(error)),
         }
     }
 }
 
-/// Standard output, and whether anything went there.
-struct Printed<'a, W> {
+/// Prints the requested part of a response.
+struct Printer<'a, W> {
     out: &'a mut W,
     print: Print,
+    /// Set once anything has been printed.
     started: bool,
 }
 
-impl<W: Write> Printed<'_, W> {
+impl<W: Write> Printer<'_, W> {
     fn head(&mut self, line: &[u8], head: &[u8]) -> Result<(), CheckError> {
         match self.print {
-            Print::Status => self.say(&[line, b"\n"].concat()),
-            Print::Head | Print::All => self.say(head),
+            Print::Status => self.write(&[line, b"\n"].concat()),
+            Print::Head | Print::All => self.write(head),
             Print::Body => Ok(()),
         }
     }
 
     fn body(&mut self, bytes: &[u8]) -> Result<(), CheckError> {
-        if matches!(self.print, Print::Body | Print::All) { self.say(bytes) } else { Ok(()) }
+        if matches!(self.print, Print::Body | Print::All) { self.write(bytes) } else { Ok(()) }
     }
 
-    /// Who does not want to read the answer still gets the exit code.
-    fn say(&mut self, bytes: &[u8]) -> Result<(), CheckError> {
+    /// Writes and flushes. A closed pipe is not an error, since the exit code is still useful.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CheckError> {
         self.started = true;
         match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CheckError::Output(error)),
@@ -305,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_have_defaults_and_refuse_what_is_not_spoken() {
+    fn targets_have_defaults_and_reject_unsupported_schemes() {
         let http = |text| match Target::parse(text) {
             Ok(Target::Http { authority, host, path }) => (authority.to_string(), host, path),
             other => panic!("{text}: {other:?}"),
@@ -314,28 +316,28 @@ mod tests {
         assert_eq!(http("HTTP://a:81?x#y"), ("a:81".into(), "a:81".into(), "/?x".into()));
         assert_eq!(http("http://[::1]:82/p/q?r=s"), ("[::1]:82".into(), "[::1]:82".into(), "/p/q?r=s".into()));
         assert!(matches!(Target::parse("tcp://a:1"), Ok(Target::Tcp(_))));
-        for (text, complaint) in [
-            ("https://a/", "https is not spoken"),
-            ("a:80", "a target is"),
-            ("ftp://a", "a target is"),
-            ("tcp://a", "give a port"),
-            ("tcp://a:1/x", "not a port"),
-            ("http://u:p@a/", "before @"),
-            ("http:///x", "not a host"),
+        for (text, message) in [
+            ("https://a/", "https is not supported"),
+            ("a:80", "must be http://"),
+            ("ftp://a", "must be http://"),
+            ("tcp://a", "missing port"),
+            ("tcp://a:1/x", "not a port number"),
+            ("http://u:p@a/", "credentials"),
+            ("http:///x", "not a valid host"),
             ("http://a/b c", "%20"),
             ("http://a/\u{e9}", "%20"),
         ] {
             let error = Target::parse(text).unwrap_err();
-            assert!(error.contains(complaint), "{text}: {error}");
+            assert!(error.contains(message), "{text}: {error}");
         }
     }
 
     #[test]
-    fn expectations_are_lists_of_statuses_and_ranges() {
+    fn expect_is_a_list_of_status_codes_and_ranges() {
         let expect = Expect::parse("200-204, 301,500-599").unwrap();
-        let held: Vec<u16> =
-            [200, 204, 205, 301, 302, 503].into_iter().filter(|&status| expect.holds(status)).collect();
-        assert_eq!(held, [200, 204, 301, 503]);
+        let accepted: Vec<u16> =
+            [200, 204, 205, 301, 302, 503].into_iter().filter(|&status| expect.contains(status)).collect();
+        assert_eq!(accepted, [200, 204, 301, 503]);
         for text in ["", "2xx", "99", "1000", "404-400", "200-", "100"] {
             assert!(Expect::parse(text).is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! `serverd connect`: standard input to a socket, the socket to standard output.
+//! `serverd connect`: copies standard input to a TCP connection, and the data received from it to standard output.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,25 +8,25 @@ use std::time::Duration;
 
 use crate::dial::{Authority, Deadline, DialError};
 
-/// What one read takes.
+/// The size of the buffer for each direction.
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Whom to talk to.
+/// Options of `serverd connect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// The server.
+    /// The server to connect to.
     pub authority: Authority,
-    /// What connecting may take; once connected nothing is limited.
-    pub wait: Duration,
+    /// The timeout for establishing the connection. There is no timeout afterwards.
+    pub timeout: Duration,
 }
 
-/// Why a conversation failed.
+/// The reason a connection failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Not reached, or lost.
+    /// The connection could not be established, or was lost.
     Dial(DialError),
-    /// Standard output takes no more.
+    /// Writing to standard output failed.
     Output(io::Error),
 }
 
@@ -42,27 +42,30 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {}
 
 impl Connect {
-    /// Talks until the server closes. The end of `input` is told to the server, which may still answer. Input is read
-    /// in a thread of its own, because no system call waits for a socket and a pipe on every system; it is left
-    /// behind when the server closes first.
+    /// Copies data in both directions until the server closes the connection. At the end of `input`, shuts down the
+    /// sending side (half-close) and continues to receive.
+    ///
+    /// Reads input on a separate thread, because not every platform can wait for a socket and a pipe at the same time.
+    /// If the server closes first, this thread is abandoned.
     ///
     /// # Errors
-    /// Where the server is not reached or goes away with a reset, or `output` takes no more. That nobody reads
-    /// `output` any more is an end, not an error.
+    /// Returns an error if the connection cannot be established or is reset, or if writing to `output` fails. A closed
+    /// output pipe (`BrokenPipe`) is not an error.
     pub fn run(&self, input: impl Read + Send + 'static, output: &mut impl Write) -> Result<(), ConnectError> {
-        let stream = self.authority.dial(Deadline::after(self.wait)).map_err(ConnectError::Dial)?;
-        // What a person types is sent as it is typed.
-        let writer = stream.set_nodelay(true).and_then(|()| stream.try_clone()).map_err(lost)?;
-        thread::Builder::new().name("input".into()).spawn(move || send(input, writer)).map_err(lost)?;
+        let stream = self.authority.dial(Deadline::after(self.timeout)).map_err(ConnectError::Dial)?;
+        // Disable Nagle's algorithm, so that typed lines are sent immediately.
+        let writer = stream.set_nodelay(true).and_then(|()| stream.try_clone()).map_err(connection_error)?;
+        thread::Builder::new().name("input".into()).spawn(move || send(input, writer)).map_err(connection_error)?;
         receive(stream, output)
     }
 }
 
-fn lost(error: io::Error) -> ConnectError {
+fn connection_error(error: io::Error) -> ConnectError {
     ConnectError::Dial(DialError::Io(error))
 }
 
-/// Sends all of the input, then says its end. An error here shows on the reading side too, which tells it.
+/// Sends all of the input, then shuts down the sending side. Write errors are not reported here, since the receiving
+/// side fails, too, and reports them.
 fn send(mut input: impl Read, mut stream: TcpStream) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -80,7 +83,7 @@ fn send(mut input: impl Read, mut stream: TcpStream) {
             }
         }
     }
-    // Fails only when the connection is gone.
+    // Fails only if the connection is already closed.
     let _ = stream.shutdown(Shutdown::Write);
 }
 
@@ -91,7 +94,7 @@ fn receive(mut stream: TcpStream, output: &mut impl Write) -> Result<(), Connect
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(lost(error)),
+            Err(error) => return Err(connection_error(error)),
         };
         match output.write_all(&buffer[..count]).and_then(|()| output.flush()) {
             Ok(()) => {}

@@ -1,47 +1,49 @@
-//! Standard output of the commands that print what came from elsewhere.
+//! Standard output for data received from the network.
 //!
-//! A file, a pipe and a terminal of Unix take octets, and get what came. A console of Windows takes text, and refuses
-//! what is not UTF-8 as an error; there a replacement character stands for it, and a character that came in two pieces
-//! is shown as one.
+//! Files, pipes and Unix terminals accept arbitrary bytes, so the data is written unchanged. The Windows console
+//! accepts only text, and writing invalid UTF-8 to it fails; there, invalid bytes are replaced by U+FFFD, and
+//! characters that are split over several writes are reassembled.
 
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::mem;
 
-/// Standard output, for octets of any kind.
+/// Standard output that accepts arbitrary bytes.
 pub enum Output {
-    /// Takes octets.
-    Octets(StdoutLock<'static>),
-    /// Takes text.
+    /// A file, a pipe, or a Unix terminal.
+    Bytes(StdoutLock<'static>),
+    /// A Windows console.
     Text(Text<StdoutLock<'static>>),
 }
 
 impl Output {
-    /// Locks standard output and finds out what it takes.
+    /// Locks standard output and detects its kind.
     pub fn stdout() -> Self {
         let stdout = io::stdout().lock();
-        if cfg!(windows) && stdout.is_terminal() { Output::Text(Text::new(stdout)) } else { Output::Octets(stdout) }
+        if cfg!(windows) && stdout.is_terminal() { Output::Text(Text::new(stdout)) } else { Output::Bytes(stdout) }
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Output::Octets(out) => out.write(bytes),
+            Output::Bytes(out) => out.write(bytes),
             Output::Text(out) => out.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Output::Octets(out) => out.flush(),
+            Output::Bytes(out) => out.flush(),
             Output::Text(out) => out.flush(),
         }
     }
 }
 
-/// Makes UTF-8 of all that is written: what is not becomes U+FFFD, one for each maximal subpart (the Unicode Standard,
-/// section 3.9). The first octets of a character wait for the others, at most three; where those never come, they are
-/// replaced when this is dropped.
+/// A writer that converts its input to valid UTF-8.
+///
+/// Each maximal subpart of an invalid sequence becomes U+FFFD (Unicode Standard, section 3.9). An incomplete character
+/// at the end of a write, at most three bytes, is held back until the rest of it is written; if it is still incomplete
+/// when the writer is dropped, it is replaced.
 ///
 /// # Examples
 /// ```
@@ -60,14 +62,14 @@ pub struct Text<W: Write> {
 }
 
 impl<W: Write> Text<W> {
-    /// Text for `out`.
+    /// Creates a writer that writes text to `out`.
     pub fn new(out: W) -> Self {
         Text { out, decoder: Decoder::default() }
     }
 }
 
 impl<W: Write> Write for Text<W> {
-    /// Takes all, or fails.
+    /// Writes all of `bytes`, or fails.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = self.decoder.push(bytes);
         self.out.write_all(text.as_bytes())?;
@@ -83,30 +85,30 @@ impl<W: Write> Drop for Text<W> {
     fn drop(&mut self) {
         let rest = self.decoder.finish();
         if !rest.is_empty() {
-            // Who looks at a console sees whether something comes there.
+            // `drop` cannot report errors.
             let _ = self.out.write_all(rest.as_bytes()).and_then(|()| self.out.flush());
         }
     }
 }
 
-/// Octets to text, in pieces.
+/// An incremental, lossy UTF-8 decoder.
 #[derive(Default)]
 struct Decoder {
-    /// The beginning of a character.
-    begun: Vec<u8>,
+    /// The first bytes of an incomplete character.
+    partial: Vec<u8>,
 }
 
 impl Decoder {
     fn push(&mut self, bytes: &[u8]) -> String {
-        let mut octets = mem::take(&mut self.begun);
-        octets.extend_from_slice(bytes);
-        let mut text = String::with_capacity(octets.len());
-        let mut left = octets.len();
-        for chunk in octets.utf8_chunks() {
+        let mut pending = mem::take(&mut self.partial);
+        pending.extend_from_slice(bytes);
+        let mut text = String::with_capacity(pending.len());
+        let mut bytes_left = pending.len();
+        for chunk in pending.utf8_chunks() {
             text.push_str(chunk.valid());
-            left -= chunk.valid().len() + chunk.invalid().len();
-            if left == 0 && is_beginning(chunk.invalid()) {
-                self.begun = chunk.invalid().to_vec();
+            bytes_left -= chunk.valid().len() + chunk.invalid().len();
+            if bytes_left == 0 && is_incomplete(chunk.invalid()) {
+                self.partial = chunk.invalid().to_vec();
             } else if !chunk.invalid().is_empty() {
                 text.push(char::REPLACEMENT_CHARACTER);
             }
@@ -115,13 +117,13 @@ impl Decoder {
     }
 
     fn finish(&mut self) -> String {
-        String::from_utf8_lossy(&mem::take(&mut self.begun)).into_owned()
+        String::from_utf8_lossy(&mem::take(&mut self.partial)).into_owned()
     }
 }
 
-/// Whether more octets can make a character of these.
-fn is_beginning(octets: &[u8]) -> bool {
-    std::str::from_utf8(octets).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+/// Returns whether `bytes` is the beginning of a valid UTF-8 sequence.
+fn is_incomplete(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }
 
 #[cfg(test)]
@@ -135,14 +137,14 @@ mod tests {
         let mut shown = Vec::new();
         let mut text = Text::new(&mut shown);
         for piece in pieces {
-            text.write_all(piece).expect("a vector takes all");
+            text.write_all(piece).expect("writing to a vector succeeds");
         }
         drop(text);
-        String::from_utf8(shown).expect("text")
+        String::from_utf8(shown).expect("valid UTF-8")
     }
 
     #[test]
-    fn what_is_no_text_is_replaced_and_what_is_stays() {
+    fn invalid_bytes_are_replaced_and_text_is_unchanged() {
         assert_eq!(shown(&[MIXED]), String::from_utf8_lossy(MIXED));
         let text = "a\u{fc}\u{6f22}\u{1f980}\r\n\u{0}\u{1b}[31m";
         assert_eq!(shown(&[text.as_bytes()]), text);
@@ -150,20 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn text_is_the_same_wherever_it_was_cut() {
+    fn output_does_not_depend_on_how_the_input_is_split() {
         let whole = String::from_utf8_lossy(MIXED);
         for first in 0..=MIXED.len() {
             for second in first..=MIXED.len() {
-                let seen = shown(&[&MIXED[..first], &MIXED[first..second], &MIXED[second..]]);
-                assert_eq!(seen, whole, "{first}, {second}");
+                let text = shown(&[&MIXED[..first], &MIXED[first..second], &MIXED[second..]]);
+                assert_eq!(text, whole, "{first}, {second}");
             }
         }
-        let octets: Vec<&[u8]> = MIXED.chunks(1).collect();
-        assert_eq!(shown(&octets), whole);
+        let single_bytes: Vec<&[u8]> = MIXED.chunks(1).collect();
+        assert_eq!(shown(&single_bytes), whole);
     }
 
     #[test]
-    fn what_can_be_shown_does_not_wait() {
+    fn complete_characters_are_not_held_back() {
         let mut decoder = Decoder::default();
         assert_eq!(decoder.push(b"a\xe6\xbc"), "a");
         assert_eq!(decoder.push(b"\xa2b\xff"), "\u{6f22}b\u{fffd}");
@@ -173,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_told() {
-        let mut room = [0; 2];
-        let mut full = Text::new(&mut room[..]);
-        assert_eq!(full.write(b"ab").expect("there is room"), 2);
-        assert_eq!(full.write(b"c").expect_err("there is none").kind(), io::ErrorKind::WriteZero);
+    fn write_errors_are_returned() {
+        let mut buffer = [0; 2];
+        let mut text = Text::new(&mut buffer[..]);
+        assert_eq!(text.write(b"ab").expect("two bytes fit"), 2);
+        assert_eq!(text.write(b"c").expect_err("the buffer is full").kind(), io::ErrorKind::WriteZero);
     }
 }

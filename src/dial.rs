@@ -1,4 +1,4 @@
-//! Finding and reaching a server within a time, for the commands that are clients.
+//! Name resolution and connection establishment with a deadline, for the client commands.
 
 use std::fmt;
 use std::io;
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// A name or an address; an IPv6 address without its brackets.
+    /// The host name or IP address; an IPv6 address has no brackets.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
 impl Authority {
-    /// Reads `HOST:PORT` or `[IPV6]:PORT`; the port may be left out where there is a `default`.
+    /// Parses `HOST:PORT` or `[IPV6]:PORT`. The port is optional if there is a default.
     ///
     /// # Errors
-    /// One sentence that says what is expected.
+    /// Returns a message for the user if `text` is not valid.
     ///
     /// # Examples
     /// ```
@@ -30,13 +30,13 @@ impl Authority {
     /// assert!(Authority::parse("localhost", None).is_err());
     /// # Ok::<(), String>(())
     /// ```
-    pub fn parse(text: &str, default: Option<u16>) -> Result<Self, String> {
+    pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
         if text.contains('@') {
-            return Err("names and passwords before @ are not taken".into());
+            return Err("credentials in the URL are not supported".into());
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, after) = rest.split_once(']').ok_or("an IPv6 address ends in ]")?;
+                let (host, after) = rest.split_once(']').ok_or("missing ] after the IPv6 address")?;
                 host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("{host:?} is not an IPv6 address"))?;
                 (host, after)
             }
@@ -47,49 +47,51 @@ impl Authority {
         }
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:%".contains(&byte);
         if host.is_empty() || !host.bytes().all(is_name) {
-            return Err(format!("{host:?} is not a host"));
+            return Err(format!("{host:?} is not a valid host"));
         }
-        let port = match (port.strip_prefix(':'), default) {
+        let port = match (port.strip_prefix(':'), default_port) {
             (Some(digits), _) => match digits.parse() {
                 Ok(port) if port != 0 && digits.bytes().all(|byte| byte.is_ascii_digit()) => port,
-                _ => return Err(format!("{digits:?} is not a port, 1 to 65535")),
+                _ => return Err(format!("{digits:?} is not a port number (1 to 65535)")),
             },
-            (None, Some(default)) if port.is_empty() => default,
-            _ => return Err("give a port: HOST:PORT".into()),
+            (None, Some(default_port)) if port.is_empty() => default_port,
+            _ => return Err("missing port; use HOST:PORT".into()),
         };
         Ok(Authority { host: host.to_owned(), port })
     }
 
-    /// Connects to the first address that answers before `deadline`, each of them having its share of the time.
+    /// Connects to the first address of the host that accepts a connection before `deadline`. The remaining time is
+    /// divided evenly among the addresses that have not been tried.
     ///
     /// # Errors
-    /// Why none did.
+    /// Returns the error of the last address if no connection can be established.
     pub fn dial(&self, deadline: Deadline) -> Result<TcpStream, DialError> {
         let mut outcome = Err(DialError::NoAddress(self.host.clone()));
         let addresses = self.resolve(deadline)?;
         for (tried, address) in addresses.iter().enumerate() {
             let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match TcpStream::connect_timeout(address, deadline.left()? / share) {
+            match TcpStream::connect_timeout(address, deadline.remaining()? / share) {
                 Ok(stream) => return Ok(stream),
-                Err(error) => outcome = Err(deadline.explain(error)),
+                Err(error) => outcome = Err(deadline.dial_error(error)),
             }
         }
         outcome
     }
 
-    /// The system's resolver cannot be given a time, so it is left behind when it takes too long.
+    /// Resolves the host name. The system's resolver has no timeout, so it runs on a thread that is abandoned if it
+    /// takes too long.
     fn resolve(&self, deadline: Deadline) -> Result<Vec<SocketAddr>, DialError> {
         if let Ok(address) = self.host.parse() {
             return Ok(vec![SocketAddr::new(address, self.port)]);
         }
         let (send, receive) = mpsc::channel();
         let (host, port) = (self.host.clone(), self.port);
-        let search = move || send.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
-        thread::Builder::new().name("resolver".into()).spawn(search).map_err(DialError::Io)?;
-        match receive.recv_timeout(deadline.left()?) {
+        let resolve = move || send.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
+        thread::Builder::new().name("resolver".into()).spawn(resolve).map_err(DialError::Io)?;
+        match receive.recv_timeout(deadline.remaining()?) {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(_)) => Err(DialError::NoAddress(self.host.clone())),
-            Err(_) => Err(DialError::TimedOut(deadline.wait)),
+            Err(_) => Err(DialError::TimedOut(deadline.timeout)),
         }
     }
 }
@@ -104,44 +106,45 @@ impl fmt::Display for Authority {
     }
 }
 
-/// When to give up.
+/// The time by which an operation must complete.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     end: Instant,
-    wait: Duration,
+    timeout: Duration,
 }
 
 impl Deadline {
-    /// So long from now.
-    pub fn after(wait: Duration) -> Self {
-        Deadline { end: Instant::now() + wait, wait }
+    /// Creates a deadline that expires after `timeout`.
+    pub fn after(timeout: Duration) -> Self {
+        Deadline { end: Instant::now() + timeout, timeout }
     }
 
-    /// How much time is left.
+    /// Returns the remaining time.
     ///
     /// # Errors
-    /// [`DialError::TimedOut`] when none is.
-    pub fn left(self) -> Result<Duration, DialError> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(DialError::TimedOut(self.wait)) } else { Ok(left) }
+    /// Returns [`DialError::TimedOut`] if the deadline has passed.
+    pub fn remaining(self) -> Result<Duration, DialError> {
+        let remaining = self.end.saturating_duration_since(Instant::now());
+        if remaining.is_zero() { Err(DialError::TimedOut(self.timeout)) } else { Ok(remaining) }
     }
 
-    /// What an error of a call that was bounded by [`Deadline::left`] means.
-    pub fn explain(self, error: io::Error) -> DialError {
+    /// Converts the I/O error of an operation whose timeout was [`Deadline::remaining`]; a timeout becomes
+    /// [`DialError::TimedOut`].
+    pub fn dial_error(self, error: io::Error) -> DialError {
         match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => DialError::TimedOut(self.wait),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => DialError::TimedOut(self.timeout),
             _ => DialError::Io(error),
         }
     }
 }
 
-/// Why a server was not reached, or was lost.
+/// The reason a connection could not be established or was lost.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The name has no address.
+    /// The host name could not be resolved.
     NoAddress(String),
-    /// The time was up.
+    /// The timeout expired. Contains its duration.
     TimedOut(Duration),
     /// A system call failed.
     Io(io::Error),
@@ -150,12 +153,14 @@ pub enum DialError {
 impl fmt::Display for DialError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DialError::NoAddress(host) => write!(formatter, "cannot find the host {host:?}"),
-            DialError::TimedOut(wait) => write!(formatter, "timed out after {wait:?}"),
+            DialError::NoAddress(host) => write!(formatter, "cannot resolve host {host:?}"),
+            DialError::TimedOut(timeout) => write!(formatter, "timed out after {timeout:?}"),
             DialError::Io(error) => match error.kind() {
-                io::ErrorKind::ConnectionRefused => formatter.write_str("connection refused; nobody listens there"),
+                io::ErrorKind::ConnectionRefused => {
+                    formatter.write_str("connection refused; no server is listening there")
+                }
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                    formatter.write_str("the connection was reset by the server")
+                    formatter.write_str("connection reset by the server")
                 }
                 _ => write!(formatter, "{error}"),
             },
@@ -170,27 +175,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities_are_read_strictly() {
+    fn authorities_are_parsed_strictly() {
         let parsed = |text| Authority::parse(text, Some(80)).map(|authority| authority.to_string());
         assert_eq!(parsed("localhost"), Ok("localhost:80".into()));
         assert_eq!(parsed("127.0.0.1:8888"), Ok("127.0.0.1:8888".into()));
         assert_eq!(parsed("[::1]"), Ok("[::1]:80".into()));
-        for (text, complaint) in [
-            ("a:b@c", "before @"),
-            ("", "not a host"),
-            (":80", "not a host"),
-            ("a b", "not a host"),
-            ("a:", "not a port"),
-            ("a:0", "not a port"),
-            ("a:+1", "not a port"),
-            ("a:65536", "not a port"),
+        for (text, message) in [
+            ("a:b@c", "credentials"),
+            ("", "not a valid host"),
+            (":80", "not a valid host"),
+            ("a b", "not a valid host"),
+            ("a:", "not a port number"),
+            ("a:0", "not a port number"),
+            ("a:+1", "not a port number"),
+            ("a:65536", "not a port number"),
             ("::1", "in brackets"),
-            ("[::1", "ends in ]"),
+            ("[::1", "missing ]"),
             ("[x]:1", "not an IPv6"),
-            ("[::1]x", "give a port"),
+            ("[::1]x", "missing port"),
         ] {
             let error = parsed(text).unwrap_err();
-            assert!(error.contains(complaint), "{text}: {error}");
+            assert!(error.contains(message), "{text}: {error}");
         }
     }
 }

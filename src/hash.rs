@@ -1,48 +1,52 @@
-//! `serverd hash`: a password becomes a line for `serverd files --auth`.
+//! `serverd hash`: hashes a password for `serverd files --auth`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-/// What bcrypt takes into account; the rest of a longer password would count for nothing.
+/// The maximum length of a password: bcrypt ignores any further bytes.
 const PASSWORD_BYTES_MAX: usize = 72;
 
-/// A line to be made.
+/// Options of `serverd hash`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hash {
-    /// Whose password it is.
+    /// The user name.
     pub name: String,
-    /// Rounds as a power of two.
+    /// The bcrypt cost: the base-2 logarithm of the number of rounds.
     pub cost: u32,
 }
 
 impl Hash {
-    /// Asks for the password, on the terminal without showing it, else as the first line of standard input, and writes
-    /// `NAME:HASH`.
+    /// Reads a password and writes the line `NAME:HASH` to `out`. If standard input is a terminal, prompts for the
+    /// password without echoing it; otherwise reads it from the first line.
     ///
     /// # Errors
-    /// One sentence that says what is wrong.
+    /// Returns a message for the user if the password cannot be read or is not valid, or if writing fails.
     pub fn run(&self, out: &mut impl Write) -> Result<(), String> {
-        let password = if io::stdin().is_terminal() { ask()? } else { first_line(&mut io::stdin().lock())? };
+        let password = if io::stdin().is_terminal() { prompt()? } else { first_line(&mut io::stdin().lock())? };
         let line = self.line(&password)?;
         out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| format!("cannot write: {error}"))
     }
 
     fn line(&self, password: &str) -> Result<String, String> {
         if password.is_empty() {
-            return Err("there is no password; type one, or pipe it in as a line".into());
+            return Err("no password given; type one, or pipe it in as one line".into());
         }
         if password.len() > PASSWORD_BYTES_MAX {
-            return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes, all that bcrypt looks at"));
+            return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes, the limit of bcrypt"));
         }
-        let hash = bcrypt::hash(password, self.cost).map_err(|error| format!("cannot hash: {error}"))?;
+        let hash = bcrypt::hash(password, self.cost).map_err(|error| format!("cannot hash the password: {error}"))?;
         Ok(format!("{}:{hash}\n", self.name))
     }
 }
 
-fn ask() -> Result<String, String> {
+fn prompt() -> Result<String, String> {
     let read =
-        |prompt: &str| rpassword::prompt_password(prompt).map_err(|error| format!("cannot read the password: {error}"));
+        |text: &str| rpassword::prompt_password(text).map_err(|error| format!("cannot read the password: {error}"));
     let password = read("Password: ")?;
-    if read("Once more: ")? == password { Ok(password) } else { Err("the two passwords differ; try again".into()) }
+    if read("Repeat password: ")? == password {
+        Ok(password)
+    } else {
+        Err("the passwords do not match; try again".into())
+    }
 }
 
 fn first_line(input: &mut impl BufRead) -> Result<String, String> {
@@ -56,12 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_becomes_a_line_that_lets_in() {
+    fn a_hashed_password_verifies() {
         let hash = Hash { name: "alice".into(), cost: 4 };
         let line = hash.line("wonder land ").unwrap();
-        let told = line.strip_prefix("alice:").and_then(|rest| rest.strip_suffix('\n')).unwrap();
-        assert!(bcrypt::verify("wonder land ", told).unwrap());
-        assert!(hash.line("").unwrap_err().contains("no password"));
+        let hashed = line.strip_prefix("alice:").and_then(|rest| rest.strip_suffix('\n')).unwrap();
+        assert!(bcrypt::verify("wonder land ", hashed).unwrap());
+        assert!(hash.line("").unwrap_err().contains("no password given"));
         assert!(hash.line(&"x".repeat(73)).unwrap_err().contains("72 bytes"));
         assert_eq!(first_line(&mut &b"a b \r\nc"[..]).unwrap(), "a b ");
     }

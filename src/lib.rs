@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! main -> cli -> server          flags -> config -> listeners, workers, loops, apps
-//!          |      |              check and connect are clients, on dial and http1
-//!         apps    |    httpserver      callback -> status line, fields, body
+//!          |      |              check and connect: clients built on dial and http1
+//!         apps    |    httpserver      handler -> status line, headers, body
 //!            \    |     /      \
 //!             v   v    v        v
 //!           loop (Poller, App, Wire)   http1      pure protocol: bytes <-> events
@@ -11,7 +11,7 @@
 //!            Select   Epoll   Kqueue             the operating system
 //! ```
 //!
-//! An HTTP server is a listener, a timeout and a callback:
+//! An HTTP server needs a listener, an optional upper bound for all timeouts, and a handler:
 //!
 //! ```no_run
 //! use serverd::{HttpServer, Poller, SelectLoop};
@@ -21,15 +21,16 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! The callback is a closure, a [`Router`], or any [`Handler`], inside any [`layers`]. It returns a [`Response`]: one
-//! that is there ([`Response::text`], [`Response::json`]), one that is made while it is sent ([`Response::stream`],
-//! [`Response::reader`], [`Response::channel`], [`Response::events`]), or one that any thread gives later
-//! ([`Response::later`], [`Pool::offload`]). What becomes of a request's body is decided on its head ([`Intake`]).
+//! The handler is a closure, a [`Router`] or any other [`Handler`], optionally wrapped in [`layers`] (middleware). It
+//! returns a [`Response`], which may be complete ([`Response::text`], [`Response::json`]), streamed
+//! ([`Response::stream`], [`Response::reader`], [`Response::channel`], [`Response::events`]), or deferred to another
+//! thread ([`Response::later`], [`Pool::offload`]). The handler chooses how to receive a request body after seeing the
+//! request head ([`BodyMode`]).
 //!
-//! A program that wants a worker for each core, signals and bounds has them from [`server::Config::serve`]. What a
-//! loop can do for other threads is told by [`Handle`].
+//! [`server::Config::serve`] runs a worker per core with signal handling and resource limits. See [`Handle`] for
+//! controlling a loop from other threads.
 //!
-//! A TCP server is a closure over bytes:
+//! A TCP server is a closure that reads and writes bytes:
 //!
 //! ```no_run
 //! use serverd::{Flow, Phase, Poller, SelectLoop, Wire};
@@ -39,7 +40,7 @@
 //!     let input = wire.input();
 //!     wire.output().extend(input);
 //!     wire.consume(input.len());
-//!     Flow::Read(Phase::Open)
+//!     Flow::Read(Phase::Unlimited)
 //! })?;
 //! echo.run()?;
 //! # Ok::<(), std::io::Error>(())
@@ -64,20 +65,20 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    AcceptedCodings, AccessLog, BodyError, BodyReader, ContentCoding, EventSender, FieldBlock, FieldError, Handler,
-    HttpServer, Intake, LogFormat, ParameterError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response,
-    Router, SendError, Sender, ServerEvent, Take, Trailers, Upload, layers,
+    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, ContentCoding, EventSender,
+    Handler, HeaderBlock, HeaderError, HttpServer, LogFormat, ParamError, Part, Pool, PoolFull, Request, RequestHead,
+    Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, layers,
 };
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 pub use r#loop::KqueueLoop;
 pub use r#loop::{
-    Accepted, App, Closed, ConnId, Ending, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop,
+    Accepted, App, CloseInfo, CloseReason, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop,
     Timeouts, Timer, Turn, Wire,
 };
 
-/// The examples of the README are compiled with the tests.
+/// Compiles the examples in the README as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,5 +1,5 @@
-//! The `serverd` binary: reads the command line, starts the logger, runs the server, and turns an error into one
-//! sentence and an exit code.
+//! The `serverd` binary: parses the command line, starts the logger, runs the command, and turns an error into a
+//! one-line message and an exit code.
 
 use std::error::Error;
 use std::io;
@@ -11,16 +11,16 @@ use serverd::{cli, server};
 fn main() -> ExitCode {
     let options = cli::parse();
     start_logger(&options);
-    match perform(&options.task) {
+    match run(&options.task) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("serverd: {failure}");
+        Err(error) => {
+            eprintln!("serverd: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
+fn run(task: &cli::Task) -> Result<(), Box<dyn Error>> {
     match task {
         cli::Task::Serve(config, command, logging) => server::run(config, command, logging)?,
         cli::Task::Check(check) => {
@@ -36,7 +36,7 @@ fn perform(task: &cli::Task) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// `RUST_LOG` says more than a verbosity can, so it is honoured where it is set.
+/// Starts the logger. `RUST_LOG` overrides the verbosity flags, because it can select individual modules.
 fn start_logger(options: &cli::Options) {
     let write_style = match options.color {
         cli::Color::Auto => env_logger::WriteStyle::Auto,

@@ -1,8 +1,8 @@
-//! Assembly: a configuration becomes listeners, workers, loops and an application.
+//! Runs an application on worker threads, with signal handling and graceful shutdown.
 //!
-//! Every worker is a thread with a loop and an application of its own; nothing is shared on the way of a request. The
-//! kernel spreads connections over a listener for each worker (`SO_REUSEPORT`, where it balances), or one more thread
-//! accepts, and hands each connection to the worker that has the fewest.
+//! Each worker is a thread with its own event loop and its own application instance; nothing is shared on the hot path.
+//! Connections are distributed over the workers by the kernel, with one listener per worker (`SO_REUSEPORT`, on Linux),
+//! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
 use std::fmt;
 use std::io;
@@ -14,71 +14,76 @@ use std::time::Duration;
 
 use crate::httpserver::AccessLog;
 use crate::r#loop::{
-    Acceptor, App, Capacity, EventLoop, Handed, Handle, Limits, Poller, Readiness, Select, Stop, Timeouts,
+    Acceptor, AcceptorHandle, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, Readiness,
+    Select, Timeouts,
 };
 
-mod access;
-mod command;
-mod descriptors;
+mod fd_limit;
 #[cfg(feature = "files")]
 mod files;
 mod listeners;
+mod logging;
+mod run;
 mod signals;
 #[cfg(windows)]
 mod windows;
 
-pub use access::{LogTarget, Logging};
-pub use command::{Command, run};
 #[cfg(feature = "files")]
-pub use files::Site;
+pub use files::FilesConfig;
+pub use logging::{LogTarget, Logging};
+pub use run::{Command, run};
 
-/// What a server is to be: for programs that want workers, signals and the bounds of the binary for applications of
-/// their own.
+/// Configuration of a server with worker threads and signal handling, for applications of your own.
+///
+/// The defaults are those of the command line. To embed a server without threads or signal handlers, use an
+/// [`EventLoop`] directly.
 ///
 /// # Examples
 /// ```no_run
 /// use serverd::HttpServer;
-/// use serverd::server::{Config, Failure};
+/// use serverd::server::{Config, StartError};
 ///
-/// // A worker for each core; each has a handler of its own, whose state needs no lock.
-/// fn main() -> Result<(), Failure> {
+/// // One worker per core, each with its own handler, whose state needs no lock.
+/// fn main() -> Result<(), StartError> {
 ///     let config = Config { port: 8080, workers: 0, ..Config::default() };
 ///     config.serve(|worker| {
 ///         let mut count = 0;
 ///         HttpServer::new(move |_| {
 ///             count += 1;
-///             format!("answer {count} of worker {worker}\n")
+///             format!("response {count} of worker {worker}\n")
 ///         })
 ///     })
 /// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen: an address or a name. 127.0.0.1.
+    /// Address or host name to listen on. Default: 127.0.0.1.
     pub host: String,
-    /// The port; 0 takes a free one. 8888.
+    /// Port to listen on; 0 for any free port. Default: 8888.
     pub port: u16,
-    /// Which system call tells readiness.
+    /// I/O readiness API to use. Default: [`Backend::Auto`].
     pub backend: Backend,
-    /// Threads; 0 is one per core. 1.
+    /// Number of worker threads; 0 for one per core. Default: 1.
     pub workers: usize,
-    /// How connections come to the workers.
-    pub spread: Spread,
-    /// Caps every phase.
+    /// Distribution of connections over the workers. Default: [`Balance::Auto`].
+    pub balance: Balance,
+    /// Upper bound for all of `timeouts`. Default: none.
     pub timeout: Option<Duration>,
-    /// The limit of each phase.
+    /// Timeouts for the phases of a connection.
     pub timeouts: Timeouts,
-    /// What each loop grants its connections. Its bound on connections does not count; the next field does.
-    pub loop_limits: Limits,
-    /// Connections held at once by all workers together; `None` for as many as there are descriptors, less a reserve.
+    /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`.
+    pub loop_limits: LoopLimits,
+    /// Maximum open connections of all workers together; further ones wait in the listen queue. Default (`None`): as
+    /// many as the file descriptor limit allows, less a reserve.
     pub connections_max: Option<usize>,
-    /// Whether peers that are gone without a word are found by TCP keep-alive: after 60 s, then 4 probes, 15 s apart.
-    /// For protocols in which people are silent for hours.
+    /// Enables TCP keep-alive, which detects dead peers: after 60 s of silence, with 4 probes 15 s apart. Useful for
+    /// protocols in which clients may be idle for hours. Default: false.
     pub keep_alive: bool,
-    /// Descriptors that the application of each worker keeps for itself, which are taken off those for connections. 0.
+    /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
+    /// from the file descriptor limit. Default: 0.
     pub files_max: usize,
-    /// The access log of the servers that are made, if they have one: SIGHUP and SIGUSR1 open its file again, and the end
-    /// waits for its last lines. The servers are given it by [`HttpServer::access_log`](crate::HttpServer::access_log).
+    /// The access log of the application, if it has one: its file is reopened on SIGHUP and SIGUSR1, and it is flushed
+    /// at the end. Pass it to each server as well, with [`HttpServer::access_log`](crate::HttpServer::access_log).
     pub access_log: Option<AccessLog>,
 }
 
@@ -89,10 +94,10 @@ impl Default for Config {
             port: 8888,
             backend: Backend::Auto,
             workers: 1,
-            spread: Spread::Auto,
+            balance: Balance::Auto,
             timeout: None,
             timeouts: Timeouts::default(),
-            loop_limits: Limits::default(),
+            loop_limits: LoopLimits::default(),
             connections_max: None,
             keep_alive: false,
             files_max: 0,
@@ -101,165 +106,174 @@ impl Default for Config {
     }
 }
 
-/// A backend by name.
+/// An I/O readiness API, selected by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The best one here: epoll on Linux, select elsewhere.
+    /// epoll on Linux, select elsewhere.
     Auto,
-    /// Linux epoll.
+    /// epoll (Linux).
     Epoll,
-    /// kqueue of macOS and the BSDs.
+    /// kqueue (macOS and the BSDs).
     Kqueue,
-    /// The select call.
+    /// select (every system).
     Select,
 }
 
-/// How connections come to several workers. One worker accepts by itself, whatever is chosen.
+/// Load balancing: how connections are distributed over several workers. A single worker always accepts by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spread {
-    /// By the kernel on Linux, else to the fewest.
+pub enum Balance {
+    /// [`Balance::Kernel`] on Linux, [`Balance::LeastConnections`] elsewhere.
     Auto,
-    /// Each worker has a listener, and the kernel spreads connections over them by a hash of their addresses
-    /// (`SO_REUSEPORT`): nothing is shared, but a few long connections may meet at one worker. Linux only.
+    /// Each worker has its own listener, and the kernel distributes connections by a hash of their addresses
+    /// (`SO_REUSEPORT`). Nothing is shared, but a few long-lived connections may end up on the same worker. Linux only.
     Kernel,
-    /// One thread accepts, and hands each connection to the worker that has the fewest.
-    Fewest,
+    /// One thread accepts, and hands each connection to the worker with the fewest connections.
+    LeastConnections,
 }
 
-/// Why a server did not start, or ended: one sentence that says what to do.
+/// Error of a server that could not start or could not continue. The message usually says how to fix it.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct StartError(String);
 
-impl fmt::Display for Failure {
+impl fmt::Display for StartError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for StartError {}
 
-/// A server that accepts connections.
+/// Properties of a running server, passed to the callback of [`Config::serve_with`].
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
-    /// Where it listens.
-    pub local: SocketAddr,
-    /// The backend's name.
+    /// Address the server is listening on.
+    pub local_addr: SocketAddr,
+    /// Name of the backend.
     pub backend: &'static str,
-    /// How many threads it has.
+    /// Number of workers.
     pub workers: usize,
 }
 
 impl Config {
-    /// Runs a server until it is told to end by SIGINT or SIGTERM (Ctrl-C): then it stops accepting, finishes what is
-    /// under way and returns. A second signal ends the process at once with 128 and its number. SIGHUP and SIGUSR1 open
-    /// the file of the access log again. Each worker's application is made on its own thread, by the worker's number.
+    /// Runs a server until SIGINT (Ctrl-C) or SIGTERM, then shuts down gracefully: it stops accepting, finishes
+    /// in-flight requests and returns. A second signal exits the process at once, with status 128 plus the signal
+    /// number. SIGHUP and SIGUSR1 reopen the access log file.
+    ///
+    /// `make` is called on each worker's thread with the worker's number, starting at 0, to create its application.
     ///
     /// # Errors
-    /// One sentence that says what to do instead.
-    pub fn serve<A: App + 'static>(&self, make: impl Fn(usize) -> A + Send + Sync + 'static) -> Result<(), Failure> {
-        self.serve_and(make, |started| log::info!("listening on {}", started.local))
+    /// Returns an error if the address cannot be bound, the backend or balancing mode is not available on this system,
+    /// or a worker fails. When a worker fails, the others shut down gracefully first.
+    pub fn serve<A: App + 'static>(&self, make: impl Fn(usize) -> A + Send + Sync + 'static) -> Result<(), StartError> {
+        self.serve_with(make, |started| log::info!("listening on {}", started.local_addr))
     }
 
-    /// As [`Config::serve`]; calls `started` once connections are accepted.
+    /// Runs a server as [`Config::serve`] does, and calls `on_started` once it accepts connections.
     ///
     /// # Errors
-    /// As [`Config::serve`].
-    pub fn serve_and<A: App + 'static>(
+    /// Returns the errors of [`Config::serve`].
+    pub fn serve_with<A: App + 'static>(
         &self,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
-        started: impl FnOnce(Started),
-    ) -> Result<(), Failure> {
-        let backend = self.backend.here()?;
-        let workers = count_workers(self.workers);
-        let capacity = Capacity::new(descriptors::connections_max(self.connections_max, workers, self.files_max));
-        let shares: Vec<Capacity> = (0..workers).map(|_| capacity.share()).collect();
-        let (local, entrances, acceptor) = self.open(&shares)?;
+        on_started: impl FnOnce(Started),
+    ) -> Result<(), StartError> {
+        let backend = self.backend.resolve()?;
+        let count = worker_count(self.workers);
+        let limit = ConnectionLimit::new(fd_limit::connections_max(self.connections_max, count, self.files_max));
+        let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
+        let (local_addr, sources, acceptor) = self.open(&shares)?;
         let (send, receive) = mpsc::channel();
         let make = Arc::new(make);
-        // Where the rest of the start fails, what has started ends with it.
-        let mut crew = Crew::default();
-        for (number, (entrance, capacity)) in entrances.into_iter().zip(shares).enumerate() {
+        // If start-up fails below, dropping this stops the workers that have started.
+        let mut workers = Workers::default();
+        for (number, (source, limit)) in sources.into_iter().zip(shares).enumerate() {
             let (config, send, make) = (self.clone(), send.clone(), Arc::clone(&make));
             let worker = move || {
                 let make = || make(number);
-                let ended = catch_unwind(AssertUnwindSafe(|| work(backend, &config, &capacity, make, entrance, &send)))
-                    .unwrap_or_else(|_| Err(Failure("a worker panicked; please report this".into())));
-                // Fails only when the server gave up starting.
-                let _ = send.send(News::Ended(ended));
+                let ended =
+                    catch_unwind(AssertUnwindSafe(|| run_worker(backend, &config, &limit, make, source, &send)))
+                        .unwrap_or_else(|_| Err(StartError("a worker panicked; please report this bug".into())));
+                // Fails only if start-up was aborted.
+                let _ = send.send(WorkerEvent::Ended(ended));
             };
             if let Err(error) = thread::Builder::new().name(format!("worker-{number}")).spawn(worker) {
-                crew.await_start(&receive, number)?;
+                workers.await_start(&receive, number)?;
                 return Err(failed("cannot start a thread", &error));
             }
         }
-        crew.await_start(&receive, workers)?;
+        workers.await_start(&receive, count)?;
         if let Some(acceptor) = acceptor {
-            crew.accept(acceptor, send.clone())?;
+            workers.accept(acceptor, send.clone())?;
         }
         drop(send);
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
-        let _watch = signals::watch(crew.drain(), move || reopen.iter().for_each(|reopen| reopen()))
-            .map_err(|error| failed("cannot listen for signals", &error))?;
-        started(Started { local, backend: backend.name(), workers });
-        let outcome = crew.wait(&receive);
+        let _signals = signals::watch(workers.drain(), move || reopen.iter().for_each(|reopen| reopen()))
+            .map_err(|error| failed("cannot register signal handlers", &error))?;
+        on_started(Started { local_addr, backend: backend.name(), workers: count });
+        let outcome = workers.wait(&receive);
         if let Some(log) = &self.access_log {
             log.flush();
         }
         outcome
     }
 
-    /// Binds the port, and finds out how each worker gets its connections.
-    fn open(&self, shares: &[Capacity]) -> Result<(SocketAddr, Vec<Entrance>, Option<Acceptor>), Failure> {
-        let kernel = self.spread.is_by_kernel(shares.len())?;
+    /// Binds the port and creates the connection source of each worker, and an acceptor if they share a listener.
+    fn open(
+        &self,
+        shares: &[ConnectionLimit],
+    ) -> Result<(SocketAddr, Vec<ConnectionSource>, Option<Acceptor>), StartError> {
+        let kernel = self.balance.uses_kernel(shares.len())?;
         let count = if kernel { shares.len() } else { 1 };
         let mut listeners = listeners::bind(&self.host, self.port, count, self.loop_limits.backlog)?;
-        let local = listeners[0].local_addr().map_err(|error| failed("cannot tell the own address", &error))?;
+        let local_addr = listeners[0].local_addr().map_err(|error| failed("cannot read the local address", &error))?;
         if self.keep_alive {
-            let set = listeners.iter().try_for_each(listeners::keep_alive);
-            set.map_err(|error| failed("cannot set keep-alive", &error))?;
+            let outcome = listeners.iter().try_for_each(listeners::keep_alive);
+            outcome.map_err(|error| failed("cannot enable TCP keep-alive", &error))?;
         }
         if kernel || shares.len() == 1 {
-            return Ok((local, listeners.into_iter().map(Entrance::Listener).collect(), None));
+            return Ok((local_addr, listeners.into_iter().map(ConnectionSource::Listener).collect(), None));
         }
         let listener = listeners.remove(0);
         let make = || {
             let mut acceptor = Acceptor::new(listener, self.loop_limits.backlog)?;
-            let handed = shares.iter().map(|share| acceptor.member(share).map(Entrance::Handed));
-            let entrances = handed.collect::<io::Result<_>>()?;
-            Ok((local, entrances, Some(acceptor)))
+            let sources = shares.iter().map(|share| acceptor.add_worker(share).map(ConnectionSource::Handoff));
+            let sources = sources.collect::<io::Result<_>>()?;
+            Ok((local_addr, sources, Some(acceptor)))
         };
-        make().map_err(|error: io::Error| failed("cannot share a listener", &error))
+        make().map_err(|error: io::Error| failed("cannot create the acceptor", &error))
     }
 }
 
-impl Spread {
-    fn is_by_kernel(self, workers: usize) -> Result<bool, Failure> {
+impl Balance {
+    /// Returns whether the kernel distributes the connections, or an error if that is configured but not supported.
+    fn uses_kernel(self, workers: usize) -> Result<bool, StartError> {
         match self {
-            Spread::Kernel if !cfg!(target_os = "linux") && workers > 1 => Err(Failure(
-                "the kernel spreads connections on Linux only; use --spread fewest, or leave the option out".into(),
+            Balance::Kernel if !cfg!(target_os = "linux") && workers > 1 => Err(StartError(
+                "kernel load balancing is available on Linux only; use --balance least-connections or omit the option"
+                    .into(),
             )),
-            Spread::Kernel => Ok(true),
-            Spread::Auto => Ok(cfg!(target_os = "linux")),
-            Spread::Fewest => Ok(false),
+            Balance::Kernel => Ok(true),
+            Balance::Auto => Ok(cfg!(target_os = "linux")),
+            Balance::LeastConnections => Ok(false),
         }
     }
 }
 
-/// Where a worker's connections come from.
-enum Entrance {
+/// The source of a worker's connections.
+enum ConnectionSource {
     Listener(TcpListener),
-    Handed(Handed),
+    Handoff(HandoffListener),
 }
 
-/// The workers that have started; stopped when nobody waits for them any more.
+/// Handles of the threads that have started; dropping this stops them.
 #[derive(Default)]
-struct Crew {
+struct Workers {
     handles: Vec<Handle>,
-    /// Ends the thread that accepts for all of them; then that has them drain.
-    acceptor: Option<Stop>,
+    /// Stops the acceptor thread, which then drains the workers.
+    acceptor: Option<AcceptorHandle>,
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.handles.iter().for_each(Handle::stop);
         if let Some(acceptor) = &self.acceptor {
@@ -268,45 +282,49 @@ impl Drop for Crew {
     }
 }
 
-/// What workers tell the thread that started them.
-enum News {
+/// Message from a worker thread or the acceptor thread to the main thread.
+enum WorkerEvent {
     Started(Handle),
-    Ended(Result<(), Failure>),
+    Ended(Result<(), StartError>),
 }
 
-fn failed(what: &str, error: &io::Error) -> Failure {
-    Failure(format!("{what}: {error}"))
+fn failed(what: &str, error: &io::Error) -> StartError {
+    StartError(format!("{what}: {error}"))
 }
 
-impl Crew {
-    fn await_start(&mut self, news: &mpsc::Receiver<News>, workers: usize) -> Result<(), Failure> {
+impl Workers {
+    /// Waits until `count` workers have started or failed.
+    fn await_start(&mut self, events: &mpsc::Receiver<WorkerEvent>, count: usize) -> Result<(), StartError> {
         let mut outcome = Ok(());
-        for _ in 0..workers {
-            match news.recv() {
-                Ok(News::Started(handle)) => self.handles.push(handle),
-                Ok(News::Ended(Err(failure))) => outcome = Err(failure),
-                Ok(News::Ended(Ok(()))) | Err(_) => outcome = Err(Failure("a worker ended before it began".into())),
+        for _ in 0..count {
+            match events.recv() {
+                Ok(WorkerEvent::Started(handle)) => self.handles.push(handle),
+                Ok(WorkerEvent::Ended(Err(error))) => outcome = Err(error),
+                Ok(WorkerEvent::Ended(Ok(()))) | Err(_) => {
+                    outcome = Err(StartError("a worker exited during start-up".into()));
+                }
             }
         }
         outcome
     }
 
-    /// Starts to accept for the workers. At its end the workers drain: whoever was accepted is with them by then.
-    fn accept(&mut self, acceptor: Acceptor, send: mpsc::Sender<News>) -> Result<(), Failure> {
-        self.acceptor = Some(acceptor.stop());
+    /// Starts the acceptor thread. Before it exits it drains the workers, which have received all accepted connections
+    /// by then.
+    fn accept(&mut self, acceptor: Acceptor, send: mpsc::Sender<WorkerEvent>) -> Result<(), StartError> {
+        self.acceptor = Some(acceptor.handle());
         let handles = self.handles.clone();
         let accept = move || {
             let ended = catch_unwind(AssertUnwindSafe(|| acceptor.run()))
-                .unwrap_or_else(|_| Err(io::Error::other("it panicked; please report this")));
+                .unwrap_or_else(|_| Err(io::Error::other("panicked; please report this bug")));
             handles.iter().for_each(Handle::drain);
-            // Fails only when the server gave up starting.
-            let _ = send.send(News::Ended(ended.map_err(|error| failed("the accepting thread failed", &error))));
+            // Fails only if start-up was aborted.
+            let _ = send.send(WorkerEvent::Ended(ended.map_err(|error| failed("the acceptor thread failed", &error))));
         };
         let started = thread::Builder::new().name("acceptor".into()).spawn(accept);
         started.map(drop).map_err(|error| failed("cannot start a thread", &error))
     }
 
-    /// What drains the server, from any thread.
+    /// Returns a closure that starts a graceful shutdown, from any thread.
     fn drain(&self) -> impl Fn() + Send + use<> {
         let (handles, acceptor) = (self.handles.clone(), self.acceptor.clone());
         move || match &acceptor {
@@ -315,13 +333,14 @@ impl Crew {
         }
     }
 
-    /// Waits until all threads have ended; when one fails, the others are drained.
-    fn wait(&self, news: &mpsc::Receiver<News>) -> Result<(), Failure> {
+    /// Waits until all threads have ended. If one fails, drains the others.
+    fn wait(&self, events: &mpsc::Receiver<WorkerEvent>) -> Result<(), StartError> {
         let mut outcome = Ok(());
-        let ends = news.iter().filter_map(|news| if let News::Ended(ended) = news { Some(ended) } else { None });
-        for ended in ends.take(self.handles.len() + usize::from(self.acceptor.is_some())) {
-            if let Err(failure) = &ended {
-                log::error!("{failure}; the other workers drain");
+        let results =
+            events.iter().filter_map(|event| if let WorkerEvent::Ended(ended) = event { Some(ended) } else { None });
+        for ended in results.take(self.handles.len() + usize::from(self.acceptor.is_some())) {
+            if let Err(error) = &ended {
+                log::error!("{error}; draining the other workers");
                 self.drain()();
             }
             outcome = outcome.and(ended);
@@ -330,58 +349,63 @@ impl Crew {
     }
 }
 
-/// One worker's life.
-fn work<A: App + 'static>(
+/// Creates and runs the loop of one worker.
+fn run_worker<A: App + 'static>(
     backend: Backend,
     config: &Config,
-    capacity: &Capacity,
+    limit: &ConnectionLimit,
     make: impl FnOnce() -> A,
-    entrance: Entrance,
-    send: &mpsc::Sender<News>,
-) -> Result<(), Failure> {
-    // The one place that turns the name of a backend into a loop.
+    source: ConnectionSource,
+    send: &mpsc::Sender<WorkerEvent>,
+) -> Result<(), StartError> {
+    // The only place that maps the name of a backend to its type.
     let poller = match backend {
         #[cfg(target_os = "linux")]
-        Backend::Epoll => assemble::<crate::r#loop::Epoll, A>(config, capacity, make(), entrance),
+        Backend::Epoll => build_loop::<crate::r#loop::Epoll, A>(config, limit, make(), source),
         #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-        Backend::Kqueue => assemble::<crate::r#loop::Kqueue, A>(config, capacity, make(), entrance),
-        // No other is here.
-        _ => assemble::<Select, A>(config, capacity, make(), entrance),
+        Backend::Kqueue => build_loop::<crate::r#loop::Kqueue, A>(config, limit, make(), source),
+        // `Backend::resolve` has rejected any other.
+        _ => build_loop::<Select, A>(config, limit, make(), source),
     };
-    let mut poller = poller.map_err(|error| failed("cannot make an event loop", &error))?;
-    // Fails only when the server gave up starting.
-    let _ = send.send(News::Started(poller.handle()));
+    let mut poller = poller.map_err(|error| failed("cannot create an event loop", &error))?;
+    // Fails only if start-up was aborted.
+    let _ = send.send(WorkerEvent::Started(poller.handle()));
     poller.run().map_err(|error| failed("the event loop failed", &error))
 }
 
-fn assemble<B, A>(config: &Config, capacity: &Capacity, app: A, entrance: Entrance) -> io::Result<Box<dyn Poller>>
+fn build_loop<B, A>(
+    config: &Config,
+    limit: &ConnectionLimit,
+    app: A,
+    source: ConnectionSource,
+) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
-    B::Listener: From<TcpListener> + From<Handed>,
+    B::Listener: From<TcpListener> + From<HandoffListener>,
     A: App + 'static,
 {
     let mut timeouts = config.timeouts.clone();
-    if let Some(limit) = config.timeout {
-        timeouts.cap(limit);
+    if let Some(max) = config.timeout {
+        timeouts.cap(max);
     }
-    let mut event_loop = EventLoop::<B, A>::with(timeouts, config.loop_limits.clone(), app)?;
-    event_loop.share_capacity(capacity);
-    match entrance {
-        Entrance::Listener(listener) => event_loop.listen(listener)?,
-        Entrance::Handed(handed) => event_loop.listen(handed)?,
+    let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
+    event_loop.share_connection_limit(limit);
+    match source {
+        ConnectionSource::Listener(listener) => event_loop.listen(listener)?,
+        ConnectionSource::Handoff(listener) => event_loop.listen(listener)?,
     }
     Ok(Box::new(event_loop))
 }
 
 impl Backend {
-    /// The one that is meant, if it exists here.
-    fn here(self) -> Result<Backend, Failure> {
+    /// Resolves `Auto`; returns an error if the backend is not available on this system.
+    fn resolve(self) -> Result<Backend, StartError> {
         const LINUX: bool = cfg!(target_os = "linux");
         const KQUEUE: bool = (cfg!(unix) && !LINUX) || cfg!(serverd_kqueue_by_epoll);
         match self {
             Backend::Auto => Ok(if LINUX { Backend::Epoll } else { Backend::Select }),
-            Backend::Epoll if !LINUX => Err(absent("epoll", "Linux")),
-            Backend::Kqueue if !KQUEUE => Err(absent("kqueue", "macOS and the BSDs")),
+            Backend::Epoll if !LINUX => Err(unavailable("epoll", "Linux")),
+            Backend::Kqueue if !KQUEUE => Err(unavailable("kqueue", "macOS and the BSDs")),
             chosen => Ok(chosen),
         }
     }
@@ -396,10 +420,10 @@ impl Backend {
     }
 }
 
-fn absent(backend: &str, systems: &str) -> Failure {
-    Failure(format!("{backend} is for {systems}; use --backend select, or leave the option out"))
+fn unavailable(backend: &str, systems: &str) -> StartError {
+    StartError(format!("{backend} is available on {systems} only; use --backend select or omit the option"))
 }
 
-fn count_workers(wanted: usize) -> usize {
-    if wanted == 0 { thread::available_parallelism().map_or(1, usize::from) } else { wanted }
+fn worker_count(configured: usize) -> usize {
+    if configured == 0 { thread::available_parallelism().map_or(1, usize::from) } else { configured }
 }

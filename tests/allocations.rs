@@ -1,5 +1,5 @@
-//! Once a loop is warm, a request allocates nothing: not in the loop, not in the parser, not in the server.
-//! A test binary of its own, since it counts through the allocator of the whole process.
+//! Once warmed up, the loop, the parser and the HTTP server allocate nothing per request. This is a separate test
+//! binary because it counts allocations with a process-wide allocator.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -7,76 +7,80 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use serverd::r#loop::{Limits, Readiness};
+use serverd::r#loop::{LoopLimits, Readiness};
 use serverd::{App, EventLoop, HttpServer, Poller, Response, Timeouts};
 
-const WARM: u64 = 100;
-const ALL: u64 = 10_100;
+/// Requests served before counting starts.
+const WARM_UP: u64 = 100;
+/// Requests served in total.
+const TOTAL: u64 = 10_100;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const BROWSER: &str = "GET /a?b=c HTTP/1.1\r\nHost: a.test:8080\r\nConnection: keep-alive\r\nsec-ch-ua: \"X\";v=\"1\"\r\n\
                        User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\n\
                        Accept-Encoding: gzip, br\r\nX-Tab:\ta\r\nCookie: session=0123456789abcdef\r\n\r\n";
 #[cfg(feature = "files")]
-const FILE_BY_BROWSER: &str = "GET /a.txt HTTP/1.1\r\nHost: a.test:8080\r\nConnection: keep-alive\r\n\
-                               User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\n\
-                               Accept-Encoding: gzip, br\r\n\r\n";
+const BROWSER_FILE: &str = "GET /a.txt HTTP/1.1\r\nHost: a.test:8080\r\nConnection: keep-alive\r\n\
+                            User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\n\
+                            Accept-Encoding: gzip, br\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 
-/// Sends `depth` requests at once and reads their answers, until `ALL` are answered.
-fn ask(address: SocketAddr, request: &str, depth: u64) {
+/// Sends pipelined batches of `depth` requests and reads the responses, until it has `TOTAL` of them. Each response
+/// ends with `!` and contains no other.
+fn run_client(address: SocketAddr, request: &str, depth: u64) {
     let mut client = TcpStream::connect(address).expect("a listener");
-    client.set_nodelay(true).expect("a live socket");
-    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a live socket");
+    client.set_nodelay(true).expect("the socket is open");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("the socket is open");
     let batch = request.repeat(usize::try_from(depth).expect("small"));
-    let (mut buffer, mut answered) = (vec![0; 64 * 1024], 0);
-    while answered < ALL {
+    let (mut buffer, mut responses) = (vec![0; 64 * 1024], 0);
+    while responses < TOTAL {
         client.write_all(batch.as_bytes()).expect("the server reads");
         let mut ends = 0;
         while ends < depth {
-            let count = client.read(&mut buffer).expect("an answer in time");
+            let count = client.read(&mut buffer).expect("a response in time");
             assert!(count > 0, "closed early");
             ends += buffer[..count].split(|&byte| byte == b'!').count() as u64 - 1;
         }
-        answered += ends;
+        responses += ends;
     }
 }
 
-/// How many allocations the thread of the loop makes between the first requests and the last.
+/// Returns the number of allocations by the loop's thread after the warm-up.
 fn allocations<B: Readiness<Listener: From<TcpListener>>>(request: &'static str, depth: u64) -> u64 {
-    let answered = Rc::new(Cell::new(0));
-    let count = Rc::clone(&answered);
+    let responses = Rc::new(Cell::new(0));
+    let count = Rc::clone(&responses);
     let app = HttpServer::new(move |_| {
         count.set(count.get() + 1);
         Response::text("hello!")
     });
-    count_allocations::<B, _>(app, &answered, request, depth)
+    count_allocations::<B, _>(app, &responses, request, depth)
 }
 
-/// Counts them for any application, which says how many requests it has answered.
+/// Returns the number of allocations with any application, which counts its responses in `responses`.
 fn count_allocations<B: Readiness<Listener: From<TcpListener>>, A: App>(
     app: A,
-    answered: &Cell<u64>,
+    responses: &Cell<u64>,
     request: &'static str,
     depth: u64,
 ) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let mut event_loop = EventLoop::<B, _>::with(Timeouts::default(), Limits::default(), app).expect("a loop");
+    let mut event_loop =
+        EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
     event_loop.listen(listener).expect("a listener");
-    let client = std::thread::spawn(move || ask(address, request, depth));
+    let client = std::thread::spawn(move || run_client(address, request, depth));
     let mut turn_until = |wanted: u64| {
-        while answered.get() < wanted {
-            event_loop.turn().expect("turns");
+        while responses.get() < wanted {
+            event_loop.turn().expect("the loop does not fail");
         }
     };
-    turn_until(WARM);
-    let counted = allocation_counter::measure(|| turn_until(ALL));
-    client.join().expect("all are answered");
+    turn_until(WARM_UP);
+    let counted = allocation_counter::measure(|| turn_until(TOTAL));
+    client.join().expect("no panic");
     counted.count_total
 }
 
-/// The same for a file that was asked for before; what it says ends as the others do.
+/// Returns the number of allocations when serving a file that is already cached.
 #[cfg(feature = "files")]
 fn allocations_of_a_file<B: Readiness<Listener: From<TcpListener>>>(request: &'static str, depth: u64) -> u64 {
     use serverd::{Files, layers};
@@ -84,24 +88,24 @@ fn allocations_of_a_file<B: Readiness<Listener: From<TcpListener>>>(request: &'s
     std::fs::write(directory.path().join("a.txt"), "hello!").expect("a file");
     std::fs::File::open(directory.path().join("a.txt"))
         .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
-        .expect("own");
+        .expect("the test owns the file");
     let files = Files::new(directory.path()).expect("a directory");
-    let answered = Rc::new(Cell::new(0));
-    let count = Rc::clone(&answered);
+    let responses = Rc::new(Cell::new(0));
+    let count = Rc::clone(&responses);
     let app = HttpServer::with(layers::around(files, move |files, request| {
         count.set(count.get() + 1);
         serverd::Handler::call(files, request)
     }));
-    count_allocations::<B, _>(app, &answered, request, depth)
+    count_allocations::<B, _>(app, &responses, request, depth)
 }
 
 fn check<B: Readiness<Listener: From<TcpListener>>>() {
     for (request, depth) in [(GET, 1), (GET, 10), (BROWSER, 1), (POST, 1), (POST, 10)] {
         assert_eq!(allocations::<B>(request, depth), 0, "{} with {depth} of {request:?}", B::NAME);
     }
-    // Once a second the file is looked at again, which does allocate.
+    // The cached file is revalidated once a second, which does allocate.
     #[cfg(feature = "files")]
-    for (request, depth) in [("GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n", 10), (FILE_BY_BROWSER, 1)] {
+    for (request, depth) in [("GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n", 10), (BROWSER_FILE, 1)] {
         let count = allocations_of_a_file::<B>(request, depth);
         assert!(count < 2000, "{} with {depth} of {request:?}: {count}", B::NAME);
     }

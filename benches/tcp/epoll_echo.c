@@ -1,5 +1,5 @@
-/* What an echo server costs when nothing but the system calls is in it: epoll, edge-triggered, one buffer.
- * The measure for `serverd echo`; see measure.py. Prints its port on a line of its own. */
+/* Minimal echo server: edge-triggered epoll, one buffer, only the necessary system calls.
+ * The baseline for `serverd echo`; see measure.py. Prints its port on a line. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,13 +15,13 @@ enum { BUFFER = 64 * 1024, EVENTS = 1024 };
 
 struct peer {
     int fd, ended;
-    size_t len; /* unsent bytes; nothing is read while there are some */
+    size_t len; /* unsent bytes; reading pauses while there are any */
     char *unsent;
 };
 
 static char buffer[BUFFER];
 
-static void gone(struct peer *peer) {
+static void close_peer(struct peer *peer) {
     close(peer->fd);
     free(peer->unsent);
     free(peer);
@@ -34,32 +34,32 @@ static void echo(struct peer *peer, int epoll) {
         if (peer->len) {
             ssize_t sent = send(peer->fd, peer->unsent, peer->len, MSG_NOSIGNAL);
             if (sent < 0 && errno == EAGAIN) return;
-            if (sent < 0) return gone(peer);
+            if (sent < 0) return close_peer(peer);
             memmove(peer->unsent, peer->unsent + sent, peer->len -= (size_t)sent);
             if (peer->len) continue;
         }
-        if (peer->ended) return gone(peer);
+        if (peer->ended) return close_peer(peer);
         got = recv(peer->fd, buffer, BUFFER, 0);
         if (got < 0 && errno == EAGAIN) return;
-        if (got < 0) return gone(peer);
+        if (got < 0) return close_peer(peer);
         if (got == 0) {
             peer->ended = 1;
             continue;
         }
         ssize_t sent = send(peer->fd, from, (size_t)got, MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN) return gone(peer);
+        if (sent < 0 && errno != EAGAIN) return close_peer(peer);
         if (sent < 0) sent = 0;
         if (sent < got) {
             if (!peer->unsent) peer->unsent = malloc(BUFFER);
             memcpy(peer->unsent, buffer + sent, peer->len = (size_t)(got - sent));
             return;
         }
-        /* A short read leaves nothing behind; its edge is still to come. */
+        /* A short read emptied the socket: new data is a new edge. */
         if (got < BUFFER) return;
     }
 }
 
-static void greet(int listener, int epoll) {
+static void accept_all(int listener, int epoll) {
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) return;
@@ -85,7 +85,7 @@ int main(void) {
         int count = epoll_wait(epoll, events, EVENTS, -1);
         for (int at = 0; at < count; at++) {
             if (events[at].data.ptr) echo(events[at].data.ptr, epoll);
-            else greet(listener, epoll);
+            else accept_all(listener, epoll);
         }
     }
 }

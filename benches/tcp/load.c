@@ -1,8 +1,8 @@
-/* The clients of the measurements; see measure.py.
- *   load echo PORT CONNECTIONS BYTES MESSAGES   every connection sends a message when the one before came back
- *   load chat PORT MEMBERS LINES BURST          one member says lines, so many at once, when all have read those before
- * Prints `ready` once it is connected, waits for a line on standard input, and prints how many messages or lines came
- * and the seconds that took; exits with 1 when something is missing. */
+/* Load generator; see measure.py.
+ *   load echo PORT CONNECTIONS BYTES MESSAGES   each connection sends a message after receiving the echo of the previous one
+ *   load chat PORT MEMBERS LINES BURST          one member sends BURST lines at once, after all have received the previous ones
+ * Prints `ready` once connected, waits for a line on standard input, then prints the number of messages or lines received
+ * and the elapsed seconds. Exits with 1 if any are missing. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -36,7 +36,7 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-static struct peer *call(void) {
+static struct peer *connect_peer(void) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     struct peer *peer = calloc(1, sizeof *peer);
@@ -49,7 +49,7 @@ static struct peer *call(void) {
     return peer;
 }
 
-static void say(struct peer *peer, const char *bytes, size_t size) {
+static void send_all(struct peer *peer, const char *bytes, size_t size) {
     while (size) {
         ssize_t sent = send(peer->fd, bytes, size, MSG_NOSIGNAL);
         if (sent < 0) fail("send");
@@ -58,7 +58,7 @@ static void say(struct peer *peer, const char *bytes, size_t size) {
     }
 }
 
-static long take(struct peer *peer) {
+static long receive(struct peer *peer) {
     ssize_t got = recv(peer->fd, buffer, sizeof buffer, MSG_DONTWAIT);
     if (got == 0) errno = ECONNRESET;
     if (got <= 0 && errno != EAGAIN) fail("recv");
@@ -77,76 +77,76 @@ static void echo(int connections, long size, long messages) {
     memset(message, 'x', (size_t)size);
     long begun = 0, done = 0;
     struct peer **peers = calloc((size_t)connections, sizeof *peers);
-    for (int at = 0; at < connections; at++) peers[at] = call();
+    for (int at = 0; at < connections; at++) peers[at] = connect_peer();
     ready();
     double start = now();
-    for (int at = 0; at < connections; at++) say(peers[at], message, (size_t)size), begun++;
+    for (int at = 0; at < connections; at++) send_all(peers[at], message, (size_t)size), begun++;
     while (done < messages) {
         int count = epoll_wait(epoll, events, EVENTS, 10000);
-        if (count <= 0) fail("nothing comes back");
+        if (count <= 0) fail("no echo received");
         for (int at = 0; at < count; at++) {
             struct peer *peer = events[at].data.ptr;
-            peer->got += take(peer);
+            peer->got += receive(peer);
             if (peer->got < size) continue;
             peer->got = 0;
             done++;
-            if (begun < messages) say(peer, message, (size_t)size), begun++;
+            if (begun < messages) send_all(peer, message, (size_t)size), begun++;
         }
     }
     printf("%ld %f\n", done, now() - start);
 }
 
-/* Reads until so many lines have come, over all members. */
+/* Reads until `due` lines have been received in total, over all members. */
 static void read_all(long *lines, long due) {
     struct epoll_event events[EVENTS];
     while (*lines < due) {
         int count = epoll_wait(epoll, events, EVENTS, 10000);
         if (count <= 0) fail("lines are missing");
         for (int at = 0; at < count; at++) {
-            char *end = buffer + take(events[at].data.ptr), *from = buffer;
+            char *end = buffer + receive(events[at].data.ptr), *from = buffer;
             while (from < end && (from = memchr(from, '\n', (size_t)(end - from)))) from++, ++*lines;
         }
     }
 }
 
-/* Reads until nothing has come for so many milliseconds. */
+/* Reads until nothing has been received for `quiet` milliseconds. */
 static void settle(int quiet) {
     struct epoll_event events[EVENTS];
     int count;
     while ((count = epoll_wait(epoll, events, EVENTS, quiet)) > 0)
-        for (int at = 0; at < count; at++) take(events[at].data.ptr);
+        for (int at = 0; at < count; at++) receive(events[at].data.ptr);
 }
 
 static void chat(int members, long lines, long burst) {
     char line[LINE];
     for (int at = 0; at < members - 1; at++) {
-        call();
-        /* Lets the server take its queue in. */
+        connect_peer();
+        /* Lets the server drain its accept queue. */
         if (at % 500 == 499) settle(100);
     }
-    struct peer *speaker = call();
+    struct peer *speaker = connect_peer();
     settle(2000);
     memset(line, 'x', LINE);
     line[LINE - 1] = '\n';
-    char *lump = malloc((size_t)(LINE * burst));
-    for (long at = 0; at < burst; at++) memcpy(lump + at * LINE, line, LINE);
-    long said = 0, read = 0;
+    char *batch = malloc((size_t)(LINE * burst));
+    for (long at = 0; at < burst; at++) memcpy(batch + at * LINE, line, LINE);
+    long sent = 0, read = 0;
     ready();
     double start = now();
-    while (said < lines) {
-        say(speaker, lump, (size_t)(LINE * burst));
-        said += burst;
-        read_all(&read, said * (members - 1));
+    while (sent < lines) {
+        send_all(speaker, batch, (size_t)(LINE * burst));
+        sent += burst;
+        read_all(&read, sent * (members - 1));
     }
     printf("%ld %f\n", read, now() - start);
-    if (read != said * (members - 1)) exit(1);
+    if (read != sent * (members - 1)) exit(1);
 }
 
-int main(int count, char **words) {
-    if (count != 6) return fprintf(stderr, "see load.c\n"), 2;
-    port = atoi(words[2]);
+int main(int count, char **args) {
+    if (count != 6) return fprintf(stderr, "usage: see load.c\n"), 2;
+    port = atoi(args[2]);
     epoll = epoll_create1(0);
-    if (!strcmp(words[1], "echo")) echo(atoi(words[3]), atol(words[4]), atol(words[5]));
-    else chat(atoi(words[3]), atol(words[4]), atol(words[5]));
+    if (!strcmp(args[1], "echo")) echo(atoi(args[3]), atol(args[4]), atol(args[5]));
+    else chat(atoi(args[3]), atol(args[4]), atol(args[5]));
     return 0;
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What `serverd echo` and `serverd chat` cost: CPU of the server per message and per delivered line.
+"""Measures the CPU time of `serverd echo` per message and of `serverd chat` per delivered line.
 
     cargo build --release && benches/tcp/measure.py [--serverd target/release/serverd] [echo] [chat]
 
-The CPU is the first field of /proc/PID/schedstat before and after, so waiting and the clients do not count. Rounds of
-the servers that are compared alternate, and the median is shown; server and clients run on a core each. Linux, cc.
+The CPU time is the difference of the first field of /proc/PID/schedstat, so it excludes waiting and the clients. Rounds
+of the compared servers alternate, and the median is printed; server and clients run on separate cores. Needs Linux and cc.
 """
 
 import argparse
@@ -34,22 +34,22 @@ class Server:
         self.port = port or re.search(r"(?:127\.0\.0\.1:)?(\d+)", self.process.stdout.readline()).group(1)
 
     def cpu(self):
-        """Nanoseconds on a core so far, of all threads."""
+        """Return the CPU time of all threads so far in nanoseconds."""
         total = 0
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
             with open(f"/proc/{self.process.pid}/task/{thread}/schedstat") as file:
                 total += int(file.read().split()[0])
         return total
 
-    def end(self):
+    def stop(self):
         self.process.kill()
         self.process.wait()
 
 
-def run(load, server, *words):
-    """CPU in microseconds for each of what came, and how many came a second."""
+def run(load, server, *args):
+    """Return the CPU time in microseconds per message or line, and the number received per second."""
     last = len(os.sched_getaffinity(0)) - 1
-    command = ["taskset", "-c", str(last), load, words[0], server.port, *map(str, words[1:])]
+    command = ["taskset", "-c", str(last), load, args[0], server.port, *map(str, args[1:])]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdout.readline() == "ready\n"
         before = server.cpu()
@@ -75,25 +75,25 @@ def echo(serverd, folder, load, rounds):
                     server = Server(command)
                     run(load, server, "echo", connections, size, messages // 10)
                     cost.append(run(load, server, "echo", connections, size, messages)[0])
-                    server.end()
+                    server.stop()
             c, epoll, select = (statistics.median(cost) for cost in costs)
-            ratio = statistics.median(mine / other for mine, other in zip(costs[1], costs[0]))
+            ratio = statistics.median(own / other for own, other in zip(costs[1], costs[0]))
             print(f"| {size // 1024} KiB | {connections} | {c:.2f} us | {epoll:.2f} us | {ratio:.2f} | {select:.2f} us |", flush=True)
 
 
 def ncat():
-    """ncat as a chat; it tells no port and does not say when it is there."""
+    """Start ncat as a chat server. It prints neither its port nor that it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = Server(["ncat", "-l", "--chat", "-m", "2000", "127.0.0.1", str(port)], str(port))
-    # Asking would end it: ncat quits when somebody is gone before it looked.
+    # Probing with a connection would end it: ncat exits if a client disconnects before it is accepted.
     time.sleep(1)
     return server
 
 
 def chat(serverd, load, rounds):
-    print("| chat, members | server | lines said at once | lines delivered a second | CPU per delivered line |")
+    print("| chat, members | server | lines sent at once | lines delivered per second | CPU per delivered line |")
     print("|---|---|---|---|---|")
     start = {
         name: lambda name=name: Server([serverd, "chat", "--port", "0", "--backend", name]) for name in ("epoll", "select")
@@ -103,14 +103,14 @@ def chat(serverd, load, rounds):
     for members in (100, 1000, 5000):
         for name in start:
             for burst in (1, 20):
-                # ncat waits with the select of the C library, for 1,024 descriptors at most.
+                # ncat uses select(2), which is limited to 1,024 file descriptors.
                 if name == "ncat" and members >= 1000:
                     continue
                 costs, rates = [], []
                 for _ in range(rounds):
                     server = start[name]()
                     cost, rate = run(load, server, "chat", members, 500_000 // members // burst * burst, burst)
-                    server.end()
+                    server.stop()
                     costs.append(cost)
                     rates.append(rate)
                 cost, rate = statistics.median(costs), statistics.median(rates)

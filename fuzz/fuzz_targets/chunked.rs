@@ -1,16 +1,16 @@
-//! Invariant: no chunked body makes the decoder panic or pass its limits; the cuts change nothing; and what it decodes
-//! is what a naive reader finds with httparse's chunk sizes.
+//! Invariants: no chunked body makes the decoder panic or exceed its limits; the events do not depend on how the input
+//! is split; and the decoded data equals that of a naive decoder based on httparse's chunk sizes.
 #![no_main]
 
-#[path = "../../tests/it/feed.rs"]
-mod feed;
+#[path = "../../tests/it/feed_input.rs"]
+mod feed_input;
 
 use libfuzzer_sys::fuzz_target;
 use serverd::http1::Limits;
 
 const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// The data of all chunks up to the last one, read the naive way.
+/// Naive reference decoder: decodes all chunks up to the last one.
 fn naive(mut input: &[u8]) -> Option<Vec<u8>> {
     let mut data = Vec::new();
     loop {
@@ -30,14 +30,14 @@ fuzz_target!(|data: &[u8]| {
     let limits = if seed & 1 == 0 {
         Limits::default()
     } else {
-        Limits { body_bytes_max: 64, trailer_bytes_max: 64, fields_max: 4, ..Limits::default() }
+        Limits { body_bytes_max: 64, trailer_bytes_max: 64, headers_max: 4, ..Limits::default() }
     };
-    let whole = feed::feed(&input, &limits, false, &mut || usize::MAX >> 1);
-    assert_eq!(feed::feed(&input, &limits, false, &mut || 1), whole);
-    assert_eq!(feed::feed(&input, &limits, false, &mut feed::random_cuts(u64::from(seed))), whole);
-    if whole.ends > 0
+    let unsplit = feed_input::feed(&input, &limits, false, &mut || usize::MAX >> 1);
+    assert_eq!(feed_input::feed(&input, &limits, false, &mut || 1), unsplit);
+    assert_eq!(feed_input::feed(&input, &limits, false, &mut feed_input::random_splits(u64::from(seed))), unsplit);
+    if unsplit.ends > 0
         && let Some(data) = naive(body)
     {
-        assert_eq!(whole.bodies[0], data);
+        assert_eq!(unsplit.bodies[0], data);
     }
 });

@@ -1,25 +1,26 @@
-//! Invariant: no server makes a client's reader panic, or keep more than a head's limit before the head is whole; the
-//! cuts change nothing; and httparse takes every head the reader takes, and reads the same status and length in it.
+//! Invariants: no response makes the client's response reader panic, or buffer more than the head limit before the head
+//! is complete; the result does not depend on how the input is split; and httparse accepts every head that the reader
+//! accepts, with the same status and length.
 #![no_main]
 
-#[path = "../../tests/it/feed.rs"]
+#[path = "../../tests/it/feed_input.rs"]
 #[allow(dead_code)]
-mod feed;
+mod feed_input;
 
 use libfuzzer_sys::fuzz_target;
-use serverd::http1::{Limits, ResponseEvent, ResponseFault, ResponseReader};
+use serverd::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
 
 #[derive(Debug, Default, PartialEq)]
 struct Response {
     status: u16,
     head: Vec<u8>,
     body: Vec<u8>,
-    /// The body came to an end of its own, and not by that of the connection.
-    whole: bool,
+    /// True if the body was delimited; false if it ended with the connection.
+    delimited: bool,
 }
 
-/// Reads a response that comes in pieces.
-fn read(mut input: &[u8], limits: &Limits, cut: &mut dyn FnMut() -> usize) -> Result<Response, ResponseFault> {
+/// Reads a response in pieces of the sizes that `split` returns.
+fn read(mut input: &[u8], limits: &Limits, split: &mut dyn FnMut() -> usize) -> Result<Response, ResponseError> {
     let mut reader = ResponseReader::new(limits.clone());
     let (mut seen, mut buffer) = (Response::default(), Vec::new());
     loop {
@@ -32,7 +33,7 @@ fn read(mut input: &[u8], limits: &Limits, cut: &mut dyn FnMut() -> usize) -> Re
                 if input.is_empty() {
                     return reader.finish().map(|()| seen);
                 }
-                let (piece, rest) = input.split_at(cut().clamp(1, input.len()));
+                let (piece, rest) = input.split_at(split().clamp(1, input.len()));
                 buffer.extend_from_slice(piece);
                 input = rest;
                 continue;
@@ -46,7 +47,7 @@ fn read(mut input: &[u8], limits: &Limits, cut: &mut dyn FnMut() -> usize) -> Re
                 seen.body.extend_from_slice(bytes);
             }
             ResponseEvent::End => {
-                seen.whole = true;
+                seen.delimited = true;
                 return Ok(seen);
             }
         }
@@ -54,14 +55,14 @@ fn read(mut input: &[u8], limits: &Limits, cut: &mut dyn FnMut() -> usize) -> Re
     }
 }
 
-/// What httparse makes of the same head.
+/// Compares the head with httparse's result.
 fn compare(response: &Response) {
     let mut slots = [httparse::EMPTY_HEADER; 100];
     let mut other = httparse::Response::new(&mut slots);
     assert_eq!(other.parse(&response.head), Ok(httparse::Status::Complete(response.head.len())));
     assert_eq!(other.code, Some(response.status));
-    let of = |name: &str| other.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-    if let (Some(length), None, true) = (of("content-length"), of("transfer-encoding"), response.whole) {
+    let header = |name: &str| other.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    if let (Some(length), None, true) = (header("content-length"), header("transfer-encoding"), response.delimited) {
         let length: usize = std::str::from_utf8(length.value).expect("digits").parse().expect("a number");
         assert_eq!(response.body.len(), if matches!(response.status, 204 | 304) { 0 } else { length });
     }
@@ -72,12 +73,12 @@ fuzz_target!(|data: &[u8]| {
     let limits = if seed & 1 == 0 {
         Limits::default()
     } else {
-        Limits { head_bytes_max: 256, fields_max: 4, target_bytes_max: 32, body_bytes_max: 64, trailer_bytes_max: 64 }
+        Limits { head_bytes_max: 256, headers_max: 4, target_bytes_max: 32, body_bytes_max: 64, trailer_bytes_max: 64 }
     };
-    let whole = read(input, &limits, &mut || usize::MAX >> 1);
-    assert_eq!(read(input, &limits, &mut || 1), whole);
-    assert_eq!(read(input, &limits, &mut feed::random_cuts(u64::from(seed))), whole);
-    if let Ok(response) = &whole {
+    let unsplit = read(input, &limits, &mut || usize::MAX >> 1);
+    assert_eq!(read(input, &limits, &mut || 1), unsplit);
+    assert_eq!(read(input, &limits, &mut feed_input::random_splits(u64::from(seed))), unsplit);
+    if let Ok(response) = &unsplit {
         compare(response);
     }
 });

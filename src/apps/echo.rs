@@ -1,50 +1,51 @@
-//! `serverd echo`: every byte comes back, in order (RFC 862 over TCP).
+//! `serverd echo`: an echo server (RFC 862 over TCP).
 
-use crate::r#loop::{Accepted, App, ConnId, Ending, Flow, Limits, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, LoopLimits, Phase, Remote, Wire};
 
-/// Sends back every byte.
+/// An [`App`] that sends back every byte it receives, in order.
 ///
-/// Bytes leave from where they were read; only what the socket does not take is kept, and above
-/// [`Echo::HIGH_BYTES`] of that nothing more is read from the peer until [`Echo::LOW_BYTES`] are left. When the peer
-/// has sent its last byte the rest of the queue is sent, then the connection is closed.
+/// Bytes are written directly from the read buffer; only what the socket does not accept is buffered. If more than
+/// [`Echo::HIGH_WATERMARK_BYTES`] are buffered, reading pauses (back-pressure) until no more than
+/// [`Echo::LOW_WATERMARK_BYTES`] are left. After the peer's half-close the remaining output is sent, then the
+/// connection is closed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
 impl Echo {
-    /// Unsent bytes above which reading stops.
-    pub const HIGH_BYTES: usize = 64 * 1024;
-    /// Unsent bytes at which it goes on.
-    pub const LOW_BYTES: usize = 16 * 1024;
+    /// Unsent bytes above which reading from the peer pauses.
+    pub const HIGH_WATERMARK_BYTES: usize = 64 * 1024;
+    /// Unsent bytes at or below which reading resumes.
+    pub const LOW_WATERMARK_BYTES: usize = 16 * 1024;
 
-    /// Sets these marks in the limits of a loop, or lower ones where less may be kept.
-    pub fn bound(limits: &mut Limits) {
-        limits.output_bytes_max = limits.output_bytes_max.min(Self::HIGH_BYTES);
-        limits.output_resume_bytes = (limits.output_bytes_max / 2).min(Self::LOW_BYTES);
+    /// Sets the watermarks in the limits of a loop; never raises `output_bytes_max`.
+    pub fn set_watermarks(limits: &mut LoopLimits) {
+        limits.output_bytes_max = limits.output_bytes_max.min(Self::HIGH_WATERMARK_BYTES);
+        limits.output_resume_bytes = (limits.output_bytes_max / 2).min(Self::LOW_WATERMARK_BYTES);
     }
 }
 
 impl App for Echo {
     type State = ();
-    type Letter = ();
+    type Message = ();
 
     fn start(&mut self, _: Remote<()>) {}
 
     fn open(&mut self, _: &Accepted<'_>, _: &mut Wire<'_, ()>) -> ((), Flow) {
-        ((), Flow::Read(Phase::Open))
+        ((), Flow::Read(Phase::Unlimited))
     }
 
     fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, ()>) -> Flow {
         wire.send_back(wire.input().len());
-        wire.restart_clock();
-        Flow::Read(Phase::Open)
+        wire.restart_timer();
+        Flow::Read(Phase::Unlimited)
     }
 
-    fn letter(&mut self, _state: &mut (), (): (), _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn message(&mut self, _state: &mut (), (): (), _: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
-    fn drained(&mut self, _state: &mut (), _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn output_drained(&mut self, _state: &mut (), _: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
     fn timer(&mut self, _state: &mut (), _: Phase, _: &mut Wire<'_, ()>) -> Flow {
@@ -55,7 +56,7 @@ impl App for Echo {
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), _: Ending) {}
+    fn closed(&mut self, _: ConnId, _state: (), _: CloseInfo) {}
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }
@@ -65,26 +66,26 @@ mod tests {
     use super::*;
     use crate::r#loop::Output;
 
-    fn echoed(input: &[u8], before: &[u8]) -> (Vec<u8>, Flow) {
-        let (mut output, mut posts) = (Output::new(), Vec::new());
-        output.extend(before);
-        let mut wire = Wire::over(input, false, &mut output, &mut posts);
+    fn echoed(input: &[u8], pending: &[u8]) -> (Vec<u8>, Flow) {
+        let (mut output, mut messages) = (Output::new(), Vec::new());
+        output.extend(pending);
+        let mut wire = Wire::from_bytes(input, false, &mut output, &mut messages);
         let flow = Echo.receive(&mut (), &mut wire);
         assert_eq!(wire.consumed(), input.len());
         (wire.output().to_vec(), flow)
     }
 
     #[test]
-    fn every_byte_comes_back_behind_what_waits() {
-        assert_eq!(echoed(b"abc", b""), (b"abc".to_vec(), Flow::Read(Phase::Open)));
-        assert_eq!(echoed(b"abc", b"012"), (b"012abc".to_vec(), Flow::Read(Phase::Open)));
-        assert_eq!(echoed(b"", b""), (Vec::new(), Flow::Read(Phase::Open)));
+    fn input_is_echoed_after_pending_output() {
+        assert_eq!(echoed(b"abc", b""), (b"abc".to_vec(), Flow::Read(Phase::Unlimited)));
+        assert_eq!(echoed(b"abc", b"012"), (b"012abc".to_vec(), Flow::Read(Phase::Unlimited)));
+        assert_eq!(echoed(b"", b""), (Vec::new(), Flow::Read(Phase::Unlimited)));
     }
 
     #[test]
-    fn two_pieces_sent_back_and_text_between_them_keep_their_order() {
-        let (mut output, mut posts) = (Output::new(), Vec::new());
-        let mut wire: Wire<'_, ()> = Wire::over(b"abcdef", false, &mut output, &mut posts);
+    fn echoed_input_and_other_output_keep_their_order() {
+        let (mut output, mut messages) = (Output::new(), Vec::new());
+        let mut wire: Wire<'_, ()> = Wire::from_bytes(b"abcdef", false, &mut output, &mut messages);
         wire.send_back(2);
         wire.output().extend(b"-");
         wire.send_back(1);

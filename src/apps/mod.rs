@@ -1,4 +1,4 @@
-//! The applications of the binary, each on the library's own interface.
+//! The applications of the `serverd` binary, built on the library's public API.
 
 pub mod chat;
 mod echo;

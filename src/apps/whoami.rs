@@ -1,4 +1,4 @@
-//! `serverd whoami`: tells each request to who sent it, to look through proxies and balancers.
+//! `serverd whoami`: echoes each request back to its sender, to debug proxies and load balancers.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -7,11 +7,13 @@ use http::StatusCode;
 use sha2::{Digest, Sha256};
 
 use super::methods;
-use crate::httpserver::{Handler, Intake, Request, RequestHead, Response, Take, Trailers, Upload};
+use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
 
-/// Answers every path with the request line and the fields as they came, the addresses of both ends, the host's name,
-/// the worker, and of the body its length and SHA-256 hash: as text, or as JSON where Accept prefers it. The body is
-/// hashed as it comes, and never held.
+/// A [`Handler`] that responds with a description of the request.
+///
+/// The response contains the request line and headers as received, both addresses of the connection, the host name,
+/// the worker number, and the length and SHA-256 hash of the body. It is plain text, or JSON if Accept prefers that.
+/// The body is hashed as it arrives and not buffered.
 #[derive(Clone, Debug)]
 pub struct Whoami {
     worker: usize,
@@ -20,7 +22,7 @@ pub struct Whoami {
 }
 
 impl Whoami {
-    /// The handler of a worker, by its number; longer bodies are answered 413.
+    /// Creates the handler for worker number `worker`. Bodies longer than `body_bytes_max` bytes get a 413 response.
     pub fn new(worker: usize, body_bytes_max: u64) -> Self {
         Whoami { worker, body_bytes_max, hostname: hostname() }
     }
@@ -30,81 +32,81 @@ impl Whoami {
         let line = head.as_bytes().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
         Report {
             request_line: text(line.unwrap_or_default().trim_ascii()),
-            fields: head.fields().map(|(name, value)| (text(name), text(value))).collect(),
+            headers: head.headers().map(|(name, value)| (text(name), text(value))).collect(),
             hostname: self.hostname.clone(),
             worker: self.worker,
-            peer: head.peer(),
-            local: head.local(),
+            peer_addr: head.peer_addr(),
+            local_addr: head.local_addr(),
             wants_json: head.weight_of("application/json") > head.weight_of("text/plain"),
         }
     }
 }
 
 impl Handler for Whoami {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        match methods::answer(head.method_bytes()) {
-            Some(response) if response.status() != StatusCode::NO_CONTENT => Intake::Refuse(response),
-            Some(_) => Intake::Default,
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        match methods::response(head.method_bytes()) {
+            Some(response) if response.status() != StatusCode::NO_CONTENT => BodyMode::Reject(response),
+            Some(_) => BodyMode::Default,
             None => {
-                let body = Hashed { report: self.report(head), length: 0, hash: Sha256::new() };
-                Intake::stream(self.body_bytes_max, body)
+                let body = HashedBody { report: self.report(head), length: 0, hasher: Sha256::new() };
+                BodyMode::stream(self.body_bytes_max, body)
             }
         }
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
-        methods::answer(request.method_bytes())
-            .unwrap_or_else(|| self.report(request).response(0, &hexadecimal(&Sha256::digest([]))))
+        methods::response(request.method_bytes())
+            .unwrap_or_else(|| self.report(request).response(0, &hex(&Sha256::digest([]))))
     }
 }
 
-/// A request without its body.
+/// The description of a request without its body.
 struct Report {
     request_line: String,
-    fields: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
     hostname: String,
     worker: usize,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    peer_addr: Option<SocketAddr>,
+    local_addr: Option<SocketAddr>,
     wants_json: bool,
 }
 
-/// A body on its way.
-struct Hashed {
+/// Hashes a body as it arrives.
+struct HashedBody {
     report: Report,
     length: u64,
-    hash: Sha256,
+    hasher: Sha256,
 }
 
-impl Upload for Hashed {
-    fn chunk(&mut self, bytes: &[u8]) -> Take {
+impl BodySink for HashedBody {
+    fn chunk(&mut self, bytes: &[u8]) -> BodyFlow {
         self.length += bytes.len() as u64;
-        self.hash.update(bytes);
-        Take::More
+        self.hasher.update(bytes);
+        BodyFlow::Continue
     }
 
     fn end(self: Box<Self>, _: &Trailers) -> Response {
-        self.report.response(self.length, &hexadecimal(&self.hash.finalize()))
+        self.report.response(self.length, &hex(&self.hasher.finalize()))
     }
 }
 
 impl Report {
     fn response(&self, length: u64, hash: &str) -> Response {
         let response = if self.wants_json { self.json(length, hash) } else { Response::text(self.text(length, hash)) };
-        response.field("Vary", "Accept").field("Cache-Control", "no-store")
+        response.header("Vary", "Accept").header("Cache-Control", "no-store")
     }
 
     fn text(&self, length: u64, hash: &str) -> String {
         let mut text = format!("{}\n", self.request_line);
-        for (name, value) in &self.fields {
+        for (name, value) in &self.headers {
             let _ = writeln!(text, "{name}: {value}");
         }
         let address = |address: Option<SocketAddr>| address.map_or_else(|| "unknown".into(), |known| known.to_string());
         let _ = write!(
             text,
             "\npeer: {}\nlocal: {}\nhostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
-            address(self.peer),
-            address(self.local),
+            address(self.peer_addr),
+            address(self.local_addr),
             self.hostname,
             self.worker,
         );
@@ -115,9 +117,9 @@ impl Report {
     fn json(&self, length: u64, hash: &str) -> Response {
         Response::json(&serde_json::json!({
             "request_line": self.request_line,
-            "fields": self.fields,
-            "peer": self.peer.map(|peer| peer.to_string()),
-            "local": self.local.map(|local| local.to_string()),
+            "fields": self.headers,
+            "peer": self.peer_addr.map(|peer| peer.to_string()),
+            "local": self.local_addr.map(|local| local.to_string()),
             "hostname": self.hostname,
             "worker": self.worker,
             "body": { "length": length, "sha256": hash },
@@ -130,7 +132,7 @@ impl Report {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

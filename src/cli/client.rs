@@ -1,5 +1,5 @@
-//! The commands that are clients: they have none of the server's options and look at no variable, since a health
-//! check runs in the environment of the server it checks.
+//! The client commands: check, connect and hash. They accept no server options and ignore environment variables,
+//! because a health check runs in the environment of the server that it checks.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -11,29 +11,45 @@ use crate::check::{Check, Expect, Print, Target};
 use crate::connect::Connect;
 use crate::dial::Authority;
 
-const EXAMPLES: &str = "\
+const CHECK_EXAMPLES: &str = "\
 Examples:
-  serverd check http://127.0.0.1:8888/            print the status line; exit 0 when it is 2xx
-  serverd check http://[::1]/ --expect 200,404    other statuses that are well
-  serverd check tcp://db:5432 --retry 30          wait for a server to come up
+  serverd check http://127.0.0.1:8888/           Print the status line; succeed if it is 2xx
+  serverd check http://[::1]/ --expect 200,404   Accept other status codes
+  serverd check tcp://db:5432 --retry 30         Wait for a server to come up
 
-Exit codes: 0 well, 1 not well, with one sentence on stderr why, 2 wrong usage.";
+Exit codes: 0 healthy, 1 unhealthy (the reason is printed to stderr), 2 usage error";
+
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  serverd connect 127.0.0.1:8888                 Join a chat server
+  echo hello | serverd connect [::1]:7           Send one line and print the reply
+
+Exit codes: 0 connection closed, 1 connection failed or reset, 2 usage error";
 
 #[derive(Debug, Parser)]
 #[command(name = "serverd", version, max_term_width = 100)]
-struct Client {
+struct ClientCli {
     #[command(subcommand)]
     command: ClientCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum ClientCommand {
-    /// Ask a server once, as a health check does
-    #[command(after_help = EXAMPLES)]
+    /// Check whether an HTTP or TCP server is healthy
+    ///
+    /// For container health checks and scripts. Sends a GET request to an HTTP server, or opens a connection to a TCP
+    /// server, and reports the result as the exit code.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
-    /// Standard input to a server, and the server to standard output
+    /// Connect stdin and stdout to a TCP server (like netcat)
+    ///
+    /// At the end of stdin, the sending side of the connection is shut down (half-close). Receiving continues until the
+    /// server closes the connection.
+    #[command(after_help = CONNECT_EXAMPLES)]
     Connect(ConnectArgs),
-    /// Make a line for `serverd files --auth` from a password
+    /// Hash a password for `serverd files --auth`
+    ///
+    /// Prints a line NAME:HASH with a bcrypt hash, in the same format as htpasswd -B.
     #[cfg(feature = "files")]
     #[command(after_help = HASH_EXAMPLES)]
     Hash(HashArgs),
@@ -41,60 +57,61 @@ enum ClientCommand {
 
 #[cfg(feature = "files")]
 const HASH_EXAMPLES: &str = "\
-The password is asked for on the terminal, or read as the first line of standard input.
+Prompts for the password if stdin is a terminal; otherwise reads it from the first line of stdin.
 
 Examples:
-  serverd hash alice >> users                     then: serverd files --auth @users
-  serverd files --auth \"$(serverd hash alice)\"   without a file
-  htpasswd -nbB alice wonderland                  makes the same kind of line";
+  serverd hash alice >> users                     Use with: serverd files --auth @users
+  serverd files --auth \"$(serverd hash alice)\"    Use without a file
+  htpasswd -nbB alice wonderland                  Create a line in the same format";
 
 #[cfg(feature = "files")]
 #[derive(Debug, Args)]
 struct HashArgs {
-    /// Whose password it is
+    /// User name
     #[arg(value_parser = user_name)]
     name: String,
 
-    /// Rounds as a power of two; one more takes twice as long
+    /// Bcrypt cost; each increment doubles the hashing time
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
     cost: u32,
 }
 
-/// RFC 7617 section 2: without a colon, and without control characters.
+/// Parses a user name. RFC 7617 section 2 forbids colons and control characters. A leading `#` marks a comment in a
+/// file of users, and a leading `@` marks a file in `--auth`.
 #[cfg(feature = "files")]
 fn user_name(text: &str) -> Result<String, String> {
     if text.is_empty()
         || text.starts_with(['#', '@'])
-        || text.contains(|letter: char| letter == ':' || letter.is_control())
+        || text.contains(|character: char| character == ':' || character.is_control())
     {
-        return Err("a name without a colon, and without # or @ in front".into());
+        return Err("must not be empty, contain a colon or control character, or start with # or @".into());
     }
     Ok(text.to_owned())
 }
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// `http://HOST:PORT/PATH`, which has to answer, or `tcp://HOST:PORT`, which has to accept
+    /// Server to check: `http://HOST:PORT/PATH` or `tcp://HOST:PORT`
     #[arg(value_parser = Target::parse)]
     target: Target,
 
-    /// What of the answer to print
-    #[arg(long, value_enum, default_value_t = PrintName::Status)]
+    /// Part of the response to print
+    #[arg(long, value_enum, value_name = "PART", default_value_t = PrintName::Status)]
     print: PrintName,
 
-    /// Statuses that are well, such as 200-299,404
+    /// Acceptable status codes, e.g. 200-299,404
     #[arg(long, value_name = "LIST", default_value = "200-299", value_parser = Expect::parse)]
     expect: Expect,
 
-    /// What one try may take in all
+    /// Timeout of each attempt
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     wait: Duration,
 
-    /// Further tries when the first fails
+    /// Maximum number of retries
     #[arg(long, value_name = "N", default_value_t = 0)]
     retry: u32,
 
-    /// The rest before each of them
+    /// Delay between attempts
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     every: Duration,
 }
@@ -103,21 +120,21 @@ struct CheckArgs {
 enum PrintName {
     /// The status line
     Status,
-    /// Status line and fields
+    /// The status line and headers
     Head,
     /// The body
     Body,
-    /// Head and body
+    /// Status line, headers and body
     All,
 }
 
 #[derive(Debug, Args)]
 struct ConnectArgs {
-    /// `HOST:PORT`; an IPv6 address in brackets
+    /// Server to connect to; enclose an IPv6 address in brackets
     #[arg(value_name = "HOST:PORT", value_parser = authority)]
     server: Authority,
 
-    /// What connecting may take
+    /// Timeout for establishing the connection
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     wait: Duration,
 }
@@ -126,17 +143,17 @@ fn authority(text: &str) -> Result<Authority, String> {
     Authority::parse(text.strip_prefix("tcp://").unwrap_or(text), None)
 }
 
-/// Whether these words begin a client's command line.
-pub(super) fn is_meant(words: &[OsString]) -> bool {
-    let is_command = |word: Option<&OsString>| {
-        let hash = cfg!(feature = "files") && word.is_some_and(|word| word == "hash");
-        hash || word.is_some_and(|word| word == "check" || word == "connect")
+/// Returns whether `args` runs a client command or requests its help.
+pub(super) fn is_client_command(args: &[OsString]) -> bool {
+    let is_command = |arg: Option<&OsString>| {
+        let hash = cfg!(feature = "files") && arg.is_some_and(|arg| arg == "hash");
+        hash || arg.is_some_and(|arg| arg == "check" || arg == "connect")
     };
-    is_command(words.get(1)) || (words.get(1).is_some_and(|word| word == "help") && is_command(words.get(2)))
+    is_command(args.get(1)) || (args.get(1).is_some_and(|arg| arg == "help") && is_command(args.get(2)))
 }
 
-pub(super) fn try_parse_from(words: Vec<OsString>) -> Result<Options, clap::Error> {
-    let task = match Client::try_parse_from(words)?.command {
+pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Options, clap::Error> {
+    let task = match ClientCli::try_parse_from(args)?.command {
         ClientCommand::Check(args) => Task::Check(Check {
             target: args.target,
             print: match args.print {
@@ -146,13 +163,13 @@ pub(super) fn try_parse_from(words: Vec<OsString>) -> Result<Options, clap::Erro
                 PrintName::All => Print::All,
             },
             expect: args.expect,
-            wait: args.wait,
+            timeout: args.wait,
             retry: args.retry,
-            every: args.every,
+            interval: args.every,
         }),
         #[cfg(feature = "files")]
         ClientCommand::Hash(args) => Task::Hash(crate::hash::Hash { name: args.name, cost: args.cost }),
-        ClientCommand::Connect(args) => Task::Connect(Connect { authority: args.server, wait: args.wait }),
+        ClientCommand::Connect(args) => Task::Connect(Connect { authority: args.server, timeout: args.wait }),
     };
     Ok(Options { task, log_level: log::LevelFilter::Warn, color: Color::Auto })
 }
@@ -169,24 +186,24 @@ mod tests {
         }
     }
 
-    fn complaint(line: &str) -> String {
+    fn usage_error(line: &str) -> String {
         let error = try_parse_from(line.split(' ')).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
         error.to_string()
     }
 
     #[test]
-    fn a_check_has_defaults() {
-        let seen = check("serverd check tcp://a:1");
-        assert_eq!(seen.target, Target::Tcp(Authority { host: "a".into(), port: 1 }));
-        assert_eq!((seen.print, seen.expect, seen.retry), (Print::Status, Expect::default(), 0));
-        assert_eq!((seen.wait, seen.every), (Duration::from_secs(5), Duration::from_secs(1)));
-        let seen = check("serverd check http://a/ --print all --expect 404 --wait 1s --retry 3 --every 10ms");
-        assert_eq!((seen.print, seen.expect.holds(404), seen.retry), (Print::All, true, 3));
+    fn check_has_defaults() {
+        let parsed = check("serverd check tcp://a:1");
+        assert_eq!(parsed.target, Target::Tcp(Authority { host: "a".into(), port: 1 }));
+        assert_eq!((parsed.print, parsed.expect, parsed.retry), (Print::Status, Expect::default(), 0));
+        assert_eq!((parsed.timeout, parsed.interval), (Duration::from_secs(5), Duration::from_secs(1)));
+        let parsed = check("serverd check http://a/ --print all --expect 404 --wait 1s --retry 3 --every 10ms");
+        assert_eq!((parsed.print, parsed.expect.contains(404), parsed.retry), (Print::All, true, 3));
     }
 
     #[test]
-    fn clients_take_none_of_the_servers_options() {
+    fn client_commands_accept_no_server_options() {
         for line in [
             "serverd check --port 1 tcp://a:1",
             "serverd --port 1 check tcp://a:1",
@@ -196,9 +213,9 @@ mod tests {
             "serverd check https://a/",
             "serverd connect a",
         ] {
-            complaint(line);
+            usage_error(line);
         }
-        assert!(complaint("serverd --port 1 check tcp://a:1").contains("none of the server's options"));
+        assert!(usage_error("serverd --port 1 check tcp://a:1").contains("no server options"));
         let help = try_parse_from(["serverd", "check", "--help"]).unwrap_err().to_string();
         assert!(help.contains("--retry") && !help.contains("--port") && !help.contains("SERVERD_"), "{help}");
         let help = try_parse_from(["serverd", "help", "connect"]).unwrap_err().to_string();

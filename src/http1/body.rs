@@ -1,34 +1,35 @@
-//! The body of a request: by length, or in chunks (RFC 9112 sections 6.2 and 7.1).
+//! Body decoder for Content-Length and chunked framing (RFC 9112 sections 6.2 and 7.1).
 //!
-//! The chunked decoder is a state machine over octets, except for chunk data, which it passes on in whole
-//! stretches. Only CRLF ends a line here: the leniency for a bare LF is for the head alone (section 2.2).
-//! White space around the parts of an extension is read past, as RFC 9110 section 5.6.3 demands.
+//! The chunked decoder is a byte-wise state machine, except that chunk data is passed through in slices. Lines must end
+//! in CRLF: a bare LF is accepted only in the head (section 2.2). Bad whitespace (BWS) around the parts of a chunk
+//! extension is skipped, as RFC 9110 section 5.6.3 requires.
 
 use super::Limits;
 use super::error::Error;
 use super::head::{Framing, TOKEN, VALUE};
 
-/// Longest chunk line: a size and its extensions.
-const CHUNK_LINE_MAX: u32 = 4096;
+/// Maximum length of a chunk line: the size and its extensions.
+const CHUNK_LINE_BYTES_MAX: u32 = 4096;
 
-/// What extensions may add up to in one body: more than anybody sends, too little to keep a server busy for nothing.
-const EXTENSIONS_MAX: u32 = 16 * 1024;
+/// Maximum total length of the chunk extensions of one body: more than any real client sends, but too little to waste
+/// significant CPU time.
+const EXTENSION_BYTES_MAX: u32 = 16 * 1024;
 
-/// Where in a body the decoder is.
+/// The position of the decoder within a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// So many octets are still to come.
+    /// A body with Content-Length: the number of bytes remaining.
     Length(u64),
-    /// A chunk size; `digits` seen so far.
+    /// In a chunk size, after `digits` digits.
     Size {
         value: u64,
         digits: u32,
     },
-    /// White space after a size or an extension; only `;` or the line's end may follow.
+    /// In whitespace after a size or an extension; only `;` may follow.
     AfterSize {
         value: u64,
     },
-    /// After `;`: an extension's name is to come.
+    /// After `;`, before the name of an extension.
     BeforeName {
         value: u64,
     },
@@ -58,10 +59,11 @@ enum State {
     SizeEnd {
         value: u64,
     },
+    /// In chunk data: the number of bytes remaining.
     Data(u64),
     DataCr,
     DataLf,
-    /// The beginning of a trailer line, or the end.
+    /// At the start of a trailer line or of the final empty line.
     TrailerLine,
     TrailerName,
     TrailerValue,
@@ -70,33 +72,34 @@ enum State {
     Done,
 }
 
-/// A decoder for one body.
+/// The decoder of one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Body {
     state: State,
-    /// Octets of data still allowed.
+    /// Number of data bytes that further chunks may contain.
     allowance: u64,
-    /// Octets of the chunk line read so far.
+    /// Length of the current chunk line so far.
     line: u32,
+    /// Total length of the extensions so far.
     extensions: u32,
-    /// The trailer section as it came, but for its last line; empty mostly, and then it owns no memory.
+    /// The trailer section as received, without the final empty line. Usually empty, and then not allocated.
     trailers: Vec<u8>,
     trailer_fields: usize,
 }
 
-/// What a stretch of input was.
+/// The result of decoding a piece of input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
-    /// Nothing to show; more input is needed.
-    More,
-    /// Data.
+    /// More input is needed.
+    NeedMore,
+    /// A piece of the body.
     Data(&'a [u8]),
-    /// The body is whole.
+    /// The body is complete.
     End,
 }
 
 impl Body {
-    /// A decoder that lets `allowance` octets through.
+    /// Creates a decoder for a body of at most `allowance` bytes.
     pub(super) fn new(framing: Framing, allowance: u64) -> Result<Self, Error> {
         let state = match framing {
             Framing::None => State::Done,
@@ -107,7 +110,7 @@ impl Body {
         Ok(Body { state, allowance, line: 0, extensions: 0, trailers: Vec::new(), trailer_fields: 0 })
     }
 
-    /// Reads on; returns how much of the input is done with, and what it was.
+    /// Continues decoding. Returns the number of bytes consumed and a piece.
     pub(super) fn decode<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Result<(usize, Piece<'a>), Error> {
         let mut at = 0;
         loop {
@@ -116,7 +119,7 @@ impl Body {
                 State::Length(left) | State::Data(left) => {
                     let rest = &input[at..];
                     if rest.is_empty() {
-                        return Ok((at, Piece::More));
+                        return Ok((at, Piece::NeedMore));
                     }
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
                     self.take_data(left - take as u64);
@@ -125,7 +128,7 @@ impl Body {
                 _ => {}
             }
             let Some(&byte) = input.get(at) else {
-                return Ok((at, Piece::More));
+                return Ok((at, Piece::NeedMore));
             };
             at += 1;
             self.state = self.step(byte, limits)?;
@@ -141,7 +144,7 @@ impl Body {
         };
     }
 
-    /// One octet of what is not data.
+    /// Processes one byte of chunked framing.
     fn step(&mut self, byte: u8, limits: &Limits) -> Result<State, Error> {
         match self.state {
             State::Size { .. } => self.count_line().and_then(|()| step_size(self.state, byte)),
@@ -154,7 +157,7 @@ impl Body {
             | State::Quoted { .. }
             | State::Escaped { .. }
             | State::AfterQuoted { .. } => self.count_extension().and_then(|()| step_extension(self.state, byte)),
-            State::SizeEnd { value } if byte == b'\n' => self.begin_chunk(value),
+            State::SizeEnd { value } if byte == b'\n' => self.start_chunk(value),
             State::SizeEnd { .. } => Err(Error::ChunkSize),
             State::DataCr if byte == b'\r' => Ok(State::DataLf),
             State::DataLf if byte == b'\n' => Ok(State::Size { value: 0, digits: 0 }),
@@ -165,19 +168,19 @@ impl Body {
 
     fn count_line(&mut self) -> Result<(), Error> {
         self.line += 1;
-        if self.line > CHUNK_LINE_MAX { Err(Error::ChunkSize) } else { Ok(()) }
+        if self.line > CHUNK_LINE_BYTES_MAX { Err(Error::ChunkSize) } else { Ok(()) }
     }
 
     fn count_extension(&mut self) -> Result<(), Error> {
         self.line += 1;
         self.extensions += 1;
-        if self.line > CHUNK_LINE_MAX || self.extensions > EXTENSIONS_MAX {
+        if self.line > CHUNK_LINE_BYTES_MAX || self.extensions > EXTENSION_BYTES_MAX {
             return Err(Error::ChunkExtension);
         }
         Ok(())
     }
 
-    fn begin_chunk(&mut self, size: u64) -> Result<State, Error> {
+    fn start_chunk(&mut self, size: u64) -> Result<State, Error> {
         self.line = 0;
         if size == 0 {
             return Ok(State::TrailerLine);
@@ -186,14 +189,15 @@ impl Body {
         Ok(State::Data(size))
     }
 
-    /// The trailer section, once the body is whole.
+    /// Takes the trailer section, once the body is complete.
     pub(super) fn take_trailers(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.trailers)
     }
 
-    /// Trailer fields are checked and kept apart: merging them into the head is unsafe (RFC 9110 section 6.5.1).
+    /// Processes one byte of the trailer section. Trailers are validated and kept separate from the headers: merging
+    /// them is unsafe (RFC 9110 section 6.5.1).
     fn step_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, Error> {
-        // The line that ends the section counts too, though it is not kept.
+        // Checked for the bytes of the final empty line too, although they are not stored.
         if self.trailers.len() >= limits.trailer_bytes_max {
             return Err(Error::TrailersTooLarge);
         }
@@ -205,7 +209,7 @@ impl Body {
             (State::LastLf, b'\n') => Ok(State::Done),
             (State::TrailerLine, _) if TOKEN[byte as usize] => {
                 self.trailer_fields += 1;
-                if self.trailer_fields > limits.fields_max {
+                if self.trailer_fields > limits.headers_max {
                     Err(Error::TrailersTooLarge)
                 } else {
                     Ok(State::TrailerName)
@@ -229,7 +233,7 @@ fn step_size(state: State, byte: u8) -> Result<State, Error> {
     match byte {
         b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' => {
             let digit = char::from(byte).to_digit(16).unwrap_or(0);
-            // A size that does not fit stays the largest number: larger than any limit, and never wrapped.
+            // A size that overflows saturates: it exceeds any limit and never wraps.
             let value = value.checked_mul(16).map_or(u64::MAX, |shifted| shifted | u64::from(digit));
             Ok(State::Size { value, digits: digits + 1 })
         }
@@ -248,7 +252,7 @@ fn step_extension(state: State, byte: u8) -> Result<State, Error> {
     Ok(match (state, byte) {
         (State::AfterSize { value } | State::AfterQuoted { value }, _) if space => State::AfterSize { value },
         (State::AfterSize { value } | State::AfterQuoted { value }, b';') => State::BeforeName { value },
-        // White space behind an extension belongs to a further one: a line may not end in it.
+        // Whitespace after an extension is only allowed before another one, not at the end of the line.
         (State::AfterQuoted { value } | State::Name { value } | State::Value { value }, b'\r') => {
             State::SizeEnd { value }
         }
@@ -274,7 +278,7 @@ fn step_extension(state: State, byte: u8) -> Result<State, Error> {
 mod tests {
     use super::*;
 
-    /// What a chunked body decodes to, with what is left of the input.
+    /// Decodes a chunked body. Returns the data, whether the body is complete, and the number of bytes consumed.
     fn decode(input: &[u8]) -> Result<(Vec<u8>, bool, usize), Error> {
         let limits = Limits::default();
         let mut body = Body::new(Framing::Chunked, 100)?;
@@ -283,7 +287,7 @@ mod tests {
             let (used, piece) = body.decode(&input[at..], &limits)?;
             at += used;
             match piece {
-                Piece::More => return Ok((data, false, at)),
+                Piece::NeedMore => return Ok((data, false, at)),
                 Piece::Data(bytes) => data.extend_from_slice(bytes),
                 Piece::End => return Ok((data, true, at)),
             }
@@ -291,22 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined_and_the_rest_is_left() {
+    fn chunks_are_joined_and_the_next_request_is_left_unread() {
         let input = b"5\r\nhello\r\n0001;a=b;c\r\n!\r\n0\r\nX-T: v\r\n\r\nGET";
-        let (data, whole, used) = decode(input).unwrap();
-        assert_eq!((data.as_slice(), whole, used), (&b"hello!"[..], true, input.len() - 3));
+        let (data, complete, used) = decode(input).unwrap();
+        assert_eq!((data.as_slice(), complete, used), (&b"hello!"[..], true, input.len() - 3));
     }
 
     #[test]
-    fn extensions_may_have_white_space_around_their_parts() {
+    fn extensions_may_have_whitespace_around_their_parts() {
         for line in ["1 ; a = b", "1;a=\"b;\\\" c\"", "1; a", "1;a ;b=\"\" ; c"] {
             let input = format!("{line}\r\nx\r\n0\r\n\r\n");
-            assert_eq!(decode(input.as_bytes()).map(|seen| seen.1), Ok(true), "{line}");
+            assert_eq!(decode(input.as_bytes()).map(|(_, complete, _)| complete), Ok(true), "{line}");
         }
     }
 
     #[test]
-    fn faults_are_told() {
+    fn malformed_chunks_are_rejected() {
         for (input, error) in [
             (&b"\r\n"[..], Error::ChunkSize),
             (b"5g\r\n", Error::ChunkSize),
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_bounded() {
+    fn overlong_lines_are_rejected() {
         let long = |prefix: &str, piece: &str| decode((prefix.to_owned() + &piece.repeat(20_000)).as_bytes());
         assert_eq!(long("1;a=", "x"), Err(Error::ChunkExtension));
         assert_eq!(long("", "0"), Err(Error::ChunkSize));

@@ -1,14 +1,14 @@
-//! The automaton of one connection: bytes in, events out.
+//! The request side of one connection as a state machine: bytes in, events out.
 //!
 //! ```text
-//!             head whole, no body
+//!            head complete, no body
 //!            .------------------.
 //!            v                  |
 //!          Head ----------------'
 //!            |  ^
-//!  head whole|  | body whole
-//!            v  |
-//!           Body                     any fault: Failed, for ever
+//!       head |  | body
+//!   complete v  | complete
+//!           Body                     any error: Failed, permanently
 //! ```
 
 use super::Limits;
@@ -16,39 +16,42 @@ use super::body::{Body, Piece};
 use super::error::Error;
 use super::head::{Framing, Head, Progress};
 
-/// What a stretch of input was.
+/// The result of parsing a piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The input ends within a message, or between two. Call again with what is left of it and more.
+    /// More input is needed. Call again with the unconsumed input followed by new bytes.
     NeedMore,
-    /// The head of a request is whole: it is the last `len` of the octets used, and `scratch` describes it.
+    /// A request head is complete. It consists of the last `len` bytes of the consumed input; `scratch` contains the
+    /// parsed head.
     Head {
-        /// The length of the head, with its last line end.
+        /// The length of the head in bytes, including the empty line that ends it.
         len: usize,
     },
-    /// A stretch of the body, decoded.
+    /// A piece of the body, with the chunked coding removed.
     Body(&'a [u8]),
-    /// The body is whole.
+    /// The body is complete.
     End,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    /// In a head or before it. What was read of an unfinished one is kept here.
+    /// Within or before a head. Holds the parser state of an incomplete one.
     Head(Option<Box<Head>>),
-    /// The head was shown; its body was not begun.
-    Between(Framing),
-    /// The same, and a body of this length is allowed.
+    /// The head was returned; its body has not been started.
+    HeadDone(Framing),
+    /// Like `HeadDone`, after `set_body_limit` has allowed a body of this length.
     AllowedLength(u64),
-    /// The same, and chunks of so many octets in all are allowed.
+    /// Like `HeadDone`, after `set_body_limit` has allowed a chunked body of up to this size.
     AllowedChunks(u64),
     Body(Box<Body>),
-    /// A body ended with a trailer section, which is kept until the next head.
+    /// A body ended with a trailer section, which is kept until the next head is parsed.
     Ended(Box<[u8]>),
     Failed(Error),
 }
 
-/// One connection's side of HTTP/1.1.
+/// The server side of an HTTP/1.1 connection: parses requests.
+///
+/// Responses are written with [`Encoder`](super::Encoder).
 #[derive(Clone, Debug)]
 pub struct Connection {
     state: State,
@@ -61,18 +64,20 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// A connection before its first request.
+    /// Creates the state of a new connection.
     pub fn new() -> Self {
         Connection { state: State::Head(None) }
     }
 
-    /// Reads on in `input`, which begins with what was not used before. Returns how much of it is done with, and
-    /// what it was. `scratch` is where heads are described; one serves all the connections of a thread, and it is
-    /// valid from [`Event::Head`] to the next call.
+    /// Parses `input`, which must begin with the bytes the previous call did not consume. Returns the number of bytes
+    /// consumed and an event.
+    ///
+    /// `scratch` receives the parsed head. All connections of a thread can share one; its content is valid from
+    /// [`Event::Head`] to the next call.
     ///
     /// # Errors
-    /// The peer's fault. From then on every call returns the same.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Returns an error if the peer violates the protocol or exceeds a limit. Every later call returns the same error.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub fn receive<'a>(
         &mut self,
@@ -80,22 +85,23 @@ impl Connection {
         limits: &Limits,
         input: &'a [u8],
     ) -> Result<(usize, Event<'a>), Error> {
-        if let Some((end, _)) = self.receive_plain(scratch, limits, input) {
+        if let Some((end, _)) = self.parse_fast(scratch, limits, input) {
             return Ok((end, Event::Head { len: end }));
         }
-        self.receive_other(scratch, limits, input)
+        self.parse_general(scratch, limits, input)
     }
 
-    /// A plain head that stands whole at the front, as most do: where it ends, and whether a body follows. Of any other
-    /// [`Connection::receive_other`] tells, and does not read again what was read here.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Fast path: parses a complete head in its most common form at the start of `input`. Returns the end of the head
+    /// and whether a body follows. Returns `None` in all other cases; then call [`Connection::parse_general`], which
+    /// continues where this stopped.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    pub(crate) fn receive_plain(&mut self, scratch: &mut Head, limits: &Limits, input: &[u8]) -> Option<(usize, bool)> {
+    pub(crate) fn parse_fast(&mut self, scratch: &mut Head, limits: &Limits, input: &[u8]) -> Option<(usize, bool)> {
         if !matches!(self.state, State::Head(None)) || input.is_empty() {
             return None;
         }
         scratch.reset();
-        match scratch.read_plain_lines(input, limits) {
+        match scratch.parse_fast(input, limits) {
             Ok(Some(end)) => Some((end, self.after_head(scratch))),
             Ok(None) => None,
             Err(error) => {
@@ -105,12 +111,12 @@ impl Connection {
         }
     }
 
-    /// As [`Connection::receive`], after [`Connection::receive_plain`].
+    /// General case of [`Connection::receive`]: call it after [`Connection::parse_fast`] has returned `None`.
     ///
     /// # Errors
-    /// As [`Connection::receive`].
+    /// Returns the same errors as [`Connection::receive`].
     #[inline(never)]
-    pub(crate) fn receive_other<'a>(
+    pub(crate) fn parse_general<'a>(
         &mut self,
         scratch: &mut Head,
         limits: &Limits,
@@ -119,17 +125,17 @@ impl Connection {
         let outcome = match &mut self.state {
             State::Head(_) if input.is_empty() => return Ok((0, Event::NeedMore)),
             State::Head(_) | State::Ended(_) => self.receive_head(scratch, limits, input),
-            State::Between(framing) => {
+            State::HeadDone(framing) => {
                 let framing = *framing;
-                self.begin_body(framing, limits.body_bytes_max).and_then(|()| self.receive_body(limits, input))
+                self.start_body(framing, limits.body_bytes_max).and_then(|()| self.receive_body(limits, input))
             }
             State::AllowedLength(length) => {
                 let length = *length;
-                self.begin_body(Framing::Length(length), length).and_then(|()| self.receive_body(limits, input))
+                self.start_body(Framing::Length(length), length).and_then(|()| self.receive_body(limits, input))
             }
             State::AllowedChunks(allowance) => {
                 let allowance = *allowance;
-                self.begin_body(Framing::Chunked, allowance).and_then(|()| self.receive_body(limits, input))
+                self.start_body(Framing::Chunked, allowance).and_then(|()| self.receive_body(limits, input))
             }
             State::Body(_) => self.receive_body(limits, input),
             State::Failed(error) => Err(*error),
@@ -152,37 +158,37 @@ impl Connection {
             _ => scratch.reset(),
         }
         match scratch.parse(input, limits)? {
-            Progress::More { skipped } => {
+            Progress::NeedMore { skipped } => {
                 if scratch.has_begun() || skipped > 0 {
                     self.state = State::Head(Some(Box::new(std::mem::take(scratch))));
                 }
                 Ok((skipped, Event::NeedMore))
             }
-            Progress::Whole { start, end } => {
+            Progress::Complete { start, end } => {
                 self.after_head(scratch);
                 Ok((end, Event::Head { len: end - start }))
             }
         }
     }
 
-    /// Whether a body follows.
+    /// Sets the state that follows a head. Returns whether a body follows.
     #[inline]
     fn after_head(&mut self, head: &Head) -> bool {
         let framing = head.framing();
-        // Without a body the next head follows, which is the state already.
+        // Without a body the next head follows, and the state is already `Head(None)`.
         if framing != Framing::None {
-            self.state = State::Between(framing);
+            self.state = State::HeadDone(framing);
         }
         framing != Framing::None
     }
 
-    /// After a head whose framing is not [`Framing::None`]: how large the body may be. Without this call
-    /// [`Limits::body_bytes_max`] applies.
+    /// Sets the maximum size of the body that follows the head just returned. Without this call
+    /// [`Limits::body_bytes_max`] applies. Does nothing if no body follows.
     ///
     /// # Errors
-    /// [`Error::BodyTooLarge`] when the announced length is larger.
-    pub fn allow_body(&mut self, bytes_max: u64) -> Result<(), Error> {
-        let State::Between(framing) = self.state else {
+    /// Returns [`Error::BodyTooLarge`] if the Content-Length is larger.
+    pub fn set_body_limit(&mut self, bytes_max: u64) -> Result<(), Error> {
+        let State::HeadDone(framing) = self.state else {
             return Ok(());
         };
         self.state = match framing {
@@ -193,12 +199,13 @@ impl Connection {
         if let State::Failed(error) = self.state { Err(error) } else { Ok(()) }
     }
 
-    /// After a head whose body has a length and stands whole in the input: it was used as it is.
-    pub fn skip_body(&mut self) {
+    /// Marks the body as consumed: the caller found all of it in the input after the head and read it directly. Only
+    /// for a body delimited by Content-Length.
+    pub fn body_taken(&mut self) {
         self.state = State::Head(None);
     }
 
-    fn begin_body(&mut self, framing: Framing, allowance: u64) -> Result<(), Error> {
+    fn start_body(&mut self, framing: Framing, allowance: u64) -> Result<(), Error> {
         self.state = State::Body(Box::new(Body::new(framing, allowance)?));
         Ok(())
     }
@@ -209,7 +216,7 @@ impl Connection {
         };
         let (used, piece) = body.decode(input, limits)?;
         let event = match piece {
-            Piece::More => Event::NeedMore,
+            Piece::NeedMore => Event::NeedMore,
             Piece::Data(bytes) => Event::Body(bytes),
             Piece::End => {
                 let trailers = body.take_trailers();
@@ -221,28 +228,28 @@ impl Connection {
         Ok((used, event))
     }
 
-    /// After [`Event::End`] and before the next call of [`Connection::receive`]: the trailer section of the body, whole
-    /// lines that were checked (RFC 9112 section 7.1.2).
+    /// Returns the trailer section of the body that just ended (RFC 9112 section 7.1.2), as complete, validated lines.
+    /// Valid from [`Event::End`] to the next call to [`Connection::receive`].
     pub fn trailers(&self) -> &[u8] {
         if let State::Ended(lines) = &self.state { lines } else { &[] }
     }
 
-    /// Within a head, of which some octets came (empty lines before it aside).
+    /// Returns whether part of a head has been received. Empty lines before it do not count.
     pub fn is_within_head(&self) -> bool {
         matches!(&self.state, State::Head(Some(head)) if head.has_begun())
     }
 
-    /// Whether the head that is being read, or was found at fault, has the method HEAD: see [`Head::is_for_head`].
-    pub fn is_for_head(&self, scratch: &Head) -> bool {
+    /// Returns whether the method of an incomplete or rejected head is HEAD; see [`Head::is_head_method`].
+    pub fn is_head_method(&self, scratch: &Head) -> bool {
         match &self.state {
-            State::Head(Some(partial)) => partial.is_for_head(),
-            _ => scratch.is_for_head(),
+            State::Head(Some(partial)) => partial.is_head_method(),
+            _ => scratch.is_head_method(),
         }
     }
 
-    /// Between a head and the end of its body.
+    /// Returns whether a head has been returned but its body has not ended yet.
     pub fn is_within_body(&self) -> bool {
-        use State::{AllowedChunks, AllowedLength, Between, Body};
-        matches!(self.state, Between(_) | AllowedLength(_) | AllowedChunks(_) | Body(_))
+        use State::{AllowedChunks, AllowedLength, Body, HeadDone};
+        matches!(self.state, HeadDone(_) | AllowedLength(_) | AllowedChunks(_) | Body(_))
     }
 }

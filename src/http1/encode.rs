@@ -1,70 +1,72 @@
-//! The head of a response, from parts that are ready.
+//! Response head encoder.
 //!
-//! The head of a 200 stands ready in one block: status line, Server, Date, and the Content-Type and Content-Length that
-//! were used last. What differs in the next one is written over; then it is one copy.
+//! The head of the most recent 200 (OK) response is cached as one block: status line, Server, Date, Content-Type and
+//! Content-Length. The next such head reuses it: only the parts that changed are rewritten, then the block is copied.
 
 use std::io::Write;
 
 use http::StatusCode;
 
-/// What the connection is to hear about itself (RFC 9112 section 9).
+/// The Connection header of a response (RFC 9112 section 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// HTTP/1.1 goes on without a word.
-    Silent,
-    /// HTTP/1.0 that asked for it is told that the connection goes on.
+    /// No Connection header: HTTP/1.1 connections are kept alive by default.
+    Implicit,
+    /// `Connection: keep-alive`, for an HTTP/1.0 client that requested it.
     KeepAlive,
-    /// This is the last response.
+    /// `Connection: close`: this is the last response on the connection.
     Close,
 }
 
-/// How the length of a response is told.
+/// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// By Content-Length.
+    /// By Content-Length, in bytes.
     Known(u64),
-    /// By chunks (RFC 9112 section 7.1); only for HTTP/1.1.
+    /// By the chunked transfer coding (RFC 9112 section 7.1); HTTP/1.1 only.
     Chunked,
-    /// Not at all: by the close of the connection for HTTP/1.0; 1xx, 204, 304, and 2xx to CONNECT (RFC 9110 section 8.6).
-    Untold,
+    /// No framing header. Either the body ends when the connection closes (HTTP/1.0), or the response has no body: 1xx,
+    /// 204, 304, and 2xx to CONNECT (RFC 9110 section 8.6).
+    Unspecified,
 }
 
 const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 const SERVER: &[u8] = b"Server: serverd\r\nDate: ";
 const DATE_LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
-/// Where the line of the date ends, with its CRLF.
+/// End of the Date line, including its CRLF.
 const DATE_END: usize = OK_LINE.len() + SERVER.len() + DATE_LEN + 2;
 const CONTENT_LENGTH: &[u8] = b"Content-Length: ";
-/// The interim response that asks for the body (RFC 9110 section 15.2.1).
+/// The interim response that asks the client to send the request body (RFC 9110 section 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What a response head says.
+/// The contents of a response head.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
-    /// The status.
+    /// The status code.
     pub status: StatusCode,
-    /// The Content-Type, if there is one.
+    /// The value of Content-Type, if any.
     pub content_type: Option<&'static str>,
-    /// Whole, checked field lines.
-    pub fields: &'a [u8],
-    /// More of them.
-    pub shared: &'a [u8],
-    /// How the length is told.
+    /// Additional header lines, each ending in CRLF. The encoder does not validate them.
+    pub headers: &'a [u8],
+    /// Additional header lines that several responses share, in the same format; written before `headers`.
+    pub shared_headers: &'a [u8],
+    /// How the body is delimited.
     pub length: Length,
-    /// What becomes of the connection.
+    /// Whether the connection stays open.
     pub persistence: Persistence,
 }
 
-/// Writes response heads; one per thread.
+/// Writes response heads. Create one per thread, since it caches the last head.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// `OK_LINE`, `SERVER`, the date, CRLF; then the Content-Type and the Content-Length of the last 200, and the end.
+    /// The cached head of a 200: `OK_LINE`, `SERVER`, the date, Content-Type and Content-Length lines, empty line.
     block: Vec<u8>,
     content_type: Option<&'static str>,
-    /// The Content-Length in the block, and where its number begins.
+    /// The Content-Length in the block.
     length: u64,
+    /// The offset of the digits of the Content-Length.
     length_start: usize,
-    /// The second whose date stands in the block.
+    /// The Unix time of the Date in the block, in seconds.
     second: u64,
 }
 
@@ -75,7 +77,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// An encoder that has not seen a clock yet.
+    /// Creates an encoder.
     pub fn new() -> Self {
         let block = [OK_LINE, SERVER, &[b'-'; DATE_LEN], b"\r\n"].concat();
         let mut encoder = Encoder { block, content_type: None, length: 0, length_start: 0, second: u64::MAX };
@@ -84,31 +86,35 @@ impl Encoder {
         encoder
     }
 
-    /// Appends a head to `out`. `now` is the calendar time in seconds since 1970.
+    /// Appends a head to `out`. `now` is the Unix time in seconds, for the Date header.
     pub fn head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
         match head.length {
             Length::Known(length) if head.status == StatusCode::OK => {
-                self.usual_head(out, now, head.content_type, length);
-                if head.fields.is_empty() && head.shared.is_empty() && head.persistence == Persistence::Silent {
+                self.ok_head(out, now, head.content_type, length);
+                if head.headers.is_empty()
+                    && head.shared_headers.is_empty()
+                    && head.persistence == Persistence::Implicit
+                {
                     return;
                 }
                 out.truncate(out.len() - 2);
             }
-            _ => self.unusual(out, now, head),
+            _ => self.general_head(out, now, head),
         }
-        out.extend_from_slice(head.shared);
-        out.extend_from_slice(head.fields);
+        out.extend_from_slice(head.shared_headers);
+        out.extend_from_slice(head.headers);
         match head.persistence {
-            Persistence::Silent => out.extend_from_slice(b"\r\n"),
+            Persistence::Implicit => out.extend_from_slice(b"\r\n"),
             Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),
             Persistence::Close => out.extend_from_slice(b"Connection: close\r\n\r\n"),
         }
     }
 
-    /// Appends the head that most responses have: 200 (OK), a length, on a connection that goes on, no further field.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Fast path: appends the head of a 200 (OK) response with Content-Length, without additional headers, on a
+    /// persistent HTTP/1.1 connection.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    pub fn usual_head(&mut self, out: &mut Vec<u8>, now: u64, content_type: Option<&'static str>, length: u64) {
+    pub fn ok_head(&mut self, out: &mut Vec<u8>, now: u64, content_type: Option<&'static str>, length: u64) {
         if self.second != now {
             self.render_date(now);
         }
@@ -120,8 +126,8 @@ impl Encoder {
         out.extend_from_slice(&self.block);
     }
 
-    /// The lines of another status, or of another length, up to the length.
-    fn unusual(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
+    /// Appends the lines up to and including the framing header, for any status and framing.
+    fn general_head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
         if self.second != now {
             self.render_date(now);
         }
@@ -136,21 +142,21 @@ impl Encoder {
                 decimal_line(out, length);
             }
             Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-            Length::Untold => {}
+            Length::Unspecified => {}
         }
     }
 
     #[cold]
     fn render_date(&mut self, now: u64) {
         self.second = now;
-        // The format has four digits for the year (RFC 9110 section 5.6.7), and httpdate insists.
-        let last = 253_402_300_799;
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(last));
+        // The year has four digits (RFC 9110 section 5.6.7); httpdate panics beyond 9999.
+        let latest = 253_402_300_799;
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(latest));
         let start = OK_LINE.len() + SERVER.len();
-        let mut place = &mut self.block[start..start + DATE_LEN];
-        // In place, since a string would be an allocation; it fits, as the format has one length.
-        let written = write!(place, "{}", httpdate::HttpDate::from(time));
-        debug_assert!(written.is_ok() && place.is_empty(), "a date has {DATE_LEN} octets");
+        let mut slot = &mut self.block[start..start + DATE_LEN];
+        // Formatted in place to avoid allocating a string. It fits, because the format has a fixed length.
+        let written = write!(slot, "{}", httpdate::HttpDate::from(time));
+        debug_assert!(written.is_ok() && slot.is_empty(), "a date has {DATE_LEN} bytes");
     }
 
     #[cold]
@@ -174,7 +180,8 @@ impl Encoder {
     }
 }
 
-/// Whether both are the same constant; equal ones in two places count as different, which costs only time.
+/// Returns whether both are the same constant. Compares addresses: equal strings at different addresses count as
+/// different, which only costs a rewrite.
 #[inline]
 fn is_same(one: Option<&'static str>, other: Option<&'static str>) -> bool {
     match (one, other) {
@@ -199,7 +206,7 @@ fn content_type_line(out: &mut Vec<u8>, content_type: &str) {
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
-    // The space stands also where no reason follows (RFC 9112 section 4).
+    // The space is required even without a reason phrase (RFC 9112 section 4).
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -214,8 +221,8 @@ mod tests {
         let head = ResponseHead {
             status,
             content_type: Some("text/plain"),
-            fields: b"A: b\r\n",
-            shared: b"",
+            headers: b"A: b\r\n",
+            shared_headers: b"",
             length,
             persistence,
         };
@@ -224,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_its_parts_in_order() {
+    fn head_lines_are_in_order() {
         assert_eq!(
-            head(StatusCode::OK, Length::Known(28), Persistence::Silent),
+            head(StatusCode::OK, Length::Known(28), Persistence::Implicit),
             "HTTP/1.1 200 OK\r\nServer: serverd\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
              Content-Type: text/plain\r\nContent-Length: 28\r\nA: b\r\n\r\n"
         );
@@ -234,18 +241,25 @@ mod tests {
 
     #[test]
     fn a_status_without_a_reason_keeps_its_space() {
-        let text = head(StatusCode::from_u16(599).unwrap(), Length::Untold, Persistence::Close);
+        let text = head(StatusCode::from_u16(599).unwrap(), Length::Unspecified, Persistence::Close);
         assert!(text.starts_with("HTTP/1.1 599 \r\nServer: "), "{text}");
         assert!(text.ends_with("A: b\r\nConnection: close\r\n\r\n"), "{text}");
     }
 
     #[test]
-    fn every_head_has_its_own_content_type() {
+    fn each_head_has_the_content_type_it_was_given() {
         let mut encoder = Encoder::new();
-        let (length, persistence, fields) = (Length::Known(1), Persistence::Silent, &b""[..]);
+        let (length, persistence, headers) = (Length::Known(1), Persistence::Implicit, &b""[..]);
         for content_type in [Some("text/html"), None, Some("text/css"), Some("text/html"), Some("text/html")] {
             let mut out = Vec::new();
-            let head = ResponseHead { status: StatusCode::OK, content_type, fields, shared: b"", length, persistence };
+            let head = ResponseHead {
+                status: StatusCode::OK,
+                content_type,
+                headers,
+                shared_headers: b"",
+                length,
+                persistence,
+            };
             encoder.head(&mut out, 0, &head);
             let text = String::from_utf8(out).unwrap();
             let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("Content-Type: ")).collect();
@@ -263,8 +277,8 @@ mod tests {
             let head = ResponseHead {
                 status: StatusCode::OK,
                 content_type: None,
-                fields: b"",
-                shared: b"",
+                headers: b"",
+                shared_headers: b"",
                 length,
                 persistence,
             };

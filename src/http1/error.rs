@@ -1,12 +1,14 @@
-//! What a peer did wrong, and the status that tells it.
+//! Protocol errors in requests, and the status code of the response to each.
 
 use std::fmt;
 
 use http::StatusCode;
 
-macro_rules! faults {
+macro_rules! errors {
     ($($(#[$doc:meta])* $name:ident => $status:ident, $text:literal;)*) => {
-        /// A fault of the peer. Its text is one constant line that never repeats what the peer sent.
+        /// A protocol error in a request, or a timeout while receiving one.
+        ///
+        /// [`Error::text`] is a fixed string that contains nothing the client sent.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub enum Error {
@@ -14,12 +16,12 @@ macro_rules! faults {
         }
 
         impl Error {
-            /// The status that answers it.
+            /// Returns the status code of the response to this error.
             pub fn status(self) -> StatusCode {
                 match self { $(Error::$name => StatusCode::$status,)* }
             }
 
-            /// What is wrong, for the peer to read.
+            /// Returns a one-line explanation for the response body.
             pub fn text(self) -> &'static str {
                 match self { $(Error::$name => $text,)* }
             }
@@ -27,81 +29,84 @@ macro_rules! faults {
     };
 }
 
-faults! {
-    /// RFC 9112 section 2.2: octets that match no request.
-    NotHttp => BAD_REQUEST, "this is not an HTTP request";
-    /// RFC 9112 section 2.2.
+errors! {
+    /// The bytes cannot start a request (RFC 9112 section 2.2).
+    NotHttp => BAD_REQUEST, "not an HTTP request";
+    /// Too many empty lines before the request line (RFC 9112 section 2.2).
     BlankLines => BAD_REQUEST, "too many empty lines before the request line";
-    /// RFC 9112 section 2.2: a recipient that takes LF for a line end takes it for all of them, or a proxy may disagree.
-    MixedLineEnds => BAD_REQUEST, "the lines of a head end all in CRLF or all in LF";
-    /// RFC 9112 section 3.
-    RequestLine => BAD_REQUEST, "a request line is: method, one space, target, one space, version";
-    /// RFC 9110 section 9.1: a method is a token.
-    Method => BAD_REQUEST, "the method is not a token";
-    /// RFC 9112 section 3: a method longer than any that is known here.
-    MethodTooLong => NOT_IMPLEMENTED, "the method is too long to be one";
-    /// RFC 9112 section 3.2.
-    Target => BAD_REQUEST, "the request target is not valid";
-    /// RFC 9112 section 3.2.4.
-    Asterisk => BAD_REQUEST, "the target * is for OPTIONS alone";
-    /// RFC 9112 section 3.2.3.
-    Authority => BAD_REQUEST, "the target of CONNECT is host:port";
-    /// RFC 9110 section 7.4: a resource of another scheme is not served here.
-    Scheme => MISDIRECTED_REQUEST, "only http targets are served on this connection";
-    /// RFC 9112 section 3.
+    /// Some lines end in CRLF and others in a bare LF (RFC 9112 section 2.2), so a proxy may parse the head in another
+    /// way.
+    MixedLineEndings => BAD_REQUEST, "mixed CRLF and LF line endings in the head";
+    /// The request line is malformed (RFC 9112 section 3).
+    RequestLine => BAD_REQUEST, "malformed request line: expected method, one space, target, one space, version";
+    /// The method is not a token (RFC 9110 section 9.1).
+    Method => BAD_REQUEST, "the method is not a valid token";
+    /// The method is longer than any the server implements (RFC 9112 section 3).
+    MethodTooLong => NOT_IMPLEMENTED, "the method is too long";
+    /// The request target is invalid (RFC 9112 section 3.2).
+    Target => BAD_REQUEST, "invalid request target";
+    /// The request target is `*`, but the method is not OPTIONS (RFC 9112 section 3.2.4).
+    Asterisk => BAD_REQUEST, "the request target * is only valid with OPTIONS";
+    /// The request target of CONNECT is not a host and port (RFC 9112 section 3.2.3).
+    Authority => BAD_REQUEST, "the request target of CONNECT must be host:port";
+    /// The server is not authoritative for the scheme of the request target (RFC 9110 section 7.4).
+    Scheme => MISDIRECTED_REQUEST, "only the http scheme is served on this connection";
+    /// The request target exceeds [`target_bytes_max`](super::Limits::target_bytes_max) (RFC 9112 section 3).
     TargetTooLong => URI_TOO_LONG, "the request target is too long";
-    /// RFC 9112 section 2.3.
-    Version => BAD_REQUEST, "the version is not HTTP/ and two digits with a dot";
-    /// RFC 9110 section 15.6.6.
-    VersionUnsupported => HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are spoken here";
-    /// RFC 9112 section 5.
-    FieldLine => BAD_REQUEST, "a field line is: name, colon, value";
-    /// RFC 9112 section 5.1: white space between name and colon has been used to smuggle requests.
-    FieldName => BAD_REQUEST, "a field name is a token, with no space before the colon";
-    /// RFC 9110 section 5.5.
-    FieldValue => BAD_REQUEST, "a field value has a control character in it";
-    /// RFC 9112 sections 2.2 and 5.2.
-    Folded => BAD_REQUEST, "a field line must not begin with white space";
-    /// RFC 6585 section 5.
-    TooManyFields => REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields";
-    /// RFC 6585 section 5.
-    HeadTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large";
-    /// RFC 9112 section 3.2.
-    HostMissing => BAD_REQUEST, "an HTTP/1.1 request needs a Host field";
-    /// RFC 9112 section 3.2.
-    HostRepeated => BAD_REQUEST, "more than one Host field";
-    /// RFC 9110 section 7.2.
-    Host => BAD_REQUEST, "the Host field is not host or host:port";
-    /// RFC 9110 section 8.6.
-    ContentLength => BAD_REQUEST, "Content-Length is not a decimal number";
-    /// RFC 9112 section 6.3: repeated values may be merged or refused; two readers of a list may differ.
-    ContentLengthRepeated => BAD_REQUEST, "more than one Content-Length";
-    /// RFC 9112 section 6.1: refused, not repaired.
-    BothFramings => BAD_REQUEST, "Content-Length and Transfer-Encoding in one request";
-    /// RFC 9112 section 6.1.
+    /// The HTTP version is malformed (RFC 9112 section 2.3).
+    Version => BAD_REQUEST, "malformed HTTP version";
+    /// The major HTTP version is not supported (RFC 9110 section 15.6.6).
+    VersionUnsupported => HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are supported";
+    /// A header line is malformed (RFC 9112 section 5).
+    HeaderLine => BAD_REQUEST, "malformed header line: expected name, colon, value";
+    /// A header name is invalid or followed by whitespace, which enables request smuggling (RFC 9112 section 5.1).
+    HeaderName => BAD_REQUEST, "invalid header name or whitespace before the colon";
+    /// A header value contains a control character (RFC 9110 section 5.5).
+    HeaderValue => BAD_REQUEST, "control character in a header value";
+    /// A header line begins with whitespace (RFC 9112 sections 2.2 and 5.2).
+    Folded => BAD_REQUEST, "a header line begins with whitespace";
+    /// The number of headers exceeds [`headers_max`](super::Limits::headers_max) (RFC 6585 section 5).
+    TooManyHeaders => REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers";
+    /// The size of the head exceeds [`head_bytes_max`](field@super::Limits::head_bytes_max) (RFC 6585 section 5).
+    HeadTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "request head too large";
+    /// An HTTP/1.1 request has no Host header (RFC 9112 section 3.2).
+    HostMissing => BAD_REQUEST, "missing Host header";
+    /// There is more than one Host header (RFC 9112 section 3.2).
+    HostRepeated => BAD_REQUEST, "more than one Host header";
+    /// The Host header is invalid (RFC 9110 section 7.2).
+    Host => BAD_REQUEST, "invalid Host header: expected host or host:port";
+    /// The Content-Length is not a decimal number (RFC 9110 section 8.6).
+    ContentLength => BAD_REQUEST, "invalid Content-Length: expected a decimal number";
+    /// There is more than one Content-Length value. RFC 9112 section 6.3 permits merging equal values, but recipients
+    /// differ in how they treat a list, so it is rejected.
+    ContentLengthRepeated => BAD_REQUEST, "more than one Content-Length value";
+    /// Both Content-Length and Transfer-Encoding are present (RFC 9112 section 6.1).
+    BothFramings => BAD_REQUEST, "both Content-Length and Transfer-Encoding";
+    /// An HTTP/1.0 request has a Transfer-Encoding (RFC 9112 section 6.1).
     FramingInHttp10 => BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request";
-    /// RFC 9112 sections 6.3 and 7.1.
-    TransferEncoding => BAD_REQUEST, "chunked must be the last transfer coding, once and without parameters";
-    /// RFC 9112 section 6.1.
-    UnknownCoding => NOT_IMPLEMENTED, "the only transfer coding understood is chunked";
-    /// RFC 9110 section 10.1.1.
-    Expectation => EXPECTATION_FAILED, "the only expectation met is 100-continue";
-    /// RFC 9112 section 7.1.
-    ChunkSize => BAD_REQUEST, "a chunk size is not a hexadecimal number and CRLF";
-    /// RFC 9112 section 7.1.1: extensions are bounded.
-    ChunkExtension => BAD_REQUEST, "a chunk extension is malformed or too long";
-    /// RFC 9112 section 7.1.
-    ChunkData => BAD_REQUEST, "chunk data does not end where its size says";
-    /// RFC 9112 section 7.1.2.
-    Trailer => BAD_REQUEST, "a trailer field is malformed";
-    /// RFC 6585 section 5.
-    TrailersTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "the trailer section is too large";
-    /// RFC 9110 section 15.5.14.
-    BodyTooLarge => PAYLOAD_TOO_LARGE, "the body is too large";
-    /// RFC 9110 section 15.5.9.
-    HeadTimeout => REQUEST_TIMEOUT, "the head did not come in time";
-    /// RFC 9110 section 15.5.9.
-    BodyTimeout => REQUEST_TIMEOUT, "the body came too slowly";
+    /// The Transfer-Encoding is malformed, or chunked is not its last coding (RFC 9112 sections 6.3 and 7.1).
+    TransferEncoding => BAD_REQUEST, "chunked must be the last transfer coding, used once and without parameters";
+    /// A transfer coding other than chunked is applied (RFC 9112 section 6.1).
+    UnknownCoding => NOT_IMPLEMENTED, "unsupported transfer coding: only chunked is implemented";
+    /// An expectation other than 100-continue (RFC 9110 section 10.1.1).
+    Expectation => EXPECTATION_FAILED, "unsupported expectation: only 100-continue is implemented";
+    /// A chunk size is malformed (RFC 9112 section 7.1).
+    ChunkSize => BAD_REQUEST, "malformed chunk size: expected a hexadecimal number and CRLF";
+    /// A chunk extension is malformed, or the extensions are too long (RFC 9112 section 7.1.1).
+    ChunkExtension => BAD_REQUEST, "chunk extension malformed or too long";
+    /// Chunk data is not followed by CRLF (RFC 9112 section 7.1).
+    ChunkData => BAD_REQUEST, "chunk data does not match the chunk size";
+    /// A trailer line is malformed (RFC 9112 section 7.1.2).
+    Trailer => BAD_REQUEST, "malformed trailer line";
+    /// The trailer section exceeds [`trailer_bytes_max`](super::Limits::trailer_bytes_max) or
+    /// [`headers_max`](super::Limits::headers_max) (RFC 6585 section 5).
+    TrailersTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "trailer section too large";
+    /// The body exceeds its size limit (RFC 9110 section 15.5.14).
+    BodyTooLarge => PAYLOAD_TOO_LARGE, "request body too large";
+    /// The head was not received in time (RFC 9110 section 15.5.9).
+    HeadTimeout => REQUEST_TIMEOUT, "request head not received in time";
+    /// The body was received too slowly (RFC 9110 section 15.5.9).
+    BodyTimeout => REQUEST_TIMEOUT, "request body received too slowly";
 }
 
 impl fmt::Display for Error {

@@ -1,33 +1,37 @@
-//! The head of a request: request line and fields, read line by line, and the rules that hold between them.
+//! Incremental parser for a request head: the request line, the header fields, and the rules that involve several of
+//! them.
 //!
-//! The parser keeps offsets, not slices, so what it found stays valid when the bytes move, and it remembers
-//! how far it has read: however the input is cut, every octet is searched once and every line read once.
-//! A line is judged only when it is whole, or longer than allowed, so cutting never changes the verdict.
+//! The parser stores offsets, not slices, so results stay valid when the input buffer moves. It remembers its position:
+//! however the input is fragmented, every byte is searched once and every line is parsed once. A line is parsed only
+//! when it is complete, or rejected when it exceeds a limit, so fragmentation never changes the outcome.
 //!
-//! Choices the RFC leaves open, each taken so that no proxy can read it differently:
+//! Choices the RFC leaves open, each made so that no proxy can parse the message differently:
 //!
-//! - Lines end all in CRLF or all in a bare LF (RFC 9112 section 2.2 permits LF; a person in netcat types it);
-//!   a mixture is refused, and a bare CR is refused everywhere.
-//! - One SP, and no other white space, separates the words of the request line (section 3).
-//! - A repeated Content-Length is refused even when the values are equal (section 6.3).
-//! - Transfer-Encoding together with Content-Length, or in HTTP/1.0, is refused (section 6.1).
-//! - Folded lines are refused (section 5.2), and so are control octets in values (RFC 9110 section 5.5).
-//! - An empty Host is refused: an http URI has a host (RFC 9110 section 4.2.1).
+//! - Lines end either all in CRLF or all in a bare LF (RFC 9112 section 2.2 permits LF; netcat users type it);
+//!   a mixture is rejected, and a bare CR is rejected everywhere.
+//! - Exactly one SP, and no other whitespace, separates the elements of the request line (section 3).
+//! - A repeated Content-Length is rejected even if the values are equal (section 6.3).
+//! - Transfer-Encoding together with Content-Length, or in HTTP/1.0, is rejected (section 6.1).
+//! - Folded lines are rejected (section 5.2), and so are control characters in values (RFC 9110 section 5.5).
+//! - An empty Host is rejected: an http URI has a host (RFC 9110 section 4.2.1).
+//!
+//! A function with the suffix `_outlined` is the out-of-line version of an inlined function, for use outside the hot
+//! path.
 
 use super::Limits;
 use super::error::Error;
-use super::scan::{self, is_word};
-use super::target::{self, Form};
+use super::scan::{self, eq_lower};
+use super::target::{self, TargetForm};
 
-mod plain;
+mod fast_path;
 
-/// Empty lines before a request line that are skipped (RFC 9112 section 2.2 asks for at least one).
+/// Maximum number of empty lines skipped before a request line (RFC 9112 section 2.2 recommends at least one).
 const BLANK_LINES_MAX: u8 = 8;
 
-/// What a request line has besides its target: a method, two spaces, a version.
+/// Maximum length of a request line without its target: a method, two spaces, a version.
 const REQUEST_LINE_EXTRA: usize = 64;
 
-/// HTTP/1.0 or HTTP/1.1; a higher minor version counts as 1.1 (RFC 9110 section 2.5).
+/// The HTTP version of a request. A higher minor version counts as 1.1 (RFC 9110 section 2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// HTTP/1.0.
@@ -40,16 +44,16 @@ pub enum Version {
 /// How the body of a request is delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     #[default]
     None,
-    /// By Content-Length.
+    /// By Content-Length, in bytes.
     Length(u64),
-    /// By chunks.
+    /// By the chunked transfer coding.
     Chunked,
 }
 
-/// A stretch of the head.
+/// A range of bytes in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Span {
     start: u16,
@@ -57,7 +61,7 @@ struct Span {
 }
 
 impl Span {
-    /// Heads are at most 64 KiB, and the last octets of a head belong to no span: both numbers fit.
+    /// Creates a span. Both numbers fit in 16 bits: a head is at most 64 KiB, and no span includes its last byte.
     #[allow(clippy::cast_possible_truncation)]
     fn new(start: usize, len: usize) -> Self {
         debug_assert!(start <= 0xffff && len <= 0xffff);
@@ -76,141 +80,144 @@ struct Field {
     value: Span,
 }
 
-/// Where the parts of a field stand in its line.
+/// Offsets of the name and value of a field within its line.
 #[derive(Clone, Copy)]
-struct Place {
+struct FieldSpan {
     name_end: usize,
     value_start: usize,
     value_end: usize,
 }
 
-impl Place {
-    /// The field in a head, so many octets behind its beginning.
+impl FieldSpan {
+    /// Converts to offsets in the head. The line begins at `start`.
     #[inline]
-    fn behind(self, start: usize) -> Field {
+    fn at(self, start: usize) -> Field {
         let value = Span::new(start + self.value_start, self.value_end - self.value_start);
         Field { name: Span::new(start, self.name_end), value }
     }
 }
 
-/// What the Transfer-Encoding lines have said so far.
+/// The transfer codings listed by the Transfer-Encoding lines parsed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Codings {
     #[default]
     None,
-    /// Codings that are not understood, and chunked is not yet among them.
+    /// Only unknown codings.
     Unknown,
-    /// chunked came last, and alone.
+    /// Only chunked.
     Chunked,
-    /// chunked came last, after others.
+    /// Unknown codings, then chunked.
     UnknownThenChunked,
 }
 
-/// What a head says besides its words, a bit for each, so that one look tells whether there is any of several.
+/// Flags extracted while parsing, so that common checks are one mask test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Marks(u16);
+struct HeadFlags(u16);
 
-impl Marks {
-    /// There is a Host.
+impl HeadFlags {
+    /// A Host header is present.
     const HOST: u16 = 1;
-    /// HTTP/1.0.
-    const OLD: u16 = 1 << 1;
-    /// The method is HEAD, so that no response has content; known before the rest of the request line is judged.
-    const CONTENTLESS: u16 = 1 << 2;
-    /// Connection: close.
+    /// The version is HTTP/1.0.
+    const HTTP10: u16 = 1 << 1;
+    /// The method is HEAD, so responses have no content; set before the rest of the request line is validated.
+    const HEAD_METHOD: u16 = 1 << 2;
+    /// `Connection: close`.
     const CLOSE: u16 = 1 << 3;
-    /// Connection: keep-alive.
+    /// `Connection: keep-alive`.
     const KEEP_ALIVE: u16 = 1 << 4;
-    /// There is a Content-Length.
-    const LENGTH: u16 = 1 << 5;
-    /// There is a Transfer-Encoding.
-    const CODINGS: u16 = 1 << 6;
-    /// Expect: 100-continue.
+    /// A Content-Length header is present.
+    const CONTENT_LENGTH: u16 = 1 << 5;
+    /// A Transfer-Encoding header is present.
+    const TRANSFER_ENCODING: u16 = 1 << 6;
+    /// `Expect: 100-continue`.
     const EXPECT_CONTINUE: u16 = 1 << 7;
-    /// Another expectation.
+    /// An expectation other than 100-continue is present.
     const EXPECT_OTHER: u16 = 1 << 8;
-    /// A precondition.
+    /// A header that may be a precondition is present.
     const CONDITIONAL: u16 = 1 << 9;
 
     #[inline]
-    fn set(&mut self, marks: u16) {
-        self.0 |= marks;
+    fn set(&mut self, flags: u16) {
+        self.0 |= flags;
     }
 
-    /// Whether any of these is set.
+    /// Returns whether any of `flags` is set.
     #[inline]
-    fn any(self, marks: u16) -> bool {
-        self.0 & marks != 0
+    fn any(self, flags: u16) -> bool {
+        self.0 & flags != 0
     }
 }
 
-/// A parsed head, or the part of it read so far. Without the bytes it was read from it means nothing.
+/// A parsed request head, or the state of a partially parsed one.
+///
+/// Stores offsets only: the accessors that return slices take the bytes the head was parsed from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     method: Span,
     target: Span,
-    form: Form,
-    marks: Marks,
+    form: TargetForm,
+    flags: HeadFlags,
     fields: Vec<Field>,
     content_length: Option<u64>,
     codings: Codings,
-    /// Where the line that is not whole yet begins, and how far a line end has been looked for.
+    /// The start of the first line that has not been parsed.
     line: usize,
+    /// The offset up to which the input has been searched for a line ending.
     searched: usize,
     blank_lines: u8,
-    /// Whether lines end in CRLF; known after the first.
+    /// Whether lines end in CRLF; `None` before the first line.
     crlf: Option<bool>,
 }
 
-/// How far a head has come.
+/// The result of [`Head::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It is not whole. So many octets of empty lines before it are done with.
-    More { skipped: usize },
-    /// It stands between these offsets.
-    Whole { start: usize, end: usize },
+    /// The head is incomplete. `skipped` bytes of empty lines before it have been consumed.
+    NeedMore { skipped: usize },
+    /// The head is complete: it is `input[start..end]`.
+    Complete { start: usize, end: usize },
 }
 
-/// Which octets may stand in a token (RFC 9110 section 5.6.2).
+/// The bytes allowed in a token (RFC 9110 section 5.6.2).
 pub(super) const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
-    let mut octet = 0_u8;
-    while octet < 128 {
-        let byte = octet;
-        table[octet as usize] = byte.is_ascii_alphanumeric()
+    let mut index = 0_u8;
+    while index < 128 {
+        let byte = index;
+        table[index as usize] = byte.is_ascii_alphanumeric()
             || matches!(
                 byte,
                 b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
             );
-        octet += 1;
+        index += 1;
     }
     table
 };
 
-/// Which octets may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
+/// The bytes allowed in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
 pub(super) const VALUE: [bool; 256] = {
     let mut table = [true; 256];
-    let mut octet = 0;
-    while octet < 32 {
-        table[octet] = octet == 9;
-        octet += 1;
+    let mut index = 0;
+    while index < 32 {
+        table[index] = index == 9;
+        index += 1;
     }
     table[127] = false;
     table
 };
 
-/// Whether these octets are a token.
+/// Returns whether `bytes` is a token (RFC 9110 section 5.6.2), such as a method or a header name.
 pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[byte as usize])
 }
 
-/// Whether these octets may be a field value.
-pub fn is_field_value(bytes: &[u8]) -> bool {
-    let plain = scan::control(bytes, 0);
-    bytes[plain..].iter().all(|&byte| VALUE[byte as usize])
+/// Returns whether `bytes` contains only bytes allowed in a header value (RFC 9110 section 5.5).
+pub fn is_header_value(bytes: &[u8]) -> bool {
+    let checked = scan::find_control(bytes, 0);
+    bytes[checked..].iter().all(|&byte| VALUE[byte as usize])
 }
 
-/// Without the optional white space around it (RFC 9110 section 5.6.3).
+/// Strips leading and trailing optional whitespace (RFC 9110 section 5.6.3).
 pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -221,44 +228,45 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The elements of a list, without the empty ones (RFC 9110 section 5.6.1).
-pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Returns the non-empty elements of a comma-separated list (RFC 9110 section 5.6.1).
+pub(super) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
 }
 
 impl Head {
-    /// Forgets everything but the memory it holds.
+    /// Clears the head but keeps its allocation.
     pub(super) fn reset(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
         *self = Head { fields, ..Head::default() };
     }
 
-    /// Whether something of a head has been read.
+    /// Returns whether part of a head has been received.
     pub(super) fn has_begun(&self) -> bool {
         self.searched > 0
     }
 
-    /// Reads on. `input` begins where it began the last time, less what was skipped then.
+    /// Continues parsing. `input` must start with the same bytes as in the previous call, except for those the previous
+    /// call skipped.
     pub(super) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, Error> {
         let mut start = 0;
         loop {
             let bytes = &input[start..];
             if self.crlf.is_none() {
-                check_first_octets(bytes)?;
+                check_first_byte(bytes)?;
             }
             if self.searched == self.line
-                && let Some(end) = self.read_plain_lines_apart(bytes, limits)?
+                && let Some(end) = self.parse_fast_outlined(bytes, limits)?
             {
-                return Ok(Progress::Whole { start, end: start + end });
+                return Ok(Progress::Complete { start, end: start + end });
             }
             let Some(found) = memchr::memchr(b'\n', &bytes[self.searched..]) else {
-                self.check_unfinished(bytes, bytes.len() - self.line, limits)?;
+                self.check_line_length(bytes, bytes.len() - self.line, limits)?;
                 self.searched = bytes.len();
-                return Ok(Progress::More { skipped: start });
+                return Ok(Progress::NeedMore { skipped: start });
             };
             let end = self.searched + found;
-            self.check_unfinished(bytes, end - self.line, limits)?;
+            self.check_line_length(bytes, end - self.line, limits)?;
             self.searched = end + 1;
             let crlf = end > self.line && bytes[end - 1] == b'\r';
             let line = self.line..end - usize::from(crlf);
@@ -275,10 +283,10 @@ impl Head {
                 self.crlf = Some(crlf);
                 self.read_request_line(&bytes[line], limits)?;
             } else if self.crlf != Some(crlf) {
-                return Err(Error::MixedLineEnds);
+                return Err(Error::MixedLineEndings);
             } else if line.is_empty() {
-                self.check_whole()?;
-                return Ok(Progress::Whole { start, end: start + end + 1 });
+                self.check_head()?;
+                return Ok(Progress::Complete { start, end: start + end + 1 });
             } else {
                 self.read_field_line(bytes, line, limits)?;
             }
@@ -286,20 +294,20 @@ impl Head {
         }
     }
 
-    /// The limits that hold for a line before its end is seen. `len` is what there is of it.
-    fn check_unfinished(&mut self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
+    /// Enforces the limits on the current line before it is parsed. `len` is its length so far.
+    fn check_line_length(&mut self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
         let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
         if self.line == 0 && len > request_line_max {
-            return Err(self.judge_long_line(&bytes[..request_line_max]));
+            return Err(self.classify_overlong_line(&bytes[..request_line_max]));
         }
         if self.line + len >= limits.head_bytes_max() { Err(Error::HeadTooLarge) } else { Ok(()) }
     }
 
-    /// What is too long in a request line that is.
+    /// Determines which part of an overlong request line is too long.
     #[cold]
-    fn judge_long_line(&mut self, seen: &[u8]) -> Error {
+    fn classify_overlong_line(&mut self, seen: &[u8]) -> Error {
         if seen.starts_with(b"HEAD ") {
-            self.marks.set(Marks::CONTENTLESS);
+            self.flags.set(HeadFlags::HEAD_METHOD);
         }
         match memchr::memchr(b' ', seen) {
             None if is_token(seen) => Error::MethodTooLong,
@@ -316,7 +324,7 @@ impl Head {
             return Err(Error::Method);
         }
         if method == b"HEAD" {
-            self.marks.set(Marks::CONTENTLESS);
+            self.flags.set(HeadFlags::HEAD_METHOD);
         }
         let target_len = memchr::memchr(b' ', rest).ok_or(Error::RequestLine)?;
         let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
@@ -324,7 +332,7 @@ impl Head {
             return Err(Error::RequestLine);
         }
         if read_version(version)? == Version::Http10 {
-            self.marks.set(Marks::OLD);
+            self.flags.set(HeadFlags::HTTP10);
         }
         if target.len() > limits.target_bytes_max {
             return Err(Error::TargetTooLong);
@@ -338,109 +346,110 @@ impl Head {
     fn read_field_line(&mut self, bytes: &[u8], line: std::ops::Range<usize>, limits: &Limits) -> Result<(), Error> {
         let start = line.start;
         let line = &bytes[line];
-        let name_len = line.iter().position(|&byte| !TOKEN[byte as usize]).ok_or(Error::FieldLine)?;
+        let name_len = line.iter().position(|&byte| !TOKEN[byte as usize]).ok_or(Error::HeaderLine)?;
         match line[name_len] {
             b':' if name_len > 0 => {}
             b' ' | b'\t' if name_len == 0 => return Err(Error::Folded),
-            _ => return Err(Error::FieldName),
+            _ => return Err(Error::HeaderName),
         }
-        if self.fields.len() >= limits.fields_max {
-            return Err(Error::TooManyFields);
+        if self.fields.len() >= limits.headers_max {
+            return Err(Error::TooManyHeaders);
         }
         let raw = &line[name_len + 1..];
         let value = trim(raw);
-        if !is_field_value(value) {
-            return Err(Error::FieldValue);
+        if !is_header_value(value) {
+            return Err(Error::HeaderValue);
         }
         let padding = if value.is_empty() { 0 } else { raw.len() - raw.trim_ascii_start().len() };
         let value_start = name_len + 1 + padding;
-        let place = Place { name_end: name_len, value_start, value_end: value_start + value.len() };
-        self.mark_apart(&bytes[start..], place)?;
-        self.fields.push(place.behind(start));
+        let span = FieldSpan { name_end: name_len, value_start, value_end: value_start + value.len() };
+        self.record_outlined(&bytes[start..], span)?;
+        self.fields.push(span.at(start));
         Ok(())
     }
 
-    /// The same where it is not on the way of every field.
+    /// Out-of-line version of [`Head::record`].
     #[inline(never)]
-    fn mark_apart(&mut self, line: &[u8], place: Place) -> Result<(), Error> {
-        self.mark(line, place)
+    fn record_outlined(&mut self, line: &[u8], span: FieldSpan) -> Result<(), Error> {
+        self.record(line, span)
     }
 
-    /// Notes the fields that frame the message or steer the connection.
-    #[allow(clippy::inline_always, reason = "the call would cost more than the look at most names")]
+    /// Records the fields that the parser interprets: Host, Expect, preconditions, and those that determine message
+    /// framing or connection persistence. Ignores all others.
+    #[allow(clippy::inline_always, reason = "for most names a call would cost more than the check")]
     #[inline(always)]
-    fn mark(&mut self, line: &[u8], place: Place) -> Result<(), Error> {
-        let Place { name_end, value_start, value_end } = place;
+    fn record(&mut self, line: &[u8], span: FieldSpan) -> Result<(), Error> {
+        let FieldSpan { name_end, value_start, value_end } = span;
         let (name, value) = (&line[..name_end], &line[value_start..value_end]);
         match name.len() {
-            4 if is_word(name, b"host") => self.mark_host(line, value_start, value),
+            4 if eq_lower(name, b"host") => self.record_host(line, value_start, value),
             // If-Match, If-Range, If-None-Match, If-Modified-Since, If-Unmodified-Since.
             8 | 13 | 17 | 19 if name[..3].eq_ignore_ascii_case(b"if-") => {
-                self.marks.set(Marks::CONDITIONAL);
+                self.flags.set(HeadFlags::CONDITIONAL);
                 Ok(())
             }
-            6 if is_word(name, b"expect") => {
-                self.mark_expect(value);
+            6 if eq_lower(name, b"expect") => {
+                self.record_expect(value);
                 Ok(())
             }
-            10 if is_word(name, b"connection") => {
-                self.mark_connection(value);
+            10 if eq_lower(name, b"connection") => {
+                self.record_connection(value);
                 Ok(())
             }
-            14 if is_word(name, b"content-length") => self.mark_content_length(value),
-            17 if is_word(name, b"transfer-encoding") => self.mark_codings(value),
+            14 if eq_lower(name, b"content-length") => self.record_content_length(value),
+            17 if eq_lower(name, b"transfer-encoding") => self.record_transfer_encoding(value),
             _ => Ok(()),
         }
     }
 
     #[inline(never)]
-    fn mark_host(&mut self, line: &[u8], start: usize, value: &[u8]) -> Result<(), Error> {
-        if self.marks.any(Marks::HOST) {
+    fn record_host(&mut self, line: &[u8], start: usize, value: &[u8]) -> Result<(), Error> {
+        if self.flags.any(HeadFlags::HOST) {
             return Err(Error::HostRepeated);
         }
-        self.marks.set(Marks::HOST);
-        // What follows the value ends the name as well.
-        let name_len = scan::other_than_host(line, start) - start;
+        self.flags.set(HeadFlags::HOST);
+        // The scan stops at the end of the value at the latest: the next byte is CR, LF or whitespace.
+        let name_len = scan::find_non_host(line, start) - start;
         let is_port = |port: &[u8]| matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit);
-        let is_usual = name_len > 0 && value.get(name_len..).is_some_and(is_port);
-        if is_usual || target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
+        let is_simple = name_len > 0 && value.get(name_len..).is_some_and(is_port);
+        if is_simple || target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
     }
 
     #[inline(never)]
-    fn mark_expect(&mut self, value: &[u8]) {
-        for element in elements(value) {
+    fn record_expect(&mut self, value: &[u8]) {
+        for element in list_elements(value) {
             let is_continue = element.eq_ignore_ascii_case(b"100-continue");
-            self.marks.set(if is_continue { Marks::EXPECT_CONTINUE } else { Marks::EXPECT_OTHER });
+            self.flags.set(if is_continue { HeadFlags::EXPECT_CONTINUE } else { HeadFlags::EXPECT_OTHER });
         }
     }
 
-    /// RFC 9110 section 7.6.1: a list of case-insensitive options.
+    /// Records connection options: a case-insensitive list (RFC 9110 section 7.6.1).
     #[inline]
-    fn mark_connection(&mut self, value: &[u8]) {
-        if is_word(value, b"keep-alive") {
-            self.marks.set(Marks::KEEP_ALIVE);
-        } else if is_word(value, b"close") {
-            self.marks.set(Marks::CLOSE);
+    fn record_connection(&mut self, value: &[u8]) {
+        if eq_lower(value, b"keep-alive") {
+            self.flags.set(HeadFlags::KEEP_ALIVE);
+        } else if eq_lower(value, b"close") {
+            self.flags.set(HeadFlags::CLOSE);
         } else {
-            self.mark_options(value);
+            self.record_connection_options(value);
         }
     }
 
     #[inline(never)]
-    fn mark_options(&mut self, value: &[u8]) {
-        for option in elements(value) {
+    fn record_connection_options(&mut self, value: &[u8]) {
+        for option in list_elements(value) {
             if option.eq_ignore_ascii_case(b"close") {
-                self.marks.set(Marks::CLOSE);
+                self.flags.set(HeadFlags::CLOSE);
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.marks.set(Marks::KEEP_ALIVE);
+                self.flags.set(HeadFlags::KEEP_ALIVE);
             }
         }
     }
 
     #[inline(never)]
-    fn mark_content_length(&mut self, value: &[u8]) -> Result<(), Error> {
+    fn record_content_length(&mut self, value: &[u8]) -> Result<(), Error> {
         if self.content_length.is_some() || value.contains(&b',') {
-            return Err(if elements(value).all(is_digits) {
+            return Err(if list_elements(value).all(is_digits) {
                 Error::ContentLengthRepeated
             } else {
                 Error::ContentLength
@@ -449,20 +458,20 @@ impl Head {
         if !is_digits(value) {
             return Err(Error::ContentLength);
         }
-        // A number that does not fit is a length all the same: larger than any limit.
+        // A number that overflows saturates: it is still a valid length, larger than any limit.
         let number =
             value.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
         self.content_length = Some(number);
-        self.marks.set(Marks::LENGTH);
+        self.flags.set(HeadFlags::CONTENT_LENGTH);
         Ok(())
     }
 
-    /// RFC 9112 sections 6.1, 6.3 and 7.
+    /// Records transfer codings (RFC 9112 sections 6.1, 6.3 and 7).
     #[inline(never)]
-    fn mark_codings(&mut self, value: &[u8]) -> Result<(), Error> {
-        self.marks.set(Marks::CODINGS);
+    fn record_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Error> {
+        self.flags.set(HeadFlags::TRANSFER_ENCODING);
         let mut codings = 0;
-        for coding in elements(value) {
+        for coding in list_elements(value) {
             codings += 1;
             let name_len = coding.iter().position(|&byte| !TOKEN[byte as usize]).unwrap_or(coding.len());
             let (name, parameters) = coding.split_at(name_len);
@@ -478,42 +487,43 @@ impl Head {
                 _ => Codings::Unknown,
             };
         }
-        // A field without a coding says nothing a reader could rely on.
+        // Recipients may differ in how they treat a Transfer-Encoding line without a coding.
         if codings == 0 { Err(Error::TransferEncoding) } else { Ok(()) }
     }
 
-    /// The rules that hold for the head as a whole.
+    /// Checks the rules that involve several parts of the head.
     #[inline]
-    fn check_whole(&self) -> Result<(), Error> {
-        const WEIGHED: u16 = Marks::HOST | Marks::OLD | Marks::CODINGS | Marks::EXPECT_OTHER;
-        if self.marks.0 & WEIGHED == Marks::HOST { Ok(()) } else { self.check_marks() }
+    fn check_head(&self) -> Result<(), Error> {
+        const RELEVANT: u16 =
+            HeadFlags::HOST | HeadFlags::HTTP10 | HeadFlags::TRANSFER_ENCODING | HeadFlags::EXPECT_OTHER;
+        if self.flags.0 & RELEVANT == HeadFlags::HOST { Ok(()) } else { self.check_head_general() }
     }
 
-    /// The same where there is more than a Host to weigh.
+    /// General case of [`Head::check_head`], for all heads except those where Host is the only relevant flag.
     #[inline(never)]
-    fn check_marks(&self) -> Result<(), Error> {
+    fn check_head_general(&self) -> Result<(), Error> {
         let version = self.version();
-        if version == Version::Http11 && !self.marks.any(Marks::HOST) {
+        if version == Version::Http11 && !self.flags.any(HeadFlags::HOST) {
             return Err(Error::HostMissing);
         }
         match self.codings {
             Codings::None => {}
             _ if version == Version::Http10 => return Err(Error::FramingInHttp10),
             _ if self.content_length.is_some() => return Err(Error::BothFramings),
-            // Section 6.3 demands 400 where chunked does not come last; section 6.1 only advises 501.
+            // Section 6.3 requires 400 if chunked is not last; section 6.1 only recommends 501.
             Codings::Unknown => return Err(Error::TransferEncoding),
             Codings::UnknownThenChunked => return Err(Error::UnknownCoding),
             Codings::Chunked => {}
         }
         // RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored.
-        let is_refused = self.marks.any(Marks::EXPECT_OTHER) && version == Version::Http11;
-        if is_refused { Err(Error::Expectation) } else { Ok(()) }
+        let is_unsupported = self.flags.any(HeadFlags::EXPECT_OTHER) && version == Version::Http11;
+        if is_unsupported { Err(Error::Expectation) } else { Ok(()) }
     }
 
-    /// How the body is delimited.
+    /// Returns how the body is delimited.
     #[inline]
     pub fn framing(&self) -> Framing {
-        if !self.marks.any(Marks::LENGTH | Marks::CODINGS) {
+        if !self.flags.any(HeadFlags::CONTENT_LENGTH | HeadFlags::TRANSFER_ENCODING) {
             return Framing::None;
         }
         match (self.codings, self.content_length) {
@@ -523,58 +533,62 @@ impl Head {
         }
     }
 
-    /// Whether the connection may go on after this request (RFC 9112 section 9.3).
+    /// Returns whether the client allows the connection to persist after this request (RFC 9112 section 9.3).
     pub fn is_persistent(&self) -> bool {
-        !self.marks.any(Marks::CLOSE) && (self.version() == Version::Http11 || self.marks.any(Marks::KEEP_ALIVE))
+        !self.flags.any(HeadFlags::CLOSE)
+            && (self.version() == Version::Http11 || self.flags.any(HeadFlags::KEEP_ALIVE))
     }
 
-    /// A request as almost all are: HTTP/1.1, after which the connection goes on, with an answer that has content.
+    /// Returns whether the fast path for responses applies: HTTP/1.1, a persistent connection, neither HEAD nor
+    /// CONNECT.
     #[inline]
-    pub(crate) fn is_usual(&self) -> bool {
-        // Nothing but CONNECT has that form.
-        !self.marks.any(Marks::OLD | Marks::CLOSE | Marks::CONTENTLESS) && self.form != Form::Authority
+    pub(crate) fn allows_fast_response(&self) -> bool {
+        // Only CONNECT uses authority-form.
+        !self.flags.any(HeadFlags::HTTP10 | HeadFlags::CLOSE | HeadFlags::HEAD_METHOD)
+            && self.form != TargetForm::Authority
     }
 
-    /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 section 10.1.1).
+    /// Returns whether the client expects 100 (Continue) before it sends the body (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.marks.any(Marks::EXPECT_CONTINUE) && self.version() == Version::Http11
+        self.flags.any(HeadFlags::EXPECT_CONTINUE) && self.version() == Version::Http11
     }
 
-    /// Whether the method is HEAD, so that no response has content, a refusal neither (RFC 9110 section 9.3.2). Known
-    /// as soon as the method is, whatever is wrong with the rest.
-    pub fn is_for_head(&self) -> bool {
-        self.marks.any(Marks::CONTENTLESS)
+    /// Returns whether the method is HEAD, in which case no response has content, not even an error response (RFC 9110
+    /// section 9.3.2). Valid as soon as the method has been parsed, even if the rest of the head is rejected.
+    pub fn is_head_method(&self) -> bool {
+        self.flags.any(HeadFlags::HEAD_METHOD)
     }
 
-    /// Whether there may be a precondition among the fields (RFC 9110 section 13.1); without one nobody need look.
+    /// Returns whether the headers may contain a precondition (RFC 9110 section 13.1). If `false`, there is none.
     pub fn is_conditional(&self) -> bool {
-        self.marks.any(Marks::CONDITIONAL)
+        self.flags.any(HeadFlags::CONDITIONAL)
     }
 
-    /// The version.
+    /// Returns the HTTP version.
     pub fn version(&self) -> Version {
-        if self.marks.any(Marks::OLD) { Version::Http10 } else { Version::Http11 }
+        if self.flags.any(HeadFlags::HTTP10) { Version::Http10 } else { Version::Http11 }
     }
 
-    /// The form of the target.
-    pub fn form(&self) -> Form {
+    /// Returns the form of the request target.
+    pub fn form(&self) -> TargetForm {
         self.form
     }
 
-    /// The method, in the bytes this head was read from.
+    /// Returns the method. `bytes` must be the bytes this head was parsed from.
     #[inline]
     pub fn method<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.method.of(bytes)
     }
 
-    /// The target, in the bytes this head was read from.
+    /// Returns the request target. `bytes` must be the bytes this head was parsed from.
     #[inline]
     pub fn target<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.target.of(bytes)
     }
 
-    /// The fields in order, names as they came, values without the white space around them.
-    pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    /// Returns the headers in order: names in their original case, values without surrounding whitespace. `bytes` must
+    /// be the bytes this head was parsed from.
+    pub fn headers<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         self.fields.iter().map(|field| (field.name.of(bytes), field.value.of(bytes)))
     }
 }
@@ -583,8 +597,9 @@ fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// What no request begins with is refused at once, so that a TLS hello does not wait for a line end that never comes.
-fn check_first_octets(bytes: &[u8]) -> Result<(), Error> {
+/// Rejects input that cannot start a request as soon as possible: a TLS ClientHello, for example, may not contain any
+/// line ending.
+fn check_first_byte(bytes: &[u8]) -> Result<(), Error> {
     match bytes {
         [] | [b'\r'] | [b'\r', b'\n', ..] | [b'\n', ..] => Ok(()),
         [first, ..] if TOKEN[*first as usize] => Ok(()),
@@ -592,9 +607,9 @@ fn check_first_octets(bytes: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// RFC 9112 section 2.3: case-sensitive, one digit on each side of the dot.
-fn read_version(word: &[u8]) -> Result<Version, Error> {
-    match word {
+/// Parses an HTTP version (RFC 9112 section 2.3): case-sensitive, one digit on each side of the dot.
+fn read_version(version: &[u8]) -> Result<Version, Error> {
+    match version {
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {

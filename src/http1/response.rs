@@ -1,88 +1,87 @@
-//! The client's side: reads one response (RFC 9112 sections 4 and 6.3), to a GET.
+//! Client-side parser for one response to a GET (RFC 9112 sections 4 and 6.3).
 //!
-//! Interim responses (1xx) are skipped. What the RFC leaves to the recipient is settled on the strict side: folded
-//! lines, Transfer-Encoding together with Content-Length and differing Content-Length values are faults, and so is a
-//! body that ends before its time.
+//! Interim responses (1xx) are skipped. Where the RFC leaves a choice the parser is strict: folded lines,
+//! Transfer-Encoding together with Content-Length, differing Content-Length values and a truncated body are errors.
 
 use std::fmt;
 
 use super::body::{Body, Piece};
-use super::head::{Framing, VALUE, elements, is_token, trim};
+use super::head::{Framing, VALUE, is_token, list_elements, trim};
 use super::{Error, Limits};
 
-/// Interim responses before the final one: nobody sends more than a few.
+/// Maximum number of interim responses before the final one; real servers send few.
 const INTERIM_MAX: u8 = 16;
 
-/// What is wrong with a response.
+/// An error in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ResponseFault {
-    /// It does not begin with a status line.
+pub enum ResponseError {
+    /// The response does not begin with a status line.
     NotHttp,
-    /// Another version than HTTP/1.0 or HTTP/1.1.
+    /// The version is neither HTTP/1.0 nor HTTP/1.1.
     Version,
-    /// A field line is malformed.
-    Field,
-    /// The head is larger, or has more fields, than [`Limits`] allow.
+    /// A header line is malformed.
+    Header,
+    /// The head exceeds `head_bytes_max` or `headers_max` of [`Limits`].
     HeadTooLarge,
-    /// Content-Length or Transfer-Encoding is malformed, or they contradict each other.
+    /// Content-Length or Transfer-Encoding is malformed, or they conflict.
     Framing,
-    /// A protocol nobody asked for (101), or interim responses without end.
+    /// An unsolicited protocol switch (101), or too many interim responses.
     Interim,
-    /// The chunks of the body are malformed, or the body is too large.
+    /// The chunked framing of the body is malformed.
     Body(Error),
-    /// The connection ended within the response.
+    /// The connection closed before the response was complete.
     Truncated,
 }
 
-impl fmt::Display for ResponseFault {
+impl fmt::Display for ResponseError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            ResponseFault::NotHttp => "it does not begin with an HTTP status line",
-            ResponseFault::Version => "its version is neither HTTP/1.0 nor HTTP/1.1",
-            ResponseFault::Field => "a field line is malformed",
-            ResponseFault::HeadTooLarge => "the head is too large",
-            ResponseFault::Framing => "Content-Length or Transfer-Encoding is wrong",
-            ResponseFault::Interim => "it switches protocols, or sends interim responses without end",
-            ResponseFault::Body(error) => error.text(),
-            ResponseFault::Truncated => "the connection was closed before the response was whole",
+            ResponseError::NotHttp => "the response does not begin with an HTTP status line",
+            ResponseError::Version => "the HTTP version is neither 1.0 nor 1.1",
+            ResponseError::Header => "malformed header line",
+            ResponseError::HeadTooLarge => "response head too large",
+            ResponseError::Framing => "malformed or conflicting Content-Length and Transfer-Encoding",
+            ResponseError::Interim => "unsolicited protocol switch or too many interim responses",
+            ResponseError::Body(error) => error.text(),
+            ResponseError::Truncated => "the connection was closed before the response was complete",
         })
     }
 }
 
-impl std::error::Error for ResponseFault {}
+impl std::error::Error for ResponseError {}
 
-/// What a stretch of a response was.
+/// The result of parsing a piece of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseEvent<'a> {
-    /// Call again with what is left of the input and more.
+    /// More input is needed. Call again with the unconsumed input followed by new bytes.
     NeedMore,
-    /// The final head is whole.
+    /// The head of the final response is complete.
     Head {
         /// The status code, from 200 to 999.
         status: u16,
-        /// The status line, without its end.
+        /// The status line, without its line ending.
         line: &'a [u8],
-        /// All of the head, with the empty line.
+        /// The complete head, including the final empty line.
         head: &'a [u8],
     },
-    /// A stretch of the body, decoded.
+    /// A piece of the body, with the chunked coding removed.
     Body(&'a [u8]),
-    /// The response is whole.
+    /// The response is complete.
     End,
 }
 
 #[derive(Debug)]
 enum State {
-    /// How far the end of the head has been looked for.
+    /// In a head: the offset up to which the input has been searched for the end of the head.
     Head(usize),
     Body(Body),
-    /// The body lasts until the connection ends (RFC 9112 section 6.3, rule 8).
+    /// The body ends when the connection closes (RFC 9112 section 6.3, rule 8).
     UntilClose,
     Done,
 }
 
-/// Reads one response, whatever the pieces it comes in.
+/// Incremental parser for one response, for use in a client.
 ///
 /// # Examples
 /// ```
@@ -95,7 +94,7 @@ enum State {
 /// let (more, event) = reader.receive(&input[used..])?;
 /// assert_eq!(event, ResponseEvent::Body(b"hi"));
 /// assert_eq!(reader.receive(&input[used + more..])?, (0, ResponseEvent::End));
-/// # Ok::<(), serverd::http1::ResponseFault>(())
+/// # Ok::<(), serverd::http1::ResponseError>(())
 /// ```
 #[derive(Debug)]
 pub struct ResponseReader {
@@ -105,23 +104,23 @@ pub struct ResponseReader {
 }
 
 impl ResponseReader {
-    /// A reader before the first octet.
+    /// Creates a reader for one response.
     pub fn new(limits: Limits) -> Self {
         ResponseReader { limits, state: State::Head(0), interim: 0 }
     }
 
-    /// Reads on in `input`, which begins with what was not used before. Returns how much of it is done with, and
-    /// what it was.
+    /// Parses `input`, which must begin with the bytes the previous call did not consume. Returns the number of bytes
+    /// consumed and an event.
     ///
     /// # Errors
-    /// The server's fault; the reader is of no use after it.
-    pub fn receive<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseFault> {
+    /// Returns an error if the response is malformed or exceeds a limit. The reader must not be used afterwards.
+    pub fn receive<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
         match &mut self.state {
             State::Head(_) => self.receive_head(input),
             State::Body(body) => {
-                let (used, piece) = body.decode(input, &self.limits).map_err(ResponseFault::Body)?;
+                let (used, piece) = body.decode(input, &self.limits).map_err(ResponseError::Body)?;
                 let event = match piece {
-                    Piece::More => ResponseEvent::NeedMore,
+                    Piece::NeedMore => ResponseEvent::NeedMore,
                     Piece::Data(bytes) => ResponseEvent::Body(bytes),
                     Piece::End => {
                         self.state = State::Done;
@@ -136,44 +135,44 @@ impl ResponseReader {
         }
     }
 
-    /// The connection ended.
+    /// Checks that the response is complete. Call this when the server has closed the connection.
     ///
     /// # Errors
-    /// [`ResponseFault::Truncated`] where that was before the response was whole.
-    pub fn finish(&self) -> Result<(), ResponseFault> {
+    /// Returns [`ResponseError::Truncated`] if the response is incomplete.
+    pub fn finish(&self) -> Result<(), ResponseError> {
         match self.state {
             State::UntilClose | State::Done => Ok(()),
-            _ => Err(ResponseFault::Truncated),
+            _ => Err(ResponseError::Truncated),
         }
     }
 
-    fn receive_head<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseFault> {
+    fn receive_head<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
         let mut start = 0;
         loop {
             let rest = &input[start..];
-            check_beginning(rest)?;
+            check_prefix(rest)?;
             let State::Head(searched) = &mut self.state else { return Ok((start, ResponseEvent::NeedMore)) };
-            let Some(end) = end_of_head(rest, searched) else {
+            let Some(end) = head_end(rest, searched) else {
                 if rest.len() > self.limits.head_bytes_max() {
-                    return Err(ResponseFault::HeadTooLarge);
+                    return Err(ResponseError::HeadTooLarge);
                 }
                 return Ok((start, ResponseEvent::NeedMore));
             };
             let head = &rest[..end];
             if end > self.limits.head_bytes_max() {
-                return Err(ResponseFault::HeadTooLarge);
+                return Err(ResponseError::HeadTooLarge);
             }
             let (status, line) = status_line(head)?;
             if (200..=999).contains(&status) {
                 self.state = match body_framing(status, head, &self.limits)? {
-                    Some(framing) => State::Body(Body::new(framing, u64::MAX).map_err(ResponseFault::Body)?),
+                    Some(framing) => State::Body(Body::new(framing, u64::MAX).map_err(ResponseError::Body)?),
                     None => State::UntilClose,
                 };
                 return Ok((start + end, ResponseEvent::Head { status, line, head }));
             }
             self.interim += 1;
             if status == 101 || self.interim > INTERIM_MAX {
-                return Err(ResponseFault::Interim);
+                return Err(ResponseError::Interim);
             }
             fields(head).try_for_each(|field| field.map(drop))?;
             self.state = State::Head(0);
@@ -182,15 +181,17 @@ impl ResponseReader {
     }
 }
 
-/// Refuses at once what can be no status line, so that a wrong server is told from a slow one.
-fn check_beginning(bytes: &[u8]) -> Result<(), ResponseFault> {
+/// Rejects input that cannot be a status line as soon as possible, to distinguish a server that speaks another protocol
+/// from a slow one.
+fn check_prefix(bytes: &[u8]) -> Result<(), ResponseError> {
     let expected = b"HTTP/";
     let seen = bytes.len().min(expected.len());
-    if bytes[..seen] == expected[..seen] { Ok(()) } else { Err(ResponseFault::NotHttp) }
+    if bytes[..seen] == expected[..seen] { Ok(()) } else { Err(ResponseError::NotHttp) }
 }
 
-/// The offset behind the empty line. Lines end in CRLF or LF; `searched` remembers where to go on.
-fn end_of_head(bytes: &[u8], searched: &mut usize) -> Option<usize> {
+/// Returns the offset after the empty line that ends the head. Lines end in CRLF or LF. `searched` is the offset at
+/// which to resume the search, and is updated.
+fn head_end(bytes: &[u8], searched: &mut usize) -> Option<usize> {
     while let Some(found) = memchr::memchr(b'\n', &bytes[*searched..]) {
         let end = *searched + found;
         let line = &bytes[..end];
@@ -209,57 +210,58 @@ fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
         .take_while(|line| !line.is_empty())
 }
 
-/// `HTTP-version SP status-code [ SP [ reason-phrase ] ]`; the space before an absent reason is often forgotten.
-fn status_line(head: &[u8]) -> Result<(u16, &[u8]), ResponseFault> {
-    let line = lines(head).next().ok_or(ResponseFault::NotHttp)?;
-    let (version, rest) = line.split_at_checked(8).ok_or(ResponseFault::NotHttp)?;
+/// Parses `HTTP-version SP status-code [ SP [ reason-phrase ] ]`. Many servers omit the space if there is no reason
+/// phrase.
+fn status_line(head: &[u8]) -> Result<(u16, &[u8]), ResponseError> {
+    let line = lines(head).next().ok_or(ResponseError::NotHttp)?;
+    let (version, rest) = line.split_at_checked(8).ok_or(ResponseError::NotHttp)?;
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => {}
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            return Err(ResponseFault::Version);
+            return Err(ResponseError::Version);
         }
-        _ => return Err(ResponseFault::NotHttp),
+        _ => return Err(ResponseError::NotHttp),
     }
     let [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', reason @ ..] = rest else {
-        return Err(ResponseFault::NotHttp);
+        return Err(ResponseError::NotHttp);
     };
     if !matches!(reason, [] | [b' ', ..]) || !reason.iter().all(|&byte| VALUE[byte as usize]) {
-        return Err(ResponseFault::NotHttp);
+        return Err(ResponseError::NotHttp);
     }
     let digit = |byte: &u8| u16::from(byte - b'0');
     Ok((digit(a) * 100 + digit(b) * 10 + digit(c), line))
 }
 
-fn fields(head: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), ResponseFault>> {
+fn fields(head: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), ResponseError>> {
     lines(head).skip(1).map(|line| {
-        let colon = memchr::memchr(b':', line).ok_or(ResponseFault::Field)?;
+        let colon = memchr::memchr(b':', line).ok_or(ResponseError::Header)?;
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
         if !is_token(name) || !value.iter().all(|&byte| VALUE[byte as usize]) {
-            return Err(ResponseFault::Field);
+            return Err(ResponseError::Header);
         }
         Ok((name, value))
     })
 }
 
-/// RFC 9112 section 6.3. `None`: until the connection ends.
-fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Framing>, ResponseFault> {
+/// Determines how the body is delimited (RFC 9112 section 6.3). Returns `None` if the close of the connection ends it.
+fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Framing>, ResponseError> {
     let (mut length, mut chunked, mut coded) = (None, false, false);
     for (count, field) in fields(head).enumerate() {
         let (name, value) = field?;
-        if count >= limits.fields_max {
-            return Err(ResponseFault::HeadTooLarge);
+        if count >= limits.headers_max {
+            return Err(ResponseError::HeadTooLarge);
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             let number = content_length(value)?;
             if length.is_some_and(|known| known != number) {
-                return Err(ResponseFault::Framing);
+                return Err(ResponseError::Framing);
             }
             length = Some(number);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            for coding in elements(value) {
-                // Once chunked, nothing may follow.
+            for coding in list_elements(value) {
+                // chunked must be the last coding.
                 if chunked {
-                    return Err(ResponseFault::Framing);
+                    return Err(ResponseError::Framing);
                 }
                 coded = true;
                 chunked = coding.eq_ignore_ascii_case(b"chunked");
@@ -270,7 +272,7 @@ fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Fram
         return Ok(Some(Framing::None));
     }
     match (coded, length) {
-        (true, Some(_)) => Err(ResponseFault::Framing),
+        (true, Some(_)) => Err(ResponseError::Framing),
         (true, None) => Ok(chunked.then_some(Framing::Chunked)),
         (false, Some(0)) => Ok(Some(Framing::None)),
         (false, Some(length)) => Ok(Some(Framing::Length(length))),
@@ -278,20 +280,20 @@ fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Fram
     }
 }
 
-fn content_length(value: &[u8]) -> Result<u64, ResponseFault> {
+fn content_length(value: &[u8]) -> Result<u64, ResponseError> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(ResponseFault::Framing);
+        return Err(ResponseError::Framing);
     }
-    let digits: &str = std::str::from_utf8(value).map_err(|_| ResponseFault::Framing)?;
-    digits.parse().map_err(|_| ResponseFault::Framing)
+    let digits: &str = std::str::from_utf8(value).map_err(|_| ResponseError::Framing)?;
+    digits.parse().map_err(|_| ResponseError::Framing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Reads a whole response in pieces of `step` octets: the status, the body, and whether it came to its end.
-    fn read(input: &[u8], step: usize) -> Result<(u16, Vec<u8>, bool), ResponseFault> {
+    /// Reads a response in pieces of `step` bytes. Returns the status, the body, and whether the body was delimited.
+    fn read(input: &[u8], step: usize) -> Result<(u16, Vec<u8>, bool), ResponseError> {
         let mut reader = ResponseReader::new(Limits::default());
         let (mut status, mut body, mut buffer) = (0, Vec::new(), Vec::new());
         for piece in input.chunks(step) {
@@ -310,21 +312,22 @@ mod tests {
                 buffer.drain(..used);
             }
         }
-        // A body of no octets ends without any more input.
+        // An empty body ends without further input.
         if let (_, ResponseEvent::End) = reader.receive(&buffer)? {
             return Ok((status, body, true));
         }
         reader.finish().map(|()| (status, body, false))
     }
 
-    fn read_both(input: &str) -> Result<(u16, String, bool), ResponseFault> {
-        let whole = read(input.as_bytes(), input.len().max(1));
-        assert_eq!(read(input.as_bytes(), 1), whole, "{input}");
-        whole.map(|(status, body, end)| (status, String::from_utf8(body).unwrap(), end))
+    /// Reads a response at once and byte by byte, and compares the results.
+    fn read_both(input: &str) -> Result<(u16, String, bool), ResponseError> {
+        let at_once = read(input.as_bytes(), input.len().max(1));
+        assert_eq!(read(input.as_bytes(), 1), at_once, "{input}");
+        at_once.map(|(status, body, end)| (status, String::from_utf8(body).unwrap(), end))
     }
 
     #[test]
-    fn bodies_are_delimited_by_length_by_chunks_and_by_the_end() {
+    fn bodies_are_delimited_by_length_chunks_or_close() {
         for (input, body, ends) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "hi", true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "", true),
@@ -345,37 +348,37 @@ mod tests {
         let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
         let last = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(read_both(&format!("{interim}{last}")), Ok((404, String::new(), true)));
-        assert_eq!(read_both(&format!("{}{last}", interim.repeat(9))), Err(ResponseFault::Interim));
-        assert_eq!(read_both("HTTP/1.1 101 Switching Protocols\r\n\r\n"), Err(ResponseFault::Interim));
+        assert_eq!(read_both(&format!("{}{last}", interim.repeat(9))), Err(ResponseError::Interim));
+        assert_eq!(read_both("HTTP/1.1 101 Switching Protocols\r\n\r\n"), Err(ResponseError::Interim));
     }
 
     #[test]
-    fn faults_are_told() {
-        for (input, fault) in [
-            ("SSH-2.0-OpenSSH\r\n", ResponseFault::NotHttp),
-            ("HTTP/1.1 20 OK\r\n\r\n", ResponseFault::NotHttp),
-            ("HTTP/1.1  200 OK\r\n\r\n", ResponseFault::NotHttp),
-            ("HTTP/1.1 2000\r\n\r\n", ResponseFault::NotHttp),
-            ("HTTP/1.1 200 a\x1bb\r\n\r\n", ResponseFault::NotHttp),
-            ("HTTP/2.0 200 OK\r\n\r\n", ResponseFault::Version),
-            ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ResponseFault::Field),
-            ("HTTP/1.1 200 OK\r\na : b\r\n\r\n", ResponseFault::Field),
-            ("HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", ResponseFault::Field),
-            ("HTTP/1.1 200 OK\r\na: \x07\r\n\r\n", ResponseFault::Field),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", ResponseFault::Framing),
-            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ResponseFault::Framing),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", ResponseFault::Framing),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", ResponseFault::Framing),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", ResponseFault::Body(Error::ChunkSize)),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", ResponseFault::Truncated),
-            ("HTTP/1.1 200 OK\r\n", ResponseFault::Truncated),
-            ("", ResponseFault::Truncated),
+    fn malformed_responses_are_rejected() {
+        for (input, error) in [
+            ("SSH-2.0-OpenSSH\r\n", ResponseError::NotHttp),
+            ("HTTP/1.1 20 OK\r\n\r\n", ResponseError::NotHttp),
+            ("HTTP/1.1  200 OK\r\n\r\n", ResponseError::NotHttp),
+            ("HTTP/1.1 2000\r\n\r\n", ResponseError::NotHttp),
+            ("HTTP/1.1 200 a\x1bb\r\n\r\n", ResponseError::NotHttp),
+            ("HTTP/2.0 200 OK\r\n\r\n", ResponseError::Version),
+            ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ResponseError::Header),
+            ("HTTP/1.1 200 OK\r\na : b\r\n\r\n", ResponseError::Header),
+            ("HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", ResponseError::Header),
+            ("HTTP/1.1 200 OK\r\na: \x07\r\n\r\n", ResponseError::Header),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", ResponseError::Body(Error::ChunkSize)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", ResponseError::Truncated),
+            ("HTTP/1.1 200 OK\r\n", ResponseError::Truncated),
+            ("", ResponseError::Truncated),
         ] {
-            assert_eq!(read_both(input), Err(fault), "{input:?}");
+            assert_eq!(read_both(input), Err(error), "{input:?}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(70_000));
-        assert_eq!(read(endless.as_bytes(), 4096), Err(ResponseFault::HeadTooLarge));
+        assert_eq!(read(endless.as_bytes(), 4096), Err(ResponseError::HeadTooLarge));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101));
-        assert_eq!(read(many.as_bytes(), 4096), Err(ResponseFault::HeadTooLarge));
+        assert_eq!(read(many.as_bytes(), 4096), Err(ResponseError::HeadTooLarge));
     }
 }

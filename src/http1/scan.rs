@@ -1,39 +1,40 @@
-//! Finding where a stretch of a head ends, sixteen octets at a time.
+//! SIMD search for the end of a token or value, 16 bytes at a time.
 //!
-//! A block of octets becomes a mask with one bit for each octet at which the stretch may end. That is a handful of
-//! instructions wherever there are vectors of sixteen octets (any x86-64, any `AArch64`), and plain arithmetic elsewhere.
+//! A block of bytes is converted to a bitmask with one bit per byte, set where the byte matches. That takes a few
+//! instructions on targets with 16-byte vectors (all of x86-64 and `AArch64`), and scalar arithmetic elsewhere.
 
 use wide::{CmpEq, CmpGt, CmpLt, i8x16};
 
+/// Bytes per vector.
 pub(super) const BLOCK: usize = 16;
 
-/// Control octets: all below SP, and DEL.
+/// Bitmask of control characters: bytes below SP, and DEL.
 #[inline]
-fn controls(block: [u8; BLOCK]) -> u32 {
-    let octets = signed(block);
-    // With a sign the upper half comes first of all.
-    others(octets.cmp_lt(i8x16::splat(0)) | between(octets, b' ', b'~'))
+fn control_mask(block: [u8; BLOCK]) -> u32 {
+    let bytes = signed(block);
+    // In signed comparison bytes >= 0x80 are negative.
+    unmatched(bytes.cmp_lt(i8x16::splat(0)) | between(bytes, b' ', b'~'))
 }
 
-/// Everything but visible ASCII and SP.
+/// Bitmask of bytes other than visible ASCII and SP.
 #[inline]
-fn unprintables(block: [u8; BLOCK]) -> u32 {
-    others(between(signed(block), b' ', b'~'))
+fn unprintable_mask(block: [u8; BLOCK]) -> u32 {
+    unmatched(between(signed(block), b' ', b'~'))
 }
 
-/// Everything but ASCII letters and `-`.
+/// Bitmask of bytes other than ASCII letters and `-`, the characters of common header names.
 #[inline]
-fn others_than_letters(block: [u8; BLOCK]) -> u32 {
-    let octets = signed(block);
-    others(letters(octets) | octets.cmp_eq(i8x16::splat(b'-'.cast_signed())))
+fn non_name_mask(block: [u8; BLOCK]) -> u32 {
+    let bytes = signed(block);
+    unmatched(letters(bytes) | bytes.cmp_eq(i8x16::splat(b'-'.cast_signed())))
 }
 
-/// Everything but ASCII letters, digits, `-` and `.`: what almost every host consists of.
+/// Bitmask of bytes other than ASCII letters, digits, `-` and `.`, the characters of common hosts.
 #[inline]
-fn others_than_host(block: [u8; BLOCK]) -> u32 {
-    let octets = signed(block);
-    let slash = octets.cmp_eq(i8x16::splat(b'/'.cast_signed()));
-    others(letters(octets) | (between(octets, b'-', b'9') & !slash))
+fn non_host_mask(block: [u8; BLOCK]) -> u32 {
+    let bytes = signed(block);
+    let slash = bytes.cmp_eq(i8x16::splat(b'/'.cast_signed()));
+    unmatched(letters(bytes) | (between(bytes, b'-', b'9') & !slash))
 }
 
 #[inline]
@@ -41,34 +42,34 @@ fn signed(block: [u8; BLOCK]) -> i8x16 {
     i8x16::new(block.map(u8::cast_signed))
 }
 
-/// ASCII letters: one bit makes small ones of all, and of nothing else.
+/// Matches ASCII letters: OR 0x20 lower-cases them and maps no other byte into `a..=z`.
 #[inline]
-fn letters(octets: i8x16) -> i8x16 {
-    between(octets | i8x16::splat(0x20), b'a', b'z')
+fn letters(bytes: i8x16) -> i8x16 {
+    between(bytes | i8x16::splat(0x20), b'a', b'z')
 }
 
-/// The octets between these two, of ASCII. Moved so that the last one is the largest number with a sign there is, none
-/// else is as large as the first.
+/// Matches the bytes from `first` to `last`, both ASCII. After adding a bias that maps `last` to `i8::MAX`, one signed
+/// comparison with the biased `first` suffices.
 #[inline]
-fn between(octets: i8x16, first: u8, last: u8) -> i8x16 {
+fn between(bytes: i8x16, first: u8, last: u8) -> i8x16 {
     let distance = i8::MAX.wrapping_sub(last.cast_signed());
-    (octets + i8x16::splat(distance)).cmp_gt(i8x16::splat(i8::MAX - (last - first).cast_signed() - 1))
+    (bytes + i8x16::splat(distance)).cmp_gt(i8x16::splat(i8::MAX - (last - first).cast_signed() - 1))
 }
 
-/// A bit for each octet that was told.
+/// Bitmask of the matching lanes.
 #[inline]
-fn mask(told: i8x16) -> u32 {
-    told.move_mask().cast_unsigned()
+fn matched(lanes: i8x16) -> u32 {
+    lanes.move_mask().cast_unsigned()
 }
 
-/// A bit for each octet that was not.
+/// Bitmask of the lanes that do not match.
 #[inline]
-fn others(told: i8x16) -> u32 {
-    mask(told) ^ 0xffff
+fn unmatched(lanes: i8x16) -> u32 {
+    matched(lanes) ^ 0xffff
 }
 
-/// Where the first octet from `from` on stands that `ends` tells of, or else the end.
-#[allow(clippy::inline_always, reason = "on the way of every request")]
+/// Returns the index of the first byte at or after `from` that is set in the bitmask computed by `ends`, or the length.
+#[allow(clippy::inline_always, reason = "hot path")]
 #[inline(always)]
 fn find(bytes: &[u8], from: usize, ends: impl Fn([u8; BLOCK]) -> u32) -> usize {
     let mut rest = bytes.get(from..).unwrap_or_default();
@@ -80,7 +81,7 @@ fn find(bytes: &[u8], from: usize, ends: impl Fn([u8; BLOCK]) -> u32) -> usize {
         rest = more;
     }
     if let Some(block) = bytes.last_chunk() {
-        // The last block once more, less what was looked at before.
+        // Reload the last full block, and shift out the bytes already checked.
         let found = ends(*block) >> (BLOCK - rest.len());
         return bytes.len() - rest.len() + (found | 1 << rest.len()).trailing_zeros() as usize;
     }
@@ -95,76 +96,76 @@ fn padded(rest: &[u8]) -> [u8; BLOCK] {
     block
 }
 
-/// Where the first control octet from `from` on stands, HTAB among them; the length if there is none.
+/// Returns the index of the first control character (HTAB included) at or after `from`, or the length.
 #[inline]
-pub(super) fn control(bytes: &[u8], from: usize) -> usize {
-    find(bytes, from, controls)
+pub(super) fn find_control(bytes: &[u8], from: usize) -> usize {
+    find(bytes, from, control_mask)
 }
 
-/// Where the first octet from `from` on stands that is neither visible ASCII nor SP; the length if there is none.
+/// Returns the index of the first byte at or after `from` that is neither visible ASCII nor SP, or the length.
 #[inline]
-pub(super) fn unprintable(bytes: &[u8], from: usize) -> usize {
+pub(super) fn find_unprintable(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     while let Some(blocks) = bytes.get(at..at + 2 * BLOCK) {
-        let found = blocks.first_chunk().map_or(0, |block| unprintables(*block));
-        let found = found | blocks.last_chunk().map_or(0, |block| unprintables(*block)) << BLOCK;
+        let found = blocks.first_chunk().map_or(0, |block| unprintable_mask(*block));
+        let found = found | blocks.last_chunk().map_or(0, |block| unprintable_mask(*block)) << BLOCK;
         if found != 0 {
             return at + found.trailing_zeros() as usize;
         }
         at += 2 * BLOCK;
     }
-    find(bytes, at, unprintables)
+    find(bytes, at, unprintable_mask)
 }
 
-/// What stands in the first block of a field line: a bit for each octet that is neither an ASCII letter nor `-`, and
-/// one for each that is neither visible ASCII nor SP.
+/// Returns two bitmasks of the first block of a field line: the bytes other than ASCII letters and `-`, and the bytes
+/// other than visible ASCII and SP.
 #[inline]
-pub(super) fn opening(block: &[u8; BLOCK]) -> (u32, u32) {
-    (others_than_letters(*block), unprintables(*block))
+pub(super) fn field_masks(block: &[u8; BLOCK]) -> (u32, u32) {
+    (non_name_mask(*block), unprintable_mask(*block))
 }
 
-/// Where the first octet from `from` on stands that is none of ASCII letters, digits, `-` and `.`; the length if there
-/// is none.
+/// Returns the index of the first byte at or after `from` that is not an ASCII letter, a digit, `-` or `.`, or the
+/// length.
 #[inline]
-pub(super) fn other_than_host(bytes: &[u8], from: usize) -> usize {
-    find(bytes, from, others_than_host)
+pub(super) fn find_non_host(bytes: &[u8], from: usize) -> usize {
+    find(bytes, from, non_host_mask)
 }
 
-/// Where the first octet from `from` on stands that is neither an ASCII letter nor `-`; the length if there is none.
+/// Returns the index of the first byte at or after `from` that is neither an ASCII letter nor `-`, or the length.
 #[inline]
-pub(super) fn other_than_letter(bytes: &[u8], from: usize) -> usize {
-    find(bytes, from, others_than_letters)
+pub(super) fn find_non_name(bytes: &[u8], from: usize) -> usize {
+    find(bytes, from, non_name_mask)
 }
 
-/// Whether octets that are no controls are this word in any case. The word has small letters and `-`
-/// alone, four at least.
+/// Returns whether `bytes` equals `word`, ignoring ASCII case. `bytes` must not contain control characters; `word` must
+/// be at least four bytes long and consist of lower-case letters and `-`.
 #[inline]
-pub(super) fn is_word<const N: usize>(octets: &[u8], word: &[u8; N]) -> bool {
-    // The bit makes small letters of capitals. Of other octets it makes no letters, and `-` only of CR.
-    let same = |at: usize| match (octets[at..].first_chunk(), word[at..].first_chunk()) {
+pub(super) fn eq_lower<const N: usize>(bytes: &[u8], word: &[u8; N]) -> bool {
+    // OR 0x20 lower-cases letters. It maps no other byte to a letter, and only CR to `-`.
+    let same = |at: usize| match (bytes[at..].first_chunk(), word[at..].first_chunk()) {
         (Some(own), Some(other)) => u32::from_le_bytes(*own) | 0x2020_2020 == u32::from_le_bytes(*other),
         _ => false,
     };
-    octets.len() == N && (0..N / 4).all(|part| same(part * 4)) && same(N - 4)
+    bytes.len() == N && (0..N / 4).all(|part| same(part * 4)) && same(N - 4)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every octet at every place, in stretches of every length up to some blocks, is what is found.
-    fn agrees(find: fn(&[u8], usize) -> usize, fill: u8, ends: fn(u8) -> bool) {
+    /// Compares `find` with a naive search: every byte at every index, in slices of every length up to a few blocks.
+    fn check_find(find: fn(&[u8], usize) -> usize, fill: u8, ends: fn(u8) -> bool) {
         for len in 0..36 {
             for from in 0..=len {
                 assert_eq!(find(&vec![fill; len], from), len);
             }
             for at in 0..len {
-                for octet in 0..=255 {
+                for byte in 0..=255 {
                     let mut bytes = vec![fill; len];
-                    bytes[at] = octet;
+                    bytes[at] = byte;
                     for from in [0, at.saturating_sub(1), at, at + 1] {
-                        let expected = bytes[from..].iter().position(|&octet| ends(octet)).map_or(len, |at| from + at);
-                        assert_eq!(find(&bytes, from), expected, "{octet} at {at} of {len} from {from}");
+                        let expected = bytes[from..].iter().position(|&byte| ends(byte)).map_or(len, |at| from + at);
+                        assert_eq!(find(&bytes, from), expected, "{byte} at {at} of {len} from {from}");
                     }
                 }
             }
@@ -172,40 +173,40 @@ mod tests {
     }
 
     #[test]
-    fn controls_are_found_at_every_place() {
-        agrees(control, b'a', |octet| octet.is_ascii_control());
-        agrees(control, 0xff, |octet| octet.is_ascii_control());
+    fn control_characters_are_found_at_every_index() {
+        check_find(find_control, b'a', |byte| byte.is_ascii_control());
+        check_find(find_control, 0xff, |byte| byte.is_ascii_control());
     }
 
     #[test]
-    fn what_is_not_printed_is_found_at_every_place() {
-        agrees(unprintable, b' ', |octet| !(b' '..=b'~').contains(&octet));
-        agrees(unprintable, b'~', |octet| !(b' '..=b'~').contains(&octet));
+    fn unprintable_bytes_are_found_at_every_index() {
+        check_find(find_unprintable, b' ', |byte| !(b' '..=b'~').contains(&byte));
+        check_find(find_unprintable, b'~', |byte| !(b' '..=b'~').contains(&byte));
     }
 
     #[test]
-    fn what_is_not_of_a_host_is_found_at_every_place() {
-        let ends = |octet: u8| !octet.is_ascii_alphanumeric() && octet != b'-' && octet != b'.';
-        agrees(other_than_host, b'.', ends);
-        agrees(other_than_host, b'9', ends);
+    fn non_host_bytes_are_found_at_every_index() {
+        let ends = |byte: u8| !byte.is_ascii_alphanumeric() && byte != b'-' && byte != b'.';
+        check_find(find_non_host, b'.', ends);
+        check_find(find_non_host, b'9', ends);
     }
 
     #[test]
-    fn what_is_no_letter_is_found_at_every_place() {
-        agrees(other_than_letter, b'Z', |octet| !octet.is_ascii_alphabetic() && octet != b'-');
-        agrees(other_than_letter, b'-', |octet| !octet.is_ascii_alphabetic() && octet != b'-');
+    fn non_name_bytes_are_found_at_every_index() {
+        check_find(find_non_name, b'Z', |byte| !byte.is_ascii_alphabetic() && byte != b'-');
+        check_find(find_non_name, b'-', |byte| !byte.is_ascii_alphabetic() && byte != b'-');
     }
 
     #[test]
-    fn the_first_of_several_is_found() {
-        assert_eq!(control(b"abc\x1f\x01\x7f\x80def", 0), 3);
-        assert_eq!(control(b"abc\x7f\x01\x1f\x80def", 4), 4);
-        assert_eq!(other_than_letter(b"a-Z@[`{:", 0), 3);
+    fn the_first_of_several_matches_is_found() {
+        assert_eq!(find_control(b"abc\x1f\x01\x7f\x80def", 0), 3);
+        assert_eq!(find_control(b"abc\x7f\x01\x1f\x80def", 4), 4);
+        assert_eq!(find_non_name(b"a-Z@[`{:", 0), 3);
     }
 
     #[test]
-    fn a_word_is_told_in_any_case() {
-        assert!(is_word(b"hOSt", b"host") && is_word(b"Content-Length", b"content-length"));
-        assert!(!is_word(b"hos", b"host") && !is_word(b"hosts", b"host") && !is_word(b"h0st", b"host"));
+    fn words_are_compared_ignoring_case() {
+        assert!(eq_lower(b"hOSt", b"host") && eq_lower(b"Content-Length", b"content-length"));
+        assert!(!eq_lower(b"hos", b"host") && !eq_lower(b"hosts", b"host") && !eq_lower(b"h0st", b"host"));
     }
 }

@@ -1,23 +1,23 @@
-//! The request target and its parts (RFC 9112 section 3.2, RFC 3986).
+//! Validates and splits request targets (RFC 9112 section 3.2, RFC 3986).
 //!
-//! The grammar of RFC 3986 is held to the letter, with one exception: what browsers leave as it is, by the URL Standard of
-//! the WHATWG (`[`, `]` and `|` everywhere, `\`, `^`, `` ` ``, `{` and `}` in a query), is let through. No reader takes
-//! these octets for anything else, and a user who typed `?f=a|b` is not to blame. A malformed percent-encoding is refused
-//! though browsers let it pass, since readers differ in what they make of it.
+//! The grammar of RFC 3986 is enforced strictly, with one exception: characters that browsers do not percent-encode,
+//! following the WHATWG URL Standard, are accepted (`[`, `]` and `|` everywhere; `\`, `^`, `` ` ``, `{` and `}` in a
+//! query). All recipients interpret these the same way, and users do type URLs such as `?f=a|b`. A malformed
+//! percent-encoding is rejected although browsers send it, since recipients differ in how they interpret it.
 
 use super::error::Error;
 
-/// The four forms of RFC 9112 section 3.2.
+/// The form of a request target (RFC 9112 section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
-    /// `/path?query`, what clients send to origins.
+pub enum TargetForm {
+    /// `/path?query`, the usual form in a request to an origin server.
     #[default]
     Origin,
-    /// `http://host/path?query`, what clients send to proxies and origins must accept.
+    /// `http://host/path?query`, sent to proxies; origin servers must accept it too.
     Absolute,
-    /// `host:port`, for CONNECT alone.
+    /// `host:port`, only for CONNECT.
     Authority,
-    /// `*`, for OPTIONS alone.
+    /// `*`, only for OPTIONS.
     Asterisk,
 }
 
@@ -25,41 +25,40 @@ const PATH: u8 = 1;
 const QUERY: u8 = 2;
 const HOST: u8 = 4;
 
-/// Which octets may stand in a path, in a query, in a reg-name (percent-encodings aside).
+/// The bytes allowed in a path, a query and a reg-name, apart from percent-encodings.
 const CLASS: [u8; 256] = {
     let mut class = [0; 256];
-    let mut octet = 0_u8;
-    while octet < 128 {
-        let byte = octet;
+    let mut byte = 0_u8;
+    while byte < 128 {
         let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
         let sub_delim = matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
         if unreserved || sub_delim {
-            class[octet as usize] = PATH | QUERY | HOST;
+            class[byte as usize] = PATH | QUERY | HOST;
         } else if matches!(byte, b':' | b'@' | b'/' | b'[' | b']' | b'|') {
-            class[octet as usize] = PATH | QUERY;
+            class[byte as usize] = PATH | QUERY;
         } else if matches!(byte, b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
-            class[octet as usize] = QUERY;
+            class[byte as usize] = QUERY;
         }
-        octet += 1;
+        byte += 1;
     }
     class
 };
 
-/// Which form a target has, if it is one that may stand with this method.
-pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Form, Error> {
+/// Validates a target and returns its form. Some forms are only valid with certain methods.
+pub(super) fn check(method: &[u8], target: &[u8]) -> Result<TargetForm, Error> {
     if method == b"CONNECT" {
         let (_, port) = split_port(target);
         return if is_authority(target) && port.is_some_and(|port| port.len() > 1) {
-            Ok(Form::Authority)
+            Ok(TargetForm::Authority)
         } else {
             Err(Error::Authority)
         };
     }
     match target.first() {
-        Some(b'/') => check_path_and_query(target).map(|()| Form::Origin),
-        Some(b'*') if target.len() == 1 && method == b"OPTIONS" => Ok(Form::Asterisk),
+        Some(b'/') => check_path_and_query(target).map(|()| TargetForm::Origin),
+        Some(b'*') if target.len() == 1 && method == b"OPTIONS" => Ok(TargetForm::Asterisk),
         Some(b'*') if target.len() == 1 => Err(Error::Asterisk),
-        _ => check_absolute(target).map(|()| Form::Absolute),
+        _ => check_absolute(target).map(|()| TargetForm::Absolute),
     }
 }
 
@@ -70,7 +69,7 @@ fn check_absolute(target: &[u8]) -> Result<(), Error> {
         && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     let rest = target[scheme_len + 1..].strip_prefix(b"//").ok_or(Error::Target)?;
     let (authority, rest) = rest.split_at(authority_len(rest));
-    // RFC 9110 section 4.2.4: user information in an http URI is an error; section 4.2.1: so is an empty host.
+    // User information (RFC 9110 section 4.2.4) and an empty host (section 4.2.1) are errors in an http URI.
     if !is_scheme || !is_authority(authority) {
         return Err(Error::Target);
     }
@@ -82,25 +81,26 @@ fn authority_len(rest: &[u8]) -> usize {
     rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())
 }
 
-/// The authority of a target in absolute form.
+/// Returns the authority of a target in absolute form.
 pub(super) fn authority(target: &[u8]) -> &[u8] {
     let start = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let rest = &target[start..];
     &rest[..authority_len(rest)]
 }
 
-/// The path and the query of a target in origin or absolute form. A path that is empty is `/`.
-pub(super) fn path_and_query(form: Form, target: &[u8]) -> (&[u8], Option<&[u8]>) {
+/// Splits a target into path and query. An empty path in absolute form is returned as `/`. A target in authority or
+/// asterisk form is returned unchanged as the path.
+pub(super) fn path_and_query(form: TargetForm, target: &[u8]) -> (&[u8], Option<&[u8]>) {
     let rest = match form {
-        Form::Origin => target,
-        Form::Absolute => {
+        TargetForm::Origin => target,
+        TargetForm::Absolute => {
             let start = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
             &target[start + authority_len(&target[start..])..]
         }
-        Form::Authority | Form::Asterisk => return (target, None),
+        TargetForm::Authority | TargetForm::Asterisk => return (target, None),
     };
     let (path, query) = match memchr::memchr(b'?', rest) {
-        Some(mark) => (&rest[..mark], Some(&rest[mark + 1..])),
+        Some(question_mark) => (&rest[..question_mark], Some(&rest[question_mark + 1..])),
         None => (rest, None),
     };
     (if path.is_empty() { b"/" } else { path }, query)
@@ -110,7 +110,7 @@ fn check_path_and_query(bytes: &[u8]) -> Result<(), Error> {
     if path_and_query_len(bytes) == bytes.len() { Ok(()) } else { Err(Error::Target) }
 }
 
-/// How much of the front is a path and a query.
+/// Returns the length of the path and query at the start of `bytes`.
 #[inline]
 pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
     let mut class = PATH;
@@ -123,7 +123,7 @@ pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
         } else if byte == b'?' {
             class = QUERY;
             at += 1;
-        } else if let Some(len) = percent(&bytes[at..]) {
+        } else if let Some(len) = percent_encoding_len(&bytes[at..]) {
             at += len;
         } else {
             break;
@@ -132,15 +132,15 @@ pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
     at
 }
 
-/// The length of the percent-encoding at the front.
-fn percent(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of the percent-encoding at the start of `bytes`, if there is one.
+fn percent_encoding_len(bytes: &[u8]) -> Option<usize> {
     match bytes {
         [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => Some(3),
         _ => None,
     }
 }
 
-/// Host, and port where a colon stands behind it.
+/// Splits an authority into the host and the rest: the port with its colon, if any.
 fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
     let host_len = if authority.first() == Some(&b'[') {
         authority.iter().position(|&byte| byte == b']').map_or(authority.len(), |end| end + 1)
@@ -151,21 +151,21 @@ fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
     if rest.is_empty() { (host, None) } else { (host, Some(rest)) }
 }
 
-/// Whether these are `uri-host [ ":" port ]` with a host that is not empty (RFC 9110 sections 4.2.1 and 7.2).
+/// Returns whether `authority` is `uri-host [ ":" port ]` with a non-empty host (RFC 9110 sections 4.2.1 and 7.2).
 pub(super) fn is_authority(authority: &[u8]) -> bool {
     let name_len = authority.iter().position(|&byte| CLASS[byte as usize] & HOST == 0).unwrap_or(authority.len());
     match &authority[name_len..] {
         [] => name_len > 0,
         [b':', port @ ..] => name_len > 0 && port.iter().all(u8::is_ascii_digit),
-        _ => is_unusual_authority(authority),
+        _ => is_authority_general(authority),
     }
 }
 
-/// One with a percent-encoding or an IP literal.
-fn is_unusual_authority(authority: &[u8]) -> bool {
+/// General case of [`is_authority`], for hosts with a percent-encoding or an IP literal.
+fn is_authority_general(authority: &[u8]) -> bool {
     let (host, port) = split_port(authority);
-    let port_is_good = port.is_none_or(|port| port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
-    port_is_good && is_host(host)
+    let is_port = port.is_none_or(|port| port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
+    is_port && is_host(host)
 }
 
 fn is_host(host: &[u8]) -> bool {
@@ -176,7 +176,7 @@ fn is_host(host: &[u8]) -> bool {
     while let Some(&byte) = host.get(at) {
         if CLASS[byte as usize] & HOST != 0 {
             at += 1;
-        } else if let Some(len) = percent(&host[at..]) {
+        } else if let Some(len) = percent_encoding_len(&host[at..]) {
             at += len;
         } else {
             return false;
@@ -185,18 +185,18 @@ fn is_host(host: &[u8]) -> bool {
     at > 0
 }
 
-/// RFC 3986 section 3.2.2: `IPv6address / IPvFuture`.
+/// Returns whether `literal` is `IPv6address / IPvFuture` (RFC 3986 section 3.2.2).
 fn is_ip_literal(literal: &[u8]) -> bool {
     if let [b'v' | b'V', rest @ ..] = literal {
         let Some(dot) = rest.iter().position(|&byte| byte == b'.') else {
             return false;
         };
         let (version, address) = (&rest[..dot], &rest[dot + 1..]);
-        let good = |byte: &u8| CLASS[*byte as usize] & HOST != 0 || *byte == b':';
+        let is_allowed = |byte: &u8| CLASS[*byte as usize] & HOST != 0 || *byte == b':';
         return !version.is_empty()
             && version.iter().all(u8::is_ascii_hexdigit)
             && !address.is_empty()
-            && address.iter().all(good);
+            && address.iter().all(is_allowed);
     }
     std::str::from_utf8(literal).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())
 }
@@ -206,19 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_told_apart_by_method_and_target() {
-        assert_eq!(check(b"GET", b"/"), Ok(Form::Origin));
-        assert_eq!(check(b"GET", b"/a;b=c/%7Ed?x=1&y=/?:@!$'()*+,"), Ok(Form::Origin));
-        assert_eq!(check(b"GET", b"http://a.test/x?y"), Ok(Form::Absolute));
-        assert_eq!(check(b"GET", b"HTTP://a.test:80"), Ok(Form::Absolute));
-        assert_eq!(check(b"GET", b"http://a.test?x"), Ok(Form::Absolute));
-        assert_eq!(check(b"OPTIONS", b"*"), Ok(Form::Asterisk));
-        assert_eq!(check(b"CONNECT", b"a.test:443"), Ok(Form::Authority));
-        assert_eq!(check(b"CONNECT", b"[::1]:443"), Ok(Form::Authority));
+    fn the_form_follows_from_method_and_target() {
+        assert_eq!(check(b"GET", b"/"), Ok(TargetForm::Origin));
+        assert_eq!(check(b"GET", b"/a;b=c/%7Ed?x=1&y=/?:@!$'()*+,"), Ok(TargetForm::Origin));
+        assert_eq!(check(b"GET", b"http://a.test/x?y"), Ok(TargetForm::Absolute));
+        assert_eq!(check(b"GET", b"HTTP://a.test:80"), Ok(TargetForm::Absolute));
+        assert_eq!(check(b"GET", b"http://a.test?x"), Ok(TargetForm::Absolute));
+        assert_eq!(check(b"OPTIONS", b"*"), Ok(TargetForm::Asterisk));
+        assert_eq!(check(b"CONNECT", b"a.test:443"), Ok(TargetForm::Authority));
+        assert_eq!(check(b"CONNECT", b"[::1]:443"), Ok(TargetForm::Authority));
     }
 
     #[test]
-    fn what_is_no_target_is_refused() {
+    fn invalid_targets_are_rejected() {
         for target in [
             "",
             "index.html",
@@ -257,9 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn what_browsers_leave_as_it_is_is_let_through() {
+    fn characters_browsers_do_not_encode_are_accepted() {
         for target in ["/a[1].txt", "/a|b", "/?a[]=1", "/?f=a|b", "/?q={\\^`}"] {
-            assert_eq!(check(b"GET", target.as_bytes()), Ok(Form::Origin), "{target}");
+            assert_eq!(check(b"GET", target.as_bytes()), Ok(TargetForm::Origin), "{target}");
         }
     }
 
@@ -288,10 +288,10 @@ mod tests {
 
     #[test]
     fn paths_and_queries_are_split_at_the_first_question_mark() {
-        assert_eq!(path_and_query(Form::Origin, b"/a?b?c"), (&b"/a"[..], Some(&b"b?c"[..])));
-        assert_eq!(path_and_query(Form::Absolute, b"http://h/a?"), (&b"/a"[..], Some(&b""[..])));
-        assert_eq!(path_and_query(Form::Absolute, b"http://h"), (&b"/"[..], None));
-        assert_eq!(path_and_query(Form::Absolute, b"http://h?q"), (&b"/"[..], Some(&b"q"[..])));
+        assert_eq!(path_and_query(TargetForm::Origin, b"/a?b?c"), (&b"/a"[..], Some(&b"b?c"[..])));
+        assert_eq!(path_and_query(TargetForm::Absolute, b"http://h/a?"), (&b"/a"[..], Some(&b""[..])));
+        assert_eq!(path_and_query(TargetForm::Absolute, b"http://h"), (&b"/"[..], None));
+        assert_eq!(path_and_query(TargetForm::Absolute, b"http://h?q"), (&b"/"[..], Some(&b"q"[..])));
         assert_eq!(authority(b"http://h:1?q"), b"h:1");
     }
 }

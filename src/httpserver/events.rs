@@ -1,10 +1,11 @@
-//! Server-sent events (HTML Living Standard, section 9.2): a stream of small texts that browsers read by themselves.
+//! Server-sent events (HTML Living Standard, section 9.2): a stream of text events, which browsers read with
+//! `EventSource`.
 
 use std::fmt::Write as _;
 
 use super::{Response, SendError, Sender};
 
-/// One event.
+/// A server-sent event.
 ///
 /// # Examples
 /// ```
@@ -15,42 +16,43 @@ use super::{Response, SendError, Sender};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerEvent {
+    /// The lines other than `data`.
     text: String,
     data: String,
 }
 
 impl ServerEvent {
-    /// An event with this text, of any number of lines.
+    /// Creates an event with `data`, which may have any number of lines.
     pub fn new(data: impl AsRef<str>) -> Self {
         let mut event = ServerEvent::default();
-        // The format takes CR, LF and both together for a line end.
+        // CR, LF and CRLF each end a line.
         for line in data.as_ref().replace("\r\n", "\n").split(['\n', '\r']) {
             let _ = writeln!(event.data, "data: {line}");
         }
         event
     }
 
-    /// What the page listens for; without it, `message`.
+    /// Sets the event type, for which the page adds a listener. The default is `message`.
     #[must_use]
     pub fn name(self, name: impl AsRef<str>) -> Self {
         self.line("event", name.as_ref())
     }
 
-    /// What a client sends as Last-Event-ID when it comes back.
+    /// Sets the event id, which a client sends as Last-Event-ID when it reconnects.
     #[must_use]
     pub fn id(self, id: impl AsRef<str>) -> Self {
-        // The standard has clients ignore an id with NUL in it.
+        // Clients ignore an id that contains NUL.
         let id = id.as_ref().replace('\0', "");
         self.line("id", &id)
     }
 
-    /// How long a client waits before it comes back.
+    /// Sets the delay before a client reconnects.
     #[must_use]
     pub fn retry(self, delay: std::time::Duration) -> Self {
         self.line("retry", &delay.as_millis().to_string())
     }
 
-    /// A line of its own: line ends in the value would begin another field, and become spaces.
+    /// Appends a line. Line breaks in the value would start another line, so they become spaces.
     fn line(mut self, name: &str, value: &str) -> Self {
         let _ = writeln!(self.text, "{name}: {}", value.replace(['\n', '\r'], " "));
         self
@@ -63,7 +65,7 @@ impl std::fmt::Display for ServerEvent {
     }
 }
 
-/// Sends events on one response, from any thread. Made by [`Response::events`].
+/// Sends the events of one response, from any thread. Created by [`Response::events`].
 #[derive(Debug)]
 pub struct EventSender {
     sender: Sender,
@@ -73,33 +75,34 @@ impl EventSender {
     /// Sends an event.
     ///
     /// # Errors
-    /// When the client is too slow for now, or gone.
+    /// Returns an error if the queue is full because the client is slow, or if the client has disconnected.
     pub fn send(&self, event: &ServerEvent) -> Result<(), SendError> {
         self.sender.send(event.to_string())
     }
 
-    /// Sends a line that clients ignore. One every 15 seconds or so keeps proxies from closing a quiet stream, and finds
-    /// out that a client is gone.
+    /// Sends a comment line, which clients ignore. Sent every 15 seconds or so, it keeps proxies from closing an idle
+    /// stream and helps to detect clients that have disconnected.
     ///
     /// # Errors
-    /// When the client is too slow for now, or gone.
+    /// Returns an error if the queue is full because the client is slow, or if the client has disconnected.
     pub fn keep_alive(&self) -> Result<(), SendError> {
         self.sender.send(":\n\n")
     }
 
-    /// What is underneath: whether it is full, closed or draining, and who wants to hear of that.
+    /// Returns the underlying [`Sender`], which reports whether the queue is full, the connection is closed or the
+    /// server is shutting down, and accepts callbacks for these events.
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
 
-    /// Ends the stream. The client comes back, unless the page closes it.
+    /// Ends the stream. The client reconnects, unless the page closes its `EventSource`.
     pub fn finish(self) {
         self.sender.finish();
     }
 }
 
 impl Response {
-    /// 200 (OK) with a stream of server-sent events.
+    /// Creates a 200 (OK) response with a stream of server-sent events.
     ///
     /// # Examples
     /// ```
@@ -120,7 +123,7 @@ impl Response {
     /// ```
     pub fn events() -> (Self, EventSender) {
         let (response, sender) = Response::channel();
-        let response = response.content_type("text/event-stream").field("Cache-Control", "no-store");
+        let response = response.content_type("text/event-stream").header("Cache-Control", "no-store");
         (response, EventSender { sender })
     }
 }

@@ -1,21 +1,22 @@
-//! What answers requests, and what it decides on the head alone.
+//! The [`Handler`] trait, and how a handler receives request bodies.
 
-use super::later::Responder;
-use super::reader::BodyReader;
+use super::body_reader::BodyReader;
+use super::deferred::Responder;
 use super::{Request, RequestHead, Response, Trailers};
 
-/// Answers requests; one value per worker, so its state needs no lock. A closure `FnMut(&Request<'_>) -> R` is a
-/// handler, where `R` is a [`Response`] or becomes one.
+/// Responds to requests. Each worker has its own handler, so a handler's state needs no lock.
+///
+/// A closure `FnMut(&Request<'_>) -> R` is a handler if `R` is a [`Response`] or converts into one.
 ///
 /// # Examples
 /// ```
-/// use serverd::{Handler, HttpServer, Intake, Request, RequestHead, Response, StatusCode};
+/// use serverd::{BodyMode, Handler, HttpServer, Request, RequestHead, Response};
 ///
 /// struct Counter(u64);
 ///
 /// impl Handler for Counter {
-///     fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-///         if head.path() == "/upload" { Intake::Collect(64 << 20) } else { Intake::Default }
+///     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+///         if head.path() == "/upload" { BodyMode::Collect(64 << 20) } else { BodyMode::Default }
 ///     }
 ///
 ///     fn call(&mut self, _request: &Request<'_>) -> Response {
@@ -28,59 +29,62 @@ use super::{Request, RequestHead, Response, Trailers};
 /// # drop(server);
 /// ```
 pub trait Handler {
-    /// Decides on the head alone what is to become of the body, before the client is told to send it. Called only
-    /// for requests that have one.
-    fn head(&mut self, _head: &RequestHead<'_>) -> Intake {
-        Intake::Default
+    /// Chooses how to receive the request body after seeing the head, before the server sends 100 (Continue). Called
+    /// only for requests with a body.
+    fn head(&mut self, _head: &RequestHead<'_>) -> BodyMode {
+        BodyMode::Default
     }
 
-    /// Answers a whole request.
+    /// Responds to a complete request.
     fn call(&mut self, request: &Request<'_>) -> Response;
 }
 
-/// What is to become of the body of a request.
+/// Selects how a request body is received; returned by [`Handler::head`].
 #[non_exhaustive]
-pub enum Intake {
-    /// Collect it, up to [`Limits::body_bytes_max`](crate::http1::Limits), then [`Handler::call`].
+pub enum BodyMode {
+    /// Collects the body in memory, up to [`Limits::body_bytes_max`](crate::http1::Limits) bytes, then calls
+    /// [`Handler::call`]. A longer body is answered with 413.
     Default,
-    /// Collect it, up to so many octets; more is answered 413.
+    /// Collects the body in memory, up to this number of bytes, then calls [`Handler::call`]. A longer body is answered
+    /// with 413.
     Collect(u64),
-    /// Answer now and do not read it. The connection is closed afterwards, as nobody can tell where the next
-    /// request would begin.
-    Refuse(Response),
-    /// Take it as it comes; see [`Intake::stream`] and [`Intake::fold`].
+    /// Sends this response without reading the body, then closes the connection: the start of the next request cannot
+    /// be found without reading the body.
+    Reject(Response),
+    /// Passes the body to a [`BodySink`] as it arrives; see [`BodyMode::stream`] and [`BodyMode::fold`].
     Stream {
-        /// More octets than this are answered 413.
+        /// Maximum size of the body in bytes. A longer body is answered with 413.
         bytes_max: u64,
-        /// What takes them, and answers.
-        upload: Box<dyn Upload>,
+        /// Receives the body and returns the response.
+        sink: Box<dyn BodySink>,
     },
-    /// Read it on another thread; see [`Intake::read`].
+    /// Reads the body on another thread; see [`BodyMode::read`].
     Read {
-        /// More octets than this are answered 413.
+        /// Maximum size of the body in bytes. A longer body is answered with 413.
         bytes_max: u64,
-        /// What starts the reading.
+        /// Passes the reader and the responder to another thread.
         start: Box<dyn FnOnce(BodyReader, Responder)>,
     },
 }
 
-impl Intake {
-    /// Takes the body as it comes, up to so many octets.
-    pub fn stream(bytes_max: u64, upload: impl Upload + 'static) -> Self {
-        Intake::Stream { bytes_max, upload: Box::new(upload) }
+impl BodyMode {
+    /// Passes the body to `sink` as it arrives, up to `bytes_max` bytes. A longer body is answered with 413.
+    pub fn stream(bytes_max: u64, sink: impl BodySink + 'static) -> Self {
+        BodyMode::Stream { bytes_max, sink: Box::new(sink) }
     }
 
-    /// Takes the body as it comes, up to so many octets, by a closure for each piece and one for the answer.
+    /// Folds the body into a state as it arrives, up to `bytes_max` bytes: `each` is called for each chunk, and `end`
+    /// creates the response. A longer body is answered with 413.
     ///
     /// # Examples
     /// ```
-    /// use serverd::{Handler, Intake, Request, RequestHead, Response};
+    /// use serverd::{BodyMode, Handler, Request, RequestHead, Response};
     ///
     /// struct Count;
     ///
     /// impl Handler for Count {
-    ///     fn head(&mut self, _: &RequestHead<'_>) -> Intake {
-    ///         Intake::fold(1 << 40, 0_u64, |sum, piece| *sum += piece.len() as u64, |sum| format!("{sum} bytes\n"))
+    ///     fn head(&mut self, _: &RequestHead<'_>) -> BodyMode {
+    ///         BodyMode::fold(1 << 40, 0_u64, |sum, chunk| *sum += chunk.len() as u64, |sum| format!("{sum} bytes\n"))
     ///     }
     ///
     ///     fn call(&mut self, _: &Request<'_>) -> Response {
@@ -94,26 +98,29 @@ impl Intake {
         each: impl FnMut(&mut S, &[u8]) + 'static,
         end: impl FnOnce(S) -> R + 'static,
     ) -> Self {
-        Intake::stream(bytes_max, Fold { state, each, end })
+        BodyMode::stream(bytes_max, Fold { state, each, end })
     }
 
-    /// Reads the body on another thread, which also answers. `start` is called at once, on the thread of the loop, and
-    /// has to hand both on to a thread: [`BodyReader`] is a [`Read`](std::io::Read) that waits for the client. The
-    /// client waits for a reader that is slow: at most 256 KiB are taken ahead of it.
+    /// Reads the body on another thread, which also responds. A body longer than `bytes_max` bytes is answered with
+    /// 413.
+    ///
+    /// `start` is called immediately on the loop's thread and must pass the [`BodyReader`] and the [`Responder`] to
+    /// another thread. The reader implements [`Read`](std::io::Read) and blocks until the client sends more. A slow
+    /// reader applies back-pressure to the client: at most 256 KiB are buffered ahead of it.
     ///
     /// # Examples
     /// ```
-    /// use serverd::{Handler, Intake, Request, RequestHead, Response, StatusCode};
+    /// use serverd::{BodyMode, Handler, Request, RequestHead, Response, StatusCode};
     /// use std::io;
     ///
     /// struct Discard;
     ///
     /// impl Handler for Discard {
-    ///     fn head(&mut self, _: &RequestHead<'_>) -> Intake {
-    ///         Intake::read(1 << 40, |mut body, responder| {
+    ///     fn head(&mut self, _: &RequestHead<'_>) -> BodyMode {
+    ///         BodyMode::read(1 << 40, |mut body, responder| {
     ///             std::thread::spawn(move || match io::copy(&mut body, &mut io::sink()) {
     ///                 Ok(bytes) => responder.respond(format!("{bytes} bytes\n")),
-    ///                 Err(_) => responder.respond(StatusCode::BAD_REQUEST), // the client is gone
+    ///                 Err(_) => responder.respond(StatusCode::BAD_REQUEST), // the client disconnected
     ///             });
     ///         })
     ///     }
@@ -124,100 +131,103 @@ impl Intake {
     /// }
     /// ```
     pub fn read(bytes_max: u64, start: impl FnOnce(BodyReader, Responder) + 'static) -> Self {
-        Intake::Read { bytes_max, start: Box::new(start) }
+        BodyMode::Read { bytes_max, start: Box::new(start) }
     }
 
-    /// Changes the answer that comes of this decision alone: a refusal, or that of a body which is taken as it comes or
-    /// read elsewhere. A body that is collected is answered by [`Handler::call`], whose answer is not changed here. What
-    /// wraps handlers uses this beside [`Response::map`], so that it sees every answer.
+    /// Transforms the response to a body that is rejected, streamed, or read on another thread. The response to a
+    /// collected body comes from [`Handler::call`] and is not transformed: to change every response, a layer also uses
+    /// [`Response::map`] there.
     #[must_use]
     pub fn map(self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
         match self {
-            Intake::Default | Intake::Collect(_) => self,
-            Intake::Refuse(response) => Intake::Refuse(response.map(change)),
-            Intake::Stream { bytes_max, upload } => Intake::stream(bytes_max, Mapped { upload, change: Some(change) }),
-            Intake::Read { bytes_max, start } => {
-                Intake::read(bytes_max, |body, responder| start(body, responder.map(change)))
+            BodyMode::Default | BodyMode::Collect(_) => self,
+            BodyMode::Reject(response) => BodyMode::Reject(response.map(change)),
+            BodyMode::Stream { bytes_max, sink } => BodyMode::stream(bytes_max, Mapped { sink, change: Some(change) }),
+            BodyMode::Read { bytes_max, start } => {
+                BodyMode::read(bytes_max, |body, responder| start(body, responder.map(change)))
             }
         }
     }
 }
 
-impl std::fmt::Debug for Intake {
+impl std::fmt::Debug for BodyMode {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Intake::Default => formatter.write_str("Default"),
-            Intake::Collect(bytes_max) => write!(formatter, "Collect({bytes_max})"),
-            Intake::Refuse(response) => write!(formatter, "Refuse({response:?})"),
-            Intake::Stream { bytes_max, .. } => write!(formatter, "Stream({bytes_max})"),
-            Intake::Read { bytes_max, .. } => write!(formatter, "Read({bytes_max})"),
+            BodyMode::Default => formatter.write_str("Default"),
+            BodyMode::Collect(bytes_max) => write!(formatter, "Collect({bytes_max})"),
+            BodyMode::Reject(response) => write!(formatter, "Reject({response:?})"),
+            BodyMode::Stream { bytes_max, .. } => write!(formatter, "Stream({bytes_max})"),
+            BodyMode::Read { bytes_max, .. } => write!(formatter, "Read({bytes_max})"),
         }
     }
 }
 
-/// Takes the body of one request as it comes, on the thread of the loop. Dropped before its end when the connection
-/// ends, or the body turns out too large, too slow or malformed.
-pub trait Upload {
-    /// A piece of the body came. Pieces have any size, and none is empty.
-    fn chunk(&mut self, bytes: &[u8]) -> Take;
+/// Receives a request body as it arrives, on the loop's thread.
+///
+/// The sink is dropped without a call to [`BodySink::end`] if the connection closes or the body is too large, too slow
+/// or malformed.
+pub trait BodySink {
+    /// Receives a chunk of the body. A chunk may have any size but is never empty.
+    fn chunk(&mut self, bytes: &[u8]) -> BodyFlow;
 
-    /// The body is whole: answer. The trailers are those of a body that came in chunks.
+    /// Responds once the body is complete. `trailers` is empty unless the body had chunked transfer coding.
     fn end(self: Box<Self>, trailers: &Trailers) -> Response;
 }
 
-/// What is to follow a piece of a body.
+/// Decides what follows a chunk of a request body; returned by [`BodySink::chunk`].
 #[derive(Debug)]
-pub enum Take {
-    /// The next one.
-    More,
-    /// Nothing: answer now and read no further. The connection is closed afterwards.
-    Answer(Response),
+pub enum BodyFlow {
+    /// Continue with the next chunk.
+    Continue,
+    /// Send this response without reading the rest of the body, then close the connection.
+    Respond(Response),
 }
 
-/// An upload whose answer is changed.
+/// A sink that transforms the response of another sink.
 struct Mapped<F> {
-    upload: Box<dyn Upload>,
-    /// Taken by the answer.
+    sink: Box<dyn BodySink>,
+    /// `None` once it has been applied.
     change: Option<F>,
 }
 
-fn changed<F>(response: Response, change: Option<F>) -> Response
+/// Applies `change` to the response unless it has already been applied.
+fn apply<F>(response: Response, change: Option<F>) -> Response
 where
     F: FnOnce(Response) -> Response + Send + 'static,
 {
     if let Some(change) = change { response.map(change) } else { response }
 }
 
-impl<F: FnOnce(Response) -> Response + Send + 'static> Upload for Mapped<F> {
-    fn chunk(&mut self, bytes: &[u8]) -> Take {
-        match self.upload.chunk(bytes) {
-            Take::More => Take::More,
-            Take::Answer(response) => Take::Answer(changed(response, self.change.take())),
+impl<F: FnOnce(Response) -> Response + Send + 'static> BodySink for Mapped<F> {
+    fn chunk(&mut self, bytes: &[u8]) -> BodyFlow {
+        match self.sink.chunk(bytes) {
+            BodyFlow::Continue => BodyFlow::Continue,
+            BodyFlow::Respond(response) => BodyFlow::Respond(apply(response, self.change.take())),
         }
     }
 
     fn end(self: Box<Self>, trailers: &Trailers) -> Response {
-        let Mapped { upload, change } = *self;
-        changed(upload.end(trailers), change)
+        let Mapped { sink, change } = *self;
+        apply(sink.end(trailers), change)
     }
 }
 
-/// [`Intake::fold`].
+/// The sink of [`BodyMode::fold`].
 struct Fold<S, E, F> {
     state: S,
     each: E,
     end: F,
 }
 
-impl<S, E, F, R> Upload for Fold<S, E, F>
+impl<S, E, F, R> BodySink for Fold<S, E, F>
 where
     E: FnMut(&mut S, &[u8]),
     F: FnOnce(S) -> R,
     R: Into<Response>,
 {
-    fn chunk(&mut self, bytes: &[u8]) -> Take {
+    fn chunk(&mut self, bytes: &[u8]) -> BodyFlow {
         (self.each)(&mut self.state, bytes);
-        Take::More
+        BodyFlow::Continue
     }
 
     fn end(self: Box<Self>, _: &Trailers) -> Response {
@@ -225,9 +235,9 @@ where
     }
 }
 
-/// For handlers that are chosen while the program runs.
+/// Lets the handler be chosen at run time.
 impl Handler for Box<dyn Handler> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         (**self).head(head)
     }
 

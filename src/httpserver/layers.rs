@@ -1,35 +1,35 @@
-//! Layers: functions from a handler to a handler.
+//! Layers (middleware): functions that wrap a handler in another one.
 //!
-//! What a layer does to a response it does with [`Response::map`], so that answers given later are changed too.
+//! A layer changes responses with [`Response::map`], which also applies to deferred responses.
 //!
-//! A layer sees the answers of its handler. Those that the server gives itself it does not see: to requests that reach
-//! no handler, since they are malformed, too large or too slow ([`http1::Error`](crate::http1::Error) tells them: 400,
-//! 408, 413, 431 and the like), and the 500 where a handler panics.
+//! A layer sees all responses of the handler it wraps, but not those that the server generates itself: rejections of
+//! malformed, oversized or slow requests (400, 408, 413, 431 and others, see [`http1::Error`](crate::http1::Error)),
+//! and the 500 after a panic.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(feature = "files")]
-mod basic;
+mod basic_auth;
 #[cfg(feature = "files")]
 mod compress;
 mod cors;
-mod overriding;
+mod set_headers;
 
 #[cfg(feature = "files")]
-pub use basic::{User, Users, basic};
+pub use basic_auth::{User, Users, basic};
 #[cfg(feature = "files")]
 pub use compress::compress;
 pub use cors::cors;
-pub use overriding::set_fields;
+pub use set_headers::set_headers;
 
-use super::{FieldError, Handler, Intake, Request, RequestHead, Response, fields};
+use super::{BodyMode, Handler, HeaderError, Request, RequestHead, Response, headers};
 
-/// Calls the handler by way of a closure, which sees whole requests and their answers.
+/// Wraps a handler in a closure that sees complete requests and their responses.
 ///
-/// Requests that the handler decides upon by their head alone pass the closure by: refusals, and bodies that are taken
-/// as they come. So this is not the place for authentication; [`guard`] is.
+/// The closure does not see requests that the handler answers from [`Handler::head`]: those it rejects, and those with
+/// bodies that are streamed or read by another thread. Do not use it for authentication; use [`guard`] instead.
 ///
 /// # Examples
 /// ```
@@ -40,7 +40,7 @@ use super::{FieldError, Handler, Intake, Request, RequestHead, Response, fields}
 /// let counted = layers::around(router, move |inner, request| {
 ///     count += 1;
 ///     let count = count;
-///     inner.call(request).map(move |response| response.field("X-Count", count.to_string()))
+///     inner.call(request).map(move |response| response.header("X-Count", count.to_string()))
 /// });
 /// let server = HttpServer::with(counted);
 /// # drop(server);
@@ -55,7 +55,7 @@ struct Around<H, F> {
 }
 
 impl<H: Handler, F: FnMut(&mut H, &Request<'_>) -> Response> Handler for Around<H, F> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         self.inner.head(head)
     }
 
@@ -64,11 +64,14 @@ impl<H: Handler, F: FnMut(&mut H, &Request<'_>) -> Response> Handler for Around<
     }
 }
 
-/// Lets a request through, or answers it instead, before its body is asked for: for authentication and the like. The
-/// closure is asked once more when the body is there, and may leave what it found out by [`RequestHead::insert`].
+/// Guards a handler, for example by authentication: the closure sees each request before its body is received, and
+/// either lets it through (`None`) or answers it in place of the handler.
 ///
-/// To guard a part of the server, guard what is mounted there ([`Router::mount`](super::Router::mount)): the router sees
-/// through other spellings of its path. A closure that compares [`RequestHead::path`], which is as it came, does not.
+/// For a request with a body the closure is called again when the body is complete. It can pass results to the handler
+/// with [`RequestHead::insert`].
+///
+/// To guard part of a server, mount a guarded handler on its path ([`Router::mount`](super::Router::mount)): the router
+/// normalizes paths. Do not compare [`RequestHead::path`] in the closure: it is not normalized.
 ///
 /// # Examples
 /// ```
@@ -76,80 +79,84 @@ impl<H: Handler, F: FnMut(&mut H, &Request<'_>) -> Response> Handler for Around<
 ///
 /// let secret = |_: &serverd::Request<'_>| "the secret\n";
 /// let server = HttpServer::with(layers::guard(secret, |head| {
-///     if head.field("authorization") == Some(b"Bearer 0123456789") {
+///     if head.header("authorization") == Some(b"Bearer 0123456789") {
 ///         return None;
 ///     }
-///     Some(Response::from(StatusCode::UNAUTHORIZED).field("WWW-Authenticate", "Bearer"))
+///     Some(Response::from(StatusCode::UNAUTHORIZED).header("WWW-Authenticate", "Bearer"))
 /// }));
 /// # drop(server);
 /// ```
-pub fn guard<H: Handler>(inner: H, refuse: impl FnMut(&RequestHead<'_>) -> Option<Response>) -> impl Handler {
-    Guard { inner, refuse }
+pub fn guard<H: Handler>(inner: H, reject: impl FnMut(&RequestHead<'_>) -> Option<Response>) -> impl Handler {
+    Guard { inner, reject }
 }
 
 struct Guard<H, F> {
     inner: H,
-    refuse: F,
+    reject: F,
 }
 
 impl<H: Handler, F: FnMut(&RequestHead<'_>) -> Option<Response>> Handler for Guard<H, F> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        (self.refuse)(head).map_or_else(|| self.inner.head(head), Intake::Refuse)
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        (self.reject)(head).map_or_else(|| self.inner.head(head), BodyMode::Reject)
     }
 
-    /// Asked again where there was a body: what a layer further out did with the head is not known here.
+    /// Calls the closure here too: the server calls `head` only for requests with a body, and an outer layer may not
+    /// forward it.
     fn call(&mut self, request: &Request<'_>) -> Response {
-        (self.refuse)(&request.head()).unwrap_or_else(|| self.inner.call(request))
+        (self.reject)(&request.head()).unwrap_or_else(|| self.inner.call(request))
     }
 }
 
-/// Adds the same fields to every answer of the handler. What the server answers itself does not carry them: refusals
-/// of requests that are malformed, too large or too slow (400, 408, 413, 431 and the like), and the 500 of a panic.
+/// Adds headers to every response of a handler. Responses that the server generates itself do not have them: rejections
+/// of malformed, oversized or slow requests (400, 408, 413, 431 and others), and the 500 after a panic.
 ///
 /// # Errors
-/// When a field must not be sent.
+/// Returns an error if a header is invalid or is one that the server sets itself.
 ///
 /// # Examples
 /// ```
-/// use serverd::{FieldError, HttpServer, layers};
+/// use serverd::{HeaderError, HttpServer, layers};
 ///
 /// let page = |_: &serverd::Request<'_>| "hello\n";
-/// let server = HttpServer::with(layers::fields(page, &[("X-Content-Type-Options", "nosniff")])?);
+/// let server = HttpServer::with(layers::add_headers(page, &[("X-Content-Type-Options", "nosniff")])?);
 /// # drop(server);
-/// # Ok::<(), FieldError>(())
+/// # Ok::<(), HeaderError>(())
 /// ```
-pub fn fields<H: Handler>(inner: H, list: &[(&str, &str)]) -> Result<impl Handler + use<H>, FieldError> {
+pub fn add_headers<H: Handler>(inner: H, list: &[(&str, &str)]) -> Result<impl Handler + use<H>, HeaderError> {
     let mut lines = Vec::new();
     for (name, value) in list {
-        fields::push(&mut lines, name, value.as_bytes())?;
+        headers::push(&mut lines, name, value.as_bytes())?;
     }
-    Ok(Fields { inner, lines: lines.into() })
+    Ok(AddHeaders { inner, lines: lines.into() })
 }
 
-struct Fields<H> {
+struct AddHeaders<H> {
     inner: H,
     lines: Arc<[u8]>,
 }
 
-impl<H: Handler> Handler for Fields<H> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+impl<H: Handler> Handler for AddHeaders<H> {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         let lines = Arc::clone(&self.lines);
         self.inner.head(head).map(move |mut response| {
-            response.inherit(&lines, false);
+            response.merge(&lines, false);
             response
         })
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         let mut response = self.inner.call(request);
-        // On an answer given later this stands for the answer, which takes it over.
-        response.inherit(&self.lines, false);
+        // Also correct for a deferred response: it is merged with the headers of its placeholder.
+        response.merge(&self.lines, false);
         response
     }
 }
 
-/// Writes a line to the log for every answer of the handler, at level info under the target `serverd::access`: peer,
-/// method and target, status, and the time from the call to the answer. Costs next to nothing while that is off.
+/// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the peer,
+/// the method and request target, the status, and the time from the handler's call to its response. Costs almost
+/// nothing while that target is disabled.
+///
+/// See [`AccessLog`](super::AccessLog) for logging every request of a server to a file.
 pub fn log<H: Handler>(inner: H) -> impl Handler {
     Log { inner }
 }
@@ -159,7 +166,7 @@ struct Log<H> {
 }
 
 impl<H: Handler> Handler for Log<H> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         if is_logged() { self.inner.head(head).map(line(head)) } else { self.inner.head(head) }
     }
 
@@ -176,9 +183,10 @@ fn is_logged() -> bool {
     ::log::log_enabled!(target: "serverd::access", ::log::Level::Info)
 }
 
-/// What writes the line once the answer is there. The target has no control characters in it, the parser saw to that.
+/// Returns a closure that logs a line for a response. The request target needs no escaping: the parser rejects control
+/// characters.
 fn line(head: &RequestHead<'_>) -> impl FnOnce(Response) -> Response + Send + 'static {
-    let peer = head.peer().as_ref().map_or_else(|| "-".into(), SocketAddr::to_string);
+    let peer = head.peer_addr().as_ref().map_or_else(|| "-".into(), SocketAddr::to_string);
     let (method, target) = (head.method().to_owned(), head.target().to_owned());
     let start = Instant::now();
     move |response| {

@@ -1,73 +1,68 @@
-//! HTTP around a callback: reads requests off the wire, calls the handler, writes status line, fields and body.
+//! The HTTP server: parses requests, calls a handler, and writes the status line, headers and body of its response.
 //!
-//! [`HttpServer`] is an [`App`](crate::App): it runs on any loop. One connection is one [`Conversation`], which owns
-//! memory only while an exchange is under way that needs more than one call: a body that is collected, taken as it
-//! comes or read elsewhere; an answer that is given later; an answer whose body is made while it is sent. Requests
-//! pipelined behind such an exchange wait, unread, so answers keep their order.
+//! [`HttpServer`] is an [`App`](crate::App) and runs on any loop. Each connection has an [`HttpConnection`], which
+//! allocates memory only if an exchange (a request and its response) cannot be completed in one call to
+//! [`App::receive`](crate::App::receive): for a request body that is collected, streamed, or read on another thread; a
+//! deferred response; a streamed response body. Requests pipelined behind such an exchange stay unparsed until it ends,
+//! so responses are sent in request order.
 
 mod access_log;
-#[cfg(feature = "http-types")]
-mod adapter;
-mod conversation;
+mod body;
+mod body_reader;
+mod body_sender;
+mod body_stream;
+mod deferred;
 mod events;
-mod fields;
-
+mod exchange_handle;
 mod handler;
-mod later;
+mod headers;
+mod http_connection;
+#[cfg(feature = "http-types")]
+pub mod http_types;
 pub mod layers;
-mod link;
 mod negotiation;
 mod normal_path;
-mod offload;
-mod outgoing;
-mod parts;
-mod reader;
-mod relay;
+mod pool;
+mod pool_stream;
 mod request;
 mod response;
 mod router;
-mod sender;
 
 use std::ops::Range;
 
 use http::StatusCode;
 
-use crate::http1::{Encoder, Form, Head, Length, Limits, Persistence, ResponseHead, Version};
+use crate::http1::{Encoder, Head, Length, Limits, Persistence, ResponseHead, TargetForm, Version};
 use crate::r#loop::{Remote, Wire};
 
-use self::access_log::Journal;
+use self::access_log::Recorder;
 use self::response::Body;
 
-/// Handlers over the types of the crate `http`.
-#[cfg(feature = "http-types")]
-pub mod http_types {
-    pub use super::adapter::handler;
-}
 pub use access_log::{AccessLog, LogFormat};
-pub use conversation::Conversation;
+pub use body::Part;
+pub use body_reader::BodyReader;
+pub use body_sender::{SendError, Sender};
+pub use deferred::Responder;
 pub use events::{EventSender, ServerEvent};
-pub use fields::{FieldBlock, FieldError, Trailers};
-pub use handler::{Handler, Intake, Take, Upload};
-pub use later::Responder;
-pub use link::Nudge;
+pub use exchange_handle::Wakeup;
+pub use handler::{BodyFlow, BodyMode, BodySink, Handler};
+pub use headers::{HeaderBlock, HeaderError, Trailers};
+pub use http_connection::HttpConnection;
 pub use negotiation::{AcceptedCodings, ContentCoding};
 #[cfg(feature = "files")]
-pub(crate) use normal_path::push_octet;
-pub use offload::{Pool, PoolFull};
-pub use parts::Part;
-pub use reader::BodyReader;
-pub use request::{BodyError, ParameterError, Request, RequestHead};
+pub(crate) use normal_path::push_byte;
+pub use pool::{Pool, PoolFull};
+pub use request::{BodyError, ParamError, Request, RequestHead};
 pub use response::Response;
 pub use router::Router;
-pub use sender::{SendError, Sender};
 
-/// Requests answered on a connection before the others have their turn.
+/// Maximum number of requests served on one connection before other connections are served.
 const REQUESTS_PER_TURN: usize = 64;
 
-/// Output at which a batch of answers is sent before more are made.
+/// Amount of unsent output, in bytes, at which a batch of responses is flushed before more requests are served.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// An HTTP server as an application for a loop.
+/// An HTTP/1.1 server: an [`App`](crate::App) that calls a [`Handler`] for each request.
 ///
 /// # Examples
 /// ```no_run
@@ -82,100 +77,109 @@ pub struct HttpServer<H> {
     handler: H,
     limits: Limits,
     encoder: Encoder,
-    /// A content type that may be sent.
+    /// The last Content-Type that was found to be a valid header value; caches the check.
     content_type: &'static str,
-    /// The head being read, of whichever connection.
+    /// The request head being parsed, shared by all connections.
     scratch: Head,
-    /// Where the request stands in the input that the handler is being called for; after a panic, who has to hear of it.
-    called: Range<usize>,
-    /// Where other threads reach the connections of this loop.
-    remote: Option<Remote<Nudge>>,
-    /// What is known of the requests under way, where they are written down.
-    journal: Option<Box<Journal>>,
+    /// Position, in the input, of the request for which the handler is being called; empty outside of such a call.
+    /// After a panic it identifies the request to answer with 500.
+    current_request: Range<usize>,
+    /// Wakes connections of this loop from other threads.
+    remote: Option<Remote<Wakeup>>,
+    /// Access log records of in-flight requests; `None` without an access log.
+    recorder: Option<Box<Recorder>>,
 }
 
-/// What an answered request means for the connection.
+/// The action to take on the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// The next request.
+    /// Keep the connection open and serve the next request.
     Request,
-    /// The end, once the answer is sent: the peer said that it sends no more.
+    /// Close once the response is sent: the client requested it and sends nothing more.
     Close,
-    /// The end by the server's will: the peer may still be sending.
+    /// Lingering close: the server ends the connection, and the client may still be sending.
     Linger,
-    /// The end, and a body that nobody reads may follow.
+    /// Lingering close with an unread request body, which is discarded.
     Refuse,
 }
 
-/// What an answer has to know of its request.
+/// Properties of a request that determine how its response is written.
 #[derive(Clone, Copy, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each tells of one thing, and none depends on another")]
-struct Asked {
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of a request")]
+struct ReplyContext {
     version: Version,
     persistent: bool,
-    head: bool,
-    connect: bool,
-    /// The client takes trailers (RFC 9110 section 10.1.4).
-    trailers: bool,
-    /// The body of the request is not read.
-    unread: bool,
+    is_head: bool,
+    is_connect: bool,
+    /// The client accepts trailers (RFC 9110 section 10.1.4).
+    accepts_trailers: bool,
+    /// The request body will not be read to its end.
+    body_unread: bool,
 }
 
-impl Asked {
+impl ReplyContext {
     #[inline]
-    fn by(head: &RequestHead<'_>) -> Self {
-        Asked {
+    fn new(head: &RequestHead<'_>) -> Self {
+        ReplyContext {
             version: head.version(),
             persistent: head.head.is_persistent(),
-            head: head.head.is_for_head(),
-            // Nothing else has that form.
-            connect: head.head.form() == Form::Authority,
-            trailers: false,
-            unread: false,
+            is_head: head.head.is_head_method(),
+            // Only CONNECT has a target in authority form.
+            is_connect: head.head.form() == TargetForm::Authority,
+            accepts_trailers: false,
+            body_unread: false,
         }
     }
 
-    /// What this answer to it has to know.
+    /// Creates the context of `response`; looks for `TE: trailers` only if the body may have trailers.
     #[inline]
-    fn about(head: &RequestHead<'_>, response: &Response) -> Self {
-        let asked = Asked::by(head);
+    fn for_response(head: &RequestHead<'_>, response: &Response) -> Self {
+        let reply = ReplyContext::new(head);
         if matches!(response.body, Body::Bytes(_) | Body::File(..) | Body::Parts(_)) {
-            asked
+            reply
         } else {
-            asked.with_trailers(head)
+            reply.with_trailers(head)
         }
     }
 
-    /// As well, whether the client takes trailers; told apart because few answers need to know.
+    /// Looks for `TE: trailers`. Separate from [`ReplyContext::new`] because few responses need it.
     fn with_trailers(self, head: &RequestHead<'_>) -> Self {
         let is_te = |name: &[u8]| name.eq_ignore_ascii_case(b"te");
-        let takes = |value: &[u8]| {
+        let lists_trailers = |value: &[u8]| {
             value.split(|&byte| byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
         };
-        let trailers = head.fields().any(|(name, value)| is_te(name) && takes(value));
-        Asked { trailers, ..self }
+        let accepts_trailers = head.headers().any(|(name, value)| is_te(name) && lists_trailers(value));
+        ReplyContext { accepts_trailers, ..self }
     }
 
-    /// A request that could not be read, but perhaps so far that it is for HEAD.
-    fn unreadable(head: bool) -> Self {
+    /// Creates the context of an error response to a malformed request. `is_head` is set if the request is known to be
+    /// a HEAD request.
+    fn for_malformed(is_head: bool) -> Self {
         let version = Version::Http11;
-        Asked { version, persistent: false, head, connect: false, trailers: false, unread: true }
+        ReplyContext {
+            version,
+            persistent: false,
+            is_head,
+            is_connect: false,
+            accepts_trailers: false,
+            body_unread: true,
+        }
     }
 
-    fn unread(self) -> Self {
-        Asked { unread: true, ..self }
+    fn with_unread_body(self) -> Self {
+        ReplyContext { body_unread: true, ..self }
     }
 
-    /// Whether the connection goes on after an answer, and what it is told.
+    /// Decides whether the connection persists after the response, and how the Connection header announces that.
     #[inline]
-    fn outlook(self, close: bool) -> (Persistence, Next) {
-        let persistent = self.persistent && !close && !self.connect && !self.unread;
+    fn decide_persistence(self, close: bool) -> (Persistence, Next) {
+        let persistent = self.persistent && !close && !self.is_connect && !self.body_unread;
         let persistence = match (persistent, self.version) {
             (false, _) => Persistence::Close,
             (true, Version::Http10) => Persistence::KeepAlive,
-            (true, Version::Http11) => Persistence::Silent,
+            (true, Version::Http11) => Persistence::Implicit,
         };
-        let next = match (persistent, self.unread) {
+        let next = match (persistent, self.body_unread) {
             (true, _) => Next::Request,
             (false, true) => Next::Refuse,
             (false, false) if self.persistent => Next::Linger,
@@ -186,7 +190,7 @@ impl Asked {
 }
 
 impl<F> HttpServer<F> {
-    /// A server that answers every request with what the closure returns: a [`Response`], or what becomes one.
+    /// Creates a server from a closure that returns a [`Response`] or a type that converts into one.
     pub fn new<R>(handler: F) -> Self
     where
         F: FnMut(&Request<'_>) -> R,
@@ -197,77 +201,86 @@ impl<F> HttpServer<F> {
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// A server that answers by a handler.
+    /// Creates a server from a [`Handler`], such as a [`Router`].
     pub fn with(handler: H) -> Self {
         let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
-        HttpServer { handler, limits, encoder, content_type: "", scratch, called: 0..0, remote: None, journal: None }
+        HttpServer {
+            handler,
+            limits,
+            encoder,
+            content_type: "",
+            scratch,
+            current_request: 0..0,
+            remote: None,
+            recorder: None,
+        }
     }
 }
 
 impl<H> HttpServer<H> {
-    /// Replaces the limits.
+    /// Sets the limits on request sizes.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         HttpServer { limits, ..self }
     }
 
-    /// Writes down each request, in the given log if there is one.
+    /// Logs each request to `log`; `None` turns the access log off.
     #[must_use]
     pub fn access_log<'a>(self, log: impl Into<Option<&'a AccessLog>>) -> Self {
-        HttpServer { journal: log.into().map(|log| Box::new(Journal::new(log.clone()))), ..self }
+        HttpServer { recorder: log.into().map(|log| Box::new(Recorder::new(log.clone()))), ..self }
     }
 }
 
 /// Writes a response whose body is in memory.
 fn write_whole(
     encoder: &mut Encoder,
-    wire: &mut Wire<'_, Nudge>,
-    asked: Asked,
+    wire: &mut Wire<'_, Wakeup>,
+    reply: ReplyContext,
     response: &Response,
     body: &bytes::Bytes,
 ) -> Next {
-    let (next, with_body) = write_known(encoder, wire, asked, response, body.len() as u64);
+    let (next, with_body) = write_head_with_length(encoder, wire, reply, response, body.len() as u64);
     if with_body {
         wire.output().push(body);
     }
     next
 }
 
-/// Writes the head of a response whose body has this length, and says whether the body is to follow.
-fn write_known(
+/// Writes the head of a response with a body of `len` bytes. Returns whether the body must follow.
+fn write_head_with_length(
     encoder: &mut Encoder,
-    wire: &mut Wire<'_, Nudge>,
-    asked: Asked,
+    wire: &mut Wire<'_, Wakeup>,
+    reply: ReplyContext,
     response: &Response,
     len: u64,
 ) -> (Next, bool) {
-    let (persistence, next) = asked.outlook(response.close || wire.draining());
-    // RFC 9110 section 9.3.6: a tunnel has no length.
-    let tunnel = asked.connect && response.status.is_success();
-    let length = if tunnel { Length::Untold } else { Length::Known(len) };
-    (next, write_head(encoder, wire, response, length, persistence) && !asked.head && !tunnel)
+    let (persistence, next) = reply.decide_persistence(response.close || wire.draining());
+    // RFC 9110 section 9.3.6: a successful response to CONNECT has no Content-Length or Transfer-Encoding.
+    let tunnel = reply.is_connect && response.status.is_success();
+    let length = if tunnel { Length::Unspecified } else { Length::Known(len) };
+    (next, write_head(encoder, wire, response, length, persistence) && !reply.is_head && !tunnel)
 }
 
-/// Writes the head of a response, and says whether a body may follow.
+/// Writes the head of a response. Returns whether its status allows a body.
 fn write_head(
     encoder: &mut Encoder,
-    wire: &mut Wire<'_, Nudge>,
+    wire: &mut Wire<'_, Wakeup>,
     response: &Response,
     length: Length,
     persistence: Persistence,
 ) -> bool {
     let (length, content_type, content) = match response.status {
-        // RFC 9110 section 15.4.5: 304 tells no metadata but what guides the update of a cache.
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => (Length::Untold, None, false),
-        // RFC 9110 section 15.3.6: 205 has no content, and says so, unless nothing may be said (section 9.3.6).
-        StatusCode::RESET_CONTENT if length == Length::Untold => (length, None, false),
+        // RFC 9110 section 15.4.5: a 304 carries no representation metadata except what guides cache updates.
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => (Length::Unspecified, None, false),
+        // RFC 9110 section 15.3.6: a 205 has Content-Length: 0, except where no length is allowed (section 9.3.6).
+        StatusCode::RESET_CONTENT if length == Length::Unspecified => (length, None, false),
         StatusCode::RESET_CONTENT => (Length::Known(0), None, false),
         _ => (length, response.content_type, true),
     };
-    let now = wire.wall();
-    let shared = response.shared.as_deref().map_or(&b""[..], FieldBlock::lines);
+    let now = wire.unix_time();
+    let shared_headers = response.shared_headers.as_deref().map_or(&b""[..], HeaderBlock::lines);
     let status = response.status;
-    let head = ResponseHead { status, content_type, fields: &response.fields, shared, length, persistence };
+    let head = ResponseHead { status, content_type, headers: &response.headers, shared_headers, length, persistence };
     encoder.head(wire.output().buffer(), now, &head);
     content
 }

@@ -1,17 +1,17 @@
-//! What a client prefers: the weights of Accept and Accept-Encoding (RFC 9110 section 12).
+//! Content negotiation: quality values of Accept and Accept-Encoding (RFC 9110 section 12).
 
 use super::RequestHead;
 
-/// A weight of one, in thousandths.
+/// Quality value 1, in thousandths.
 const FULL: u16 = 1000;
 
-/// What is acceptable without being asked for comes after everything that is asked for.
-const TOLERATED: u16 = 1;
+/// Weight of identity if it is neither listed nor excluded: lower than that of any listed coding.
+const DEFAULT: u16 = 1;
 
 /// A content coding (RFC 9110 section 8.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// The content as it is.
+    /// No encoding.
     Identity,
     /// `gzip`, and its alias `x-gzip`.
     Gzip,
@@ -22,7 +22,7 @@ pub enum ContentCoding {
 }
 
 impl ContentCoding {
-    /// The name in Content-Encoding; none for the identity, which is never told.
+    /// Returns the name used in Content-Encoding, or `None` for identity, which is never sent.
     pub fn name(self) -> Option<&'static str> {
         match self {
             ContentCoding::Identity => None,
@@ -33,15 +33,15 @@ impl ContentCoding {
     }
 
     fn is_named(self, name: &str) -> bool {
-        let own = self.name().unwrap_or("identity");
-        name.eq_ignore_ascii_case(own) || (self == ContentCoding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
+        let canonical = self.name().unwrap_or("identity");
+        name.eq_ignore_ascii_case(canonical) || (self == ContentCoding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
     }
 }
 
-/// The codings a client takes, each by its weight.
+/// The content codings a client accepts, with their quality values (RFC 9110 section 12.5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedCodings {
-    /// In thousandths, in the order of the enum; zero is refused.
+    /// In thousandths, in the order of the enum; zero means not acceptable.
     weights: [u16; 4],
 }
 
@@ -49,33 +49,34 @@ const CODINGS: [ContentCoding; 4] =
     [ContentCoding::Identity, ContentCoding::Gzip, ContentCoding::Zstd, ContentCoding::Brotli];
 
 impl AcceptedCodings {
-    /// Reads the values of all fields Accept-Encoding of a request.
-    fn read<'a>(values: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut told: [Option<u16>; 4] = [None; 4];
-        let mut others = None;
+    /// Parses the values of all Accept-Encoding headers of a request.
+    fn parse<'a>(values: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut listed: [Option<u16>; 4] = [None; 4];
+        let mut wildcard = None;
         for (name, weight) in values.flat_map(members) {
             let Some(weight) = weight else { continue };
             if name == "*" {
-                others = others.or(Some(weight));
+                wildcard = wildcard.or(Some(weight));
             } else if let Some(at) = CODINGS.iter().position(|coding| coding.is_named(name)) {
-                told[at] = told[at].or(Some(weight));
+                listed[at] = listed[at].or(Some(weight));
             }
         }
-        // RFC 9110 section 12.5.3: the asterisk stands for what is not listed; without either, only the identity will do.
-        let mut weights = told.map(|own| own.or(others).unwrap_or(0));
-        if told[0].or(others).is_none() {
-            weights[0] = TOLERATED;
+        // RFC 9110 section 12.5.3: the asterisk matches any coding that is not listed, and identity is acceptable
+        // unless excluded.
+        let mut weights = listed.map(|weight| weight.or(wildcard).unwrap_or(0));
+        if listed[0].or(wildcard).is_none() {
+            weights[0] = DEFAULT;
         }
         AcceptedCodings { weights }
     }
 
-    /// Whether the client takes this coding.
+    /// Returns whether the client accepts this coding.
     pub fn accepts(self, coding: ContentCoding) -> bool {
         self.weights[coding as usize] > 0
     }
 
-    /// The one with the greatest weight of those that are `available`, which stand in the order in which the server
-    /// prefers them. Without one that the client takes, none.
+    /// Returns the coding with the highest quality value among those `available`, which are in the server's order of
+    /// preference, or `None` if the client accepts none of them.
     ///
     /// # Examples
     /// ```
@@ -84,27 +85,28 @@ impl AcceptedCodings {
     /// let server = HttpServer::new(|request: &Request<'_>| {
     ///     match request.accepted_codings().best(&[ContentCoding::Zstd, ContentCoding::Gzip]) {
     ///         Some(coding) => format!("{coding:?}\n"),
-    ///         None => "as it is\n".to_owned(),
+    ///         None => "identity\n".to_owned(),
     ///     }
     /// });
     /// # drop(server);
     /// ```
     pub fn best(self, available: &[ContentCoding]) -> Option<ContentCoding> {
-        // `max_by_key` takes the last of equals.
+        // Reversed because `max_by_key` returns the last of several equal elements.
         let acceptable = available.iter().rev().copied().filter(|&coding| self.accepts(coding));
         acceptable.max_by_key(|&coding| self.weights[coding as usize])
     }
 }
 
 impl RequestHead<'_> {
-    /// The content codings that the client takes (RFC 9110 section 12.5.3). One that says nothing gets the identity:
-    /// it would have to take any coding, but those that can do so say it.
+    /// Returns the content codings that the client accepts (RFC 9110 section 12.5.3). Without Accept-Encoding only
+    /// identity is accepted: the RFC permits any coding then, but clients that can decode one send the header.
     pub fn accepted_codings(&self) -> AcceptedCodings {
-        AcceptedCodings::read(self.values("accept-encoding"))
+        AcceptedCodings::parse(self.values("accept-encoding"))
     }
 
-    /// The weight that the client gives to a media type in Accept, in thousandths: that of the most precise range
-    /// that covers it (RFC 9110 section 12.5.1). Without the field, every type has all of it.
+    /// Returns the quality value of a media type in Accept, in thousandths: that of the most specific media range that
+    /// matches it (RFC 9110 section 12.5.1). Without an Accept header it is 1000 for every type; 0 means not
+    /// acceptable.
     ///
     /// # Examples
     /// ```
@@ -116,25 +118,25 @@ impl RequestHead<'_> {
     /// # drop(server);
     /// ```
     pub fn weight_of(&self, media_type: &str) -> u16 {
-        if self.field("accept").is_none() {
+        if self.header("accept").is_none() {
             return FULL;
         }
         media_weight(self.values("accept"), media_type)
     }
 
-    /// Whether the client asks for a media type by its name, not only for anything: as browsers ask for `text/html` where
-    /// somebody goes to a page, and not where a page asks for its parts.
+    /// Returns whether Accept lists a media type by name rather than only by a wildcard. Browsers list `text/html` when
+    /// navigating to a page, but not when loading its resources.
     pub fn names_media_type(&self, media_type: &str) -> bool {
-        let is_it = |(range, weight): (&str, Option<u16>)| {
+        let is_match = |(range, weight): (&str, Option<u16>)| {
             range.eq_ignore_ascii_case(media_type) && weight.is_some_and(|weight| weight > 0)
         };
-        self.values("accept").flat_map(members).any(is_it)
+        self.values("accept").flat_map(members).any(is_match)
     }
 
-    /// The values of all fields of this name.
+    /// Returns the values of all headers with this name.
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        let is_it = move |own: &[u8]| own.eq_ignore_ascii_case(name.as_bytes());
-        self.fields().filter(move |(own, _)| is_it(own)).map(|(_, value)| value)
+        let is_name = move |header: &[u8]| header.eq_ignore_ascii_case(name.as_bytes());
+        self.headers().filter(move |(header, _)| is_name(header)).map(|(_, value)| value)
     }
 }
 
@@ -142,22 +144,22 @@ fn media_weight<'a>(values: impl Iterator<Item = &'a [u8]>, media_type: &str) ->
     let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
     let mut best = (0, 0);
     for (range, weight) in values.flat_map(members) {
-        let precision = match range.strip_suffix("/*") {
+        let specificity = match range.strip_suffix("/*") {
             _ if range.eq_ignore_ascii_case(media_type) => 3,
-            Some(own) if own.eq_ignore_ascii_case(major) => 2,
+            Some(range) if range.eq_ignore_ascii_case(major) => 2,
             Some("*") => 1,
             _ => continue,
         };
-        if precision > best.0 {
-            best = (precision, weight.unwrap_or(0));
+        if specificity > best.0 {
+            best = (specificity, weight.unwrap_or(0));
         }
     }
     best.1
 }
 
-/// The members of a list, each with its weight; without one where that is malformed.
+/// Iterates over the members of a list header with their quality values, which are `None` if malformed.
 fn members(value: &[u8]) -> impl Iterator<Item = (&str, Option<u16>)> {
-    // What is not text names nothing that anybody knows.
+    // A value that is not UTF-8 counts as empty.
     std::str::from_utf8(value).unwrap_or_default().split(',').filter_map(|member| {
         let mut parts = member.split(';').map(str::trim);
         let name = parts.next().filter(|name| !name.is_empty())?;
@@ -166,11 +168,11 @@ fn members(value: &[u8]) -> impl Iterator<Item = (&str, Option<u16>)> {
     })
 }
 
-/// A weight such as `0.5` (RFC 9110 section 12.4.2); nothing is said by one that is malformed.
+/// Parses a quality value such as `0.5` (RFC 9110 section 12.4.2); returns `None` if it is malformed.
 fn thousandths(weight: &str) -> Option<u16> {
     let (whole, rest) = weight.split_once('.').unwrap_or((weight, ""));
-    let is_good = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
-    let fraction = format!("{rest:0<3}").parse::<u16>().ok().filter(|_| is_good)?;
+    let is_valid = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
+    let fraction = format!("{rest:0<3}").parse::<u16>().ok().filter(|_| is_valid)?;
     match (whole, fraction) {
         ("0", fraction) => Some(fraction),
         ("1", 0) => Some(FULL),
@@ -185,11 +187,11 @@ mod tests {
     use ContentCoding::{Brotli, Gzip, Identity, Zstd};
 
     fn codings(value: &str) -> AcceptedCodings {
-        AcceptedCodings::read([value.as_bytes()].into_iter())
+        AcceptedCodings::parse([value.as_bytes()].into_iter())
     }
 
     #[test]
-    fn the_best_coding_is_the_heaviest_and_then_the_servers_choice() {
+    fn the_best_coding_has_the_highest_weight_and_ties_follow_the_servers_order() {
         let all = [Brotli, Zstd, Gzip, Identity];
         for (value, best) in [
             ("gzip, deflate, br, zstd", Some(Brotli)),
@@ -215,13 +217,13 @@ mod tests {
         }
         assert_eq!(codings("br, gzip;q=0.2").best(&[Gzip, Identity]), Some(Gzip));
         assert_eq!(codings("br, identity;q=0").best(&[Gzip, Identity]), None);
-        assert_eq!(AcceptedCodings::read([].into_iter()).best(&all), Some(Identity));
-        let several = AcceptedCodings::read([&b"br;q=0.1"[..], b"gzip"].into_iter());
+        assert_eq!(AcceptedCodings::parse([].into_iter()).best(&all), Some(Identity));
+        let several = AcceptedCodings::parse([&b"br;q=0.1"[..], b"gzip"].into_iter());
         assert_eq!(several.best(&all), Some(Gzip));
     }
 
     #[test]
-    fn a_media_type_has_the_weight_of_the_most_precise_range() {
+    fn the_most_specific_range_decides_the_weight_of_a_media_type() {
         for (accept, json, plain) in [
             ("application/json", 1000, 0),
             ("text/html, application/json;q=0.9, */*;q=0.8", 900, 800),

@@ -1,109 +1,110 @@
-//! The one spelling of a path by which routes are matched.
+//! Path normalization: routes are matched against normalized paths.
 //!
-//! A path can be spelled in many ways: `/~anna`, `/%7Eanna` and `//~anna` name the same thing (RFC 3986 section 6.2.2).
-//! Here they become one: runs of slashes count as one, as with nginx's `merge_slashes`, what may stand in a segment as it
-//! is does so, and all else is percent-encoded with capital digits. Two paths have the same spelling where their
-//! segments, decoded once, are the same, which is how `Files` reads them too: so nothing behind one mount can be had by
-//! another. A slash that is percent-encoded stays so, since it separates nothing.
+//! `/~anna`, `/%7Eanna` and `//~anna` are equivalent (RFC 3986 section 6.2.2). Normalization merges slashes, like
+//! nginx's `merge_slashes`, decodes percent-encoded characters that are allowed literally in a segment, and
+//! percent-encodes all others with upper-case digits. Two paths have the same normal form if and only if their
+//! segments, decoded once, are equal. `Files` interprets paths in the same way, so nothing below one mount is reachable
+//! through another. A percent-encoded slash stays encoded, since it is not a separator.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// What stands for itself in a segment (RFC 3986 section 3.3: pchar, without what is percent-encoded).
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
+/// Characters allowed literally in a segment (RFC 3986 section 3.3: pchar without pct-encoded).
+const LITERAL: [bool; 256] = {
+    let mut literal = [false; 256];
     let mut byte = 0_u8;
     while byte < 128 {
-        plain[byte as usize] = byte.is_ascii_alphanumeric();
+        literal[byte as usize] = byte.is_ascii_alphanumeric();
         byte += 1;
     }
-    let others = b"-._~!$&'()*+,;=:@";
+    let punctuation = b"-._~!$&'()*+,;=:@";
     let mut index = 0;
-    while index < others.len() {
-        plain[others[index] as usize] = true;
+    while index < punctuation.len() {
+        literal[punctuation[index] as usize] = true;
         index += 1;
     }
-    plain
+    literal
 };
 
-/// An octet of a path, and how it is to be spelled.
-enum Octet {
-    Plain(u8),
+/// A decoded byte of a path, and how it is written in the normal form.
+enum PathByte {
+    Literal(u8),
     Encoded(u8),
 }
 
-/// The first octet and how much spells it: repeated slashes, three characters of percent-encoding, or one character.
-fn first(path: &[u8]) -> Option<(Octet, usize)> {
+/// Decodes the first byte. Also returns the length of its encoding: a run of slashes, three characters (%XX) or one.
+fn first_byte(path: &[u8]) -> Option<(PathByte, usize)> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (byte, len) = match *path {
         [] => return None,
         [b'/', ..] => {
             let end = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
-            return Some((Octet::Plain(b'/'), end));
+            return Some((PathByte::Literal(b'/'), end));
         }
         [b'%', high, low, ..] => match (digit(high), digit(low)) {
             (Some(high), Some(low)) => (high << 4 | low, 3),
-            // Stands for itself, as it does for `percent_encoding`.
+            // Not an escape sequence: a literal percent sign, as in the `percent_encoding` crate.
             _ => (b'%', 1),
         },
         [byte, ..] => (byte, 1),
     };
-    Some((if PLAIN[usize::from(byte)] { Octet::Plain(byte) } else { Octet::Encoded(byte) }, len))
+    Some((if LITERAL[usize::from(byte)] { PathByte::Literal(byte) } else { PathByte::Encoded(byte) }, len))
 }
 
-/// Appends an octet of a segment, percent-encoded where it cannot stand as it is.
-pub(crate) fn push_octet(path: &mut String, byte: u8) {
-    if PLAIN[usize::from(byte)] {
+/// Appends a byte of a segment, percent-encoded unless it is allowed literally.
+pub(crate) fn push_byte(path: &mut String, byte: u8) {
+    if LITERAL[usize::from(byte)] {
         path.push(char::from(byte));
     } else {
         let _ = write!(path, "%{byte:02X}");
     }
 }
 
-/// Almost every path is: one look at each octet, and nothing is allocated.
+/// Returns whether the path is already normalized. This is the fast path: one table lookup per byte, no allocation.
 #[inline]
 fn is_normal(path: &[u8]) -> bool {
     let mut after_slash = false;
     path.iter().all(|&byte| {
         let is_slash = byte == b'/';
-        let good = PLAIN[usize::from(byte)] || is_slash && !after_slash;
+        let is_normal = LITERAL[usize::from(byte)] || is_slash && !after_slash;
         after_slash = is_slash;
-        good
+        is_normal
     })
 }
 
-/// The path in its one spelling.
+/// Returns the normalized path, borrowed if it is already normalized.
 #[inline]
 pub(super) fn normal(path: &str) -> Cow<'_, str> {
-    if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(spell(path)) }
+    if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(normalize(path)) }
 }
 
 #[cold]
-fn spell(path: &str) -> String {
+fn normalize(path: &str) -> String {
     let (mut rest, mut normal) = (path.as_bytes(), String::with_capacity(path.len()));
-    while let Some((octet, len)) = first(rest) {
-        match octet {
-            Octet::Plain(byte) => normal.push(char::from(byte)),
-            Octet::Encoded(byte) => push_octet(&mut normal, byte),
+    while let Some((byte, len)) = first_byte(rest) {
+        match byte {
+            PathByte::Literal(byte) => normal.push(char::from(byte)),
+            PathByte::Encoded(byte) => push_byte(&mut normal, byte),
         }
         rest = &rest[len..];
     }
     normal
 }
 
-/// How much of the path, as it came, spells so much of the normal one.
-pub(super) fn len_as_it_came(path: &str, normal_len: usize) -> usize {
+/// Returns the length of the prefix of the raw path that corresponds to the first `normal_len` bytes of its normal
+/// form.
+pub(super) fn raw_prefix_len(path: &str, normal_len: usize) -> usize {
     let (mut at, mut normal) = (0, 0);
     while normal < normal_len
-        && let Some((octet, len)) = first(&path.as_bytes()[at..])
+        && let Some((byte, len)) = first_byte(&path.as_bytes()[at..])
     {
         at += len;
-        normal += if matches!(octet, Octet::Plain(_)) { 1 } else { 3 };
+        normal += if matches!(byte, PathByte::Literal(_)) { 1 } else { 3 };
     }
     at
 }
 
-/// A pattern whose text is spelled as that of normal paths is; its named parts stay as they are.
+/// Normalizes the literal text of a pattern and leaves its parameters unchanged.
 pub(super) fn normal_pattern(pattern: &str) -> String {
     let (mut rest, mut normal_pattern) = (pattern, String::with_capacity(pattern.len()));
     while let Some(brace) = rest.find(['{', '}']) {
@@ -111,16 +112,16 @@ pub(super) fn normal_pattern(pattern: &str) -> String {
         normal_pattern.push_str(&normal(text));
         let len = match braces.as_bytes() {
             [b'{', b'{', ..] | [b'}', b'}', ..] => 2,
-            // What is malformed is left as it is, to be refused.
+            // A malformed parameter is left unchanged; the router rejects it.
             _ => braces.find('}').map_or(braces.len(), |end| end + 1),
         };
-        let (part, behind) = braces.split_at(len);
+        let (part, after) = braces.split_at(len);
         normal_pattern.push_str(match part {
             "{{" => "%7B",
             "}}" => "%7D",
             part => part,
         });
-        rest = behind;
+        rest = after;
     }
     normal_pattern.push_str(&normal(rest));
     normal_pattern
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_has_one_spelling() {
+    fn equivalent_paths_have_one_normal_form() {
         for (path, expected) in [
             ("", ""),
             ("/", "/"),
@@ -152,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_front_of_a_path_is_found_as_it_came() {
-        for (path, front, as_it_came) in [
+    fn a_normalized_prefix_is_mapped_to_its_raw_length() {
+        for (path, prefix, raw_prefix) in [
             ("/a/b", "", ""),
             ("/a/b", "/a", "/a"),
             ("//a//b", "/a", "//a"),
@@ -161,12 +162,12 @@ mod tests {
             ("/{//b", "/%7B", "/{"),
             ("/a", "/abc", "/a"),
         ] {
-            assert_eq!(&path[..len_as_it_came(path, front.len())], as_it_came, "{path}");
+            assert_eq!(&path[..raw_prefix_len(path, prefix.len())], raw_prefix, "{path}");
         }
     }
 
     #[test]
-    fn the_text_of_a_pattern_is_spelled_as_paths_are() {
+    fn the_literal_text_of_a_pattern_is_normalized() {
         for (pattern, expected) in [
             ("/users/{id}", "/users/{id}"),
             ("/%7euser//{n%61me}/{*b|c}", "/~user/{n%61me}/{*b|c}"),

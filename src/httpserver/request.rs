@@ -1,4 +1,4 @@
-//! A request as a handler sees it: borrowed from the buffer it was read into.
+//! Requests as passed to handlers: borrowed from the buffer that holds them.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -10,46 +10,46 @@ use percent_encoding::percent_decode;
 
 use super::Response;
 use crate::http1::{self, Head, Version};
-use crate::r#loop::{Ends, Wire};
+use crate::r#loop::{Addrs, Wire};
 
-/// What belongs to a request besides its octets.
+/// Request data other than the received bytes.
 pub(super) struct Context<'a> {
-    pub(super) ends: Ends<'a>,
-    /// Almost always nothing: in a box that is looked at in passing.
+    pub(super) addrs: Addrs<'a>,
+    /// Values attached to the request, mostly by layers. Boxed, since nearly all requests have none.
     pub(super) extensions: RefCell<Option<Box<Extensions>>>,
-    pub(super) wall: u64,
+    pub(super) unix_time: u64,
 }
 
 impl<'a> Context<'a> {
-    /// What belongs to a request of this connection at this time, and what was left with it before.
+    /// Creates the context of a request on this connection, with the time of the current loop turn.
     #[inline]
     pub(super) fn new<L>(wire: &Wire<'a, L>, extensions: Option<Box<Extensions>>) -> Self {
-        Context { ends: wire.ends(), extensions: RefCell::new(extensions), wall: wire.wall() }
+        Context { addrs: wire.addrs(), extensions: RefCell::new(extensions), unix_time: wire.unix_time() }
     }
 }
 
-/// Names and values that a route found in a path, percent-encoded.
-pub(super) type Parameters<'a> = &'a [(&'a str, &'a str)];
+/// Names and percent-encoded values of the path parameters of a route.
+pub(super) type Params<'a> = &'a [(&'a str, &'a str)];
 
-/// The head of a request, borrowed. What [`Handler::head`](super::Handler::head) decides upon.
+/// The head of a request: the request line and the headers, borrowed from the buffer that holds them.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) head: &'a Head,
     pub(super) context: &'a Context<'a>,
-    pub(super) parameters: Parameters<'a>,
-    /// How much of the front of the path a route took that mounts a handler.
+    pub(super) params: Params<'a>,
+    /// Length of the path prefix at which the handler is mounted.
     pub(super) mount: usize,
 }
 
-/// A whole request, borrowed from the read buffer.
+/// A complete request, borrowed from the buffer that holds it. Dereferences to its [`RequestHead`].
 ///
 /// # Examples
 /// ```
 /// use serverd::{HttpServer, Request, Response};
 ///
 /// let server = HttpServer::new(|request: &Request<'_>| {
-///     let agent = request.field("user-agent").unwrap_or(b"somebody");
+///     let agent = request.header("user-agent").unwrap_or(b"unknown");
 ///     let text = format!("{} {} from {}\n", request.method(), request.path(), String::from_utf8_lossy(agent));
 ///     Response::text(text)
 /// });
@@ -61,68 +61,70 @@ pub struct Request<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The parser let only ASCII through.
+/// Converts bytes of the request line to text; the parser allows only ASCII there.
 fn ascii(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 impl<'a> RequestHead<'a> {
-    /// The method, which is case-sensitive: `GET`.
+    /// Returns the method, such as `GET`. Methods are case-sensitive.
     pub fn method(&self) -> &'a str {
         ascii(self.head.method(self.bytes))
     }
 
-    /// The method as octets.
+    /// Returns the method as bytes.
     #[inline]
     pub fn method_bytes(&self) -> &'a [u8] {
         self.head.method(self.bytes)
     }
 
-    /// The request target as it came.
+    /// Returns the request target as received.
     pub fn target(&self) -> &'a str {
         ascii(self.head.target(self.bytes))
     }
 
-    /// The path, as it came: percent-encoded. `*` and `host:port` where these are the target.
+    /// Returns the path as received, percent-encoded. For the targets `*` and `host:port`, returns the whole target.
     pub fn path(&self) -> &'a str {
         ascii(http1::path_and_query(self.head.form(), self.head.target(self.bytes)).0)
     }
 
+    /// Returns [`RequestHead::path_below_mount`] as bytes.
     #[cfg(feature = "files")]
-    /// [`RequestHead::mounted_path`] as octets.
     #[inline]
-    pub(crate) fn mounted_octets(&self) -> &'a [u8] {
+    pub(crate) fn path_below_mount_bytes(&self) -> &'a [u8] {
         let (path, _) = http1::path_and_query(self.head.form(), self.head.target(self.bytes));
         path.get(self.mount..).unwrap_or_default()
     }
 
-    /// The path below the place where the handler is mounted by [`Router::mount`](super::Router::mount), as it came: the
-    /// whole path where it is not. Empty where the request is for the very place; else it begins with `/`.
-    pub fn mounted_path(&self) -> &'a str {
+    /// Returns the path below the mount point of the handler (see [`Router::mount`](super::Router::mount)), as
+    /// received. It is empty if the request is for the mount point itself, and starts with `/` otherwise. If the
+    /// handler is not mounted, this is the whole path.
+    pub fn path_below_mount(&self) -> &'a str {
         self.path().get(self.mount..).unwrap_or_default()
     }
 
-    /// The place where the handler is mounted: the front of the path that [`RequestHead::mounted_path`] leaves out, as it
-    /// came, but beginning with one slash only, so that a link made of it stays on this host. Empty for the whole server.
+    /// Returns the mount point of the handler: the prefix of the path that [`RequestHead::path_below_mount`] omits, as
+    /// received, except that repeated leading slashes become one, so that a link built from it stays on this host.
+    /// Empty if the handler is not mounted.
     pub fn mount(&self) -> &'a str {
         let mount = self.path().get(..self.mount).unwrap_or_default();
-        // Two slashes at the front of a reference begin an authority (RFC 3986 section 4.2).
-        let more = mount.bytes().take_while(|&byte| byte == b'/').count().saturating_sub(1);
-        &mount[more..]
+        // A reference that starts with two slashes has an authority (RFC 3986 section 4.2).
+        let extra = mount.bytes().take_while(|&byte| byte == b'/').count().saturating_sub(1);
+        &mount[extra..]
     }
 
-    /// The path, percent-decoded; octets that are not UTF-8 become U+FFFD. For showing and comparing: what splits a path
-    /// has to do so before decoding, since a decoded `/` is none that separates (RFC 3986 section 2.2).
+    /// Returns the percent-decoded path; invalid UTF-8 is replaced by U+FFFD. Use it for display and comparison only: a
+    /// path must be split before it is decoded, since an encoded `/` is not a separator (RFC 3986 section 2.2).
     pub fn path_decoded(&self) -> Cow<'a, str> {
         percent_decode(self.path().as_bytes()).decode_utf8_lossy()
     }
 
-    /// The query without its `?`, as it came: percent-encoded.
+    /// Returns the query without its `?`, as received, percent-encoded.
     pub fn query(&self) -> Option<&'a str> {
         http1::path_and_query(self.head.form(), self.head.target(self.bytes)).1.map(ascii)
     }
 
-    /// Names and values of the query, decoded as a form is (`application/x-www-form-urlencoded`), in order.
+    /// Returns the name-value pairs of the query in order, decoded as `application/x-www-form-urlencoded`.
     ///
     /// # Examples
     /// ```
@@ -130,7 +132,7 @@ impl<'a> RequestHead<'a> {
     ///
     /// let server = HttpServer::new(|request: &Request<'_>| match request.query_value("name") {
     ///     Some(name) => format!("hello {name}\n"),
-    ///     None => "who is there?\n".to_owned(),
+    ///     None => "hello stranger\n".to_owned(),
     /// });
     /// # drop(server);
     /// ```
@@ -138,175 +140,180 @@ impl<'a> RequestHead<'a> {
         form_urlencoded::parse(self.query().unwrap_or_default().as_bytes())
     }
 
-    /// The first value of this name in the query, decoded.
+    /// Returns the decoded value of the first query parameter called `name`.
     pub fn query_value(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.query_pairs().find(|(own, _)| own == name).map(|(_, value)| value)
+        self.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Host and port as the client named them: from a target in absolute form, else from Host
+    /// Returns the host and port that the client requested, from a target in absolute form or else from the Host header
     /// (RFC 9112 section 3.2.2).
     pub fn host(&self) -> Option<&'a str> {
         match self.head.form() {
-            http1::Form::Absolute => Some(ascii(http1::authority(self.head.target(self.bytes)))),
-            _ => self.field("host").map(ascii),
+            http1::TargetForm::Absolute => Some(ascii(http1::authority(self.head.target(self.bytes)))),
+            _ => self.header("host").map(ascii),
         }
     }
 
-    /// Whether there may be a precondition among the fields: If-Match, If-None-Match, If-Modified-Since,
-    /// If-Unmodified-Since, If-Range (RFC 9110 section 13.1). Without one nobody need look for them.
+    /// Returns `false` if the request has no conditional header: If-Match, If-None-Match, If-Modified-Since,
+    /// If-Unmodified-Since or If-Range (RFC 9110 section 13.1). Returns `true` if there may be one: this is a fast
+    /// check to make before searching for them.
     #[inline]
     pub fn is_conditional(&self) -> bool {
         self.head.is_conditional()
     }
 
-    /// HTTP/1.0 or HTTP/1.1.
+    /// Returns the protocol version: HTTP/1.0 or HTTP/1.1.
     pub fn version(&self) -> Version {
         self.head.version()
     }
 
-    /// The value of the first field of this name, in any case. Octets, since a value need not be text.
-    pub fn field(&self, name: impl AsRef<str>) -> Option<&'a [u8]> {
+    /// Returns the value of the first header called `name` (case-insensitive), as bytes: it need not be UTF-8.
+    pub fn header(&self, name: impl AsRef<str>) -> Option<&'a [u8]> {
         let name = name.as_ref().as_bytes();
-        self.fields().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.headers().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// All fields in order, names as they came.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        self.head.fields(self.bytes)
+    /// Returns the names and values of all headers in order, as received.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.head.headers(self.bytes)
     }
 
-    /// The head with its last line end, as it came.
+    /// Returns the bytes of the head as received, including the final empty line.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The media type of the body, without parameters (RFC 9110 section 8.3). Compare it without regard to case.
+    /// Returns the media type of the body without parameters (RFC 9110 section 8.3). Compare it case-insensitively.
     pub fn content_type(&self) -> Option<&'a str> {
-        let value = self.field("content-type")?;
+        let value = self.header("content-type")?;
         let end = value.iter().position(|&byte| byte == b';').unwrap_or(value.len());
         std::str::from_utf8(value[..end].trim_ascii()).ok()
     }
 
-    /// Names and values of all cookies, as they came, in order (RFC 6265 section 4.2). Pairs that are not text or
-    /// have no `=` are passed over.
+    /// Returns the names and values of all cookies in order, as received (RFC 6265 section 4.2). Pairs that are not
+    /// valid UTF-8 or have no `=` are skipped.
     pub fn cookies(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        self.fields()
+        self.headers()
             .filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"))
             .flat_map(|(_, value)| value.split(|&byte| byte == b';'))
             .filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='))
     }
 
-    /// The value of the first cookie of this name.
+    /// Returns the value of the first cookie called `name`.
     pub fn cookie(&self, name: &str) -> Option<&'a str> {
-        self.cookies().find(|(own, _)| *own == name).map(|(_, value)| value)
+        self.cookies().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// A part of the path that the route has named, percent-decoded, as whatever can be read from text.
+    /// Returns the path parameter `name` of the route, percent-decoded and parsed as `T`.
     ///
     /// # Errors
-    /// When there is no such part, it is not UTF-8, or `T` cannot be read from it. As a response, that is 404:
-    /// the path names nothing here.
+    /// Returns an error if the route has no such parameter, or if its value is not valid UTF-8 or does not parse as
+    /// `T`. The error converts into a 404 response.
     ///
     /// # Examples
     /// ```
-    /// use serverd::{ParameterError, Request, Response, Router};
+    /// use serverd::{ParamError, Request, Response, Router};
     ///
-    /// let router = Router::new().get("/users/{id}", |request: &Request<'_>| -> Result<Response, ParameterError> {
-    ///     let id: u64 = request.parameter("id")?;
+    /// let router = Router::new().get("/users/{id}", |request: &Request<'_>| -> Result<Response, ParamError> {
+    ///     let id: u64 = request.param("id")?;
     ///     Ok(Response::text(format!("user {id}\n")))
     /// });
     /// # drop(router);
     /// ```
-    pub fn parameter<T: FromStr>(&self, name: &str) -> Result<T, ParameterError> {
-        let (_, value) = self.parameters.iter().find(|(own, _)| *own == name).ok_or(ParameterError)?;
-        let text = percent_decode(value.as_bytes()).decode_utf8().map_err(|_| ParameterError)?;
-        text.parse().map_err(|_| ParameterError)
+    pub fn param<T: FromStr>(&self, name: &str) -> Result<T, ParamError> {
+        let (_, value) = self.params.iter().find(|(key, _)| *key == name).ok_or(ParamError)?;
+        let text = percent_decode(value.as_bytes()).decode_utf8().map_err(|_| ParamError)?;
+        text.parse().map_err(|_| ParamError)
     }
 
-    /// The peer's address, asked from the system when called; `None` where the connection is gone already.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.context.ends.peer()
+    /// Returns the address of the client; `None` if the connection is already closed. Makes a system call.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.context.addrs.peer_addr()
     }
 
-    /// The local address, asked from the system when called; `None` where the connection is gone already.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.context.ends.local()
+    /// Returns the local address of the connection; `None` if it is already closed. Makes a system call.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.context.addrs.local_addr()
     }
 
-    /// The calendar time of this turn of the loop in whole seconds since 1970, which costs nothing to ask for.
+    /// Returns the time of this loop turn in seconds since the Unix epoch. Makes no system call.
     #[inline]
-    pub fn wall(&self) -> u64 {
-        self.context.wall
+    pub fn unix_time(&self) -> u64 {
+        self.context.unix_time
     }
 
-    /// Leaves a value for who sees the request later, such as the handler inside a layer. Replaces one of the same type.
+    /// Attaches a value to the request, for example in a layer for the inner handler. Replaces any earlier value of the
+    /// same type.
     pub fn insert<T: Clone + Send + Sync + 'static>(&self, value: T) {
         self.context.extensions.borrow_mut().get_or_insert_default().insert(value);
     }
 
-    /// A value that [`RequestHead::insert`] left.
+    /// Returns the value of type `T` that was attached by [`RequestHead::insert`] or
+    /// [`Responder::resume`](super::Responder::resume).
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.context.extensions.borrow().as_ref()?.get().cloned()
     }
 }
 
 impl<'a> Request<'a> {
-    /// The head.
+    /// Returns the head of the request.
     pub fn head(&self) -> RequestHead<'a> {
         self.head
     }
 
-    /// The body, decoded; empty when there is none.
+    /// Returns the body, with any transfer coding removed. Empty if the request has no body.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     ///
     /// # Errors
-    /// When it is not UTF-8. As a response, that is 400.
+    /// Returns an error if the body is not valid UTF-8. The error converts into a 400 response.
     pub fn text(&self) -> Result<&'a str, BodyError> {
         std::str::from_utf8(self.body).map_err(|_| BodyError("the body is not UTF-8".into()))
     }
 
-    /// Names and values of a body that is a form (`application/x-www-form-urlencoded`), decoded, in order.
+    /// Parses the body as a form (`application/x-www-form-urlencoded`) and returns its decoded name-value pairs in
+    /// order.
     pub fn form(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
         form_urlencoded::parse(self.body)
     }
 
-    /// The body as JSON, whatever its Content-Type says.
+    /// Deserializes the body as JSON, regardless of its Content-Type.
     ///
     /// # Errors
-    /// When it is not JSON, or not of this shape. As a response, that is 400 with the place.
+    /// Returns an error if the body is not JSON or does not match `T`. The error converts into a 400 response that
+    /// states the line and column.
     #[cfg(feature = "json")]
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, BodyError> {
         serde_json::from_slice(self.body).map_err(|error| {
-            // The error's own text may quote the body.
-            let what = match error.classify() {
-                serde_json::error::Category::Data => "the JSON has another shape than expected",
-                serde_json::error::Category::Eof => "the JSON ends too early",
-                _ => "the body is not JSON",
+            // Not the message of `error` itself, which may quote the body.
+            let problem = match error.classify() {
+                serde_json::error::Category::Data => "JSON does not match the expected structure",
+                serde_json::error::Category::Eof => "unexpected end of JSON",
+                _ => "invalid JSON",
             };
-            BodyError(format!("{what}, at line {} column {}", error.line(), error.column()))
+            BodyError(format!("{problem} at line {} column {}", error.line(), error.column()))
         })
     }
 
-    /// The same request with what a route found.
-    pub(super) fn routed<'b>(&self, parameters: Parameters<'b>, mount: usize) -> Request<'b>
+    /// Returns the request with the path parameters and the mount point of a route.
+    pub(super) fn routed<'b>(&self, params: Params<'b>, mount: usize) -> Request<'b>
     where
         'a: 'b,
     {
-        Request { head: self.head.routed(parameters, mount), body: self.body }
+        Request { head: self.head.routed(params, mount), body: self.body }
     }
 }
 
 impl<'a> RequestHead<'a> {
-    /// The same head with what a route found.
-    pub(super) fn routed<'b>(&self, parameters: Parameters<'b>, mount: usize) -> RequestHead<'b>
+    /// Returns the head with the path parameters and the mount point of a route.
+    pub(super) fn routed<'b>(&self, params: Params<'b>, mount: usize) -> RequestHead<'b>
     where
         'a: 'b,
     {
-        RequestHead { bytes: self.bytes, head: self.head, context: self.context, parameters, mount }
+        RequestHead { bytes: self.bytes, head: self.head, context: self.context, params, mount }
     }
 }
 
@@ -318,25 +325,25 @@ impl<'a> std::ops::Deref for Request<'a> {
     }
 }
 
-/// A part of a path that is not there, or not what it should be.
+/// Error returned by [`RequestHead::param`]: the path parameter is missing or malformed. Converts into a 404 response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParameterError;
+pub struct ParamError;
 
-impl std::fmt::Display for ParameterError {
+impl std::fmt::Display for ParamError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a part of the path is missing or malformed")
+        formatter.write_str("path parameter missing or malformed")
     }
 }
 
-impl std::error::Error for ParameterError {}
+impl std::error::Error for ParamError {}
 
-impl From<ParameterError> for Response {
-    fn from(_: ParameterError) -> Self {
+impl From<ParamError> for Response {
+    fn from(_: ParamError) -> Self {
         Response::from(StatusCode::NOT_FOUND)
     }
 }
 
-/// A body that is not what it should be.
+/// Error returned by [`Request::text`] and `Request::json`: the body is malformed. Converts into a 400 response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyError(String);
 

@@ -1,4 +1,4 @@
-//! A response: a value a handler makes and the server writes.
+//! HTTP responses: built by handlers, written by the server.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,47 +9,52 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::fields::{self, FieldBlock, FieldError, Trailers};
-use super::later::{Late, Outcome, Responder};
-use super::outgoing::{Outlet, Source, Stream};
-use super::parts::Part;
-use super::sender::{QUEUE_BYTES, Queue, Sender};
+use super::body::Part;
+use super::body_sender::{QUEUE_BYTES, Queue, Sender};
+use super::body_stream::{QueueBody, Source, Stream};
+use super::deferred::{Deferred, Outcome, Responder};
+use super::headers::{self, HeaderBlock, HeaderError, Trailers};
 use crate::http1;
 
-/// What a handler answers. Making one that has a constant body allocates nothing.
+/// An HTTP response, as returned by a handler. Creating one with a constant body does not allocate.
 ///
-/// Text, bytes and a [`StatusCode`] are responses too, and so is a `Result` of two of them, so handlers can use `?`.
+/// Its body may be in memory ([`Response::text`], [`Response::body`]), a file ([`Response::file`]) or a stream
+/// ([`Response::stream`], [`Response::channel`]). The whole response may also be deferred to another thread
+/// ([`Response::later`]).
+///
+/// Strings and a [`StatusCode`] convert into a response. So does a `Result` whose `Ok` and `Err` types both convert
+/// into one, so handlers can use `?`.
 ///
 /// # Examples
 /// ```
 /// use serverd::{Response, StatusCode};
 ///
 /// let plain = Response::text("hello\n");
-/// let moved = Response::new(StatusCode::FOUND).field("Location", "/elsewhere");
+/// let redirect = Response::new(StatusCode::FOUND).header("Location", "/elsewhere");
 /// let page = Response::new(StatusCode::OK).content_type("text/html; charset=utf-8").body("<p>hello");
 /// assert_eq!(page.status(), StatusCode::OK);
 /// assert_eq!(Response::from(StatusCode::NOT_FOUND).status(), StatusCode::NOT_FOUND);
-/// # drop((plain, moved));
+/// # drop((plain, redirect));
 /// ```
 #[derive(Debug)]
 pub struct Response {
     pub(super) status: StatusCode,
     pub(super) content_type: Option<&'static str>,
-    /// Whole, checked field lines.
-    pub(super) fields: Vec<u8>,
-    /// More of them, that other answers have as well.
-    pub(super) shared: Option<Arc<FieldBlock>>,
+    /// Complete, validated header lines, each ending in CRLF.
+    pub(super) headers: Vec<u8>,
+    /// Further header lines, shared with other responses.
+    pub(super) shared_headers: Option<Arc<HeaderBlock>>,
     pub(super) body: Body,
     pub(super) close: bool,
 }
 
-/// What follows the head.
+/// A response body.
 pub(super) enum Body {
     Bytes(Bytes),
     File(Arc<File>, Range<u64>),
     Parts(Vec<Part>),
     Stream(Box<Stream>),
-    Later(Box<Pending>),
+    Deferred(Box<PendingReply>),
 }
 
 impl std::fmt::Debug for Body {
@@ -59,84 +64,85 @@ impl std::fmt::Debug for Body {
             Body::File(_, range) => write!(formatter, "{range:?} of a file"),
             Body::Parts(parts) => parts.fmt(formatter),
             Body::Stream(_) => formatter.write_str("a stream"),
-            Body::Later(_) => formatter.write_str("an answer given later"),
+            Body::Deferred(_) => formatter.write_str("a deferred response"),
         }
     }
 }
 
-/// What is to be done with an answer before it is sent.
+/// A change to apply to a response before it is sent.
 pub(super) type Change = Box<dyn FnOnce(Response) -> Response + Send>;
 
-/// A response that another thread will give, and what is to be done with it then. That thread hears when it is dropped.
-pub(super) struct Pending {
-    pub(super) late: Arc<Late>,
+/// A deferred response and the changes to apply to it once it arrives. Dropping this notifies the responder.
+pub(super) struct PendingReply {
+    pub(super) deferred: Arc<Deferred>,
     changes: Vec<Change>,
-    /// The handler may be asked again.
-    pub(super) undecided: bool,
+    /// Created by [`Response::suspend`]: the handler may be called again.
+    pub(super) suspended: bool,
 }
 
-impl Drop for Pending {
+impl Drop for PendingReply {
     fn drop(&mut self) {
-        self.late.link.close();
+        self.deferred.handle.close();
     }
 }
 
-impl Pending {
-    pub(super) fn new(late: Arc<Late>) -> Self {
-        Pending { late, changes: Vec::new(), undecided: false }
+impl PendingReply {
+    pub(super) fn new(deferred: Arc<Deferred>) -> Self {
+        PendingReply { deferred, changes: Vec::new(), suspended: false }
     }
 
-    /// The answer with all its changes, once it is there. Changes are not for one that is still to be asked for: who
-    /// made them is asked too.
+    /// Returns the response with all changes applied, once it has arrived. On a retry the changes are dropped, since
+    /// the layers that requested them are called again.
     pub(super) fn take(&mut self) -> Option<Outcome> {
-        let answer = match self.late.take()? {
-            Outcome::Response(answer) => answer,
-            Outcome::Again(found) if self.undecided => return Some(Outcome::Again(found)),
-            Outcome::Again(_) => {
-                log::error!("a handler was to be asked again about a request that was not kept: answered 500");
+        let response = match self.deferred.take()? {
+            Outcome::Response(response) => response,
+            Outcome::Retry(insert) if self.suspended => return Some(Outcome::Retry(insert)),
+            Outcome::Retry(_) => {
+                log::error!("responder resumed a request that was not suspended; replied 500");
                 internal_error()
             }
         };
         let changes = std::mem::take(&mut self.changes);
-        let last = guarded(move || changes.into_iter().fold(answer, |response, change| change(response)));
-        Some(Outcome::Response(last))
+        let response = catch_panic(move || changes.into_iter().fold(response, |response, change| change(response)));
+        Some(Outcome::Response(response))
     }
 }
 
 impl Response {
-    /// A response without a body.
+    /// Creates a response without a body.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         let body = Body::Bytes(Bytes::new());
-        Response { status, content_type: None, fields: Vec::new(), shared: None, body, close: false }
+        Response { status, content_type: None, headers: Vec::new(), shared_headers: None, body, close: false }
     }
 
-    /// 200 (OK) with plain text in UTF-8.
+    /// Creates a 200 (OK) response with plain text in UTF-8.
     #[inline]
     pub fn text(text: impl Into<Bytes>) -> Self {
         let (content_type, body) = (Some("text/plain; charset=utf-8"), Body::Bytes(text.into()));
-        Response { status: StatusCode::OK, content_type, fields: Vec::new(), shared: None, body, close: false }
+        Response { status: StatusCode::OK, content_type, headers: Vec::new(), shared_headers: None, body, close: false }
     }
 
-    /// A status with a line of plain text that names it, or says more.
+    /// Creates a plain-text response with this status, usually an error and its explanation.
     pub fn error(status: StatusCode, text: impl Into<Bytes>) -> Self {
         Response { status, ..Response::text(text) }
     }
 
-    /// 200 (OK) with a value as JSON (RFC 8259). One that cannot be written as JSON becomes 500, and is logged.
+    /// Creates a 200 (OK) response with a value serialized as JSON (RFC 8259). If serialization fails, the error is
+    /// logged and the response is a 500.
     #[cfg(feature = "json")]
     pub fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_vec(value) {
             Ok(text) => Response::new(StatusCode::OK).content_type("application/json").body(text),
             Err(error) => {
-                log::error!("a handler's response was replaced by 500: not JSON: {error}");
+                log::error!("replaced a handler's response with 500: cannot serialize to JSON: {error}");
                 internal_error()
             }
         }
     }
 
-    /// A response that another thread gives later, by the [`Responder`]. Fields that are added to it are added to the
-    /// answer; see [`Response::map`] for more.
+    /// Creates a deferred response, which any thread sends later through the [`Responder`]. Headers added to this
+    /// placeholder are added to the final response; use [`Response::map`] for other changes.
     ///
     /// # Examples
     /// ```
@@ -144,23 +150,24 @@ impl Response {
     ///
     /// let server = HttpServer::new(|_| {
     ///     let (response, responder) = Response::later();
-    ///     std::thread::spawn(move || responder.respond("it took a while\n"));
+    ///     std::thread::spawn(move || responder.respond("computed elsewhere\n"));
     ///     response
     /// });
     /// # drop(server);
     /// ```
     pub fn later() -> (Self, Responder) {
-        let (late, responder) = Late::new();
-        let body = Body::Later(Box::new(Pending::new(late)));
+        let (deferred, responder) = Deferred::new();
+        let body = Body::Deferred(Box::new(PendingReply::new(deferred)));
         (Response { body, ..Response::new(StatusCode::OK) }, responder)
     }
 
-    /// A response that stands for one which cannot be told yet. When the [`Responder`] says so, the handler is asked once
-    /// more about the same request, by the method that it was asked before: [`Handler::head`](super::Handler::head), which
-    /// gives this as a refusal, or [`Handler::call`](super::Handler::call). The responder may also answer instead.
+    /// Suspends the request until the [`Responder`] resumes it. [`Responder::resume`] calls the handler again for the
+    /// same request, with the method that returned this response: [`Handler::call`](super::Handler::call), or
+    /// [`Handler::head`](super::Handler::head), which returns it in [`BodyMode::Reject`](super::BodyMode::Reject).
+    /// [`Responder::respond`] sends a response instead.
     ///
-    /// For layers that have to find something out elsewhere before the handler inside may see the request, such as
-    /// whether a password is right. Layers outside of this one are asked again too.
+    /// Intended for layers that need the result of slow work, such as a password check, before they pass the request to
+    /// the inner handler. The layers around such a layer are called again as well.
     ///
     /// # Examples
     /// ```
@@ -175,29 +182,30 @@ impl Response {
     ///     Some(Verdict(true)) => None,
     ///     Some(Verdict(false)) => Some(serverd::StatusCode::FORBIDDEN.into()),
     ///     None => {
-    ///         let (response, responder) = Response::undecided();
-    ///         let full = pool.run(move || responder.ask_again(Verdict(std::path::Path::new("/tmp").exists())));
-    ///         Some(full.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
+    ///         let (response, responder) = Response::suspend();
+    ///         let queued = pool.run(move || responder.resume(Verdict(std::path::Path::new("/tmp").exists())));
+    ///         Some(queued.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
     ///     }
     /// }));
     /// # drop(server);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn undecided() -> (Self, Responder) {
+    pub fn suspend() -> (Self, Responder) {
         let (mut response, responder) = Response::later();
-        if let Body::Later(pending) = &mut response.body {
-            pending.undecided = true;
+        if let Body::Deferred(pending) = &mut response.body {
+            pending.suspended = true;
         }
         (response, responder)
     }
 
-    /// Whether it stands for one that cannot be told yet.
-    pub(super) fn is_undecided(&self) -> bool {
-        matches!(&self.body, Body::Later(pending) if pending.undecided)
+    /// Returns whether this response suspends its request.
+    pub(super) fn is_suspended(&self) -> bool {
+        matches!(&self.body, Body::Deferred(pending) if pending.suspended)
     }
 
-    /// 200 (OK) with a body made piece by piece, on the thread of the loop, as fast as the client takes it. It goes out
-    /// in chunks, or with [`Response::length`] as one whole; to HTTP/1.0 up to the close.
+    /// Creates a 200 (OK) response that streams the items of an iterator, on the loop's thread, as fast as the client
+    /// reads them. It is sent with chunked transfer coding, or with Content-Length if [`Response::length`] is set. For
+    /// an HTTP/1.0 client and without a length, the end of the connection ends the body.
     ///
     /// # Examples
     /// ```
@@ -213,8 +221,8 @@ impl Response {
         Response::from_source(Source::Pieces(Box::new(pieces.into_iter().map(|piece| Ok(piece.into())))))
     }
 
-    /// As [`Response::stream`], of pieces that may fail: then the connection ends early (for HTTP/1.0 by a reset), so
-    /// that the client does not take half an answer for a whole one.
+    /// Creates a 200 (OK) response like [`Response::stream`], from items that may be errors. An error closes the
+    /// connection (with a reset for HTTP/1.0), so that the client can detect that the body is truncated.
     pub fn try_stream<T>(pieces: impl IntoIterator<Item = io::Result<T>, IntoIter: Send + 'static>) -> Self
     where
         T: Into<Bytes>,
@@ -222,18 +230,18 @@ impl Response {
         Response::from_source(Source::Pieces(Box::new(pieces.into_iter().map(|piece| piece.map(Into::into)))))
     }
 
-    /// 200 (OK) with what a reader gives, read on the thread of the loop: for files and the like, which do not
-    /// keep others waiting. One that fails ends the connection as in [`Response::try_stream`].
+    /// Creates a 200 (OK) response that streams a reader. It is read on the loop's thread, so it must not block for
+    /// long. A read error closes the connection as in [`Response::try_stream`].
     pub fn reader(reader: impl Read + Send + 'static) -> Self {
         Response::from_source(Source::Reader(Box::new(reader)))
     }
 
-    /// 200 (OK) with a part of a regular file, from one position up to another, with Content-Length. Nothing of it is kept
-    /// in memory: it is read as fast as the client takes it, and on Linux the system sends it by itself (sendfile). The same open
-    /// file may be sent to any number of clients at once.
+    /// Creates a 200 (OK) response with a byte range of a regular file, sent with Content-Length. The content is not
+    /// kept in memory: it is read as fast as the client accepts it, on Linux without copying it to user space
+    /// (`sendfile`). One open file may be sent to any number of clients at once.
     ///
-    /// What is asked of the file is its length before; when it has become shorter, or cannot be read any more, the
-    /// connection is closed, so that the client does not take a half for the whole. It should not be opened for writing.
+    /// The range must lie within the file. If the file has been truncated or cannot be read, the connection is closed,
+    /// so that the client can detect that the body is incomplete. Open the file read-only.
     ///
     /// # Examples
     /// ```
@@ -250,8 +258,8 @@ impl Response {
         Response { body: Body::File(file.into(), range), ..Response::new(StatusCode::OK) }
     }
 
-    /// 200 (OK) with a body of several parts, one behind the other, with the Content-Length of all together: bytes,
-    /// and parts of files as in [`Response::file`].
+    /// Creates a 200 (OK) response whose body is the concatenation of several parts, with Content-Length. A part is
+    /// bytes in memory or a range of a file, sent as by [`Response::file`].
     ///
     /// # Examples
     /// ```
@@ -260,7 +268,7 @@ impl Response {
     ///
     /// let file = Arc::new(File::open("Cargo.toml")?);
     /// let response = Response::parts([
-    ///     Part::from("its first ten octets: "),
+    ///     Part::from("its first ten bytes: "),
     ///     Part::File(Arc::clone(&file), 0..10),
     ///     Part::from("\n"),
     /// ]);
@@ -271,7 +279,8 @@ impl Response {
         Response { body: Body::Parts(parts.into_iter().collect()), ..Response::new(StatusCode::OK) }
     }
 
-    /// 200 (OK) with what another thread pushes by the [`Sender`], at most 256 KiB ahead of the client.
+    /// Creates a 200 (OK) response whose body is sent by other threads through the [`Sender`]. At most 256 KiB are
+    /// queued for a slow client.
     ///
     /// # Examples
     /// ```
@@ -282,7 +291,7 @@ impl Response {
     ///     std::thread::spawn(move || {
     ///         for word in ["one\n", "two\n"] {
     ///             if sender.send_blocking(word).is_err() {
-    ///                 return; // the client is gone
+    ///                 return; // the client disconnected
     ///             }
     ///         }
     ///         sender.finish();
@@ -292,21 +301,22 @@ impl Response {
     /// # drop(server);
     /// ```
     pub fn channel() -> (Self, Sender) {
-        Response::channel_of(QUEUE_BYTES)
+        Response::channel_with_capacity(QUEUE_BYTES)
     }
 
-    /// As [`Response::channel`], with another bound on what is pushed ahead of the client.
-    pub fn channel_of(bytes_max: usize) -> (Self, Sender) {
+    /// Creates a response like [`Response::channel`] with room for `bytes_max` queued bytes.
+    pub fn channel_with_capacity(bytes_max: usize) -> (Self, Sender) {
         let (queue, sender) = Queue::new(bytes_max);
-        (Response::from_source(Source::Queue(Outlet(queue))), sender)
+        (Response::from_source(Source::Queue(QueueBody(queue))), sender)
     }
 
     pub(super) fn from_source(source: Source) -> Self {
         Response { body: Body::Stream(Box::new(Stream::new(source))), ..Response::new(StatusCode::OK) }
     }
 
-    /// Announces the length of a stream, which goes out with Content-Length then. What comes beyond is cut off; a
-    /// stream that ends too early ends the connection as well. A body of bytes knows its own length.
+    /// Sets the length of a stream in bytes, which is then sent with Content-Length instead of chunked transfer coding.
+    /// Excess data is discarded; a stream that ends too early closes the connection. Ignored if the body is not a
+    /// stream.
     #[must_use]
     pub fn length(mut self, bytes: u64) -> Self {
         if let Body::Stream(stream) = &mut self.body {
@@ -315,8 +325,9 @@ impl Response {
         self
     }
 
-    /// Sends fields behind a stream that goes out in chunks, to clients that say `TE: trailers`. The names are
-    /// announced before the body (RFC 9110 section 6.6.2), the closure is called at its end.
+    /// Sends trailers after a stream in chunked transfer coding, to clients that send `TE: trailers`. `names` are
+    /// listed in the Trailer header (RFC 9110 section 6.6.2); `make` is called at the end of the body. Ignored if the
+    /// body is not a stream.
     #[must_use]
     pub fn trailers(mut self, names: &[&str], make: impl FnOnce() -> Trailers + Send + 'static) -> Self {
         if let Body::Stream(stream) = &mut self.body {
@@ -325,7 +336,7 @@ impl Response {
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -336,163 +347,168 @@ impl Response {
         Response { status, ..self }
     }
 
-    /// Replaces the body: static, shared or owned bytes. A body on 204 and 304 is not sent, one on HEAD only counted.
+    /// Replaces the body with static, shared or owned bytes. With status 204, 205 or 304 the body is not sent; in
+    /// response to HEAD only its length is sent.
     #[inline]
     #[must_use]
     pub fn body(self, body: impl Into<Bytes>) -> Self {
         Response { body: Body::Bytes(body.into()), ..self }
     }
 
-    /// Sets the Content-Type, in place of any told before. One that cannot stand in a field makes the response a 500,
-    /// and is logged.
+    /// Sets Content-Type, replacing any earlier value. An invalid value is logged, and the response becomes a 500.
     #[inline]
     #[must_use]
     pub fn content_type(mut self, content_type: &'static str) -> Self {
-        self.forget_content_type();
+        self.remove_content_type();
         Response { content_type: Some(content_type), ..self }
     }
 
-    /// There is one Content-Type: the one told last.
+    /// Removes Content-Type, whichever way it was set.
     #[inline]
-    fn forget_content_type(&mut self) {
+    fn remove_content_type(&mut self) {
         self.content_type = None;
-        if !self.fields.is_empty() {
-            let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
-            self.fields = lines.filter(|line| !is_content_type(line)).flatten().copied().collect();
+        if !self.headers.is_empty() {
+            let lines = self.headers.split_inclusive(|&byte| byte == b'\n');
+            self.headers = lines.filter(|line| !is_content_type(line)).flatten().copied().collect();
         }
-        if let Some(shared) =
-            self.shared.as_ref().filter(|shared| shared.lines().split(|&byte| byte == b'\n').any(is_content_type))
+        if let Some(shared) = self
+            .shared_headers
+            .as_ref()
+            .filter(|shared| shared.lines().split(|&byte| byte == b'\n').any(is_content_type))
         {
-            self.shared = Some(Arc::new(shared.without("content-type")));
+            self.shared_headers = Some(Arc::new(shared.without("content-type")));
         }
     }
 
-    /// Adds a field. One that must not be sent makes the whole response a 500, and is logged: silently leaving
-    /// out, say, a Set-Cookie would be worse. See [`Response::try_field`].
+    /// Adds a header. An invalid one is logged and turns the whole response into a 500, since silently omitting, say, a
+    /// Set-Cookie would be worse. Use [`Response::try_header`] to handle the error.
     #[must_use]
-    pub fn field(mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
         let name = name.as_ref();
-        match self.try_field(name, value.as_ref()) {
+        match self.try_header(name, value.as_ref()) {
             Ok(()) => self,
             Err(error) => {
-                log::error!("a handler's response was replaced by 500: field {name:?}: {error}");
+                log::error!("replaced a handler's response with 500: header {name:?}: {error}");
                 internal_error()
             }
         }
     }
 
-    /// Adds fields that other answers have as well, without copying them: in place of any added so before. They should
-    /// not tell what the response tells already.
+    /// Adds a block of headers that is shared between responses, without copying it. Replaces an earlier block. The
+    /// block should not contain headers that are also set on the response itself.
     #[must_use]
-    pub fn with_fields(mut self, block: &Arc<FieldBlock>) -> Self {
-        if let Body::Later(_) = self.body {
-            // What stands for the answer tells its own fields alone.
-            self.fields.extend_from_slice(block.lines());
+    pub fn with_headers(mut self, block: &Arc<HeaderBlock>) -> Self {
+        if let Body::Deferred(_) = self.body {
+            // Only `headers` of a placeholder are added to the final response.
+            self.headers.extend_from_slice(block.lines());
             return self;
         }
-        Response { shared: Some(Arc::clone(block)), ..self }
+        Response { shared_headers: Some(Arc::clone(block)), ..self }
     }
 
-    /// Adds a field.
+    /// Adds a header. All headers with the same name are sent, except that Content-Type replaces an earlier one.
     ///
     /// # Errors
-    /// When it must not be sent; the response is as before.
-    pub fn try_field(&mut self, name: &str, value: &[u8]) -> Result<(), FieldError> {
+    /// Returns an error if the name or value is invalid, or if the server sets this header itself. The response is then
+    /// unchanged.
+    pub fn try_header(&mut self, name: &str, value: &[u8]) -> Result<(), HeaderError> {
         if name.eq_ignore_ascii_case("content-type") {
-            fields::check(name, value)?;
-            self.forget_content_type();
+            headers::check(name, value)?;
+            self.remove_content_type();
         }
-        fields::push(&mut self.fields, name, value)?;
-        // RFC 9110 section 7.8: who sends Upgrade names it in Connection, so that no proxy passes it on.
+        headers::push(&mut self.headers, name, value)?;
+        // RFC 9110 section 7.8: a sender of Upgrade lists it in Connection, so that proxies do not forward it.
         if name.eq_ignore_ascii_case("upgrade") {
-            self.fields.extend_from_slice(b"Connection: upgrade\r\n");
+            self.headers.extend_from_slice(b"Connection: upgrade\r\n");
         }
         Ok(())
     }
 
-    /// The value of the first field of this name that was added.
+    /// Returns the value of the first header with this name.
     #[cfg(feature = "files")]
-    pub(super) fn field_value(&self, name: &str) -> Option<&[u8]> {
-        let shared = self.shared.as_ref().map(|block| block.lines()).unwrap_or_default();
+    pub(super) fn header_value(&self, name: &str) -> Option<&[u8]> {
+        let shared = self.shared_headers.as_ref().map(|block| block.lines()).unwrap_or_default();
         let mut lines =
-            [self.fields.as_slice(), shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
-        lines.find(|line| fields::is_line_of(line, name)).map(|line| line[name.len() + 1..].trim_ascii())
+            [self.headers.as_slice(), shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
+        lines.find(|line| headers::is_line_of(line, name)).map(|line| line[name.len() + 1..].trim_ascii())
     }
 
-    /// Takes all fields of this name away.
-    pub(super) fn remove_field(&mut self, name: &str) {
-        let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
-        self.fields = lines.filter(|line| !fields::is_line_of(line, name)).flatten().copied().collect();
-        if let Some(shared) = self.shared.as_mut() {
+    /// Removes all headers with this name.
+    pub(super) fn remove_header(&mut self, name: &str) {
+        let lines = self.headers.split_inclusive(|&byte| byte == b'\n');
+        self.headers = lines.filter(|line| !headers::is_line_of(line, name)).flatten().copied().collect();
+        if let Some(shared) = self.shared_headers.as_mut() {
             *shared = Arc::new(shared.without(name));
         }
     }
 
-    /// Says that the answer depends on a field of the request (RFC 9110 section 12.5.5), unless it says so already.
+    /// Adds the name of a request header to Vary (RFC 9110 section 12.5.5), unless it is already listed.
     #[cfg(feature = "files")]
     pub(super) fn vary(self, name: &str) -> Self {
-        let told = self.field_value("vary").unwrap_or_default();
-        let is_told = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
-        if told.split(|&byte| byte == b',').any(is_told) { self } else { self.field("Vary", name) }
+        let listed = self.header_value("vary").unwrap_or_default();
+        let is_name = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+        if listed.split(|&byte| byte == b',').any(is_name) { self } else { self.header("Vary", name) }
     }
 
-    /// Makes the entity tag a weak one: the content means the same, but its octets are others (RFC 9110 section 8.8.1).
+    /// Makes the entity tag weak: the representation is equivalent but not identical byte for byte (RFC 9110 section
+    /// 8.8.1).
     #[cfg(feature = "files")]
     pub(super) fn weaken_etag(&mut self) {
-        if let Some(tag) = self.field_value("etag").filter(|tag| tag.starts_with(b"\"")) {
+        if let Some(tag) = self.header_value("etag").filter(|tag| tag.starts_with(b"\"")) {
             let weak = [b"W/", tag].concat();
-            self.remove_field("etag");
-            // What was a tag is one still.
-            let _ = self.try_field("ETag", &weak);
+            self.remove_header("etag");
+            // Cannot fail: the value was valid before.
+            let _ = self.try_header("ETag", &weak);
         }
     }
 
-    /// Closes the connection after this response, and says so.
+    /// Closes the connection after this response, and sends `Connection: close`.
     #[must_use]
     pub fn close(self) -> Self {
         Response { close: true, ..self }
     }
 
-    /// Changes the response that will be sent: this one at once, one that is given later when it is there. What wraps
-    /// handlers uses this, so that it sees every answer.
+    /// Applies a change to the response that will be sent: immediately, or for a deferred response when it arrives. A
+    /// layer uses it to change every response.
     #[must_use]
     pub fn map(mut self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
-        if let Body::Later(pending) = &mut self.body {
+        if let Body::Deferred(pending) = &mut self.body {
             pending.changes.push(Box::new(change));
             return self;
         }
         change(self)
     }
 
-    /// Says which fields will stand behind the body.
+    /// Adds the Trailer header, which lists the names of the trailers.
     pub(super) fn announce_trailers(&mut self, names: &str) {
-        if http1::is_field_value(names.as_bytes()) {
+        if http1::is_header_value(names.as_bytes()) {
             for part in [&b"Trailer: "[..], names.as_bytes(), b"\r\n"] {
-                self.fields.extend_from_slice(part);
+                self.headers.extend_from_slice(part);
             }
         }
     }
 
-    /// Takes over what was added to a response that stood for this one.
-    pub(super) fn inherit(&mut self, fields: &[u8], close: bool) {
-        if fields.split(|&byte| byte == b'\n').any(is_content_type) {
-            self.forget_content_type();
+    /// Adds header lines, and closes the connection if `close` is set. Used for the headers of a layer, and for changes
+    /// made to the placeholder of a deferred response.
+    pub(super) fn merge(&mut self, headers: &[u8], close: bool) {
+        if headers.split(|&byte| byte == b'\n').any(is_content_type) {
+            self.remove_content_type();
         }
-        self.fields.extend_from_slice(fields);
+        self.headers.extend_from_slice(headers);
         self.close |= close;
     }
 
-    /// Replaces by a 500 what may not be sent as it is, which is the handler's fault. `known` is the content type that
-    /// was found good the last time.
+    /// Replaces an invalid response, which is a bug in the handler, with a 500. `known` caches the last content type
+    /// found valid.
     pub(super) fn check(&mut self, known: &mut &'static str) {
-        // The same constant need not be read again.
+        // The last string found valid need not be checked again.
         let is_known = self.content_type.is_none_or(|value| std::ptr::eq(value, *known));
         if !self.status.is_informational() && is_known {
             return;
         }
         let content_type = self.content_type.unwrap_or_default();
-        if self.status.is_informational() || !http1::is_field_value(content_type.as_bytes()) {
-            log::error!("a handler's response was replaced by 500: status {} or its content type", self.status);
+        if self.status.is_informational() || !http1::is_header_value(content_type.as_bytes()) {
+            log::error!("replaced a handler's response with 500: invalid status {} or content type", self.status);
             *self = internal_error();
         } else {
             *known = content_type;
@@ -501,7 +517,7 @@ impl Response {
 }
 
 impl From<StatusCode> for Response {
-    /// An error names itself in a line of text; other statuses have no body.
+    /// Creates a response with this status. The body of an error is its reason phrase; any other status has no body.
     fn from(status: StatusCode) -> Self {
         if !(status.is_client_error() || status.is_server_error()) {
             return Response::new(status);
@@ -524,23 +540,23 @@ impl From<String> for Response {
 }
 
 impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
-    fn from(outcome: Result<T, E>) -> Self {
-        outcome.map_or_else(Into::into, Into::into)
+    fn from(result: Result<T, E>) -> Self {
+        result.map_or_else(Into::into, Into::into)
     }
 }
 
 fn is_content_type(line: &[u8]) -> bool {
-    fields::is_line_of(line, "content-type")
+    headers::is_line_of(line, "content-type")
 }
 
 pub(super) fn internal_error() -> Response {
-    Response::error(StatusCode::INTERNAL_SERVER_ERROR, "the server failed to answer\n").close()
+    Response::error(StatusCode::INTERNAL_SERVER_ERROR, "internal server error\n").close()
 }
 
-/// What a closure answers; a panic is answered 500.
-pub(super) fn guarded(make: impl FnOnce() -> Response) -> Response {
+/// Calls the closure; if it panics, returns a 500.
+pub(super) fn catch_panic(make: impl FnOnce() -> Response) -> Response {
     catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
-        log::error!("what makes an answer panicked: answered 500");
+        log::error!("response closure panicked; replied 500");
         internal_error()
     })
 }

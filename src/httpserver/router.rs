@@ -1,32 +1,33 @@
-//! Routes: which handler answers which path and method.
+//! Routing: selects a handler by path and method.
 //!
-//! Paths are matched in their one spelling (see `normal_path`), percent-encoded, by a radix tree (the crate matchit); a
-//! route is found in time that depends on the length of the path, not on the number of routes. What the route did not
-//! say is answered as RFC 9110 has it: an unknown path 404, a method that a path does not have 405 with Allow, one that
-//! nobody knows 501, OPTIONS with Allow, HEAD by the handler for GET.
+//! Paths are matched in normalized, percent-encoded form (see `normal_path`) by a radix tree (the `matchit` crate):
+//! lookup time depends on the length of the path, not on the number of routes. The rest follows RFC 9110: 404 for an
+//! unknown path, 405 with Allow for a method without a route on that path, 501 for an unknown method, Allow in response
+//! to OPTIONS, and HEAD handled like GET.
 
 use std::borrow::Cow;
 
 use http::StatusCode;
 
-use super::normal_path::{len_as_it_came, normal, normal_pattern};
-use super::request::Parameters;
-use super::{Handler, Intake, Request, RequestHead, Response};
+use super::normal_path::{normal, normal_pattern, raw_prefix_len};
+use super::request::Params;
+use super::{BodyMode, Handler, Request, RequestHead, Response};
 
-/// Named parts that a pattern may have.
-const PARAMETERS_MAX: usize = 8;
+/// Maximum number of parameters in a pattern.
+const PARAMS_MAX: usize = 8;
 
-/// Methods that are known even where no route has them (RFC 9110 section 9, RFC 5789).
+/// Standard methods (RFC 9110 section 9, RFC 5789). They are answered with 405, not 501, even if no route has them.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-/// A handler that picks another one by path and method.
+/// A handler that dispatches requests to other handlers by path and method.
 ///
-/// A pattern is a path with named parts: `/users/{id}` matches one segment, `/files/{*path}` all that follow.
-/// `{{` and `}}` stand for braces. More precise patterns win over less precise ones, whatever their order.
+/// A pattern is a path with parameters: `/users/{id}` matches one segment, `/files/{*path}` matches the rest of the
+/// path. `{{` and `}}` are literal braces. More specific patterns take precedence over less specific ones, regardless
+/// of the order in which they were added. Handlers read parameters with [`RequestHead::param`].
 ///
-/// Paths that are the same but for their spelling have the same route (RFC 3986 section 6.2.2): percent-encoding counts
-/// as what it stands for, and repeated slashes count as one, also in what `{*path}` matches. `/~anna` is `/%7Eanna` and
-/// `//~anna`, in patterns too. A slash that is percent-encoded (`%2F`) separates nothing, and upper and lower case differ.
+/// Equivalent paths match the same route (RFC 3986 section 6.2.2): percent-encoding is decoded and repeated slashes are
+/// merged, including in the part that `{*path}` matches. `/~anna`, `/%7Eanna` and `//~anna` are equivalent, in requests
+/// and in patterns. A percent-encoded slash (`%2F`) is not a separator. Paths are case-sensitive.
 ///
 /// # Examples
 /// ```
@@ -35,7 +36,7 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 /// let router = Router::new()
 ///     .get("/", |_| "hello\n")
 ///     .get("/users/{id}", |request| {
-///         request.parameter::<u32>("id").map(|id| format!("user {id}\n"))
+///         request.param::<u32>("id").map(|id| format!("user {id}\n"))
 ///     })
 ///     .post("/echo", |request| Response::new(StatusCode::OK).body(request.body().to_vec()));
 /// let server = HttpServer::with(router);
@@ -45,39 +46,39 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 pub struct Router {
     paths: matchit::Router<usize>,
     routes: Vec<Route>,
-    mounts: Vec<Mounted>,
+    mounts: Vec<Mount>,
     fallback: Option<Box<dyn Handler>>,
 }
 
-/// What a path has.
+/// The handlers of one path.
 struct Route {
-    /// As it is spelled by `normal_pattern`; nothing for all that is below a mounted handler, which is no place for others.
+    /// Normalized by `normal_pattern`; `None` for the catch-all of a mounted handler, to which nothing can be added.
     pattern: Option<String>,
     methods: Vec<(String, Box<dyn Handler>)>,
-    /// Which handler is mounted here, if any: it answers all other methods.
+    /// Index of the handler mounted here, if any: it handles all other methods.
     mounted: Option<usize>,
 }
 
-/// A handler for everything below a place.
-struct Mounted {
+/// A handler for a path and everything below it.
+struct Mount {
     handler: Box<dyn Handler>,
-    /// How long the place's path is in its one spelling.
+    /// Length of the normalized mount path.
     len: usize,
 }
 
-/// Who answers.
-enum Found<'a> {
+/// Result of routing a request.
+enum Dispatch<'a> {
     Handler(&'a mut dyn Handler),
-    Answer(Response),
+    Response(Response),
 }
 
 impl Route {
     fn handler(&self, method: &str) -> Option<usize> {
-        let position = |name: &str| self.methods.iter().position(|(own, _)| own == name);
+        let position = |name: &str| self.methods.iter().position(|(method, _)| method == name);
         position(method).or_else(|| if method == "HEAD" { position("GET") } else { None })
     }
 
-    /// For the field Allow (RFC 9110 section 10.2.1).
+    /// Returns the value of the Allow header (RFC 9110 section 10.2.1).
     fn allow(&self) -> String {
         let mut names: Vec<&str> = self.methods.iter().map(|(name, _)| name.as_str()).collect();
         if names.contains(&"GET") && !names.contains(&"HEAD") {
@@ -91,80 +92,81 @@ impl Route {
 }
 
 impl Router {
-    /// A router that answers everything 404.
+    /// Creates a router without routes, which responds 404 to everything.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers GET, and HEAD, on a path.
+    /// Adds a handler for GET and HEAD requests to a path.
     ///
     /// # Panics
-    /// As [`Router::route`].
+    /// Panics if the pattern cannot be added; see [`Router::route`].
     #[must_use]
     pub fn get<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
         self.route("GET", pattern, handler)
     }
 
-    /// Answers POST on a path.
+    /// Adds a handler for POST requests to a path.
     ///
     /// # Panics
-    /// As [`Router::route`].
+    /// Panics if the pattern cannot be added; see [`Router::route`].
     #[must_use]
     pub fn post<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
         self.route("POST", pattern, handler)
     }
 
-    /// Answers PUT on a path.
+    /// Adds a handler for PUT requests to a path.
     ///
     /// # Panics
-    /// As [`Router::route`].
+    /// Panics if the pattern cannot be added; see [`Router::route`].
     #[must_use]
     pub fn put<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
         self.route("PUT", pattern, handler)
     }
 
-    /// Answers PATCH on a path.
+    /// Adds a handler for PATCH requests to a path.
     ///
     /// # Panics
-    /// As [`Router::route`].
+    /// Panics if the pattern cannot be added; see [`Router::route`].
     #[must_use]
     pub fn patch<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
         self.route("PATCH", pattern, handler)
     }
 
-    /// Answers DELETE on a path.
+    /// Adds a handler for DELETE requests to a path.
     ///
     /// # Panics
-    /// As [`Router::route`].
+    /// Panics if the pattern cannot be added; see [`Router::route`].
     #[must_use]
     pub fn delete<R: Into<Response>>(self, pattern: &str, handler: impl FnMut(&Request<'_>) -> R + 'static) -> Self {
         self.route("DELETE", pattern, handler)
     }
 
-    /// Answers a method on a path by any [`Handler`], which may also decide on the head.
+    /// Adds a handler for requests to a path with the given method. Unlike [`Router::get`] and the like, it accepts any
+    /// [`Handler`], which can choose how to receive the body ([`Handler::head`]).
     ///
-    /// Where a handler is mounted on that very path by [`Router::mount`], before or after, the route has this method,
-    /// and the mounted handler all others.
+    /// If a handler is also mounted on the path ([`Router::mount`], before or after), the route handles this method and
+    /// the mounted handler handles all others.
     ///
     /// # Panics
-    /// When the pattern is malformed, has more than eight named parts, contradicts another one, or has a handler for
-    /// this method already: mistakes of the program, found when it starts.
+    /// Panics if the pattern is malformed, has more than eight parameters, conflicts with another pattern, or already
+    /// has a handler for this method. These are programming errors, found at start-up.
     #[must_use]
     pub fn route(mut self, method: &str, pattern: &str, handler: impl Handler + 'static) -> Self {
-        let names = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
-        assert!(names <= PARAMETERS_MAX, "the route {pattern} has more than {PARAMETERS_MAX} named parts");
-        let index = match self.place(normal_pattern(pattern)) {
+        let params = pattern.matches('{').count() - 2 * pattern.matches("{{").count();
+        assert!(params <= PARAMS_MAX, "the route {pattern} has more than {PARAMS_MAX} parameters");
+        let index = match self.route_index(normal_pattern(pattern)) {
             Ok(index) => index,
             Err(error) => panic!("the route {pattern} cannot be added: {error}"),
         };
         let methods = &mut self.routes[index].methods;
-        assert!(methods.iter().all(|(own, _)| own != method), "{method} {pattern} has a handler already");
+        assert!(methods.iter().all(|(name, _)| name != method), "{method} {pattern} already has a handler");
         methods.push((method.to_owned(), Box::new(handler)));
         self
     }
 
-    /// Which route has this pattern: one that is there, or a new one.
-    fn place(&mut self, pattern: String) -> Result<usize, matchit::InsertError> {
+    /// Returns the index of the route with this pattern, adding the route if there is none.
+    fn route_index(&mut self, pattern: String) -> Result<usize, matchit::InsertError> {
         if let Some(index) = self.routes.iter().position(|route| route.pattern.as_ref() == Some(&pattern)) {
             return Ok(index);
         }
@@ -173,15 +175,15 @@ impl Router {
         Ok(self.routes.len() - 1)
     }
 
-    /// Leaves every method on a path and on all paths below it to a handler, which finds what is below in
-    /// [`RequestHead::mounted_path`]. More precise routes still win, and so does a route for the very path, whatever their
-    /// order: a home page of one's own, and files below it.
+    /// Mounts a handler on a path: it handles every method on this path and all paths below it, and can read the
+    /// remaining path from [`RequestHead::path_below_mount`]. More specific routes, and a route for the path itself,
+    /// take precedence regardless of the order in which they were added: for example a home page above static files.
     ///
-    /// What is mounted here is had by no other spelling of the path through a handler that is mounted further up, so that
-    /// a [`guard`](super::layers::guard) around it holds: `//private/x` and `/%70rivate/x` are `/private/x`. But where the
-    /// file system takes names for the same that are not, as those of Windows and macOS do with upper and lower case,
-    /// `/PRIVATE/x` is for the handler further up, which may find the same file; so does a symbolic link. There, keep
-    /// what is guarded outside the directory that is served to all.
+    /// Other spellings of this path, such as `//private` or `/%70rivate` for `/private`, never reach a handler mounted
+    /// higher up, so a [`guard`](super::layers::guard) around the handler cannot be bypassed that way. But different
+    /// paths may refer to one file: on Windows and macOS file names are case-insensitive, so `/PRIVATE/x` is routed to
+    /// the handler higher up, which may find the same file. A symbolic link has the same effect. Keep guarded files
+    /// outside any directory that is served without a guard.
     ///
     /// # Examples
     /// ```no_run
@@ -194,81 +196,81 @@ impl Router {
     /// ```
     ///
     /// # Panics
-    /// When the path has named parts, ends with `/` (but that of the whole server is `/`), or something else is mounted
-    /// there or takes all that is below.
+    /// Panics if the path has parameters, ends with `/` (other than `/` itself), already has a mounted handler, or has
+    /// a catch-all route below it.
     #[must_use]
     pub fn mount(mut self, path: &str, handler: impl Handler + 'static) -> Self {
-        let place = if path == "/" { "" } else { path };
-        assert!(!place.contains(['{', '}']) && !place.ends_with('/'), "{path} is no place to mount a handler");
-        let place = normal(place).into_owned();
-        if let Err(error) = self.mount_at(&place) {
-            panic!("nothing can be mounted on {path}: {error}");
+        let prefix = if path == "/" { "" } else { path };
+        assert!(!prefix.contains(['{', '}']) && !prefix.ends_with('/'), "cannot mount a handler on {path}");
+        let prefix = normal(prefix).into_owned();
+        if let Err(error) = self.add_mount_routes(&prefix) {
+            panic!("cannot mount a handler on {path}: {error}");
         }
-        self.mounts.push(Mounted { handler: Box::new(handler), len: place.len() });
+        self.mounts.push(Mount { handler: Box::new(handler), len: prefix.len() });
         self
     }
 
-    /// Has the patterns of a place lead to the handler that is mounted next.
-    fn mount_at(&mut self, place: &str) -> Result<(), matchit::InsertError> {
+    /// Adds the routes for the handler that is about to be mounted.
+    fn add_mount_routes(&mut self, prefix: &str) -> Result<(), matchit::InsertError> {
         let mounted = Some(self.mounts.len());
-        self.paths.insert(format!("{place}/{{*below}}"), self.routes.len())?;
+        self.paths.insert(format!("{prefix}/{{*below}}"), self.routes.len())?;
         self.routes.push(Route { pattern: None, methods: Vec::new(), mounted });
-        for pattern in [place.to_owned(), format!("{place}/")] {
+        for pattern in [prefix.to_owned(), format!("{prefix}/")] {
             if !pattern.is_empty() {
-                let index = self.place(pattern)?;
+                let index = self.route_index(pattern)?;
                 self.routes[index].mounted = mounted;
             }
         }
         Ok(())
     }
 
-    /// Answers paths that no route has, instead of 404.
+    /// Sets a handler for paths that match no route, instead of a 404.
     #[must_use]
     pub fn fallback(mut self, handler: impl Handler + 'static) -> Self {
         self.fallback = Some(Box::new(handler));
         self
     }
 
-    /// Finds who answers, and has it do so with the named parts of the path.
-    fn dispatch<T>(&mut self, head: &RequestHead<'_>, answer: impl FnOnce(Found<'_>, Parameters<'_>, usize) -> T) -> T {
+    /// Routes a request and calls `then` with the result, the parameters and the length of the mount prefix.
+    fn dispatch<T>(&mut self, head: &RequestHead<'_>, then: impl FnOnce(Dispatch<'_>, Params<'_>, usize) -> T) -> T {
         let (method, mount) = (head.method(), head.mount);
         let known = METHODS.contains(&method) || self.has_method(method);
-        let path = if head.mounted_path().is_empty() { "/" } else { head.mounted_path() };
+        let path = if head.path_below_mount().is_empty() { "/" } else { head.path_below_mount() };
         let normal = normal(path);
         let Some(found) = self.paths.at(&normal).ok() else {
             return match &mut self.fallback {
-                _ if head.target() == "*" => answer(Found::Answer(options(&self.all_methods())), &[], mount),
-                _ if !known => answer(Found::Answer(not_implemented()), &[], mount),
-                Some(fallback) => answer(Found::Handler(&mut **fallback), &[], mount),
-                None => answer(Found::Answer(StatusCode::NOT_FOUND.into()), &[], mount),
+                _ if head.target() == "*" => then(Dispatch::Response(options(&self.all_methods())), &[], mount),
+                _ if !known => then(Dispatch::Response(not_implemented()), &[], mount),
+                Some(fallback) => then(Dispatch::Handler(&mut **fallback), &[], mount),
+                None => then(Dispatch::Response(StatusCode::NOT_FOUND.into()), &[], mount),
             };
         };
-        let mut parameters = [("", ""); PARAMETERS_MAX];
+        let mut params = [("", ""); PARAMS_MAX];
         let mut count = 0;
-        for (slot, parameter) in parameters.iter_mut().zip(found.params.iter()) {
-            *slot = parameter;
+        for (slot, param) in params.iter_mut().zip(found.params.iter()) {
+            *slot = param;
             count += 1;
         }
         let route = &mut self.routes[*found.value];
         match (route.handler(method), route.mounted) {
-            (Some(index), _) => answer(Found::Handler(&mut *route.methods[index].1), &parameters[..count], mount),
+            (Some(index), _) => then(Dispatch::Handler(&mut *route.methods[index].1), &params[..count], mount),
             (None, Some(mounted)) => {
                 let mounted = &mut self.mounts[mounted];
                 let len =
-                    if matches!(normal, Cow::Borrowed(_)) { mounted.len } else { len_as_it_came(path, mounted.len) };
-                answer(Found::Handler(&mut *mounted.handler), &[], mount + len)
+                    if matches!(normal, Cow::Borrowed(_)) { mounted.len } else { raw_prefix_len(path, mounted.len) };
+                then(Dispatch::Handler(&mut *mounted.handler), &[], mount + len)
             }
-            (None, None) if method == "OPTIONS" => answer(Found::Answer(options(&route.allow())), &[], mount),
-            (None, None) if known => answer(Found::Answer(not_allowed(&route.allow())), &[], mount),
-            (None, None) => answer(Found::Answer(not_implemented()), &[], mount),
+            (None, None) if method == "OPTIONS" => then(Dispatch::Response(options(&route.allow())), &[], mount),
+            (None, None) if known => then(Dispatch::Response(not_allowed(&route.allow())), &[], mount),
+            (None, None) => then(Dispatch::Response(not_implemented()), &[], mount),
         }
     }
 
     fn has_method(&self, method: &str) -> bool {
-        self.routes.iter().any(|route| route.methods.iter().any(|(own, _)| own == method))
+        self.routes.iter().any(|route| route.methods.iter().any(|(name, _)| name == method))
     }
 
-    /// What the server as a whole allows, for `OPTIONS *` (RFC 9110 section 9.3.7).
+    /// Returns the Allow header for `OPTIONS *`: all methods of all routes (RFC 9110 section 9.3.7).
     fn all_methods(&self) -> String {
         let mut names: Vec<&str> =
             self.routes.iter().flat_map(|route| route.methods.iter().map(|(name, _)| name.as_str())).collect();
@@ -280,33 +282,33 @@ impl Router {
 }
 
 fn options(allow: &str) -> Response {
-    Response::new(StatusCode::NO_CONTENT).field("Allow", allow)
+    Response::new(StatusCode::NO_CONTENT).header("Allow", allow)
 }
 
 fn not_allowed(allow: &str) -> Response {
-    Response::from(StatusCode::METHOD_NOT_ALLOWED).field("Allow", allow)
+    Response::from(StatusCode::METHOD_NOT_ALLOWED).header("Allow", allow)
 }
 
 fn not_implemented() -> Response {
-    Response::error(StatusCode::NOT_IMPLEMENTED, "this method is not known here\n")
+    Response::error(StatusCode::NOT_IMPLEMENTED, "method not implemented\n")
 }
 
 impl Handler for Router {
-    /// The body of a request that nobody takes is not waited for.
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+    /// If no handler accepts the request, rejects it before receiving its body.
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         let head = *head;
-        self.dispatch(&head, |found, parameters, mount| match found {
-            Found::Handler(handler) => handler.head(&head.routed(parameters, mount)),
-            Found::Answer(response) if response.status().is_success() => Intake::Default,
-            Found::Answer(response) => Intake::Refuse(response),
+        self.dispatch(&head, |found, params, mount| match found {
+            Dispatch::Handler(handler) => handler.head(&head.routed(params, mount)),
+            Dispatch::Response(response) if response.status().is_success() => BodyMode::Default,
+            Dispatch::Response(response) => BodyMode::Reject(response),
         })
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         let request = *request;
-        self.dispatch(&request.head(), |found, parameters, mount| match found {
-            Found::Handler(handler) => handler.call(&request.routed(parameters, mount)),
-            Found::Answer(response) => response,
+        self.dispatch(&request.head(), |found, params, mount| match found {
+            Dispatch::Handler(handler) => handler.call(&request.routed(params, mount)),
+            Dispatch::Response(response) => response,
         })
     }
 }

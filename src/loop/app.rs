@@ -1,9 +1,9 @@
-//! The boundary upward: what the loop asks of an application, and what it lends it.
+//! The interface between the event loop and an application.
 //!
-//! An [`App`] sees bytes, not readiness: it looks at [`Wire::input`], consumes what it understood,
-//! appends to [`Wire::output`] and returns a [`Flow`]. It holds no socket, waits for nothing and
-//! never learns which backend runs it. So the same application is tested over a byte slice, runs on
-//! select and epoll, and would run on a completion-based loop too.
+//! An [`App`] works on bytes, not on readiness: it examines [`Wire::input`], consumes what it has parsed, appends to
+//! [`Wire::output`] and returns a [`Flow`]. It owns no socket, never blocks, and does not depend on the backend. The
+//! same application can therefore be tested over a byte slice, runs on every backend, and would run on a
+//! completion-based loop as well.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::mailbox::{Bell, Mailbox};
+use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
 use super::readiness::Stream;
 
-/// One connection of one loop. The serial makes it unique: a slot that is used again gets another
-/// one, so nothing meant for a connection that is gone ever reaches its successor.
+/// Identifies a connection of a loop.
+///
+/// Ids are not reused: a slot of the connection table gets a new serial number for each connection, so that a message
+/// for a closed connection cannot reach the one that now occupies its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
     pub(super) index: u32,
@@ -25,79 +27,87 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// A connection of no loop, to test an application without sockets; see [`Wire::over`].
+    /// Creates an id that belongs to no loop, for testing an application without sockets; see [`Wire::from_bytes`].
     pub fn detached(number: u32) -> Self {
         ConnId { index: number, serial: 0 }
     }
 }
 
-/// What a connection is doing, as far as time limits go. Every phase has its limit in
-/// [`Timeouts`](super::Timeouts); the clock of a phase starts when the connection enters it and does not start anew
-/// inside it, unless the application calls [`Wire::restart_clock`].
+/// The phase of a connection, which selects the timeout that applies to it.
+///
+/// The timeouts are set in [`Timeouts`](super::Timeouts). The timer of a phase starts when the connection enters the
+/// phase and is not restarted within it, unless the application calls [`Wire::restart_timer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Connected, and not a byte came yet.
-    Silent,
-    /// Within a message head.
+    /// Connected; no byte has been received yet.
+    AwaitingFirstByte,
+    /// Receiving a message head.
     Head,
-    /// Within a message body: each period of the limit has to bring [`Timeouts::body_rate`](super::Timeouts) bytes a second.
+    /// Receiving a message body, at [`Timeouts::body_rate`](super::Timeouts::body_rate) bytes per second or more in
+    /// each interval of [`Timeouts::body`](super::Timeouts::body).
     Body,
-    /// Between messages.
+    /// Idle between messages.
     Idle,
-    /// Open, with no limit but the constructor's: raw TCP applications.
-    Open,
-    /// The application owes an answer; nothing limits it.
-    Reply,
-    /// Output is blocked. Entered by the loop alone; its clock starts anew whenever the peer takes bytes.
+    /// Open without a timeout, unless [`Timeouts::open`](super::Timeouts::open) sets one: for raw TCP applications.
+    Unlimited,
+    /// The application is preparing a response. No timeout applies.
+    Handling,
+    /// Output is blocked, or a connect is in progress. Entered by the loop only; the timer restarts whenever the peer
+    /// accepts bytes.
     Writing,
-    /// A refusal is sent and the sending side shut; what the peer still sends is dropped. Entered by the loop alone.
+    /// Lingering close after an error response: the sending side is shut down and further input is discarded.
+    /// Entered by the loop only.
     Lingering,
-    /// The same after an answer that was the last by the server's will, until the peer sends something.
-    Parting,
+    /// Lingering close after a regular last response, until the peer sends something; the connection is then in
+    /// [`Phase::Lingering`]. Entered by the loop only.
+    LingeringBriefly,
 }
 
 impl Phase {
-    /// How many there are.
+    /// The number of phases.
     pub(super) const COUNT: usize = 9;
 }
 
-/// What is to become of the connection.
+/// The next action for a connection, returned by the methods of [`App`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on reading, within the limit of a phase. After the end of input this means [`Flow::Close`].
+    /// Continue reading, with the timeout of the given phase. After the end of input this acts as [`Flow::Close`].
     Read(Phase),
-    /// There is more to do with the input at hand: call again after the other connections had their turn,
-    /// or once enough of the output is sent.
+    /// Call [`App::receive`] again with the remaining input after other connections have been served, or once the
+    /// blocked output has been sent.
     Yield(Phase),
-    /// Show no more input until a letter comes; then [`Flow::Yield`] shows what is at hand. A little is read ahead
-    /// meanwhile, so that a peer that resets the connection is noticed. The end of input does not end a pause.
+    /// Deliver no input until a message arrives; the application resumes by returning [`Flow::Yield`]. The loop still
+    /// buffers a small amount of input, in order to detect a reset by the peer. The end of input does not end a pause.
     Pause,
-    /// Send the output, then close. For a peer that will send no more, or may lose what it still sends: unread input
-    /// is looked for, but what comes after the close is answered by the system with a reset.
+    /// Send the output, then close. Use it if the peer is not expected to send more, or if losing the end of the output
+    /// is acceptable: if unread input may remain, the close lingers as with [`Flow::Linger`], but data that arrives
+    /// after the close makes the kernel reset the connection.
     Close,
-    /// Send the output, then say the end and read away what the peer is still sending (within bounds),
-    /// so that a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+    /// Lingering close: send the output, shut down the sending side, then discard input (within limits) until the peer
+    /// closes, so that a reset does not destroy the response in transit (RFC 9112 section 9.6).
     Linger,
-    /// As [`Flow::Linger`], for input that is refused.
+    /// Lingering close, as with [`Flow::Linger`], of a connection whose input is rejected; reported as
+    /// [`CloseReason::Refused`].
     Refuse,
-    /// Close at once, with a reset; output is thrown away.
+    /// Reset the connection at once; unsent output is dropped.
     Abort,
 }
 
-/// Why a connection ended.
+/// The reason a connection was closed.
 #[derive(Debug)]
-pub enum Closed {
-    /// The application said so and everything was sent.
+pub enum CloseReason {
+    /// The application closed it, and all output was sent.
     Done,
-    /// The peer closed.
+    /// The peer closed it.
     Peer,
-    /// The limit of this phase ran out.
+    /// The timeout of this phase expired.
     Timeout(Phase),
-    /// The peer took no byte of the output for the writing limit.
+    /// The peer accepted no output for [`Timeouts::write`](super::Timeouts::write).
     TooSlow,
-    /// The application refused the input, and the answer was sent.
+    /// The application rejected the input or aborted the connection ([`Flow::Refuse`], [`Flow::Abort`]).
     Refused,
-    /// The loop drains and the connection had nothing under way, or the loop was stopped.
+    /// Closed by a graceful shutdown (idle, timed out, or still open at its deadline) or by
+    /// [`Handle::stop`](super::Handle::stop).
     Drain,
     /// The application panicked; the connection was reset.
     Panicked,
@@ -105,143 +115,145 @@ pub enum Closed {
     Error(io::Error),
 }
 
-/// How a connection ended, and when.
+/// Details of a closed connection.
 #[derive(Debug)]
-pub struct Ending {
-    /// Why.
-    pub reason: Closed,
-    /// Output that was not sent.
+pub struct CloseInfo {
+    /// The reason the connection was closed.
+    pub reason: CloseReason,
+    /// Number of output bytes that were not sent.
     pub unsent_bytes: u64,
-    /// Seconds since 1970 by the calendar clock, as [`Wire::wall`].
-    pub wall: u64,
-    /// The loop's own clock, as [`Wire::now`].
+    /// Wall-clock time in seconds since 1970, see [`Wire::unix_time`].
+    pub unix_time: u64,
+    /// Monotonic time since the loop was created, see [`Wire::now`].
     pub now: Duration,
 }
 
-/// What is known of a connection when it opens.
+/// A connection that has just been opened.
 pub struct Accepted<'a> {
-    /// Which listener, in the order they were given to the loop; `None` for an adopted socket.
+    /// Index of the listener, in the order of the calls to [`EventLoop::listen`](super::EventLoop::listen); `None` for
+    /// a stream that was added to the loop.
     pub listener: Option<usize>,
-    /// The peer's address.
-    pub peer: Option<SocketAddr>,
+    /// The peer's address; `None` for a stream that was added to the loop.
+    pub peer_addr: Option<SocketAddr>,
     pub(super) stream: &'a dyn Addresses,
 }
 
-/// The addresses of a connection, asked from the system when somebody wants to know.
+/// The addresses of a connection, queried from the operating system on demand.
 #[derive(Clone, Copy, Default)]
-pub struct Ends<'a> {
+pub struct Addrs<'a> {
     pub(super) stream: Option<&'a dyn Addresses>,
 }
 
-impl Ends<'_> {
-    /// The peer's address; `None` where the connection is gone already, or there is no socket.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.stream?.peer().ok()
+impl Addrs<'_> {
+    /// Returns the peer's address, or `None` if the socket is disconnected or there is no socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.stream?.peer_addr().ok()
     }
 
-    /// The local address; `None` where the connection is gone already, or there is no socket.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.stream?.local().ok()
+    /// Returns the local address, or `None` if the socket is disconnected or there is no socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.stream?.local_addr().ok()
     }
 }
 
 impl Accepted<'_> {
-    /// A connection without a socket, to test an application: it has no address.
+    /// Creates a connection without a socket or addresses, for testing an application.
     pub fn detached() -> Self {
-        Accepted { listener: None, peer: None, stream: &Nowhere }
+        Accepted { listener: None, peer_addr: None, stream: &NoSocket }
     }
 
-    /// The local address, asked from the system when called.
+    /// Returns the local address, queried from the operating system.
     ///
     /// # Errors
-    /// Where the connection is gone already.
-    pub fn local(&self) -> io::Result<SocketAddr> {
-        self.stream.local()
+    /// Returns an error if the socket is disconnected or there is no socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
     }
 }
 
 /// The object-safe part of a stream that [`Accepted`] needs.
 pub(super) trait Addresses {
-    fn local(&self) -> io::Result<SocketAddr>;
-    fn peer(&self) -> io::Result<SocketAddr>;
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// The stream of a connection without a socket.
-struct Nowhere;
+/// The stream of a connection without a socket; it has no addresses.
+struct NoSocket;
 
-impl Addresses for Nowhere {
-    fn local(&self) -> io::Result<SocketAddr> {
+impl Addresses for NoSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
         Err(io::ErrorKind::NotConnected.into())
     }
 
-    fn peer(&self) -> io::Result<SocketAddr> {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
         Err(io::ErrorKind::NotConnected.into())
     }
 }
 
 impl<S: Stream> Addresses for S {
-    fn local(&self) -> io::Result<SocketAddr> {
-        self.local_addr()
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Stream::local_addr(self)
     }
 
-    fn peer(&self) -> io::Result<SocketAddr> {
-        self.peer_addr()
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Stream::peer_addr(self)
     }
 }
 
-/// An application: one value per loop, called for every connection of it, never from two threads.
+/// An application that runs on an event loop.
 ///
-/// There are no default bodies, on purpose: a wrapper around an application that forgets a method
-/// would silently cut it off from what it needs to hear.
+/// Each loop has one application value, which serves all connections of that loop and is always called on its thread.
 ///
-/// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that answers bytes with bytes. It is called when a
-/// connection opens too, without input, so it may speak first.
+/// The methods deliberately have no default bodies: a wrapper around another application that forgot to forward one
+/// would silently suppress that callback.
 ///
-/// Each method that returns a [`Flow`] replaces the one before: who was in a phase and is to stay there returns
-/// [`Flow::Read`] with that phase again.
+/// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that transforms input bytes into output bytes. It is
+/// also called without input when a connection opens, so it can send a greeting.
+///
+/// A returned [`Flow`] replaces the previous one. To stay in a phase, return [`Flow::Read`] with that phase again.
 ///
 /// # Examples
-/// Counts what each client sends and tells it the sum at the end; whoever says nothing for a while is told to go.
+/// Counts the bytes each client sends and replies with the total at the end; idle clients are disconnected.
 /// ```
-/// use serverd::r#loop::{Accepted, App, Closed, ConnId, Ending, Flow, Output, Phase, Remote, Wire};
+/// use serverd::r#loop::{Accepted, App, CloseReason, ConnId, CloseInfo, Flow, Output, Phase, Remote, Wire};
 /// use std::convert::Infallible;
 ///
-/// struct Sum {
-///     ended_well: u64,
+/// struct ByteCounter {
+///     completed: u64,
 /// }
 ///
-/// impl App for Sum {
-///     type State = usize; // what came so far
-///     type Letter = Infallible; // nobody posts any
+/// impl App for ByteCounter {
+///     type State = usize; // bytes received so far
+///     type Message = Infallible; // no messages are sent
 ///
 ///     fn start(&mut self, _: Remote<Infallible>) {}
 ///
 ///     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Infallible>) -> (usize, Flow) {
-///         wire.output().extend(b"go on\n");
+///         wire.output().extend(b"ready\n");
 ///         (0, Flow::Read(Phase::Idle))
 ///     }
 ///
-///     fn receive(&mut self, sum: &mut usize, wire: &mut Wire<'_, Infallible>) -> Flow {
-///         *sum += wire.input().len();
+///     fn receive(&mut self, received: &mut usize, wire: &mut Wire<'_, Infallible>) -> Flow {
+///         *received += wire.input().len();
 ///         wire.consume(wire.input().len());
 ///         if !wire.ended() {
-///             wire.restart_clock();
+///             wire.restart_timer();
 ///             return Flow::Read(Phase::Idle);
 ///         }
-///         wire.output().extend(format!("{sum}\n").as_bytes());
+///         wire.output().extend(format!("{received}\n").as_bytes());
 ///         Flow::Close
 ///     }
 ///
-///     fn letter(&mut self, _: &mut usize, letter: Infallible, _: &mut Wire<'_, Infallible>) -> Flow {
-///         match letter {}
+///     fn message(&mut self, _: &mut usize, message: Infallible, _: &mut Wire<'_, Infallible>) -> Flow {
+///         match message {}
 ///     }
 ///
-///     fn drained(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
+///     fn output_drained(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
 ///         Flow::Read(Phase::Idle)
 ///     }
 ///
 ///     fn timer(&mut self, _: &mut usize, _: Phase, wire: &mut Wire<'_, Infallible>) -> Flow {
-///         wire.output().extend(b"too late\n");
+///         wire.output().extend(b"timed out\n");
 ///         Flow::Close
 ///     }
 ///
@@ -249,73 +261,74 @@ impl<S: Stream> Addresses for S {
 ///         Flow::Close
 ///     }
 ///
-///     fn closed(&mut self, _: ConnId, _: usize, ending: Ending) {
-///         self.ended_well += u64::from(matches!(ending.reason, Closed::Done));
+///     fn closed(&mut self, _: ConnId, _: usize, info: CloseInfo) {
+///         self.completed += u64::from(matches!(info.reason, CloseReason::Done));
 ///     }
 ///
 ///     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Infallible)>) {}
 /// }
 ///
-/// // Without a socket: four bytes and the end.
-/// let (mut output, mut posts) = (Output::new(), Vec::new());
-/// let mut wire = Wire::over(b"abcd", true, &mut output, &mut posts);
-/// let mut app = Sum { ended_well: 0 };
-/// let (mut sum, _) = app.open(&Accepted::detached(), &mut wire);
-/// assert_eq!(app.receive(&mut sum, &mut wire), Flow::Close);
-/// assert_eq!(output.to_vec(), b"go on\n4\n");
+/// // Runs without a socket: four bytes, then the end of input.
+/// let (mut output, mut messages) = (Output::new(), Vec::new());
+/// let mut wire = Wire::from_bytes(b"abcd", true, &mut output, &mut messages);
+/// let mut app = ByteCounter { completed: 0 };
+/// let (mut received, _) = app.open(&Accepted::detached(), &mut wire);
+/// assert_eq!(app.receive(&mut received, &mut wire), Flow::Close);
+/// assert_eq!(output.to_vec(), b"ready\n4\n");
 /// ```
 pub trait App {
-    /// One connection's own state.
+    /// The state of one connection.
     type State;
-    /// What other connections or threads may post to a connection.
-    type Letter: Send + 'static;
+    /// A message that other connections or threads can send to a connection.
+    type Message: Send + 'static;
 
-    /// The loop is about to run. `remote` posts letters from any thread.
-    fn start(&mut self, remote: Remote<Self::Letter>);
+    /// Called once before the loop runs. `remote` sends messages to the loop's connections from any thread.
+    fn start(&mut self, remote: Remote<Self::Message>);
 
-    /// A connection opened. A server that speaks first writes its greeting here. The flow says which
-    /// phase the connection begins in; [`Flow::Yield`] counts as [`Flow::Read`].
-    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Self::Letter>) -> (Self::State, Flow);
+    /// Called when a connection opens. A server that sends a greeting writes it here. The returned flow sets the
+    /// initial phase of the connection; [`Flow::Yield`] is treated as [`Flow::Read`].
+    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Self::Message>) -> (Self::State, Flow);
 
-    /// Bytes came, or the end of input, or the application had yielded. What is not consumed is shown
-    /// again, followed by what came since.
-    fn receive(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+    /// Called when bytes or the end of input were received, or to continue after [`Flow::Yield`]. Input that is not
+    /// consumed is passed again in the next call, followed by newly received bytes.
+    fn receive(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// A letter came.
-    fn letter(&mut self, state: &mut Self::State, letter: Self::Letter, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+    /// Called when a message for this connection arrives.
+    fn message(&mut self, state: &mut Self::State, message: Self::Message, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// Output that was blocked is sent, or fell to the low mark
-    /// ([`Limits::output_resume_bytes`](super::Limits)). Called only when the flow is [`Flow::Read`] or [`Flow::Pause`].
-    fn drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+    /// Called when blocked output was sent completely or has dropped to the low watermark
+    /// ([`LoopLimits::output_resume_bytes`](super::LoopLimits::output_resume_bytes)), while the flow is [`Flow::Read`]
+    /// or [`Flow::Pause`].
+    fn output_drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// The limit of a phase ran out. A last answer may be appended; returning [`Flow::Read`] starts the
-    /// clock of that phase anew.
-    fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+    /// Called when the timeout of a phase expires. The application may append a last response; returning
+    /// [`Flow::Read`] restarts the timer of that phase.
+    fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// The loop began to drain. Called once for each connection, which still may have a message under way:
-    /// to finish it, return [`Flow::Read`] or [`Flow::Pause`]. Idle and silent connections are closed a second later.
-    fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Letter>) -> Flow;
+    /// Called once for each open connection when a graceful shutdown begins. To finish a message in progress, return
+    /// [`Flow::Read`] or [`Flow::Pause`]. Connections that stay idle or silent are closed a second later.
+    fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// The connection is gone.
-    fn closed(&mut self, id: ConnId, state: Self::State, ending: Ending);
+    /// Called after a connection was closed.
+    fn closed(&mut self, id: ConnId, state: Self::State, info: CloseInfo);
 
-    /// Everything of this turn of the loop was done. Letters that are appended to `posts`, for connections of this
-    /// loop, are delivered before it waits again; so an application can gather what a turn brought each connection
-    /// and have it leave in one send.
-    fn end_of_turn(&mut self, posts: &mut Vec<(ConnId, Self::Letter)>);
+    /// Called at the end of each turn of the loop. Messages appended to `messages`, for connections of this loop, are
+    /// delivered before the loop waits again. An application can use this to collect the output of a turn and send it
+    /// in one write per connection.
+    fn end_of_turn(&mut self, messages: &mut Vec<(ConnId, Self::Message)>);
 }
 
-/// A connection as an application sees it: bytes in, bytes out, no socket.
-pub struct Wire<'a, L> {
+/// An application's view of a connection: input bytes, output bytes, no socket.
+pub struct Wire<'a, M> {
     pub(super) id: ConnId,
     pub(super) input: &'a [u8],
     pub(super) consumed: usize,
     pub(super) output: &'a mut Output,
-    pub(super) posts: &'a mut Vec<(ConnId, L)>,
-    /// Input to be sent back from where it lies. Not empty only while the output is.
-    pub(super) returned: Range<usize>,
-    pub(super) ends: Ends<'a>,
-    pub(super) wall: u64,
+    pub(super) messages: &'a mut Vec<(ConnId, M)>,
+    /// The range of `input` to echo without copying. Non-empty only while `output` is empty.
+    pub(super) echoed: Range<usize>,
+    pub(super) addrs: Addrs<'a>,
+    pub(super) unix_time: u64,
     pub(super) now_ms: u64,
     pub(super) restarted: bool,
     pub(super) panics: u32,
@@ -323,19 +336,26 @@ pub struct Wire<'a, L> {
     pub(super) draining: bool,
 }
 
-impl<'a, L> Wire<'a, L> {
-    /// A wire over a byte slice, to test an application without a socket: `input` is what came,
-    /// `ended` whether the peer closed after it; what the application writes is seen through [`Wire::output`].
-    pub fn over(input: &'a [u8], ended: bool, output: &'a mut Output, posts: &'a mut Vec<(ConnId, L)>) -> Self {
+impl<'a, M> Wire<'a, M> {
+    /// Creates a wire over a byte slice, for testing an application without a socket.
+    ///
+    /// `input` is the received data; `ended` is true if no more input follows. Output and messages of the application
+    /// are appended to `output` and `messages`.
+    pub fn from_bytes(
+        input: &'a [u8],
+        ended: bool,
+        output: &'a mut Output,
+        messages: &'a mut Vec<(ConnId, M)>,
+    ) -> Self {
         Wire {
             id: ConnId::detached(0),
             input,
             consumed: 0,
             output,
-            posts,
-            returned: 0..0,
-            ends: Ends::default(),
-            wall: 0,
+            messages,
+            echoed: 0..0,
+            addrs: Addrs::default(),
+            unix_time: 0,
             now_ms: 0,
             restarted: false,
             panics: 0,
@@ -344,70 +364,72 @@ impl<'a, L> Wire<'a, L> {
         }
     }
 
-    /// The same wire as the connection `id` has it, `now` after the loop was made; for tests as well.
+    /// Sets the connection id and the time since the loop was created, for testing an application.
     #[must_use]
     pub fn detached(self, id: ConnId, now: Duration) -> Self {
         Wire { id, now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..self }
     }
 
-    /// This connection.
+    /// Returns the id of this connection.
     pub fn id(&self) -> ConnId {
         self.id
     }
 
-    /// The connection's addresses.
+    /// Returns the addresses of this connection.
     #[inline]
-    pub fn ends(&self) -> Ends<'a> {
-        self.ends
+    pub fn addrs(&self) -> Addrs<'a> {
+        self.addrs
     }
 
-    /// The bytes that came and are not consumed yet. They live as long as the call, not as the borrow
-    /// of the wire, so output can be written while they are read.
+    /// Returns the received bytes that are not consumed yet.
+    ///
+    /// The slice does not borrow the wire, so output can be written while the input is read.
     #[inline]
     pub fn input(&self) -> &'a [u8] {
         &self.input[self.consumed..]
     }
 
-    /// Marks the first `count` bytes of the input as done with.
+    /// Consumes the first `count` bytes of the input.
     #[inline]
     pub fn consume(&mut self, count: usize) {
         self.consumed += count;
-        debug_assert!(self.consumed <= self.input.len(), "consumed more than there is");
+        debug_assert!(self.consumed <= self.input.len(), "consumed more than the input holds");
     }
 
-    /// How much has been consumed in this call.
+    /// Returns the number of bytes consumed in this call.
     pub fn consumed(&self) -> usize {
         self.consumed
     }
 
-    /// The peer has sent its last byte; the input is all there will ever be.
+    /// Returns whether the peer has closed its sending side: no more input will follow.
     #[inline]
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// What is still to be sent.
+    /// Returns the queue of unsent output.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        if !self.returned.is_empty() {
-            self.copy_returned();
+        if !self.echoed.is_empty() {
+            self.copy_echoed();
         }
         self.output
     }
 
-    /// How much output there is to send, apart from input on its way back.
+    /// Returns the number of unsent bytes, not counting input that is being echoed.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         self.output.len()
     }
 
-    /// Consumes the first `count` bytes of the input and sends them back, without a copy where the socket takes them.
+    /// Consumes the first `count` bytes of the input and echoes them. Bytes that the socket accepts at once are not
+    /// copied.
     #[inline]
     pub fn send_back(&mut self, count: usize) {
         let start = self.consumed;
         self.consume(count);
-        if self.output.is_empty() && self.returned.is_empty() {
-            self.returned = start..self.consumed;
+        if self.output.is_empty() && self.echoed.is_empty() {
+            self.echoed = start..self.consumed;
         } else {
             let bytes = &self.input[start..self.consumed];
             self.output().extend(bytes);
@@ -415,72 +437,73 @@ impl<'a, L> Wire<'a, L> {
     }
 
     #[cold]
-    fn copy_returned(&mut self) {
-        let range = std::mem::take(&mut self.returned);
+    fn copy_echoed(&mut self) {
+        let range = std::mem::take(&mut self.echoed);
         self.output.extend(&self.input[range]);
     }
 
-    /// Sends a letter to a connection of the same loop. It is dropped when that connection is gone.
-    pub fn post(&mut self, to: ConnId, letter: L) {
-        self.posts.push((to, letter));
+    /// Sends a message to a connection of the same loop. It is dropped if that connection is closed.
+    pub fn send(&mut self, to: ConnId, message: M) {
+        self.messages.push((to, message));
     }
 
-    /// The loop is shutting down: finish what is under way and take nothing new.
+    /// Returns whether the loop is shutting down gracefully: finish messages in progress and start nothing new.
     #[inline]
     pub fn draining(&self) -> bool {
         self.draining
     }
 
-    /// Seconds since 1970 by the calendar clock, read at most once a second.
+    /// Returns the wall-clock time in seconds since 1970, read at most once per second.
     #[inline]
-    pub fn wall(&self) -> u64 {
-        self.wall
+    pub fn unix_time(&self) -> u64 {
+        self.unix_time
     }
 
-    /// The loop's own clock: time since it was made, read once a turn, never set back.
+    /// Returns the monotonic time since the loop was created, read once per turn.
     #[inline]
     pub fn now(&self) -> Duration {
         Duration::from_millis(self.now_ms)
     }
 
-    /// The next phase begins now, even where it is the phase the connection is in: a new message began.
+    /// Restarts the phase timer even if the next [`Flow`] names the current phase, for example when a new
+    /// message begins.
     #[inline]
-    pub fn restart_clock(&mut self) {
+    pub fn restart_timer(&mut self) {
         self.restarted = true;
     }
 
-    /// Counts a panic that the application has caught itself, in [`Counters::panics`](super::Counters::panics). One
-    /// that it does not catch costs the connection, and is counted anyway.
+    /// Counts a panic caught by the application itself in [`Counters::panics`](super::Counters::panics). Panics that
+    /// reach the loop reset the connection and are counted by the loop.
     pub fn count_panic(&mut self) {
         self.panics += 1;
     }
 }
 
-/// Posts letters to the connections of one loop from any thread, and wakes the loop.
-pub struct Remote<L> {
-    pub(super) mailbox: Arc<Mailbox<L>>,
+/// Sends messages to the connections of one loop from any thread, and wakes the loop.
+pub struct Remote<M> {
+    pub(super) mailbox: Arc<Mailbox<M>>,
 }
 
-impl<L> Clone for Remote<L> {
+impl<M> Clone for Remote<M> {
     fn clone(&self) -> Self {
         Remote { mailbox: Arc::clone(&self.mailbox) }
     }
 }
 
-impl<L: Send> Remote<L> {
-    /// Posts a letter. It is dropped when the connection, or the loop, is gone.
-    pub fn post(&self, to: ConnId, letter: L) {
-        self.mailbox.post(to, letter);
+impl<M: Send> Remote<M> {
+    /// Sends a message. It is dropped if the connection is closed or the loop has ended.
+    pub fn send(&self, to: ConnId, message: M) {
+        self.mailbox.send(to, message);
     }
 
-    /// Makes the loop turn once, so that its application is told of the end of a turn.
+    /// Makes the loop run one turn, and thus call [`App::end_of_turn`].
     pub fn wake(&self) {
-        self.mailbox.bell.wake();
+        self.mailbox.waker.wake();
     }
 
-    /// A remote of no loop, to test an application: letters go nowhere.
+    /// Creates a remote that belongs to no loop and drops all messages, for testing an application.
     pub fn detached() -> Self {
-        Remote { mailbox: Mailbox::new(Bell::new(Waker::noop().clone())) }
+        Remote { mailbox: Mailbox::new(LoopWaker::new(Waker::noop().clone())) }
     }
 }
 
@@ -489,7 +512,7 @@ where
     F: FnMut(&mut Wire<'_, ()>) -> Flow,
 {
     type State = ();
-    type Letter = ();
+    type Message = ();
 
     fn start(&mut self, _: Remote<()>) {}
 
@@ -501,12 +524,12 @@ where
         self(wire)
     }
 
-    fn letter(&mut self, _state: &mut (), _letter: (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn message(&mut self, _state: &mut (), _message: (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
-    fn drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn output_drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
     fn timer(&mut self, _state: &mut (), _phase: Phase, _wire: &mut Wire<'_, ()>) -> Flow {
@@ -517,7 +540,7 @@ where
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), _: Ending) {}
+    fn closed(&mut self, _: ConnId, _state: (), _: CloseInfo) {}
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }

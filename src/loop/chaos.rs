@@ -1,7 +1,11 @@
-//! A backend that uses all the freedom the contract gives: [`Chaos`] adds events without a cause, reorders
-//! batches and lets reads and writes move only a few bytes. What works on it does not depend on luck.
+//! A fault-injecting backend wrapper for tests: [`Chaos`] exhibits adverse behaviour that the [`readiness`] contract
+//! permits. It adds spurious events, reorders batches, and limits reads and writes to a few bytes. Code that works with
+//! it does not depend on favourable timing.
 //!
-//! The dice are seeded: by the environment variable `SERVERD_CHAOS_SEED`, or else always the same.
+//! The random number generator is seeded from the environment variable `SERVERD_CHAOS_SEED`, or with a constant if that
+//! is unset.
+//!
+//! [`readiness`]: super::readiness
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -10,55 +14,59 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::acceptor::HandoffListener;
 use super::file_range;
-use super::handover::Handed;
 use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token};
 
-/// Each poller and stream gets dice of its own, so that one does not disturb the other.
-static NEXT: AtomicU64 = AtomicU64::new(1);
+/// Number of the next random number generator. Each backend and stream has its own, independent of the others.
+static NEXT_GENERATOR: AtomicU64 = AtomicU64::new(1);
 
-/// A small generator (xorshift64*): repeatable is all it has to be.
+/// A small random number generator (xorshift64*); it only has to be reproducible.
 #[derive(Clone, Debug)]
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn new() -> Self {
         let seed = std::env::var("SERVERD_CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x5eed_u64);
-        let own = NEXT.fetch_add(1, Ordering::Relaxed);
-        Dice(seed.wrapping_add(own).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        let number = NEXT_GENERATOR.fetch_add(1, Ordering::Relaxed);
+        Rng(seed.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn roll(&mut self, sides: u64) -> u64 {
+    /// Returns a random number below `bound`.
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
     }
 
-    /// At most `len`, mostly a little, sometimes all.
+    /// Returns a random length of at most `len`: usually small, sometimes all of it.
     fn cap(&mut self, len: usize) -> usize {
-        let most = [1, 7, 64, 1024, usize::MAX][usize::try_from(self.roll(5)).unwrap_or(0)];
-        len.min(most)
+        let max = [1, 7, 64, 1024, usize::MAX][usize::try_from(self.below(5)).unwrap_or(0)];
+        len.min(max)
     }
 }
 
-/// The backend `B`, as unkind as its contract allows.
+/// A fault-injecting wrapper around the backend `B`, for tests. It adds spurious events, reorders batches, and limits
+/// reads and writes to a few bytes; all of that is legal under the [`readiness`](super::readiness) contract.
+///
+/// The environment variable `SERVERD_CHAOS_SEED` sets the random seed.
 #[derive(Debug)]
 pub struct Chaos<B> {
     inner: B,
     tokens: Vec<Token>,
-    dice: Dice,
+    rng: Rng,
 }
 
-/// A listener of [`Chaos`].
+/// The listener type of [`Chaos`].
 #[derive(Debug)]
 pub struct ChaosListener<L>(L);
 
-/// A stream of [`Chaos`].
+/// The stream type of [`Chaos`].
 #[derive(Debug)]
 pub struct ChaosStream<S> {
     inner: S,
-    dice: Dice,
+    rng: Rng,
 }
 
 impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for ChaosListener<L> {
@@ -67,15 +75,15 @@ impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for ChaosListen
     }
 }
 
-impl<L: From<Handed>> From<Handed> for ChaosListener<L> {
-    fn from(handed: Handed) -> Self {
-        ChaosListener(handed.into())
+impl<L: From<HandoffListener>> From<HandoffListener> for ChaosListener<L> {
+    fn from(handoff: HandoffListener) -> Self {
+        ChaosListener(handoff.into())
     }
 }
 
 impl<S> From<S> for ChaosStream<S> {
     fn from(inner: S) -> Self {
-        ChaosStream { inner, dice: Dice::new() }
+        ChaosStream { inner, rng: Rng::new() }
     }
 }
 
@@ -85,10 +93,10 @@ impl<B: Readiness> Readiness for Chaos<B> {
     type Source = B::Source;
 
     const NAME: &'static str = "chaos";
-    const REPEATS: bool = B::REPEATS;
+    const LEVEL_TRIGGERED: bool = B::LEVEL_TRIGGERED;
 
     fn new() -> io::Result<Self> {
-        Ok(Chaos { inner: B::new()?, tokens: Vec::new(), dice: Dice::new() })
+        Ok(Chaos { inner: B::new()?, tokens: Vec::new(), rng: Rng::new() })
     }
 
     fn add(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
@@ -108,15 +116,15 @@ impl<B: Readiness> Readiness for Chaos<B> {
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         let before = events.len();
-        // One wait in eight finds nothing, as after a signal: what was ready is still reported later.
-        if self.dice.roll(8) == 0 {
+        // One wait in eight returns no events, as if interrupted; pending readiness is reported by a later wait.
+        if self.rng.below(8) == 0 {
             return Ok(());
         }
         self.inner.wait(events, timeout)?;
-        self.invent(events);
+        self.add_spurious(events);
         let batch = &mut events[before..];
         for index in (1..batch.len()).rev() {
-            let other = usize::try_from(self.dice.roll(index as u64 + 1)).unwrap_or(0);
+            let other = usize::try_from(self.rng.below(index as u64 + 1)).unwrap_or(0);
             batch.swap(index, other);
         }
         Ok(())
@@ -128,14 +136,14 @@ impl<B: Readiness> Readiness for Chaos<B> {
 }
 
 impl<B> Chaos<B> {
-    /// Adds events without a cause.
-    fn invent(&mut self, events: &mut Vec<Event>) {
+    /// Adds spurious events.
+    fn add_spurious(&mut self, events: &mut Vec<Event>) {
         if self.tokens.is_empty() {
             return;
         }
-        for _ in 0..self.dice.roll(3) {
-            let index = usize::try_from(self.dice.roll(self.tokens.len() as u64)).unwrap_or(0);
-            let bits = self.dice.roll(8);
+        for _ in 0..self.rng.below(3) {
+            let index = usize::try_from(self.rng.below(self.tokens.len() as u64)).unwrap_or(0);
+            let bits = self.rng.below(8);
             let hangup = bits & 4 != 0;
             events.push(Event {
                 token: self.tokens[index],
@@ -154,8 +162,8 @@ impl<L: Listener> Listener for ChaosListener<L> {
         self.0.prepare(backlog)
     }
 
-    fn turn_away(&mut self) -> bool {
-        self.0.turn_away()
+    fn stop_new_connections(&mut self) -> bool {
+        self.0.stop_new_connections()
     }
 
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
@@ -176,12 +184,12 @@ impl<S: Stream> Stream for ChaosStream<S> {
     type Source = S::Source;
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
-        let cap = self.dice.cap(buffer.len());
+        let cap = self.rng.cap(buffer.len());
         self.inner.read(&mut buffer[..cap])
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
-        let cap = self.dice.cap(bytes.len());
+        let cap = self.rng.cap(bytes.len());
         self.inner.write(&bytes[..cap])
     }
 
@@ -192,17 +200,17 @@ impl<S: Stream> Stream for ChaosStream<S> {
             .map_or(Ok(Sent { bytes: 0, more: true }), |slice| self.write(slice))
     }
 
-    /// By either way, and mostly a little.
+    /// Sends with sendfile or with read and write, at random, and usually only part of the range.
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
-        let cap = self.dice.cap(count);
-        if self.dice.roll(2) == 0 {
+        let cap = self.rng.cap(count);
+        if self.rng.below(2) == 0 {
             return file_range::copy(&mut self.inner, file, offset, cap);
         }
         self.inner.send_file(file, offset, cap)
     }
 
-    fn is_cold(&mut self, file: &File, offset: u64, count: usize) -> bool {
-        self.dice.roll(8) == 0 || self.inner.is_cold(file, offset, count)
+    fn needs_readahead(&mut self, file: &File, offset: u64, count: usize) -> bool {
+        self.rng.below(8) == 0 || self.inner.needs_readahead(file, offset, count)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

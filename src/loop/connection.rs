@@ -1,96 +1,97 @@
-//! One accepted connection: its stream, its buffers, and one step of its life.
+//! A connection: its stream, its buffers, and its state machine.
 //!
-//! Readiness is remembered in two sticky bits. A step writes what is pending, reads at most a quota,
-//! shows the application what came, and writes its answer at once; only what the socket does not take
-//! is kept. So the common case is one read and one write, and an idle connection owns no buffer.
+//! Readiness is cached in sticky bits. A step writes pending output, reads up to a quota, passes the input to the
+//! application and writes the response immediately; only what the socket does not accept is buffered. In the common
+//! case a request thus takes one read and one write, and an idle connection owns no buffer.
 
 use std::io;
 
-use self::sending::Disk;
-use super::app::{App, Closed, ConnId, Phase};
-use super::eager::Eager;
+use self::sending::FileCache;
+use super::app::{App, CloseReason, ConnId, Phase};
+use super::eager::EagerRead;
 use super::output::Output;
 use super::readiness::{Interest, Stream};
-use super::{Counters, Limits};
+use super::{Counters, LoopLimits};
 
 mod calling;
-mod parting;
+mod close;
 mod receiving;
 mod sending;
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// A connect is under way.
+    /// A connect is in progress.
     Connecting,
-    /// Reading and answering.
+    /// Reading input and calling the application.
     Reading,
-    /// The application has more to do with the input at hand.
+    /// The application has more to do with the buffered input.
     Yielded,
-    /// Waiting for a letter. A little is read ahead, which also tells of a peer that is gone.
+    /// Waiting for a message. A small amount of input is buffered, so that a reset by the peer is detected.
     Paused,
-    /// Nothing more is read or asked; the output is on its way.
+    /// The remaining output is being sent; the application is no longer called.
     Closing {
-        /// Read away what still comes before the socket is closed.
+        /// Half-close and discard further input before closing the socket.
         linger: bool,
     },
-    /// All is sent, the sending side is shut.
+    /// All output is sent and the sending side is shut down; input is discarded.
     Lingering,
 }
 
 /// A connection of a loop.
-#[allow(clippy::struct_excessive_bools, reason = "readiness is remembered in independent bits")]
+#[allow(clippy::struct_excessive_bools, reason = "readiness bits are independent")]
 pub(super) struct Connection<S, T> {
     pub(super) stream: S,
     pub(super) state: T,
     /// Input that the application has not consumed.
     leftover: Vec<u8>,
-    /// Output the socket did not take.
+    /// Output that the socket has not accepted yet.
     pub(super) pending: Option<Box<Output>>,
-    /// Bytes read since the clock of the body phase started; while lingering, since the shutdown.
+    /// Bytes read since the timer of the body phase started; while lingering, since the half-close.
     pub(super) received: u64,
-    /// Why the connection is closing.
-    reason: Option<Closed>,
-    /// What the application says it is doing.
+    /// The close reason, once the connection is closing.
+    reason: Option<CloseReason>,
+    /// The phase set by the application.
     pub(super) phase: Phase,
     pub(super) stage: Stage,
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) hangup: bool,
     ended: bool,
-    /// So much output waits that neither reading nor asking the application makes sense, until little is left of it.
-    stuffed: bool,
-    /// While this is not ready nothing is written, so the stream does not count as writable.
-    disk: Disk,
-    /// In the list of those to be driven.
+    /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark.
+    backpressured: bool,
+    /// While a file read-ahead is pending nothing is written, and `writable` is false.
+    file_cache: FileCache,
+    /// In the run queue.
     pub(super) queued: bool,
-    /// The clock of the phase is to start anew.
+    /// Set to restart the phase timer after the step.
     pub(super) restart: bool,
-    /// What the backend was told; `None` when it does not know the stream yet.
+    /// The interest registered with the backend; `None` before the stream is added.
     pub(super) registered: Option<Interest>,
 }
 
-/// What the loop lends to each connection in turn, besides its read buffer.
-pub(super) struct Lent<A: App> {
+/// The state of the loop that connections use: the application, shared buffers, limits and the time.
+pub(super) struct LoopContext<A: App> {
     pub(super) app: A,
-    /// Empty between connections.
+    /// Output of the current connection, unless it has pending output. Empty between connections.
     pub(super) scratch: Output,
-    pub(super) posts: Vec<(ConnId, A::Letter)>,
-    pub(super) limits: Limits,
+    pub(super) messages: Vec<(ConnId, A::Message)>,
+    pub(super) limits: LoopLimits,
     pub(super) counters: Counters,
-    pub(super) eager: Eager,
-    /// Seconds since 1970, and milliseconds of the loop's clock.
-    pub(super) wall: u64,
+    pub(super) eager: EagerRead,
+    /// Wall-clock time in seconds since 1970.
+    pub(super) unix_time: u64,
+    /// Milliseconds since the loop was created.
     pub(super) now_ms: u64,
     pub(super) draining: bool,
 }
 
-/// What a step left behind.
+/// The result of a step.
 pub(super) enum Outcome {
-    /// The connection lives on.
-    Stay,
-    /// It is over.
-    Gone(Closed),
+    /// The connection stays open.
+    Open,
+    /// The connection is to be closed.
+    Closed(CloseReason),
 }
 
 impl<S: Stream, T> Connection<S, T> {
@@ -102,106 +103,108 @@ impl<S: Stream, T> Connection<S, T> {
             pending: None,
             received: 0,
             reason: None,
-            phase: Phase::Silent,
+            phase: Phase::AwaitingFirstByte,
             stage: if connecting { Stage::Connecting } else { Stage::Reading },
-            // A client that connects mostly has sent its request already: try before asking the system.
+            // Clients usually send their request right after connecting: try to read before registering the stream.
             readable: !connecting,
             writable: !connecting,
             hangup: false,
             ended: false,
-            stuffed: false,
-            disk: Disk::Ready,
+            backpressured: false,
+            file_cache: FileCache::Ready,
             queued: false,
             restart: false,
             registered: None,
         }
     }
 
-    /// The directions this connection wants to hear about.
+    /// The readiness events this connection needs.
     pub(super) fn interest(&self) -> Interest {
         let read = match self.stage {
-            Stage::Reading => !self.ended && !self.stuffed,
-            Stage::Paused => self.may_read_ahead(),
+            Stage::Reading => !self.ended && !self.backpressured,
+            Stage::Paused => self.may_buffer_input(),
             Stage::Lingering => true,
             _ => false,
         };
-        let write = (self.pending.is_some() && self.disk == Disk::Ready) || self.stage == Stage::Connecting;
+        let write = (self.pending.is_some() && self.file_cache == FileCache::Ready) || self.stage == Stage::Connecting;
         Interest { read, write }
     }
 
-    /// The state almost every connection is in after almost every step: everything is sent, and the backend tells
-    /// when more comes. Then its phase is its clock, and there is nothing else to see to.
+    /// Returns whether everything is sent and the connection only waits for a readable event, as in the common case
+    /// after a step. Its phase then determines the timer, and nothing else needs an update.
     #[inline]
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_quiescent(&self) -> bool {
         self.stage == Stage::Reading
             && !self.readable
-            && !self.stuffed
+            && !self.backpressured
             && self.pending.is_none()
             && self.registered == Some(Interest::READ)
     }
 
-    /// The phase whose limit applies now.
-    pub(super) fn clock(&self) -> Phase {
+    /// The phase whose timeout applies now.
+    pub(super) fn timed_phase(&self) -> Phase {
         match self.stage {
             Stage::Lingering => match self.reason {
-                // A peer that is still sending is given as long as one that was refused.
-                Some(Closed::Done | Closed::Drain | Closed::Peer) if self.received == 0 => Phase::Parting,
+                // A peer that is still sending gets the longer timeout.
+                Some(CloseReason::Done | CloseReason::Drain | CloseReason::Peer) if self.received == 0 => {
+                    Phase::LingeringBriefly
+                }
                 _ => Phase::Lingering,
             },
             Stage::Connecting => Phase::Writing,
             _ if self.pending.is_some() => Phase::Writing,
-            Stage::Paused => Phase::Reply,
+            Stage::Paused => Phase::Handling,
             _ => self.phase,
         }
     }
 
-    /// Whether the next turn can make progress here without an event.
+    /// Returns whether the next turn can make progress here without an event.
     pub(super) fn is_unfinished(&self) -> bool {
         if self.pending.is_some() && self.writable {
             return true;
         }
         match self.stage {
-            Stage::Reading => self.readable && !self.ended && !self.stuffed,
-            // With output that is blocked there is nothing to do: the application would find its batch full.
+            Stage::Reading => self.readable && !self.ended && !self.backpressured,
+            // While output is blocked the application must not be called to produce more.
             Stage::Yielded => self.pending.is_none(),
-            Stage::Paused => self.readable && self.may_read_ahead(),
+            Stage::Paused => self.readable && self.may_buffer_input(),
             Stage::Lingering => self.readable,
             _ => false,
         }
     }
 
-    /// Does what can be done now.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Makes progress without blocking, within the quotas for one turn.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    pub(super) fn step<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> Outcome
+    pub(super) fn step<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> Outcome
     where
         A: App<State = T>,
     {
-        let is_usual = self.stage == Stage::Reading && self.pending.is_none();
-        let goes_on = if is_usual { Ok(true) } else { self.advance(id, lent, buffer) };
-        let done = match goes_on {
-            Ok(true) => self.receive(id, lent, buffer),
+        let is_fast_path = self.stage == Stage::Reading && self.pending.is_none();
+        let should_receive = if is_fast_path { Ok(true) } else { self.before_receive(id, context, buffer) };
+        let result = match should_receive {
+            Ok(true) => self.receive(id, context, buffer),
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
-        match done {
-            Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Stay,
-            done => self.end_step(done),
+        match result {
+            Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Open,
+            result => self.end_step(result),
         }
     }
 
-    /// The same where it is not on the way of every request.
+    /// Runs [`Connection::step`] without inlining it, for use outside the hot path.
     #[inline(never)]
-    pub(super) fn step_apart<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> Outcome
+    pub(super) fn step_outlined<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> Outcome
     where
         A: App<State = T>,
     {
-        self.step(id, lent, buffer)
+        self.step(id, context, buffer)
     }
 
-    /// What a step begins with that does not read and answer alone. Says whether it goes on with that.
+    /// The part of a step before receiving, which the fast path skips. Returns whether to receive next.
     #[inline(never)]
-    fn advance<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<bool>
+    fn before_receive<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<bool>
     where
         A: App<State = T>,
     {
@@ -209,27 +212,27 @@ impl<S: Stream, T> Connection<S, T> {
             return Ok(false);
         }
         if self.pending.is_some() && self.writable {
-            self.flush_pending(id, lent)?;
+            self.flush_pending(id, context)?;
         }
         match self.stage {
             Stage::Reading => return Ok(true),
-            // With output that is blocked the application would find its batch full.
+            // While output is blocked the application must not be called to produce more.
             Stage::Yielded => return Ok(self.pending.is_none()),
-            Stage::Paused => self.read_ahead(lent, buffer)?,
-            Stage::Lingering => self.read_away(lent, buffer)?,
+            Stage::Paused => self.read_while_paused(context, buffer)?,
+            Stage::Lingering => self.discard_input(context, buffer)?,
             Stage::Connecting | Stage::Closing { .. } => {}
         }
         Ok(false)
     }
 
-    /// Whether the connect that is under way has come to its end.
+    /// Checks the connect in progress. Returns whether it has completed.
     #[cold]
     fn connect(&mut self) -> io::Result<bool> {
         if !self.writable {
             return Ok(false);
         }
         match self.stream.connected() {
-            // An event without a cause: the connect is still under way.
+            // A spurious event: the connect is still in progress.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
                 self.writable = false;
                 return Ok(false);

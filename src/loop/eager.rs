@@ -1,43 +1,43 @@
-//! Whether a new connection is read from before the backend is told about it.
+//! The heuristic that decides whether to read from a new connection before registering it with the backend.
 //!
-//! Under load, and wherever clients send at once, the request is there by the time the connection is accepted; then
-//! a one-shot connection is served without ever being registered. Where clients are slow to send, that read
-//! finds nothing and is one call too many. So the loop goes by what the last ones did, and tries again from time to time.
+//! Under load, and with clients that send immediately, the request has arrived by the time the connection is accepted;
+//! a one-shot connection is then served without being registered at all. With slow clients that read would block and
+//! waste a system call. The decision is therefore based on recent results, with an occasional probe.
 
-/// How sure the loop gets at most.
-const SURE: i8 = 8;
+/// Upper bound of the confidence score.
+const CONFIDENCE_MAX: i8 = 8;
 
-/// One try in so many while the reads find nothing.
+/// While eager reads mostly fail, one in this many connections is still read eagerly, as a probe.
 const TRY_EVERY: u8 = 16;
 
-/// What early reads have found lately.
+/// The recent success rate of eager reads.
 #[derive(Debug)]
-pub(super) struct Eager {
-    /// Above zero: they mostly find something.
+pub(super) struct EagerRead {
+    /// Above zero if eager reads mostly find data.
     score: i8,
-    untried: u8,
+    skipped: u8,
 }
 
-impl Default for Eager {
+impl Default for EagerRead {
     fn default() -> Self {
-        Eager { score: SURE, untried: 0 }
+        EagerRead { score: CONFIDENCE_MAX, skipped: 0 }
     }
 }
 
-impl Eager {
-    /// Whether to read from the next connection at once.
-    pub(super) fn tries(&mut self) -> bool {
+impl EagerRead {
+    /// Returns whether to read from the next connection before registering it.
+    pub(super) fn should_try(&mut self) -> bool {
         if self.score > 0 {
             return true;
         }
-        self.untried = (self.untried + 1) % TRY_EVERY;
-        self.untried == 0
+        self.skipped = (self.skipped + 1) % TRY_EVERY;
+        self.skipped == 0
     }
 
-    /// What an early read found.
-    pub(super) fn learn(&mut self, found: bool) {
+    /// Records whether an eager read found data.
+    pub(super) fn record(&mut self, found: bool) {
         let step = if found { 2 } else { -1 };
-        self.score = (self.score + step).clamp(-SURE, SURE);
+        self.score = (self.score + step).clamp(-CONFIDENCE_MAX, CONFIDENCE_MAX);
     }
 }
 
@@ -46,18 +46,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_that_find_nothing_are_given_up_and_tried_again() {
-        let mut eager = Eager::default();
-        for _ in 0..SURE {
-            assert!(eager.tries());
-            eager.learn(false);
+    fn after_failed_reads_only_probes_are_made_until_reads_succeed() {
+        let mut eager = EagerRead::default();
+        for _ in 0..CONFIDENCE_MAX {
+            assert!(eager.should_try());
+            eager.record(false);
         }
-        assert!(!eager.tries());
-        let tries = (0..160).filter(|_| eager.tries()).count();
+        assert!(!eager.should_try());
+        let tries = (0..160).filter(|_| eager.should_try()).count();
         assert_eq!(tries, 160 / usize::from(TRY_EVERY));
-        for _ in 0..SURE {
-            eager.learn(true);
+        for _ in 0..CONFIDENCE_MAX {
+            eager.record(true);
         }
-        assert!(eager.tries());
+        assert!(eager.should_try());
     }
 }

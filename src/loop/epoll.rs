@@ -1,4 +1,4 @@
-//! Readiness by Linux epoll, edge-triggered: registration and waking through mio, the wait by the bare call.
+//! The Linux epoll backend, edge-triggered. Registration and wake-ups go through mio; waiting is a direct system call.
 
 use std::fmt;
 use std::io;
@@ -7,26 +7,27 @@ use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 
+use super::mio_poll::MioPoll;
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
-use super::watch::Watch;
 
-/// How many events one wait can bring. More stay in the kernel for the next one.
+/// Maximum number of events returned by one wait; further ones stay in the kernel until the next.
 const EVENTS_MAX: usize = 1024;
 
-/// The epoll backend.
+/// The epoll backend: Linux only, edge-triggered.
 pub struct Epoll {
-    watch: Watch,
+    mio: MioPoll,
     events: Box<[epoll::Event]>,
 }
 
 impl fmt::Debug for Epoll {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Epoll").field("watch", &self.watch).finish_non_exhaustive()
+        formatter.debug_struct("Epoll").field("mio", &self.mio).finish_non_exhaustive()
     }
 }
 
-/// Two million seconds are about as much as the call can count in milliseconds; the loop waits again then.
+/// Converts a timeout, capped at two million seconds: close to the longest timeout that fits in an `i32` of
+/// milliseconds. After a capped wait, the loop simply waits again.
 #[inline]
 fn timespec(timeout: Duration) -> Timespec {
     Timespec { tv_sec: timeout.as_secs().min(2_000_000).cast_signed(), tv_nsec: timeout.subsec_nanos().into() }
@@ -38,34 +39,34 @@ impl Readiness for Epoll {
     type Source = SystemSource;
 
     const NAME: &'static str = "epoll";
-    const REPEATS: bool = false;
+    const LEVEL_TRIGGERED: bool = false;
 
     fn new() -> io::Result<Self> {
-        let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
-        Ok(Epoll { watch: Watch::new()?, events: vec![none; EVENTS_MAX].into_boxed_slice() })
+        let empty = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        Ok(Epoll { mio: MioPoll::new()?, events: vec![empty; EVENTS_MAX].into_boxed_slice() })
     }
 
     fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        self.watch.add(source, token, interest)
+        self.mio.add(source, token, interest)
     }
 
     fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
-        self.watch.set_interest(source, token, interest)
+        self.mio.set_interest(source, token, interest)
     }
 
-    /// Nothing to do: epoll forgets a descriptor when it is closed, epoll(7).
+    /// Does nothing: the kernel deregisters a file descriptor when it is closed (epoll(7)).
     fn remove(&mut self, _source: &SystemSource, _token: Token) -> io::Result<()> {
         Ok(())
     }
 
-    /// mio would wait through the C library, whose call is a cancellation point, and look at each event several times;
-    /// the bare call is cheaper.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Calls epoll directly: mio would go through the C library, whose wrapper is a cancellation point, and iterate
+    /// over the events several times.
+    #[allow(clippy::inline_always, reason = "hot path of every request")]
     #[inline(always)]
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         use epoll::EventFlags;
         let timeout = timeout.map(timespec);
-        let count = match epoll::wait(self.watch.poll.registry(), &mut *self.events, timeout.as_ref()) {
+        let count = match epoll::wait(self.mio.poll.registry(), &mut *self.events, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => 0,
             outcome => outcome?,
         };
@@ -83,6 +84,6 @@ impl Readiness for Epoll {
     }
 
     fn waker(&self) -> Waker {
-        self.watch.waker()
+        self.mio.waker()
     }
 }

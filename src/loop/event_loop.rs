@@ -1,8 +1,8 @@
-//! One turn of the loop, and the only place that knows its order:
-//! wait, call what is due, note readiness, accept, drive what can make progress, deliver letters, expire, drain,
-//! end the turn.
+//! The event loop, generic over its backend ([`Readiness`]) and its application ([`App`]).
 //!
-//! The loop owns the clock and reads it once per turn. It is written once, over any [`Readiness`].
+//! [`EventLoop::run_turns`] defines the order of a turn: poll, call closures that are due, drive connections that have
+//! events or unfinished work, accept, deliver messages, expire timers, apply drain and stop, end the turn. The clock is
+//! read once per turn, after polling.
 
 use std::io;
 use std::sync::Arc;
@@ -10,75 +10,79 @@ use std::time::Duration;
 
 use self::clock::Clock;
 use super::app::{App, ConnId, Remote};
-use super::capacity::Capacity;
-use super::connection::{Connection, Lent};
-use super::eager::Eager;
-use super::listener::Door;
-use super::mailbox::{Bell, Mailbox};
+use super::connection::{Connection, LoopContext};
+use super::connection_limit::ConnectionLimit;
+use super::eager::EagerRead;
+use super::listener::ManagedListener;
+use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
 use super::readiness::{Event, Readiness, Token};
 use super::schedule::Schedule;
 use super::table::Table;
 use super::timers::{Timeouts, Timers};
-use super::{Counters, Handle, Limits, Poller, Turn};
+use super::{Counters, Handle, LoopLimits, Poller, Turn};
 
 mod accepting;
-mod burying;
+mod after_step;
 mod clock;
+mod closing;
 mod delivering;
 mod draining;
 mod driving;
 mod expiring;
-mod settling;
-mod waiting;
+mod polling;
 
-/// Where the tokens of listeners begin; they count downwards, below the backend's own.
-const DOOR_TOKEN: usize = usize::MAX - 1;
+/// The token of the first listener. Listener tokens count downwards from here; the value above is the backend's own.
+const LISTENER_TOKEN_BASE: usize = usize::MAX - 1;
 
-/// A readiness loop over the backend `B` that runs the application `A`.
+/// An event loop that runs the application `A` on the backend `B`.
 pub struct EventLoop<B: Readiness, A: App> {
     backend: B,
-    doors: Vec<Door<B>>,
+    listeners: Vec<ManagedListener<B>>,
     table: Table<Connection<B::Stream, A::State>>,
-    /// The application, and what else a connection works with.
-    lent: Lent<A>,
-    /// What is read stands here while the application is shown it.
+    /// The application and other state that connections use.
+    context: LoopContext<A>,
+    /// The read buffer, shared by all connections.
     buffer: Box<[u8]>,
     timers: Timers,
     timeouts: Timeouts,
-    capacity: Capacity,
+    connection_limit: ConnectionLimit,
     clock: Clock,
     events: Vec<Event>,
-    /// How many of these, and then of those in the line, have had their step in this turn; and whose it was last.
-    driven: (usize, ConnId),
-    /// Connections to drive in this turn, and those for the next.
+    /// Number of entries of `events`, then `ready`, already processed in this turn, and the last connection stepped.
+    cursor: (usize, ConnId),
+    /// The run queue: connections to step in this turn (`ready`) and in the next (`next`), without waiting for an
+    /// event.
     ready: Vec<ConnId>,
     next: Vec<ConnId>,
-    mailbox: Arc<Mailbox<A::Letter>>,
-    letters: Vec<(ConnId, A::Letter)>,
+    mailbox: Arc<Mailbox<A::Message>>,
+    /// Reused buffer for the messages being delivered.
+    message_batch: Vec<(ConnId, A::Message)>,
     schedule: Schedule,
     started: bool,
-    /// Waits in a row that failed.
-    wait_faults: u32,
-    /// Once the loop drains: when that ends by force.
-    drain: Option<u64>,
-    /// When the drain closes the listeners.
-    settled_ms: Option<u64>,
-    /// How often it has tried to.
-    settling: u32,
-    /// A connection closed after the application was told of the end of the turn: it is told again, soon.
-    unheard: bool,
-    /// When something else than the clock of a connection is due; looked up anew once something has stirred that.
-    alarm_ms: u64,
-    stirred: bool,
+    /// Consecutive failed polls.
+    poll_errors: u32,
+    /// During a graceful shutdown: when the remaining connections are closed.
+    drain_deadline_ms: Option<u64>,
+    /// During a graceful shutdown: when to try to close the listeners.
+    close_listeners_at_ms: Option<u64>,
+    /// Attempts to close the listeners so far.
+    close_attempts: u32,
+    /// A connection closed after `App::end_of_turn`; run another turn at once, which calls it again.
+    end_of_turn_pending: bool,
+    /// The earliest deadline that is not a connection timer: accept retry, scheduled closure or shutdown. Recomputed if
+    /// `wakeup_dirty`.
+    next_wakeup_ms: u64,
+    wakeup_dirty: bool,
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Makes a loop that accepts from `listener` and runs `app`. With a `timeout`, no phase of a connection
-    /// lasts longer than that; without, every phase has its own limit, see [`Timeouts`].
+    /// Creates a loop that accepts connections from `listener` and runs `app`.
+    ///
+    /// A `timeout` is an upper bound for every phase of a connection. Without one, the defaults of [`Timeouts`] apply.
     ///
     /// # Errors
-    /// Where the system refuses a poller, or the listener cannot be made non-blocking.
+    /// Returns an error if the backend cannot be created, or the listener cannot be made non-blocking or registered.
     ///
     /// # Examples
     /// ```
@@ -90,7 +94,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     ///     let input = wire.input();
     ///     wire.output().extend(input);
     ///     wire.consume(input.len());
-    ///     Flow::Read(serverd::Phase::Open)
+    ///     Flow::Read(serverd::Phase::Unlimited)
     /// })?;
     /// # drop(echo);
     /// # Ok::<(), std::io::Error>(())
@@ -100,142 +104,157 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if let Some(limit) = timeout.into() {
             timeouts.cap(limit);
         }
-        let mut this = Self::with(timeouts, Limits::default(), app)?;
+        let mut this = Self::with_limits(timeouts, LoopLimits::default(), app)?;
         this.listen(listener)?;
         Ok(this)
     }
 
-    /// Makes a loop with limits of its own and no listener yet.
+    /// Creates a loop with the given timeouts and limits. Add listeners with [`EventLoop::listen`].
     ///
     /// # Errors
-    /// Where the system refuses a poller.
-    pub fn with(timeouts: Timeouts, limits: Limits, app: A) -> io::Result<Self> {
-        Ok(Self::over(B::new()?, timeouts, limits, app))
+    /// Returns an error if the backend cannot be created.
+    pub fn with_limits(timeouts: Timeouts, limits: LoopLimits, app: A) -> io::Result<Self> {
+        Ok(Self::with_backend(B::new()?, timeouts, limits, app))
     }
 
-    /// Makes a loop over a backend that was made before: one that simulates a network, or injects faults.
-    pub fn over(backend: B, timeouts: Timeouts, limits: Limits, app: A) -> Self {
-        let mailbox = Mailbox::new(Bell::new(backend.waker()));
+    /// Creates a loop on an existing backend, such as a network simulation or a fault-injecting wrapper.
+    pub fn with_backend(backend: B, timeouts: Timeouts, limits: LoopLimits, app: A) -> Self {
+        let mailbox = Mailbox::new(LoopWaker::new(backend.waker()));
         let buffer = vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice();
-        let capacity = Capacity::new(limits.connections_max);
-        let mut lent = Lent {
+        let connection_limit = ConnectionLimit::new(limits.connections_max);
+        let mut context = LoopContext {
             app,
             scratch: Output::new(),
-            posts: Vec::new(),
+            messages: Vec::new(),
             limits,
             counters: Counters::default(),
-            eager: Eager::default(),
-            wall: 0,
+            eager: EagerRead::default(),
+            unix_time: 0,
             now_ms: 0,
             draining: false,
         };
-        let clock = Clock::start(&backend, &mut lent);
+        let clock = Clock::start(&backend, &mut context);
         EventLoop {
             backend,
-            doors: Vec::new(),
+            listeners: Vec::new(),
             table: Table::new(),
-            lent,
+            context,
             buffer,
             timers: Timers::new(&timeouts),
             timeouts,
-            capacity,
+            connection_limit,
             clock,
             events: Vec::new(),
-            driven: (0, ConnId { index: u32::MAX, serial: 0 }),
+            cursor: (0, ConnId { index: u32::MAX, serial: 0 }),
             ready: Vec::new(),
             next: Vec::new(),
             mailbox,
-            letters: Vec::new(),
+            message_batch: Vec::new(),
             schedule: Schedule::default(),
             started: false,
-            wait_faults: 0,
-            drain: None,
-            settled_ms: None,
-            settling: 0,
-            unheard: false,
-            alarm_ms: 0,
-            stirred: true,
+            poll_errors: 0,
+            drain_deadline_ms: None,
+            close_listeners_at_ms: None,
+            close_attempts: 0,
+            end_of_turn_pending: false,
+            next_wakeup_ms: 0,
+            wakeup_dirty: true,
         }
     }
 
-    /// Counts this loop's connections in a bound that other loops count in too, instead of
-    /// [`Limits::connections_max`]. To be called before the first turn.
-    pub fn share_capacity(&mut self, capacity: &Capacity) {
-        self.capacity = capacity.clone();
+    /// Applies a connection limit that is shared with other loops, in place of [`LoopLimits::connections_max`]. Call it
+    /// before the first turn.
+    pub fn share_connection_limit(&mut self, connection_limit: &ConnectionLimit) {
+        self.connection_limit = connection_limit.clone();
     }
 
-    /// Accepts from one more listener. The application learns from [`Accepted::listener`](super::Accepted) which one
-    /// a connection came through: the first is 0.
+    /// Adds a listener. Its index, counted from 0, is passed to the application in
+    /// [`Accepted::listener`](super::Accepted::listener).
     ///
     /// # Errors
-    /// Where the listener cannot be made non-blocking or watched.
+    /// Returns an error if the listener cannot be made non-blocking or registered with the backend.
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
-        let token = Token(DOOR_TOKEN - self.doors.len());
-        self.doors.push(Door::open(listener.into(), self.lent.limits.backlog, &mut self.backend, token)?);
-        self.stirred = true;
+        let token = Token(LISTENER_TOKEN_BASE - self.listeners.len());
+        self.listeners.push(ManagedListener::open(
+            listener.into(),
+            self.context.limits.backlog,
+            &mut self.backend,
+            token,
+        )?);
+        self.wakeup_dirty = true;
         Ok(())
     }
 
-    /// Takes over a stream that is connected, or `connecting`, as if it had been accepted.
-    pub fn adopt(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
-        self.begin();
-        self.capacity.enter_anyway();
-        self.admit(stream, None, None, connecting)
+    /// Adds a connected stream, which is then served like an accepted one. The connection limit is not enforced.
+    pub fn add_stream(&mut self, stream: B::Stream) -> ConnId {
+        self.add(stream, false)
     }
 
-    /// What the loop has done so far.
+    /// Adds a stream whose non-blocking connect is in progress. It is served like an accepted one once connected, and
+    /// closed if the connect fails. The connection limit is not enforced.
+    pub fn add_connecting(&mut self, stream: B::Stream) -> ConnId {
+        self.add(stream, true)
+    }
+
+    fn add(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
+        self.start_app();
+        self.connection_limit.reserve();
+        self.open_connection(stream, None, None, connecting)
+    }
+
+    /// Returns the activity counters of the loop.
     pub fn counters(&self) -> &Counters {
-        &self.lent.counters
+        &self.context.counters
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.table.len()
     }
 
-    /// Posts letters to connections of this loop from any thread.
-    pub fn remote(&self) -> Remote<A::Letter> {
+    /// Returns a sender of messages to connections of this loop, usable from any thread.
+    pub fn remote(&self) -> Remote<A::Message> {
         Remote { mailbox: Arc::clone(&self.mailbox) }
     }
 
-    fn begin(&mut self) {
+    fn start_app(&mut self) {
         if !self.started {
             self.started = true;
             let remote = self.remote();
-            self.lent.app.start(remote);
+            self.context.app.start(remote);
         }
     }
 
-    /// Turns so many times, unless the loop comes to its end before.
-    fn turn_times(&mut self, mut count: u64) -> io::Result<Turn> {
-        self.begin();
+    /// Runs up to `count` turns; fewer if the loop ends.
+    fn run_turns(&mut self, mut count: u64) -> io::Result<Turn> {
+        self.start_app();
         loop {
-            let patience = self.patience();
+            let poll_timeout = self.poll_timeout();
             self.events.clear();
-            self.lent.counters.waits += 1;
+            self.context.counters.waits += 1;
             if !self.next.is_empty() {
                 self.ready.append(&mut self.next);
             }
-            match self.backend.wait(&mut self.events, patience) {
-                Ok(()) => self.wait_faults = 0,
-                Err(error) => self.bear(error)?,
+            match self.backend.wait(&mut self.events, poll_timeout) {
+                Ok(()) => self.poll_errors = 0,
+                Err(error) => self.on_poll_error(error)?,
             }
-            self.clock.tick(&self.backend, &mut self.lent);
-            if self.alarm_ms <= self.lent.now_ms {
-                self.stirred = true;
-                self.schedule.run(self.lent.now_ms);
+            self.clock.tick(&self.backend, &mut self.context);
+            if self.next_wakeup_ms <= self.context.now_ms {
+                self.wakeup_dirty = true;
+                self.schedule.run(self.context.now_ms);
             }
             self.drive();
-            if self.stirred && self.doors_due_ms() <= self.lent.now_ms {
-                // Who has just come had all this time to send a request.
-                self.accept(self.lent.limits.accepts_per_turn);
+            if self.wakeup_dirty && self.next_accept_ms() <= self.context.now_ms {
+                // After the other work, because new connections have probably sent their request by now.
+                self.accept(self.context.limits.accepts_per_turn);
                 self.drive();
             }
-            self.deliver();
-            if self.timers.is_due(self.lent.now_ms) {
+            self.process_mailbox();
+            if self.timers.is_due(self.context.now_ms) {
                 self.expire();
             }
-            let stopped = self.obey_orders();
+            let stopped = self.apply_commands();
             self.end_turn();
             count -= 1;
             if stopped || self.is_drained() {
@@ -250,15 +269,15 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
 impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
     fn turn(&mut self) -> io::Result<Turn> {
-        self.turn_times(1)
+        self.run_turns(1)
     }
 
     fn run(&mut self) -> io::Result<()> {
-        while self.turn_times(u64::MAX)? == Turn::Again {}
+        while self.run_turns(u64::MAX)? == Turn::Again {}
         Ok(())
     }
 
     fn handle(&self) -> Handle {
-        Handle { bell: Arc::clone(&self.mailbox.bell) }
+        Handle { waker: Arc::clone(&self.mailbox.waker) }
     }
 }

@@ -1,9 +1,9 @@
-//! Octets of an open file that are to be sent.
+//! A byte range of an open file to be sent.
 //!
-//! They are read by their position, so one open file serves any number of connections at once, and nothing of it is
-//! kept in memory: whoever takes nothing costs nothing. A file that turns out to be shorter than was said, or cannot
-//! be read, fails the stream: octets that were announced can neither be made up nor left out. There is no mapping of
-//! files into memory, where the same would be a signal (SIGBUS).
+//! The file is read at explicit offsets, so that one open file serves any number of connections, and nothing is
+//! buffered: a stalled download uses no memory. A file that is shorter than announced, or cannot be read, fails the
+//! connection, because its Content-Length is already sent. Files are not memory-mapped: a file truncated while mapped
+//! would raise SIGBUS.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,81 +11,85 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::read_ahead::Cold;
+use super::readahead::Readahead;
 use super::readiness::{Sent, Stream};
 
-/// What is sent in one call, and looked for in memory before.
+/// Maximum bytes sent per call, after checking that they are in the page cache.
 const BLOCK_BYTES: u64 = 256 * 1024;
 
-/// How far beyond that the disk is told to read, in blocks.
+/// Number of blocks the kernel is advised to read ahead.
 const BLOCKS_AHEAD: u64 = 4;
 
-/// What one read takes where the system does not send files by itself.
+/// Size of the buffer used where sendfile is not available.
 const COPY_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// Empty until the first file is sent in that way.
-    static COPY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Allocated when the first file is sent without sendfile.
+    static COPY_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A part of a file.
+/// The unsent range of a file.
 #[derive(Debug)]
 pub(super) struct FileRange {
     file: Arc<File>,
     next: u64,
     end: u64,
-    /// Up to here it was brought into memory, or it is no use to wait for that.
-    warm: u64,
+    /// Up to this offset the page cache is not checked: read-ahead has finished there, or failed.
+    ready_to: u64,
 }
 
 impl FileRange {
     pub(super) fn new(file: Arc<File>, range: Range<u64>) -> Self {
-        FileRange { file, next: range.start, end: range.end.max(range.start), warm: 0 }
+        FileRange { file, next: range.start, end: range.end.max(range.start), ready_to: 0 }
     }
 
-    /// Octets that are not sent yet.
+    /// The number of unsent bytes.
     pub(super) fn len(&self) -> u64 {
         self.end - self.next
     }
 
-    /// Counts octets as sent.
+    /// Marks the next `count` bytes as sent.
     pub(super) fn advance(&mut self, count: u64) {
         self.next += count;
     }
 
-    /// Sends some of it, at most `bytes_max`; `None` where it is not in memory.
+    /// Sends up to `bytes_max` bytes. Returns `None` if they are not in the page cache.
     pub(super) fn send(&self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Option<Sent>> {
-        let is_warm = self.warm > self.next;
-        let end = if is_warm { self.warm } else { self.block_end(1) };
+        let is_ready = self.ready_to > self.next;
+        let end = if is_ready { self.ready_to } else { self.block_end(1) };
         let count = usize::try_from(end - self.next).unwrap_or(usize::MAX).min(bytes_max);
-        if !is_warm && stream.is_cold(&self.file, self.next, count) {
+        if !is_ready && stream.needs_readahead(&self.file, self.next, count) {
             return Ok(None);
         }
         let sent = stream.send_file(&self.file, self.next, count)?;
-        if sent.bytes == 0 { Err(ended_early()) } else { Ok(Some(sent)) }
+        if sent.bytes == 0 { Err(file_too_short()) } else { Ok(Some(sent)) }
     }
 
     fn block_end(&self, blocks: u64) -> u64 {
         self.end.min(self.next.saturating_add(blocks * BLOCK_BYTES))
     }
 
-    /// What has to be brought into memory.
-    pub(super) fn cold(&self) -> Cold {
-        Cold { file: Arc::clone(&self.file), now: self.next..self.block_end(1), soon: self.block_end(BLOCKS_AHEAD) }
+    /// The read-ahead to request when [`FileRange::send`] returns `None`.
+    pub(super) fn readahead(&self) -> Readahead {
+        Readahead {
+            file: Arc::clone(&self.file),
+            range: self.next..self.block_end(1),
+            ahead_to: self.block_end(BLOCKS_AHEAD),
+        }
     }
 
-    /// The next block is not asked about any more.
-    pub(super) fn warmed(&mut self) {
-        self.warm = self.block_end(1);
+    /// Marks the next block as read ahead; the page cache is not checked for it again.
+    pub(super) fn readahead_done(&mut self) {
+        self.ready_to = self.block_end(1);
     }
 
-    /// What is not sent yet, for tests.
+    /// Returns the unsent bytes, for tests.
     pub(super) fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut all = vec![0; usize::try_from(self.len()).unwrap_or(usize::MAX)];
         let mut filled = 0;
         while filled < all.len() {
             match read_at(&self.file, &mut all[filled..], self.next + filled as u64)? {
-                0 => return Err(ended_early()),
+                0 => return Err(file_too_short()),
                 count => filled += count,
             }
         }
@@ -93,14 +97,14 @@ impl FileRange {
     }
 }
 
-fn ended_early() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter while it was sent")
+fn file_too_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "file was truncated while being sent")
 }
 
-/// Reads from a place in the file, and sends what was read. What the stream does not take is read again the next time,
-/// so nothing has to be kept.
+/// Sends file data by read and write, for platforms without sendfile. Bytes that the stream does not accept
+/// are read again in the next call, so nothing is buffered.
 pub(super) fn copy(stream: &mut (impl Stream + ?Sized), file: &File, offset: u64, count: usize) -> io::Result<Sent> {
-    COPY.with_borrow_mut(|buffer| {
+    COPY_BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(COPY_BYTES, 0);
         let wanted = count.min(COPY_BYTES);
         let read = read_at(file, &mut buffer[..wanted], offset)?;
@@ -112,9 +116,10 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     loop {
         match read_once(file, buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A regular file never says that it has nothing now; the loop would wait for a stream that is not full.
+            // Regular files never block. Passed on, the error would make the loop wait for the stream to become
+            // writable.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::other("a file that is sent is none that can be read at once"));
+                return Err(io::Error::other("not a regular file: read would block"));
             }
             outcome => return outcome,
         }

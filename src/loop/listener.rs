@@ -1,8 +1,8 @@
-//! A door: a listener, and when to leave it alone.
+//! A listener with its accept back-off state.
 //!
-//! An error of accept never ends the listener. Some concern only the connection that came, and the next is tried at
-//! once; when the process has no descriptors or memory left, or anything else is wrong, the door rests for a moment,
-//! or until a connection closes, instead of spinning on a queue it cannot empty.
+//! An accept error never closes the listener. After an error that concerns only the new connection, the next accept
+//! follows immediately. After any other error, such as running out of file descriptors or memory, accepting pauses for
+//! [`PAUSE_MS`] or until a connection closes, instead of spinning on a queue that cannot be emptied.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,65 +10,75 @@ use std::net::SocketAddr;
 use super::Counters;
 use super::readiness::{Interest, Listener, Readiness, Token};
 
-/// How long a door rests when the system has no resources for another connection.
+/// Pause after an accept error that is not specific to one connection.
 const PAUSE_MS: u64 = 100;
 
-/// At most one complaint in this time.
-const LOG_EVERY_MS: u64 = 1000;
+/// Minimum interval between two warnings about one listener.
+const WARNING_INTERVAL_MS: u64 = 1000;
 
-/// So many faulty connections in a row are taken for a fault of the system.
-const FAULTS_MAX: u32 = 64;
+/// Maximum consecutive per-connection errors; after that, accepting pauses as it does after any other error.
+const ERRORS_MAX: u32 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nobody waits, until the backend reports.
-    Quiet,
-    /// Somebody may wait.
+    /// Accept queue empty; waiting for readiness.
+    Empty,
+    /// The queue may be non-empty.
     Ready,
-    /// The loop holds as many connections as it may, until one closes.
+    /// The connection limit is reached; waiting for a connection to close.
     Full,
-    /// Resting until this time.
+    /// Paused until this time.
     Paused(u64),
 }
 
-/// What stood at a door.
-pub(super) enum Admission<S> {
-    /// A connection.
-    Stream(S, SocketAddr),
-    /// One that was gone already; there may be more.
-    Again,
-    /// Nobody, or no room.
-    Enough,
+/// Outcome of one accept call.
+pub(super) enum Accept<S> {
+    /// An accepted connection and its peer address.
+    Connection(S, SocketAddr),
+    /// The connection failed before it was accepted; the queue may hold others.
+    Retry,
+    /// The queue is empty, or accepting is paused.
+    Done,
 }
 
-/// A listener of a loop.
-pub(super) struct Door<B: Readiness> {
+/// A listener registered with a backend, and its accept back-off state.
+pub(super) struct ManagedListener<B: Readiness> {
     listener: B::Listener,
     token: Token,
     state: State,
-    /// What the state says about when.
+    /// Time from which accepting is possible; derived from `state`, and cached because it is read in every turn.
     due_ms: u64,
+    /// The backend reports readiness of the listener.
     watched: bool,
+    /// Time of the last warning.
     logged_ms: Option<u64>,
-    /// Faulty connections in a row.
-    faults: u32,
+    /// Consecutive per-connection errors.
+    errors: u32,
 }
 
-impl<B: Readiness> Door<B> {
+impl<B: Readiness> ManagedListener<B> {
     pub(super) fn open(mut listener: B::Listener, backlog: u32, backend: &mut B, token: Token) -> io::Result<Self> {
         listener.prepare(backlog)?;
         backend.add(listener.source(), token, Interest::READ)?;
-        Ok(Door { listener, token, state: State::Quiet, due_ms: u64::MAX, watched: true, logged_ms: None, faults: 0 })
+        Ok(ManagedListener {
+            listener,
+            token,
+            state: State::Empty,
+            due_ms: u64::MAX,
+            watched: true,
+            logged_ms: None,
+            errors: 0,
+        })
     }
 
-    /// The backend reported the listener.
-    pub(super) fn note(&mut self) {
-        if self.state == State::Quiet {
+    /// Records a readiness event of the listener.
+    pub(super) fn mark_ready(&mut self) {
+        if self.state == State::Empty {
             self.enter(State::Ready);
         }
     }
 
-    /// When accepting can go on without an event: 0 for at once, `u64::MAX` for never.
+    /// Returns the time from which accepting is possible without a readiness event: 0 means now, `u64::MAX` never.
     #[inline]
     pub(super) fn due_ms(&self) -> u64 {
         self.due_ms
@@ -80,102 +90,113 @@ impl<B: Readiness> Door<B> {
         self.due_ms = match state {
             State::Ready => 0,
             State::Paused(until_ms) => until_ms,
-            State::Quiet | State::Full => u64::MAX,
+            State::Empty | State::Full => u64::MAX,
         };
     }
 
-    /// Whether nobody waits here, as far as is known.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.state == State::Quiet
+    /// Returns whether the accept queue was empty at the last check.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state == State::Empty
     }
 
-    /// A connection closed.
+    /// Resumes accepting after a connection has closed.
     #[inline]
-    pub(super) fn room_was_made(&mut self) {
+    pub(super) fn on_capacity_freed(&mut self) {
         if matches!(self.state, State::Full | State::Paused(_)) {
             self.enter(State::Ready);
         }
     }
 
-    /// The loop drains: nobody new, where the system can do that, but everybody who has come. Says whether it can.
-    pub(super) fn turn_away(&mut self) -> bool {
+    /// Stops new connections for a graceful shutdown, where the system supports it (see
+    /// [`Listener::stop_new_connections`]); those already in the accept queue are still accepted. Returns whether the
+    /// system supports it.
+    pub(super) fn stop_new_connections(&mut self) -> bool {
         self.enter(State::Ready);
-        self.listener.turn_away()
+        self.listener.stop_new_connections()
     }
 
-    /// There is no room. Where other loops share it, nobody tells when they make some.
-    pub(super) fn rest_while_full(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
-        self.complain(now_ms, "as many connections as may be (--max-connections); others wait");
-        self.rest(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
+    /// Pauses accepting at the connection limit. With a shared limit, no notification arrives when another loop closes
+    /// a connection, so accepting is retried after [`PAUSE_MS`].
+    pub(super) fn pause_until_capacity(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
+        self.warn_rate_limited(
+            now_ms,
+            "connection limit reached (--max-connections); new connections wait in the listen queue",
+        );
+        self.pause(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
     }
 
-    pub(super) fn accept(&mut self, backend: &mut B, counters: &mut Counters, now_ms: u64) -> Admission<B::Stream> {
+    pub(super) fn accept(&mut self, backend: &mut B, counters: &mut Counters, now_ms: u64) -> Accept<B::Stream> {
         self.enter(State::Ready);
         counters.accepts += 1;
         let error = match self.listener.accept() {
             Ok((stream, peer)) => {
-                self.faults = 0;
-                return Admission::Stream(stream, peer);
+                self.errors = 0;
+                return Accept::Connection(stream, peer);
             }
             Err(error) => error,
         };
         if error.kind() == io::ErrorKind::WouldBlock {
-            self.faults = 0;
-            self.enter(State::Quiet);
-            self.watch(backend, true, now_ms);
-            return Admission::Enough;
+            self.errors = 0;
+            self.enter(State::Empty);
+            self.set_watched(backend, true, now_ms);
+            return Accept::Done;
         }
         counters.accept_errors += 1;
-        if concerns_one_connection(&error) && self.faults < FAULTS_MAX {
-            self.faults += 1;
-            return Admission::Again;
+        if is_per_connection(&error) && self.errors < ERRORS_MAX {
+            self.errors += 1;
+            return Accept::Retry;
         }
-        self.faults = 0;
-        self.complain(now_ms, format_args!("cannot accept: {error}; trying again"));
-        self.rest(backend, State::Paused(now_ms + PAUSE_MS));
-        Admission::Enough
+        self.errors = 0;
+        self.warn_rate_limited(now_ms, format_args!("cannot accept: {error}; retrying"));
+        self.pause(backend, State::Paused(now_ms + PAUSE_MS));
+        Accept::Done
     }
 
-    fn rest(&mut self, backend: &mut B, state: State) {
+    fn pause(&mut self, backend: &mut B, state: State) {
         self.enter(state);
-        self.watch(backend, false, 0);
+        self.set_watched(backend, false, 0);
     }
 
-    /// A level-triggered backend would report a resting door without end.
-    fn watch(&mut self, backend: &mut B, watched: bool, now_ms: u64) {
-        if !B::REPEATS || self.watched == watched {
+    /// Changes the readiness interest of the listener. Only level-triggered backends need this: they would report a
+    /// paused listener in every wait.
+    fn set_watched(&mut self, backend: &mut B, watched: bool, now_ms: u64) {
+        if !B::LEVEL_TRIGGERED || self.watched == watched {
             return;
         }
         let interest = if watched { Interest::READ } else { Interest::NONE };
         match backend.set_interest(self.listener.source(), self.token, interest) {
             Ok(()) => self.watched = watched,
             Err(error) => {
-                self.complain(now_ms, format_args!("cannot change the interest in a listener: {error}"));
+                self.warn_rate_limited(
+                    now_ms,
+                    format_args!("cannot change the readiness interest of a listener: {error}"),
+                );
                 if watched {
-                    // Nobody would tell who comes: look again soon.
+                    // No event will arrive, so retry after a pause.
                     self.enter(State::Paused(now_ms + PAUSE_MS));
                 }
             }
         }
     }
 
-    fn complain(&mut self, now_ms: u64, what: impl std::fmt::Display) {
-        if self.logged_ms.is_none_or(|logged| now_ms >= logged + LOG_EVERY_MS) {
+    fn warn_rate_limited(&mut self, now_ms: u64, what: impl std::fmt::Display) {
+        if self.logged_ms.is_none_or(|logged| now_ms >= logged + WARNING_INTERVAL_MS) {
             self.logged_ms = Some(now_ms);
             log::warn!("{what}");
         }
     }
 
-    /// Closes the door. Who still waits is reset by the system, so let them in before.
+    /// Closes the listener. The kernel resets queued connections; drain the queue first.
     pub(super) fn close(self, backend: &mut B) {
         if let Err(error) = backend.remove(self.listener.source(), self.token) {
-            log::warn!("cannot stop watching a listener: {error}");
+            log::warn!("cannot deregister a listener: {error}");
         }
     }
 }
 
-/// Whether an error of accept tells only of the connection that came, accept(2): the next one may be fine.
-fn concerns_one_connection(error: &io::Error) -> bool {
+/// Returns whether an accept error concerns only the connection at the head of the queue, so that the next accept may
+/// succeed; see accept(2).
+fn is_per_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
         NotConnected, PermissionDenied, TimedOut,

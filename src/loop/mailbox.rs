@@ -1,8 +1,7 @@
-//! The one door into a loop from other threads: letters, closures, drain and stop.
+//! The channel into a loop from other threads: messages, closures, drain and stop commands.
 //!
-//! A letter takes a lock for the length of a push; the loop takes the whole batch at once. The waker is
-//! called once per batch, not once per letter, and the hot path of a loop nobody writes to costs one
-//! relaxed load.
+//! Sending a message holds a lock for one push; the loop takes all messages at once. The waker is called once per batch
+//! rather than once per message, and a turn without messages costs one relaxed load.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,119 +14,119 @@ const RUN: u8 = 0;
 const DRAIN: u8 = 1;
 const STOP: u8 = 2;
 
-/// What a loop is asked to do.
+/// The run state requested by other threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum Command {
     Run,
     Drain,
     Stop,
 }
 
-/// The part of the door that knows nothing of letters.
-pub(super) struct Bell {
-    order: AtomicU8,
-    rung: AtomicBool,
+/// The part of a mailbox that does not depend on the message type: wakes the loop and passes commands and closures.
+pub(super) struct LoopWaker {
+    command: AtomicU8,
+    notified: AtomicBool,
     tasks: Mutex<Vec<Task>>,
-    /// Connections whose files were read.
-    warmed: Mutex<Vec<ConnId>>,
+    /// Connections whose file read-ahead has finished.
+    readahead_done: Mutex<Vec<ConnId>>,
     waker: Waker,
 }
 
-impl Bell {
+impl LoopWaker {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Bell {
-            order: AtomicU8::new(RUN),
-            rung: AtomicBool::new(false),
+        Arc::new(LoopWaker {
+            command: AtomicU8::new(RUN),
+            notified: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
-            warmed: Mutex::default(),
+            readahead_done: Mutex::default(),
             waker,
         })
     }
 
-    /// Wakes the loop, unless that was done already since it last looked.
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst) {
+    /// Wakes the loop, unless a wake-up is already pending.
+    fn notify(&self) {
+        if !self.notified.swap(true, Ordering::SeqCst) {
             self.waker.wake_by_ref();
         }
     }
 
-    /// Whether somebody rang since the last call.
-    pub(super) fn answer(&self) -> bool {
-        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::SeqCst)
+    /// Returns whether a wake-up is pending, and clears it.
+    pub(super) fn take_notified(&self) -> bool {
+        self.notified.load(Ordering::Relaxed) && self.notified.swap(false, Ordering::SeqCst)
     }
 
-    pub(super) fn order(&self) -> Order {
-        match self.order.load(Ordering::SeqCst) {
-            RUN => Order::Run,
-            DRAIN => Order::Drain,
-            _ => Order::Stop,
+    pub(super) fn command(&self) -> Command {
+        match self.command.load(Ordering::SeqCst) {
+            RUN => Command::Run,
+            DRAIN => Command::Drain,
+            _ => Command::Stop,
         }
     }
 
-    /// Orders only get stronger: a drain after a stop changes nothing.
-    pub(super) fn command(&self, order: u8) {
-        self.order.fetch_max(order, Ordering::SeqCst);
-        self.ring();
+    /// Sends a command. Commands only escalate: a drain after a stop has no effect.
+    pub(super) fn send(&self, command: u8) {
+        self.command.fetch_max(command, Ordering::SeqCst);
+        self.notify();
     }
 
     pub(super) fn drain(&self) {
-        self.command(DRAIN);
+        self.send(DRAIN);
     }
 
     pub(super) fn stop(&self) {
-        self.command(STOP);
+        self.send(STOP);
     }
 
     pub(super) fn wake(&self) {
-        self.ring();
+        self.notify();
     }
 
-    /// Hands a closure to the loop.
-    pub(super) fn give(&self, task: Task) {
+    /// Adds a closure for the loop to call.
+    pub(super) fn add_task(&self, task: Task) {
         lock(&self.tasks).push(task);
-        self.ring();
+        self.notify();
     }
 
-    /// What a connection wants to send was read from its disk.
-    pub(super) fn warm(&self, id: ConnId) {
-        lock(&self.warmed).push(id);
-        self.ring();
+    /// Reports that the file read-ahead for a connection has finished.
+    pub(super) fn readahead_done(&self, id: ConnId) {
+        lock(&self.readahead_done).push(id);
+        self.notify();
     }
 
-    /// The connections that were told of in this way since the last call.
-    pub(super) fn warmed(&self) -> Vec<ConnId> {
-        std::mem::take(&mut *lock(&self.warmed))
+    /// Takes the connections whose read-ahead has finished since the last call.
+    pub(super) fn take_readahead_done(&self) -> Vec<ConnId> {
+        std::mem::take(&mut *lock(&self.readahead_done))
     }
 
-    /// The closures that were given since the last call.
-    pub(super) fn tasks(&self) -> Vec<Task> {
+    /// Takes the closures added since the last call.
+    pub(super) fn take_tasks(&self) -> Vec<Task> {
         std::mem::take(&mut *lock(&self.tasks))
     }
 }
 
-/// A poisoned lock only means that some thread panicked while it pushed; the vector is sound.
+/// Locks `mutex`, ignoring poisoning: a thread that panicked during a push leaves the vector intact.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The door of a loop whose letters are `L`.
-pub(super) struct Mailbox<L> {
-    letters: Mutex<Vec<(ConnId, L)>>,
-    pub(super) bell: Arc<Bell>,
+/// The mailbox of a loop with messages of type `M`.
+pub(super) struct Mailbox<M> {
+    messages: Mutex<Vec<(ConnId, M)>>,
+    pub(super) waker: Arc<LoopWaker>,
 }
 
-impl<L> Mailbox<L> {
-    pub(super) fn new(bell: Arc<Bell>) -> Arc<Self> {
-        Arc::new(Mailbox { letters: Mutex::new(Vec::new()), bell })
+impl<M> Mailbox<M> {
+    pub(super) fn new(waker: Arc<LoopWaker>) -> Arc<Self> {
+        Arc::new(Mailbox { messages: Mutex::new(Vec::new()), waker })
     }
 
-    pub(super) fn post(&self, to: ConnId, letter: L) {
-        lock(&self.letters).push((to, letter));
-        self.bell.ring();
+    pub(super) fn send(&self, to: ConnId, message: M) {
+        lock(&self.messages).push((to, message));
+        self.waker.notify();
     }
 
-    /// Appends everything that came to `into`.
-    pub(super) fn collect(&self, into: &mut Vec<(ConnId, L)>) {
-        into.append(&mut lock(&self.letters));
+    /// Moves all messages to `into`.
+    pub(super) fn collect(&self, into: &mut Vec<(ConnId, M)>) {
+        into.append(&mut lock(&self.messages));
     }
 }

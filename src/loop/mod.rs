@@ -1,4 +1,4 @@
-//! The readiness loop: one thread, one loop, many connections.
+//! The event loop: one thread, one loop, many connections.
 //!
 //! ```text
 //!        App (bytes in, bytes out)             echo, chat, HttpServer, your closure
@@ -10,30 +10,30 @@
 //!       Select   Epoll   Kqueue                the operating system
 //! ```
 //!
-//! What a user holds is a [`Poller`]: [`SelectLoop`] (everywhere), `EpollLoop` (Linux) or `KqueueLoop` (macOS and the
-//! BSDs). Each is an [`EventLoop`] over a backend of [`Readiness`], whose contract is told in [`readiness`]. An
-//! application implements [`App`], or is a closure over [`Wire`].
+//! The loop types are [`SelectLoop`] (every platform), `EpollLoop` (Linux) and `KqueueLoop` (macOS and the BSDs). All
+//! implement [`Poller`], and each is an [`EventLoop`] over a backend that implements [`Readiness`]; see [`readiness`]
+//! for the contract. An application implements [`App`] or is a closure over [`Wire`].
 
+mod acceptor;
 mod app;
-mod capacity;
 mod chaos;
 mod connection;
+mod connection_limit;
 mod eager;
 mod event_loop;
 mod file_range;
-mod handover;
 mod listener;
 mod mailbox;
+#[cfg(unix)]
+mod mio_poll;
 mod output;
-mod read_ahead;
+mod readahead;
 pub mod readiness;
 mod schedule;
 mod select;
 mod socket;
 mod table;
 mod timers;
-#[cfg(unix)]
-mod watch;
 
 #[cfg(target_os = "linux")]
 mod epoll;
@@ -43,8 +43,8 @@ pub use epoll::Epoll;
 #[cfg(target_os = "linux")]
 pub type EpollLoop<A> = EventLoop<Epoll, A>;
 
-// Unix besides Linux means macOS and the BSDs here; elsewhere mio would take another call. The flag has the file compiled
-// on Linux, where epoll stands in for kqueue: see docs/PLATFORMS.md.
+// Unix other than Linux means macOS and the BSDs here; elsewhere mio does not use kqueue. The cfg flag compiles the
+// module on Linux, with epoll in place of kqueue; see docs/PLATFORMS.md.
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 mod kqueue;
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
@@ -53,7 +53,7 @@ pub use kqueue::Kqueue;
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 pub type KqueueLoop<A> = EventLoop<Kqueue, A>;
 
-/// A loop over the select call every system has.
+/// A loop over `select()`, available on every platform.
 pub type SelectLoop<A> = EventLoop<Select, A>;
 
 use std::io;
@@ -62,13 +62,13 @@ use std::time::Duration;
 
 use schedule::Task;
 
-pub use app::{Accepted, App, Closed, ConnId, Ending, Ends, Flow, Phase, Remote, Wire};
-pub use capacity::Capacity;
+pub use acceptor::{Acceptor, AcceptorHandle, HandoffListener};
+pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, ConnId, Flow, Phase, Remote, Wire};
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
+pub use connection_limit::ConnectionLimit;
 pub use event_loop::EventLoop;
 #[cfg(feature = "files")]
 pub(crate) use file_range::read_at;
-pub use handover::{Acceptor, Handed, Stop};
 pub use output::Output;
 pub use readiness::Readiness;
 pub use schedule::Timer;
@@ -76,7 +76,7 @@ pub use select::Select;
 pub use socket::{TcpListener, TcpStream};
 pub use timers::Timeouts;
 
-/// A loop as its user sees it, whatever backend it has and whatever application it runs.
+/// The interface common to all event loops, independent of backend and application.
 ///
 /// # Examples
 /// ```
@@ -92,32 +92,34 @@ pub use timers::Timeouts;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait Poller {
-    /// Waits until something can make progress, and makes it.
+    /// Runs one turn: waits for events or the next deadline, then handles what is due.
     ///
     /// # Errors
-    /// Only when the backend cannot wait any more, several times in a row. Faults of peers end connections, not turns.
+    /// Returns an error if polling the backend fails repeatedly. A connection error closes only that connection.
     fn turn(&mut self) -> io::Result<Turn>;
 
-    /// Turns until the loop is drained or stopped.
+    /// Runs turns until the loop is drained or stopped.
     ///
     /// # Errors
-    /// As [`Poller::turn`].
+    /// Returns an error if polling the backend fails repeatedly.
     fn run(&mut self) -> io::Result<()>;
 
-    /// Steers the loop from any thread.
+    /// Returns a handle that controls the loop from any thread.
     fn handle(&self) -> Handle;
 }
 
-/// What a turn says about the next one.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// There will be more to do.
+    /// The loop is still running.
     Again,
-    /// The loop was stopped, or has drained: nothing is open any more.
+    /// The loop was stopped, or its graceful shutdown is complete. All connections and listeners are closed.
     Over,
 }
 
-/// Steers a loop from any thread, its own included. What is given to a loop that has ended is never called.
+/// Controls a loop from any thread, including its own.
+///
+/// A closure passed to a loop that has ended is never called.
 ///
 /// # Examples
 /// ```
@@ -139,86 +141,87 @@ pub enum Turn {
 /// ```
 #[derive(Clone)]
 pub struct Handle {
-    bell: Arc<mailbox::Bell>,
+    waker: Arc<mailbox::LoopWaker>,
 }
 
 impl Handle {
-    /// Shuts the loop down gracefully: no new connection may begin, those that have are let in, then the listeners
-    /// are closed, what is under way is finished, and the loop ends. Limited by [`Limits::drain`].
+    /// Starts a graceful shutdown: stops new connections, accepts those already in the queue, closes the listeners,
+    /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`] limits how long this may take.
     ///
-    /// On Linux a filter on the listeners drops requests for new connections, and the listeners are closed 100 ms
-    /// later, so that handshakes under way are finished first. Elsewhere, and for a client more than 100 ms away, a
-    /// connection that is completed between the last accept and the close is reset by the system.
+    /// On Linux a filter on the listening sockets drops SYN packets, and the listeners are closed 100 ms later, so that
+    /// handshakes in progress complete first. On other platforms, and for a client with a round-trip time above 100 ms,
+    /// a connection established between the last accept and the close is reset by the kernel.
     pub fn drain(&self) {
-        self.bell.drain();
+        self.waker.drain();
     }
 
     /// Ends the loop at once; open connections are closed.
     pub fn stop(&self) {
-        self.bell.stop();
+        self.waker.stop();
     }
 
-    /// Makes the loop turn once.
+    /// Wakes the loop, which then runs at least one turn.
     pub fn wake(&self) {
-        self.bell.wake();
+        self.waker.wake();
     }
 
-    /// Calls a closure on the loop's thread, in its next turn, after those deferred before it. A closure that
-    /// blocks stops every connection of the loop meanwhile.
+    /// Calls a closure on the loop's thread in its next turn. Deferred closures are called in order. A closure that
+    /// blocks stalls every connection of the loop.
     pub fn defer(&self, call: impl FnOnce() + Send + 'static) {
-        self.bell.give(Task::once(Duration::ZERO, Box::new(call)));
+        self.waker.add_task(Task::once(Duration::ZERO, Box::new(call)));
     }
 
-    /// Calls a closure on the loop's thread once `delay` is over, never earlier.
+    /// Calls a closure on the loop's thread after `delay`, never earlier.
     pub fn call_later(&self, delay: Duration, call: impl FnOnce() + Send + 'static) -> Timer {
         self.call(Task::once(delay, Box::new(call)))
     }
 
-    /// Calls a closure on the loop's thread again and again, with a pause of `period` (a millisecond at least)
-    /// before each call. A loop that is busy for longer than that skips calls; it never makes up for them.
+    /// Calls a closure on the loop's thread repeatedly, `period` (at least one millisecond) after the previous call. If
+    /// the loop is busy for longer than a period, the missed calls are skipped.
     pub fn call_every(&self, period: Duration, call: impl FnMut() + Send + 'static) -> Timer {
         self.call(Task::every(period, Box::new(call)))
     }
 
     fn call(&self, task: Task) -> Timer {
         let timer = task.timer();
-        self.bell.give(task);
+        self.waker.add_task(task);
         timer
     }
 }
 
-/// What a loop grants each connection, and all of them.
+/// Resource limits of a loop and of each of its connections.
 #[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes read from a connection before the others have their turn; also the size of the loop's read buffer. 64 KiB.
+pub struct LoopLimits {
+    /// Maximum bytes read from one connection per turn; also the size of the loop's read buffer. Default: 64 KiB.
     pub read_bytes_per_turn: usize,
-    /// Bytes written to a connection before the others have their turn. 256 KiB.
+    /// Maximum bytes written to one connection per turn. Default: 256 KiB.
     pub write_bytes_per_turn: usize,
-    /// Unconsumed input at which a connection is given up: an application that does not consume. 1 MiB.
+    /// Maximum unconsumed input of a connection. A connection whose application leaves more unconsumed is closed with
+    /// an error. Default: 1 MiB.
     pub input_bytes_max: usize,
-    /// Unsent output above which nothing more is read from a connection, nor asked of the application: a peer that
-    /// does not read costs no more than this and one answer. 256 KiB.
+    /// High watermark of unsent output: above it the loop stops reading from the connection and calling the application
+    /// (back-pressure). A slow client thus uses at most this much memory plus one response. Default: 256 KiB.
     pub output_bytes_max: usize,
-    /// Once reading stopped for unsent output, it goes on when no more than this is left. 128 KiB: well below the
-    /// bound, so that a peer that takes its output in small pieces does not make the loop read in small pieces.
+    /// Low watermark of unsent output: at or below it reading resumes. Default: 128 KiB. It is well below the high
+    /// watermark, so that a client that drains its output in small pieces does not cause small reads.
     pub output_resume_bytes: usize,
-    /// What is read away from a refused peer before the socket is closed. 64 MiB.
+    /// Maximum bytes discarded in a lingering close. Default: 64 MiB.
     pub linger_bytes_max: u64,
-    /// Connections that may wait to be accepted, up to the system's own limit (net.core.somaxconn on Linux). 4,096,
-    /// what a burst of clients needs.
+    /// Length of the listen queue, capped by the operating system (net.core.somaxconn on Linux). Default: 4,096, enough
+    /// for bursts of new connections.
     pub backlog: u32,
-    /// Connections accepted from a listener before those inside have their turn. 64.
+    /// Maximum connections accepted from one listener per turn. Default: 64.
     pub accepts_per_turn: usize,
-    /// Connections held at once; more wait in the listen queue. 1,000,000, so that descriptors are the limit.
-    /// Several loops share one bound by [`EventLoop::share_capacity`].
+    /// Maximum open connections; further ones wait in the listen queue. Default: 1,000,000, so that in practice the
+    /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`].
     pub connections_max: usize,
-    /// How long a drain may last before what is left is closed. 30 s.
+    /// Maximum duration of a graceful shutdown; connections still open then are closed. Default: 30 s.
     pub drain: Duration,
 }
 
-impl Default for Limits {
+impl Default for LoopLimits {
     fn default() -> Self {
-        Limits {
+        LoopLimits {
             read_bytes_per_turn: 64 * 1024,
             write_bytes_per_turn: 256 * 1024,
             input_bytes_max: 1024 * 1024,
@@ -233,23 +236,23 @@ impl Default for Limits {
     }
 }
 
-/// What a loop has done since it was made; each is about one system call.
+/// Activity counters of a loop since its creation. Most of them count system calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Waits for readiness.
+    /// Polls for events.
     pub waits: u64,
-    /// Tries to accept.
+    /// Accept calls.
     pub accepts: u64,
-    /// Tries to accept that failed, other than for want of somebody who waits.
+    /// Failed accepts other than `WouldBlock`.
     pub accept_errors: u64,
-    /// Reads.
+    /// Read calls.
     pub reads: u64,
-    /// Flushes of output (one write each unless the output is large).
+    /// Output flushes (one write each, unless the output is large).
     pub writes: u64,
-    /// Streams added to the backend, and changes of interest.
+    /// Streams added to the backend and changes of interest.
     pub registrations: u64,
     /// Connections closed.
     pub closes: u64,
-    /// Panics of the application that were caught.
+    /// Application panics caught.
     pub panics: u64,
 }

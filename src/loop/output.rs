@@ -1,11 +1,11 @@
-//! What is still to be sent on a connection, in order.
+//! The queue of unsent output of a connection.
 //!
-//! Small pieces are copied into one growing buffer, so that a batch of answers leaves in one send. Large
-//! bodies are queued as they are, without a copy, and leave with their neighbours in one gathered write. Parts of
-//! files are queued by name, and are read when they are sent.
+//! Small pieces are copied into one growing buffer, so that a batch of responses is sent in one write. Large bodies
+//! are queued without a copy and sent with adjacent data in one vectored write. File ranges are queued as such and read
+//! when they are sent (with sendfile where available).
 //!
-//! The queue tells the order: so many octets of the buffer, then a body, then a part of a file, and so on. What stands
-//! in the buffer behind all that, which mostly is everything, is not told in it.
+//! `queue` records the order, for example a number of bytes of `buffer`, then a shared body, then a file range. Bytes
+//! in `buffer` after the last queued segment are not represented in the queue; usually that is all of them.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,123 +16,126 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_range::FileRange;
-use super::read_ahead::Cold;
+use super::readahead::Readahead;
 use super::readiness::{Sent, Stream};
 
-/// Bodies up to this size are copied behind their head: below it a copy costs less than another slice
-/// of a gathered write.
+/// Bodies up to this size are copied into the buffer: a copy then costs less than another slice of a vectored write.
 const COPY_BYTES_MAX: usize = 16 * 1024;
 
-/// How many slices one gathered write carries. Linux takes 1,024; a few are enough to fill a socket.
+/// Maximum slices per vectored write. Linux accepts 1,024; a few are enough to fill a socket buffer.
 const SLICES_MAX: usize = 16;
 
-/// A buffer that grew beyond this is given back to the system when it is empty.
+/// A buffer that has grown beyond this size is freed when it is empty.
 const KEEP_BYTES_MAX: usize = 128 * 1024;
 
 /// A queue of bytes to be sent.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// What goes before the last of the buffer. Empty in the common case.
+    /// The segments before the unqueued end of the buffer. Empty in the common case.
     queue: VecDeque<Segment>,
-    /// What is appended byte by byte.
+    /// Copied bytes.
     buffer: Vec<u8>,
-    /// How much of the buffer is sent already.
+    /// Number of bytes of `buffer` already sent.
     sent: usize,
-    /// How much of the buffer, behind what is sent, the queue tells of.
-    told: usize,
-    /// Unsent bytes in the queue that do not stand in the buffer.
-    queued: u64,
+    /// Unsent bytes of `buffer` that are referenced by `Segment::Buffered`.
+    in_queue: usize,
+    /// Unsent bytes of queued bodies and file ranges, which are not in `buffer`.
+    unbuffered: u64,
 }
 
-/// One piece of what is to be sent.
+/// A segment of the queue.
 #[derive(Debug)]
 enum Segment {
-    /// The next so many bytes of the buffer.
+    /// The next bytes of the buffer, by count.
     Buffered(usize),
+    /// Reference-counted bytes, sent without a copy.
     Shared(Bytes),
+    /// A range of a file.
     File(FileRange),
 }
 
-/// How a flush ended.
+/// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
     /// Everything is sent.
     All,
-    /// The socket takes no more for now.
+    /// The socket would block.
     Blocked,
-    /// The quota is used up; the socket may take more.
+    /// The quota is used up; the socket may accept more.
     Quota,
-    /// What comes next has to be read from a disk first.
-    Cold,
+    /// The next file range is not in the page cache.
+    NeedsReadahead,
 }
 
 impl Output {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Unsent bytes, those of files included.
+    /// Returns the number of unsent bytes, including those of files.
     #[inline]
     pub fn len(&self) -> usize {
-        usize::try_from(self.queued).unwrap_or(usize::MAX).saturating_add(self.buffer.len() - self.sent)
+        usize::try_from(self.unbuffered).unwrap_or(usize::MAX).saturating_add(self.buffer.len() - self.sent)
     }
 
-    /// Whether nothing is left to send.
+    /// Returns whether nothing is left to send.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The growing end, for writers that append to a vector.
+    /// Returns the buffer at the end of the queue. Use it only to append.
     #[inline]
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
-    /// Appends bytes.
+    /// Appends a copy of `bytes`.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Appends a body: copied when small, queued without a copy when large.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Appends a body: copied if small, queued without a copy if large.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub fn push(&mut self, bytes: &Bytes) {
         if bytes.len() <= COPY_BYTES_MAX { self.extend(bytes) } else { self.share(bytes) }
     }
 
-    /// Appends bytes that many connections get: never copied.
+    /// Appends bytes without a copy, whatever their size. Use it for data that is sent to many connections.
     pub fn share(&mut self, bytes: &Bytes) {
         if !bytes.is_empty() {
-            self.queue_up(bytes.len() as u64, Segment::Shared(bytes.clone()));
+            self.enqueue(bytes.len() as u64, Segment::Shared(bytes.clone()));
         }
     }
 
-    /// Appends a part of a regular file, from one position up to another. It is read when it is sent, by the system itself
-    /// where that can be done (sendfile on Linux), at its position: the same open file can be given any number of times.
-    /// When it turns out to be shorter, or cannot be read, the connection is closed.
+    /// Appends a byte range of a regular file.
+    ///
+    /// The range is read when it is sent, zero-copy where the platform supports it (sendfile on Linux). The file's
+    /// cursor is not used, so one open file can be queued any number of times. If the file is shorter than the range or
+    /// cannot be read, the connection is closed.
     pub fn push_file(&mut self, file: Arc<File>, range: Range<u64>) {
         if !range.is_empty() {
-            self.queue_up(range.end - range.start, Segment::File(FileRange::new(file, range)));
+            self.enqueue(range.end - range.start, Segment::File(FileRange::new(file, range)));
         }
     }
 
-    fn queue_up(&mut self, len: u64, segment: Segment) {
-        let untold = self.buffer.len() - self.sent - self.told;
-        if untold > 0 {
-            self.queue.push_back(Segment::Buffered(untold));
-            self.told += untold;
+    fn enqueue(&mut self, len: u64, segment: Segment) {
+        let unqueued = self.buffer.len() - self.sent - self.in_queue;
+        if unqueued > 0 {
+            self.queue.push_back(Segment::Buffered(unqueued));
+            self.in_queue += unqueued;
         }
-        self.queued = self.queued.saturating_add(len);
+        self.unbuffered = self.unbuffered.saturating_add(len);
         self.queue.push_back(segment);
     }
 
-    /// All unsent bytes in one vector, for tests.
+    /// Returns all unsent bytes in one vector, for tests.
     ///
     /// # Panics
-    /// Where a file cannot be read.
+    /// Panics if a file cannot be read.
     pub fn to_vec(&self) -> Vec<u8> {
         let (mut all, mut at) = (Vec::new(), self.sent);
         for segment in &self.queue {
@@ -142,20 +145,20 @@ impl Output {
                     at += len;
                 }
                 Segment::Shared(bytes) => all.extend_from_slice(bytes),
-                Segment::File(range) => all.extend(range.to_vec().expect("a file that can be read")),
+                Segment::File(range) => all.extend(range.to_vec().expect("readable file")),
             }
         }
         all.extend_from_slice(&self.buffer[at..]);
         all
     }
 
-    /// Throws away what is unsent.
+    /// Drops all unsent bytes.
     #[inline]
     pub fn clear(&mut self) {
         if !self.queue.is_empty() {
             self.queue.clear();
-            self.told = 0;
-            self.queued = 0;
+            self.in_queue = 0;
+            self.unbuffered = 0;
         }
         self.clear_buffer();
     }
@@ -169,71 +172,78 @@ impl Output {
         }
     }
 
-    /// Writes until all is sent, the stream is full, or `quota` bytes have gone. Also returns how many went.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Writes until everything is sent, the stream would block, or `quota` bytes are sent. Also returns the number of
+    /// bytes sent.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub(super) fn flush(&mut self, stream: &mut impl Stream, quota: usize) -> io::Result<(Flushed, usize)> {
-        let mut gone = 0;
+        let mut flushed = 0;
         let wanted = self.buffer.len() - self.sent;
-        // The common case: some answers, which leave in one call.
+        // Fast path: a batch of responses that is sent in one write.
         if self.queue.is_empty() && wanted <= quota {
-            match written(stream.write(&self.buffer[self.sent..])) {
+            match check_progress(stream.write(&self.buffer[self.sent..])) {
                 Ok(sent) if sent.bytes == wanted => {
                     self.clear_buffer();
                     return Ok((Flushed::All, wanted));
                 }
                 Ok(sent) => {
                     self.sent += sent.bytes;
-                    gone = sent.bytes;
+                    flushed = sent.bytes;
                     if !sent.more {
-                        return Ok((Flushed::Blocked, gone));
+                        return Ok((Flushed::Blocked, flushed));
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((Flushed::Blocked, gone)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((Flushed::Blocked, flushed)),
                 Err(error) => return Err(error),
             }
         }
-        self.flush_rest(stream, quota, gone)
+        self.flush_rest(stream, quota, flushed)
     }
 
-    fn flush_rest(&mut self, stream: &mut impl Stream, quota: usize, mut gone: usize) -> io::Result<(Flushed, usize)> {
+    fn flush_rest(
+        &mut self,
+        stream: &mut impl Stream,
+        quota: usize,
+        mut flushed: usize,
+    ) -> io::Result<(Flushed, usize)> {
         loop {
             if self.is_empty() {
                 self.clear();
-                return Ok((Flushed::All, gone));
+                return Ok((Flushed::All, flushed));
             }
-            if gone >= quota {
-                return Ok((Flushed::Quota, gone));
+            if flushed >= quota {
+                return Ok((Flushed::Quota, flushed));
             }
-            let sent = match self.send_first(stream, quota - gone) {
+            let sent = match self.send_front(stream, quota - flushed) {
                 Ok(Some(sent)) => sent,
                 Ok(None) => {
-                    self.give_back();
-                    return Ok((Flushed::Cold, gone));
+                    self.release_buffer();
+                    return Ok((Flushed::NeedsReadahead, flushed));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.give_back();
-                    return Ok((Flushed::Blocked, gone));
+                    self.release_buffer();
+                    return Ok((Flushed::Blocked, flushed));
                 }
                 Err(error) => return Err(error),
             };
-            gone += sent.bytes;
+            flushed += sent.bytes;
             self.advance(sent.bytes);
             if !sent.more && !self.is_empty() {
-                self.give_back();
-                return Ok((Flushed::Blocked, gone));
+                self.release_buffer();
+                return Ok((Flushed::Blocked, flushed));
             }
         }
     }
 
-    /// One call that sends what comes first: a part of a file, unless it is not in memory, or the bytes up to the next one.
-    fn send_first(&mut self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Option<Sent>> {
+    /// Sends the front of the queue with one system call: a file range, or the bytes up to the next file range. Returns
+    /// `None` if a file range is not in the page cache.
+    fn send_front(&mut self, stream: &mut impl Stream, bytes_max: usize) -> io::Result<Option<Sent>> {
         if let Some(Segment::File(range)) = self.queue.front() {
             return range.send(stream, bytes_max);
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let (count, file_follows) = self.gather(&mut slices);
-        let outcome = written(match &slices[..count] {
+        let outcome = check_progress(match &slices[..count] {
             [only] if file_follows => stream.write_more(only),
             [only] => stream.write(only),
             several => stream.write_vectored(several),
@@ -241,22 +251,22 @@ impl Output {
         outcome.map(Some)
     }
 
-    /// What has to be brought into memory before more can be sent.
-    pub(super) fn cold(&self) -> Option<Cold> {
+    /// Returns the read-ahead that is needed before more can be sent.
+    pub(super) fn readahead(&self) -> Option<Readahead> {
         match self.queue.front() {
-            Some(Segment::File(range)) => Some(range.cold()),
+            Some(Segment::File(range)) => Some(range.readahead()),
             _ => None,
         }
     }
 
-    /// That was done, or tried.
-    pub(super) fn warmed(&mut self) {
+    /// Marks the read-ahead as finished, whether it succeeded or not.
+    pub(super) fn readahead_done(&mut self) {
         if let Some(Segment::File(range)) = self.queue.front_mut() {
-            range.warmed();
+            range.readahead_done();
         }
     }
 
-    /// The bytes that come first, and whether a part of a file comes after them.
+    /// Collects the bytes at the front of the queue. Returns the number of slices and whether a file range follows.
     fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> (usize, bool) {
         let (mut count, mut at) = (0, self.sent);
         for segment in &self.queue {
@@ -280,8 +290,8 @@ impl Output {
         (count, false)
     }
 
-    /// A buffer that is sent, while what stands behind it waits for the peer, is given back to the system.
-    fn give_back(&mut self) {
+    /// Frees the buffer if all of it is sent while later segments wait for the peer.
+    fn release_buffer(&mut self) {
         if self.sent == self.buffer.len() {
             self.buffer = Vec::new();
             self.sent = 0;
@@ -300,16 +310,16 @@ impl Output {
             match first {
                 Segment::Buffered(left) => {
                     *left -= step;
-                    self.told -= step;
+                    self.in_queue -= step;
                     self.sent += step;
                 }
                 Segment::Shared(bytes) => {
                     bytes::Buf::advance(bytes, step);
-                    self.queued -= step as u64;
+                    self.unbuffered -= step as u64;
                 }
                 Segment::File(range) => {
                     range.advance(step as u64);
-                    self.queued -= step as u64;
+                    self.unbuffered -= step as u64;
                 }
             }
             if (step as u64) < len {
@@ -321,9 +331,9 @@ impl Output {
     }
 }
 
-/// A stream that takes nothing, and does not say that it is full, is at its end.
+/// Turns a zero-length write without `WouldBlock` into an error.
 #[inline]
-fn written(outcome: io::Result<Sent>) -> io::Result<Sent> {
+fn check_progress(outcome: io::Result<Sent>) -> io::Result<Sent> {
     match outcome {
         Ok(sent) if sent.bytes == 0 => Err(io::ErrorKind::WriteZero.into()),
         outcome => outcome,
@@ -356,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn files_stand_between_bytes_and_are_sent_in_their_place() {
+    fn file_ranges_are_sent_in_order_between_bytes() {
         let file = Arc::new(File::open("Cargo.toml").unwrap());
         let text = std::fs::read("Cargo.toml").unwrap();
         let mut output = Output::new();
@@ -367,15 +377,15 @@ mod tests {
         output.push_file(file, 0..10);
         output.extend(b"end");
         let expected = [b"head", &text[5..30], b"between", &text[..10], b"end"].concat();
-        for gone in 0..expected.len() {
-            assert_eq!((output.len(), output.to_vec()), (expected.len() - gone, expected[gone..].to_vec()));
+        for flushed in 0..expected.len() {
+            assert_eq!((output.len(), output.to_vec()), (expected.len() - flushed, expected[flushed..].to_vec()));
             output.advance(1);
         }
         assert!(output.is_empty());
     }
 
     #[test]
-    fn a_download_that_stalls_keeps_nothing_in_memory() {
+    fn a_stalled_download_uses_no_buffer_memory() {
         let path = std::env::temp_dir().join(format!("serverd-stalled-{}", std::process::id()));
         let file = File::create_new(&path).and_then(|file| file.set_len(64 << 20).map(|()| file)).unwrap();
         drop(file);
@@ -387,9 +397,9 @@ mod tests {
         output.extend(&[b'h'; 300]);
         output.push_file(file, 0..64 << 20);
         while output.flush(&mut stream, 1 << 20).unwrap().0 != Flushed::Blocked {
-            output.warmed();
+            output.readahead_done();
         }
-        assert!(output.len() > 32 << 20, "the socket took {} bytes less", output.len());
+        assert!(output.len() > 32 << 20, "only {} bytes remain unsent", output.len());
         assert_eq!((output.buffer.capacity(), output.queue.len()), (0, 1));
         drop(output);
         std::fs::remove_file(path).unwrap();

@@ -1,24 +1,23 @@
 //! The contract between the event loop and the operating system.
 //!
-//! A backend tells which sockets can make progress; it never reads, writes or calls an
-//! application. Everything it promises is written here, so that a new backend can be judged
-//! against this page alone:
+//! A backend reports which sockets can make progress; it never reads, writes or calls an application. This page is the
+//! complete contract that a backend has to fulfil:
 //!
-//! 1. After a source has returned [`io::ErrorKind::WouldBlock`] (or [`Received::more`], [`Sent::more`] was
-//!    false), its next readiness is reported.
-//! 2. Until then readiness may be reported again at every [`Readiness::wait`] (level-triggered:
-//!    select) or not at all (edge-triggered: epoll, kqueue). Both are legal, and so are events without a cause.
-//! 3. Errors and hang-ups are reported as readable, writable and `hangup`. The next read or write
-//!    tells the truth.
-//! 4. A wait that a signal interrupted is a wait that found nothing.
-//! 5. [`Readiness::set_interest`] bounds repeats: a level-triggered backend must stay silent about
-//!    a direction nobody is interested in, an edge-triggered one may report it.
-//! 6. An event carries the token given to [`Readiness::add`]. After [`Readiness::remove`] and the close of
-//!    the source that follows it at once, no later wait reports that token.
+//! 1. After a stream or listener has returned [`io::ErrorKind::WouldBlock`], or [`Received::more`] or [`Sent::more`]
+//!    was false, the next time it becomes ready is reported.
+//! 2. Before that, while it is still ready, it may be reported again by every [`Readiness::wait`] (level-triggered:
+//!    select) or not at all (edge-triggered: epoll, kqueue). Both are permitted, and so are spurious events.
+//! 3. Errors and hang-ups are reported in each direction with interest; an edge-triggered backend also sets
+//!    [`Event::hangup`]. The next read or write returns the actual error.
+//! 4. A wait that is interrupted by a signal returns no events.
+//! 5. A level-triggered backend must not report a direction without interest ([`Readiness::set_interest`]); an
+//!    edge-triggered one may.
+//! 6. An event carries the token passed to [`Readiness::add`]. After [`Readiness::remove`], which is followed
+//!    immediately by closing the source, no later wait reports that token.
 //!
-//! The loop reaches sockets and the clock only through the associated types and methods here. That
-//! makes [`Chaos`](super::Chaos), fault injection and simulated networks further implementations,
-//! while for the system's own sockets everything is inlined and costs nothing.
+//! The loop accesses sockets and the clock only through the traits of this module, so that fault injection (such as
+//! [`Chaos`](super::Chaos)) and simulated networks can be implemented as backends too. For the operating system's own
+//! sockets, all calls are inlined and there is no overhead.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -28,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use super::file_range;
 
-/// The system's monotonic clock, bare: the difference of two [`Instant`](std::time::Instant)s costs more than both.
+/// Reads the monotonic clock directly; subtracting two [`Instant`](std::time::Instant)s costs more than reading both.
 #[cfg(unix)]
 #[inline]
 fn monotonic() -> Duration {
@@ -46,24 +45,25 @@ fn monotonic() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
-/// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
+/// A source for the operating system's backends: anything with a file descriptor (Unix) or a socket (Windows).
 #[cfg(unix)]
 pub type SystemSource = dyn std::os::fd::AsFd;
-/// What the system's own backends watch: whatever has a descriptor (Unix) or a socket (Windows).
+/// A source for the operating system's backends: anything with a file descriptor (Unix) or a socket (Windows).
 #[cfg(windows)]
 pub type SystemSource = dyn std::os::windows::io::AsSocket;
 
-/// The loop's name for a source. A backend stores it and gives it back, nothing more.
-/// [`Token::RESERVED`] belongs to the backend (its waker).
+/// Identifies a source in events. Chosen by the loop; a backend only stores it and returns it.
+///
+/// [`Token::RESERVED`] belongs to the backend, for its waker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub usize);
 
 impl Token {
-    /// Never given to [`Readiness::add`]; a backend may use it for its own waker.
+    /// Never passed to [`Readiness::add`]; a backend may use it for its own waker.
     pub const RESERVED: Token = Token(usize::MAX);
 }
 
-/// The directions the loop wants to hear about.
+/// The directions in which readiness should be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
     /// Report when a read would make progress.
@@ -75,11 +75,11 @@ pub struct Interest {
 impl Interest {
     /// Reading only: the normal state of a connection.
     pub const READ: Interest = Interest { read: true, write: false };
-    /// Neither: a connection that waits for the application.
+    /// Neither direction: a connection that is waiting for the application.
     pub const NONE: Interest = Interest { read: false, write: false };
 }
 
-/// One source that can make progress.
+/// A readiness event of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The token of the source.
@@ -88,197 +88,207 @@ pub struct Event {
     pub readable: bool,
     /// A write (or connect) may make progress.
     pub writable: bool,
-    /// The peer closed its sending half, or an error is pending: a short read does not mean that the
-    /// source is empty, the end of file may stand behind it.
+    /// The peer has half-closed the connection, or an error is pending. A short read then does not mean that the source
+    /// is empty: the end of file may follow. A level-triggered backend need not set this.
     pub hangup: bool,
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes read; 0 is the end of the stream.
+    /// Bytes read; 0 at the end of the stream.
     pub bytes: usize,
-    /// Another read may bring more at once. When false, the source has nothing left but, perhaps, its end.
+    /// Another read may return more immediately. If false, the source is empty, except possibly for its end of file.
     pub more: bool,
 }
 
-/// What a write took.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Bytes taken.
+    /// Bytes written.
     pub bytes: usize,
-    /// Another write may be taken at once. When false, the stream is full and its next readiness is reported.
+    /// Another write may succeed immediately. If false, the stream is full, and the next time it becomes writable
+    /// is reported.
     pub more: bool,
 }
 
-/// A connected byte stream that never blocks.
+/// A connected, non-blocking byte stream.
 pub trait Stream {
-    /// What a backend watches: [`SystemSource`] for the system's sockets, a name of its own in a simulated world.
+    /// The source type a backend registers: [`SystemSource`] for the operating system's sockets, any other type in a
+    /// simulation.
     type Source: ?Sized;
 
-    /// Reads into `buffer`, which is not empty. Retries when a signal interrupts.
+    /// Reads into `buffer`, which is not empty. Retries if interrupted by a signal.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there; any other error ends the connection.
+    /// Returns `WouldBlock` if no data is available; any other error ends the connection.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
 
-    /// Writes some of `bytes`. Retries when a signal interrupts.
+    /// Writes a prefix of `bytes`. Retries if interrupted by a signal.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing fits; any other error ends the connection.
+    /// Returns `WouldBlock` if the stream is full; any other error ends the connection.
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent>;
 
-    /// Writes some of `slices`, in order, in one call where the system can.
+    /// Writes a prefix of the concatenation of `slices`, in one system call where possible.
     ///
     /// # Errors
-    /// As [`Stream::write`].
+    /// Returns the errors of [`Stream::write`].
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent>;
 
-    /// As [`Stream::write`], of bytes that a file follows at once: they may wait for it, to leave together.
+    /// Writes a prefix of `bytes`, to be followed immediately by [`Stream::send_file`]; the system may delay the bytes
+    /// to send both in one packet.
     ///
     /// # Errors
-    /// As [`Stream::write`].
+    /// Returns the errors of [`Stream::write`].
     fn write_more(&mut self, bytes: &[u8]) -> io::Result<Sent> {
         self.write(bytes)
     }
 
-    /// Sends some of a file, at most `count` bytes, which is not 0, from the position `offset`. Sending nothing means that
-    /// the file ends there. Here it is read and written; a system that can do both in one call does it.
+    /// Sends up to `count` bytes (at least 1) of `file`, starting at `offset`. The result is zero bytes if the file
+    /// ends there.
+    ///
+    /// The provided implementation reads and writes; implementations may send zero-copy (sendfile).
     ///
     /// # Errors
-    /// As [`Stream::write`], and where the file cannot be read.
+    /// Returns the errors of [`Stream::write`], and an error if the file cannot be read.
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
         file_range::copy(self, file, offset, count)
     }
 
-    /// Whether [`Stream::send_file`] of these bytes would have to wait for a disk. Where that cannot be told it is no.
-    fn is_cold(&mut self, _file: &File, _offset: u64, _count: usize) -> bool {
+    /// Returns whether [`Stream::send_file`] of these bytes would block on disk I/O, because they are not in the page
+    /// cache; false if unknown.
+    fn needs_readahead(&mut self, _file: &File, _offset: u64, _count: usize) -> bool {
         false
     }
 
-    /// Says to the peer that nothing more will come (FIN), and goes on reading.
+    /// Half-closes the connection: sends a FIN. Reading remains possible.
     ///
     /// # Errors
-    /// Where the connection is already gone.
+    /// Returns an error if the connection is already gone.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Makes the close that follows an abortive one (RST): unsent bytes are thrown away.
+    /// Makes the subsequent close abortive: unsent bytes are discarded and a RST is sent.
     fn abort(&mut self);
 
-    /// The outcome of a connect that was under way when the stream was made: `Ok` once connected.
+    /// Returns the outcome of a connect that was in progress when the stream was created: `Ok` once connected.
     ///
     /// # Errors
-    /// Why the connect failed.
+    /// Returns the error of a failed connect.
     fn connected(&mut self) -> io::Result<()>;
 
-    /// The local end.
+    /// Returns the local address.
     ///
     /// # Errors
-    /// Where the connection is already gone.
+    /// Returns an error if the connection is already gone.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// The other end.
+    /// Returns the address of the peer.
     ///
     /// # Errors
-    /// Where the connection is already gone.
+    /// Returns an error if the connection is already gone.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
-    /// What the backend watches.
+    /// Returns the source to register with a backend.
     fn source(&self) -> &Self::Source;
 }
 
-/// A listening socket that never blocks.
+/// A non-blocking listening socket.
 pub trait Listener {
-    /// What it accepts.
+    /// The type of accepted connections.
     type Stream: Stream;
 
-    /// Makes it non-blocking, gives it the options its streams inherit, and lets `backlog` connections wait to be
-    /// accepted. Called once, before it is watched.
+    /// Makes the listener non-blocking, sets the options that accepted streams inherit, and sets the length of the
+    /// accept queue to `backlog`. Called once, before the listener is registered.
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// Returns an error if the system rejects one of these options.
     fn prepare(&mut self, backlog: u32) -> io::Result<()>;
 
-    /// Lets no further connection begin, where the system can do that to an open listener; those that have begun
-    /// still come to [`Listener::accept`]. Returns whether it can.
-    fn turn_away(&mut self) -> bool;
+    /// Stops new connections while keeping the listener open, where the system supports that; connections already in
+    /// their handshake or in the accept queue are still returned by [`Listener::accept`]. Returns whether the system
+    /// supports it.
+    fn stop_new_connections(&mut self) -> bool;
 
-    /// Accepts one connection, non-blocking and without Nagle's delay. Retries when a signal interrupts.
+    /// Accepts a connection and makes it non-blocking, with Nagle's algorithm disabled. Retries if interrupted by a
+    /// signal.
     ///
     /// # Errors
-    /// `WouldBlock` when nobody waits. Other errors concern this one connection or the resources of
-    /// the process; the listener itself stays usable.
+    /// Returns `WouldBlock` if the accept queue is empty. Other errors concern a single connection or the resources of
+    /// the process; the listener remains usable.
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Where it listens.
+    /// Returns the local address.
     ///
     /// # Errors
-    /// Where the system cannot tell.
+    /// Returns an error if the system cannot determine it.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// What the backend watches.
+    /// Returns the source to register with a backend.
     fn source(&self) -> &<Self::Stream as Stream>::Source;
 }
 
-/// One way to learn which sockets are ready. See the [module](self) for what is promised.
+/// A backend: an I/O readiness API of the operating system, or a simulation. The [module](self) documentation is its
+/// contract.
 pub trait Readiness: Sized {
-    /// The listeners of this world.
+    /// The listener type of this backend.
     type Listener: Listener<Stream = Self::Stream>;
-    /// The streams of this world.
+    /// The stream type of this backend.
     type Stream: Stream<Source = Self::Source>;
-    /// What this backend watches.
+    /// The source type this backend watches.
     type Source: ?Sized;
 
-    /// The name users know: `epoll`, `kqueue`, `select`.
+    /// The name shown to users, such as `epoll`.
     const NAME: &'static str;
 
-    /// Whether readiness is reported again and again until it is used up (level-triggered). Only then is it
-    /// worth a call to say that the loop has no interest in reading for a while.
-    const REPEATS: bool;
+    /// True if every wait reports a source for as long as it is ready (level-triggered). Only then does the loop spend
+    /// a call on removing its read interest while it does not want to read.
+    const LEVEL_TRIGGERED: bool;
 
-    /// Makes a poller that watches nothing.
+    /// Creates a backend with no sources registered.
     ///
     /// # Errors
-    /// Where the system has no descriptors or memory left.
+    /// Returns an error if the system is out of file descriptors or memory.
     fn new() -> io::Result<Self>;
 
-    /// Starts to watch `source`, which is in no other poller, under a token no other source has.
-    /// What is ready already is reported by the next wait.
+    /// Registers `source`, which must not be registered with any backend, with a token that is not in use. If the
+    /// source is already ready, the next wait reports it.
     ///
     /// # Errors
-    /// Where the system refuses, or the source does not fit this backend's sets.
+    /// Returns an error if the system rejects the source or is out of resources.
     fn add(&mut self, source: &Self::Source, token: Token, interest: Interest) -> io::Result<()>;
 
-    /// Replaces the interest in a source that was added. What is ready already is reported (again) by the next wait.
+    /// Replaces the interest of a registered source. If the source is already ready, the next wait reports it (again).
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// Returns an error if the source is not registered or the system rejects the change.
     fn set_interest(&mut self, source: &Self::Source, token: Token, interest: Interest) -> io::Result<()>;
 
-    /// Stops watching `source`, which the loop closes right afterwards (so a backend whose system forgets
-    /// closed sources by itself has nothing to do).
+    /// Deregisters `source`, which the loop closes immediately afterwards. A backend whose system deregisters closed
+    /// sources automatically may do nothing.
     ///
     /// # Errors
-    /// Where the source was not added.
+    /// May return an error if the source is not registered.
     fn remove(&mut self, source: &Self::Source, token: Token) -> io::Result<()>;
 
-    /// Appends what is ready to `events`, after waiting for it up to `timeout` (`None`: for ever).
-    /// The waker's own event is swallowed.
+    /// Waits for readiness for up to `timeout` (`None`: indefinitely) and appends the events to `events`. Wake-ups by
+    /// [`Readiness::waker`] end the wait but are not reported as events.
     ///
     /// # Errors
-    /// Only what makes further waiting senseless. An interrupted wait is an empty one.
+    /// Returns an error if the system cannot wait. A wait interrupted by a signal is not an error; it returns no
+    /// events.
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Something any thread can use to end the wait under way, or else the next one.
+    /// Returns a waker with which any thread can end the current wait or, if there is none, the next one.
     fn waker(&self) -> Waker;
 
-    /// The monotonic clock: the time since a moment that stays the same. Asked once per turn.
+    /// Returns the monotonic time since an arbitrary fixed origin. Called once per turn.
     fn now(&self) -> Duration {
         monotonic()
     }
 
-    /// The calendar clock. Asked once a second.
-    fn wall(&self) -> SystemTime {
+    /// Returns the wall-clock time. Called once per second.
+    fn system_time(&self) -> SystemTime {
         SystemTime::now()
     }
 }

@@ -1,10 +1,8 @@
-//! Work of the program's own that a loop does between its connections: closures for its next turn, for
-//! later, and again and again.
+//! Scheduled closures: called on the loop's thread in the next turn, after a delay, or periodically.
 //!
-//! Closures come from any thread through [`Handle`](super::Handle). A delay counts from the first look at the
-//! clock after the closure came, so nothing is called early; it may be late by a turn. The heap makes arming and
-//! firing O(log n), and a loop without due closures sleeps. How many there are is up to the program alone: no
-//! peer can add one.
+//! Any thread can add closures through [`Handle`](super::Handle). A delay counts from the first clock reading after the
+//! closure was added, so that it is never called early; it may be called one turn late. A binary heap makes adding and
+//! calling O(log n), and a loop without due closures sleeps. Only the program adds closures; a peer cannot.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,27 +11,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A closure that was given to [`Handle::call_later`](super::Handle::call_later) or
-/// [`Handle::call_every`](super::Handle::call_every). Dropping this changes nothing.
+/// Cancels a closure scheduled with [`Handle::call_later`](super::Handle::call_later) or
+/// [`Handle::call_every`](super::Handle::call_every).
+///
+/// Dropping the timer does not cancel the closure.
 #[derive(Clone, Debug)]
 pub struct Timer {
     cancelled: Arc<AtomicBool>,
 }
 
 impl Timer {
-    /// The closure is not called any more. It is dropped when its time would have come.
+    /// Cancels the closure. It is not called again, and is dropped at the time it would have been due.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
 }
 
-/// What is to be called.
+/// The closure to call, once or every given number of milliseconds.
 enum Work {
     Once(Box<dyn FnOnce() + Send>),
     Every(u64, Box<dyn FnMut() + Send>),
 }
 
-/// A closure on its way to the loop.
+/// A closure to be scheduled.
 pub(super) struct Task {
     delay_ms: u64,
     timer: Timer,
@@ -45,7 +45,7 @@ impl Task {
         Task::new(delay, Work::Once(call))
     }
 
-    /// A period of nothing would never let the loop sleep: a millisecond is the least.
+    /// The period is at least one millisecond, since zero would keep the loop from sleeping.
     pub(super) fn every(period: Duration, call: Box<dyn FnMut() + Send>) -> Self {
         Task::new(period, Work::Every(millis(period).max(1), call))
     }
@@ -63,7 +63,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// A closure whose time is set. The serial keeps closures of the same millisecond in their order.
+/// A scheduled closure. The serial keeps closures that are due in the same millisecond in order.
 struct Entry {
     due_ms: u64,
     serial: u64,
@@ -90,29 +90,29 @@ impl Ord for Entry {
     }
 }
 
-/// The closures of a loop.
+/// The scheduled closures of a loop.
 #[derive(Default)]
 pub(super) struct Schedule {
-    /// Came since the clock was last read.
-    new: Vec<Task>,
+    /// Tasks added since the clock was last read.
+    incoming: Vec<Task>,
     heap: BinaryHeap<Reverse<Entry>>,
     serial: u64,
 }
 
 impl Schedule {
-    /// Takes in what came from other threads, or from this one.
+    /// Adds tasks, leaving `tasks` empty.
     pub(super) fn extend(&mut self, tasks: &mut Vec<Task>) {
-        self.new.append(tasks);
+        self.incoming.append(tasks);
     }
 
-    /// When the next closure is due; at once while new ones wait for the clock.
+    /// When the next closure is due; 0 if there are new tasks whose due time is not set yet.
     #[inline]
     pub(super) fn next_ms(&self) -> Option<u64> {
-        if self.new.is_empty() { self.heap.peek().map(|Reverse(entry)| entry.due_ms) } else { Some(0) }
+        if self.incoming.is_empty() { self.heap.peek().map(|Reverse(entry)| entry.due_ms) } else { Some(0) }
     }
 
-    /// The clock was read: sets the times of what is new and calls what is due. What these calls add is not
-    /// called before the next turn.
+    /// Schedules new tasks and calls closures that are due. Closures added by these calls run in the next turn at the
+    /// earliest.
     #[inline]
     pub(super) fn run(&mut self, now_ms: u64) {
         if self.next_ms().is_some_and(|next| next <= now_ms) {
@@ -121,10 +121,10 @@ impl Schedule {
     }
 
     fn run_due(&mut self, now_ms: u64) {
-        for task in std::mem::take(&mut self.new) {
-            // One more millisecond, because the clock is cut to milliseconds: never early.
+        for task in std::mem::take(&mut self.incoming) {
+            // The clock is truncated to milliseconds; an extra millisecond keeps the call from being early.
             let extra = u64::from(task.delay_ms > 0);
-            self.put(now_ms.saturating_add(task.delay_ms).saturating_add(extra), task);
+            self.insert(now_ms.saturating_add(task.delay_ms).saturating_add(extra), task);
         }
         let last = self.serial;
         while let Some(Reverse(entry)) = self.heap.peek() {
@@ -136,7 +136,7 @@ impl Schedule {
         }
     }
 
-    fn put(&mut self, due_ms: u64, task: Task) {
+    fn insert(&mut self, due_ms: u64, task: Task) {
         self.heap.push(Reverse(Entry { due_ms, serial: self.serial, task }));
         self.serial += 1;
     }
@@ -147,20 +147,20 @@ impl Schedule {
             return;
         }
         match work {
-            Work::Once(call) => guard(call),
+            Work::Once(call) => call_guarded(call),
             Work::Every(period_ms, mut call) => {
-                guard(&mut call);
+                call_guarded(&mut call);
                 let work = Work::Every(period_ms, call);
-                self.put(now_ms.saturating_add(period_ms), Task { delay_ms, timer, work });
+                self.insert(now_ms.saturating_add(period_ms), Task { delay_ms, timer, work });
             }
         }
     }
 }
 
-/// A panic costs the closure its call, not the loop its life.
-fn guard(call: impl FnOnce()) {
+/// Calls a closure and catches a panic, so that the loop continues.
+fn call_guarded(call: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(call)).is_err() {
-        log::error!("a closure that was deferred to the loop panicked");
+        log::error!("a scheduled closure panicked");
     }
 }
 
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn closures_are_called_in_the_order_of_their_times_and_never_early() {
+    fn closures_are_called_in_order_of_due_time_and_never_early() {
         let (log, mut schedule) = (Log::default(), Schedule::default());
         schedule.extend(&mut vec![
             once(&log, "late", 20),
             once(&log, "now", 0),
             once(&log, "soon", 10),
-            once(&log, "too", 10),
+            once(&log, "soon too", 10),
         ]);
         assert_eq!(schedule.next_ms(), Some(0));
         schedule.run(100);
@@ -197,12 +197,12 @@ mod tests {
         schedule.run(110);
         assert!(seen(&log).is_empty());
         schedule.run(500);
-        assert_eq!(seen(&log), ["soon", "too", "late"]);
+        assert_eq!(seen(&log), ["soon", "soon too", "late"]);
         assert_eq!(schedule.next_ms(), None);
     }
 
     #[test]
-    fn a_cancelled_closure_is_not_called_and_a_repeated_one_goes_on() {
+    fn a_cancelled_closure_is_not_called_and_a_periodic_one_repeats() {
         let (log, mut schedule) = (Log::default(), Schedule::default());
         let never = once(&log, "never", 5);
         let count = Arc::clone(&log);
@@ -222,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_stops_neither_the_others_nor_the_repetition() {
+    fn a_panic_stops_neither_other_closures_nor_the_repetition() {
         let (log, mut schedule) = (Log::default(), Schedule::default());
-        let every = Task::every(Duration::from_millis(1), Box::new(|| panic!("as asked")));
+        let every = Task::every(Duration::from_millis(1), Box::new(|| panic!("intended")));
         schedule.extend(&mut vec![every, once(&log, "after", 1)]);
         schedule.run(0);
         schedule.run(10);

@@ -1,9 +1,9 @@
-//! Readiness by the select call, which every system has: level-triggered.
+//! The select backend: available on every system, level-triggered.
 //!
-//! The sets are kept incrementally and copied for each call, up to the highest descriptor only; a set nobody is in
-//! is not passed. The waker is a socket that is always in the read set (Windows refuses three empty sets). What
-//! differs between systems is the shape of a set and the call itself; both stand in one file per system, which are
-//! the only ones with unsafe code.
+//! The sets are maintained incrementally and copied for each call, only up to the highest file descriptor; an empty set
+//! is passed as null. The waker is a socket that is always in the read set, since Windows rejects three empty sets. The
+//! layout of a set and the call itself differ between systems: each system has its own file in `select/`, which also
+//! confines the unsafe code.
 
 #[cfg(unix)]
 #[path = "select/unix.rs"]
@@ -17,39 +17,41 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-pub(super) use self::system::Bell;
+pub(super) use self::system::SocketWaker;
 use self::system::{Sets, Tokens, raw};
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
 
-/// The select backend.
+/// The select backend: available on every system, level-triggered.
 pub struct Select {
     sets: Sets,
     tokens: Tokens,
-    bell: Bell,
-    ringer: Arc<Ringer>,
+    /// The read end of the waker, always in the read set.
+    wakeups: SocketWaker,
+    waker: Arc<SelectWaker>,
+    /// Number of registered sources, without the waker.
     watched: usize,
-    /// That another backend would be better was said.
-    told: bool,
+    /// The warning about too many sources was already logged.
+    warned: bool,
 }
 
-/// The far end of the bell.
-struct Ringer(Bell);
+/// The write end of the waker, shared by all [`Waker`]s of the loop.
+struct SelectWaker(SocketWaker);
 
-impl Wake for Ringer {
+impl Wake for SelectWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         loop {
-            match self.0.ring() {
+            match self.0.wake() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The loop is gone, and who is told so late need not know.
+                // The loop is gone; a late wake-up is a no-op.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     return;
                 }
-                // Full: it rings already.
+                // `WouldBlock`: the buffer is full, so a wake-up is already pending.
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     return log::error!("cannot wake the event loop: {error}");
                 }
@@ -59,21 +61,19 @@ impl Wake for Ringer {
     }
 }
 
-/// With more sources than this another backend is worth naming: each one costs a fraction of a microsecond in every
-/// call, whether anything happens there or not.
-const CROWD: usize = 1000;
+/// Number of sources above which a warning suggests another backend: each source costs a fraction of a microsecond in
+/// every call, even when idle.
+const WARN_ABOVE: usize = 1000;
 
-/// That backend.
-const BETTER: &str = if cfg!(target_os = "linux") { "epoll" } else { "kqueue" };
+/// The suggested backend.
+const ALTERNATIVE: &str = if cfg!(target_os = "linux") { "epoll" } else { "kqueue" };
 
 impl Select {
-    fn count_one_more(&mut self) {
+    fn count_source(&mut self) {
         self.watched += 1;
-        if cfg!(unix) && self.watched > CROWD && !self.told {
-            self.told = true;
-            log::warn!(
-                "select watches more than {CROWD} sockets; {BETTER} takes less time for so many (--backend {BETTER})"
-            );
+        if cfg!(unix) && self.watched > WARN_ABOVE && !self.warned {
+            self.warned = true;
+            log::warn!("select is watching more than {WARN_ABOVE} sockets; --backend {ALTERNATIVE} scales better");
         }
     }
 
@@ -89,27 +89,28 @@ impl Readiness for Select {
     type Source = SystemSource;
 
     const NAME: &'static str = "select";
-    const REPEATS: bool = true;
+    const LEVEL_TRIGGERED: bool = true;
 
     fn new() -> io::Result<Self> {
-        let (bell, far) = Bell::pair()?;
+        let (wakeups, write_end) = SocketWaker::pair()?;
         let mut sets = Sets::default();
-        sets.set(raw(bell.source()), true, false);
-        Ok(Select { sets, tokens: Tokens::default(), bell, ringer: Arc::new(Ringer(far)), watched: 0, told: false })
+        sets.set(raw(wakeups.source()), true, false);
+        let (tokens, waker) = (Tokens::default(), Arc::new(SelectWaker(write_end)));
+        Ok(Select { sets, tokens, wakeups, waker, watched: 0, warned: false })
     }
 
     fn add(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         if self.tokens.insert(raw(source), token).is_some() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the source is watched already"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the source is already registered"));
         }
         self.apply(source, interest);
-        self.count_one_more();
+        self.count_source();
         Ok(())
     }
 
     fn set_interest(&mut self, source: &SystemSource, token: Token, interest: Interest) -> io::Result<()> {
         if self.tokens.get(raw(source)) != Some(token) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not watched under this token"));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered with this token"));
         }
         self.apply(source, interest);
         Ok(())
@@ -117,7 +118,7 @@ impl Readiness for Select {
 
     fn remove(&mut self, source: &SystemSource, _token: Token) -> io::Result<()> {
         if self.tokens.remove(raw(source)).is_none() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not watched"));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered"));
         }
         self.apply(source, Interest::NONE);
         self.watched -= 1;
@@ -125,13 +126,13 @@ impl Readiness for Select {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        let Select { sets, tokens, bell, .. } = self;
+        let Select { sets, tokens, wakeups, .. } = self;
         let outcome = sets.select(timeout, |socket, ready| match tokens.get(socket) {
             Some(token) => {
                 let system::Ready { readable, writable, hangup } = ready;
                 events.push(Event { token, readable, writable, hangup });
             }
-            None => bell.silence(),
+            None => wakeups.clear(),
         });
         match outcome {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -140,7 +141,7 @@ impl Readiness for Select {
     }
 
     fn waker(&self) -> Waker {
-        Arc::clone(&self.ringer).into()
+        Arc::clone(&self.waker).into()
     }
 }
 
@@ -156,11 +157,11 @@ mod tests {
 
     fn pair() -> (net::TcpStream, net::TcpStream) {
         let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let far = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (near, _) = listener.accept().unwrap();
-        near.set_nonblocking(true).unwrap();
-        far.set_nodelay(true).unwrap();
-        (near, far)
+        let peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (local, _) = listener.accept().unwrap();
+        local.set_nonblocking(true).unwrap();
+        peer.set_nodelay(true).unwrap();
+        (local, peer)
     }
 
     fn ready(select: &mut Select, timeout_ms: u64) -> Vec<(usize, bool, bool)> {
@@ -170,53 +171,53 @@ mod tests {
     }
 
     #[test]
-    fn readiness_is_reported_until_it_is_used_up() {
+    fn readiness_is_reported_until_the_data_is_read() {
         let mut select = Select::new().unwrap();
-        let (mut near, mut far) = pair();
-        select.add(&near, Token(7), Interest::READ).unwrap();
+        let (mut local, mut peer) = pair();
+        select.add(&local, Token(7), Interest::READ).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        far.write_all(b"x").unwrap();
+        peer.write_all(b"x").unwrap();
         assert_eq!(ready(&mut select, 1000), [(7, true, false)]);
         assert_eq!(ready(&mut select, 1000), [(7, true, false)]);
-        near.read_exact(&mut [0]).unwrap();
+        local.read_exact(&mut [0]).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        select.set_interest(&near, Token(7), BOTH).unwrap();
+        select.set_interest(&local, Token(7), BOTH).unwrap();
         assert_eq!(ready(&mut select, 1000), [(7, false, true)]);
     }
 
     #[test]
-    fn nobody_hears_of_what_is_not_of_interest_or_removed() {
+    fn removed_sources_and_sources_without_interest_are_not_reported() {
         let mut select = Select::new().unwrap();
-        let (near, mut far) = pair();
-        far.write_all(b"x").unwrap();
-        select.add(&near, Token(1), BOTH).unwrap();
+        let (local, mut peer) = pair();
+        peer.write_all(b"x").unwrap();
+        select.add(&local, Token(1), BOTH).unwrap();
         assert!(!ready(&mut select, 1000).is_empty());
-        select.set_interest(&near, Token(1), Interest::NONE).unwrap();
+        select.set_interest(&local, Token(1), Interest::NONE).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        select.set_interest(&near, Token(1), BOTH).unwrap();
-        select.remove(&near, Token(1)).unwrap();
+        select.set_interest(&local, Token(1), BOTH).unwrap();
+        select.remove(&local, Token(1)).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        assert!(select.remove(&near, Token(1)).is_err());
-        assert!(select.set_interest(&near, Token(1), BOTH).is_err());
+        assert!(select.remove(&local, Token(1)).is_err());
+        assert!(select.set_interest(&local, Token(1), BOTH).is_err());
     }
 
     #[test]
-    fn a_source_is_not_watched_twice() {
+    fn adding_a_source_twice_is_an_error() {
         let mut select = Select::new().unwrap();
-        let (near, _far) = pair();
-        select.add(&near, Token(1), Interest::READ).unwrap();
-        let error = select.add(&near, Token(2), Interest::READ).unwrap_err();
+        let (local, _peer) = pair();
+        select.add(&local, Token(1), Interest::READ).unwrap();
+        let error = select.add(&local, Token(2), Interest::READ).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 
-    /// More sockets than any system's set is declared for, and one of them ready.
+    /// Winsock declares `fd_set` for 64 sockets.
     #[test]
     #[cfg(windows)]
-    fn sets_grow_beyond_what_they_are_declared_for() {
+    fn more_sockets_than_the_declared_set_size_are_watched() {
         let mut select = Select::new().unwrap();
         let pairs: Vec<_> = (0..300).map(|_| pair()).collect();
-        for (number, (near, _)) in pairs.iter().enumerate() {
-            select.add(near, Token(number), Interest::READ).unwrap();
+        for (number, (local, _)) in pairs.iter().enumerate() {
+            select.add(local, Token(number), Interest::READ).unwrap();
         }
         assert_eq!(ready(&mut select, 0), []);
         for number in [299, 0, 64] {
@@ -224,8 +225,8 @@ mod tests {
             assert_eq!(ready(&mut select, 1000), [(number, true, false)]);
             (&pairs[number].0).read_exact(&mut [0]).unwrap();
         }
-        for (near, _) in &pairs[..200] {
-            select.remove(near, Token(0)).unwrap();
+        for (local, _) in &pairs[..200] {
+            select.remove(local, Token(0)).unwrap();
         }
         (&pairs[0].1).write_all(b"x").unwrap();
         (&pairs[250].1).write_all(b"x").unwrap();
@@ -234,63 +235,63 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn descriptors_beyond_1024_are_watched() {
+    fn descriptors_above_1023_are_watched() {
         if std::env::var_os("SERVERD_TEST_RUNNER").is_some() {
-            return println!("skipped in an emulator: its select call takes no descriptor above 1,023");
+            return println!("skipped in an emulator: its select call rejects descriptors above 1,023");
         }
         let mut select = Select::new().unwrap();
-        let (near, mut far) = pair();
-        let high = match rustix::io::fcntl_dupfd_cloexec(&near, 3000) {
+        let (local, mut peer) = pair();
+        let high = match rustix::io::fcntl_dupfd_cloexec(&local, 3000) {
             Ok(high) => high,
             Err(error) => return println!("skipped: no descriptor above 3,000 here ({error})"),
         };
         assert!(std::os::fd::AsRawFd::as_raw_fd(&high) >= 3000);
         select.add(&high, Token(9), Interest::READ).unwrap();
         assert_eq!(ready(&mut select, 0), []);
-        far.write_all(b"x").unwrap();
+        peer.write_all(b"x").unwrap();
         assert_eq!(ready(&mut select, 1000), [(9, true, false)]);
         select.remove(&high, Token(9)).unwrap();
         assert_eq!(ready(&mut select, 0), []);
     }
 
-    /// Also where all of them stand in one word of a set.
+    /// Ready sources take turns even when all are in the same word of the set.
     #[test]
-    fn everybody_comes_first_in_turn() {
-        for crowd in [3, 100] {
+    fn ready_sources_take_turns_being_reported_first() {
+        for count in [3, 100] {
             let mut select = Select::new().unwrap();
-            let pairs: Vec<_> = (0..crowd).map(|_| pair()).collect();
-            for (number, (near, far)) in pairs.iter().enumerate() {
-                (&*far).write_all(b"x").unwrap();
-                select.add(near, Token(number), Interest::READ).unwrap();
+            let pairs: Vec<_> = (0..count).map(|_| pair()).collect();
+            for (number, (local, peer)) in pairs.iter().enumerate() {
+                (&*peer).write_all(b"x").unwrap();
+                select.add(local, Token(number), Interest::READ).unwrap();
             }
-            // Who is on the way still counts from when it is there.
-            while ready(&mut select, 1000).len() < crowd {}
-            let mut first: Vec<usize> = (0..2 * crowd).map(|_| ready(&mut select, 1000)[0].0).collect();
+            // Wait until every byte has arrived.
+            while ready(&mut select, 1000).len() < count {}
+            let mut first: Vec<usize> = (0..2 * count).map(|_| ready(&mut select, 1000)[0].0).collect();
             first.sort_unstable();
             assert!(first.iter().enumerate().all(|(turn, number)| turn / 2 == *number), "{first:?}");
         }
     }
 
-    /// Low descriptors that are always ready do not keep high ones waiting, nor the other way round.
+    /// Low descriptors that are always ready do not starve high ones, or vice versa.
     #[test]
-    fn the_low_and_the_high_take_turns() {
+    fn low_and_high_descriptors_take_turns() {
         let mut select = Select::new().unwrap();
         let pairs: Vec<_> = (0..300).map(|_| pair()).collect();
-        let ends = [0, 1, 2, 299];
-        for number in ends {
+        let numbers = [0, 1, 2, 299];
+        for number in numbers {
             select.add(&pairs[number].0, Token(number), BOTH).unwrap();
         }
         let mut first = [0; 4];
         for _ in 0..40 {
             let events = ready(&mut select, 1000);
-            let place = ends.iter().position(|number| *number == events[0].0).unwrap();
-            first[place] += 1;
+            let index = numbers.iter().position(|number| *number == events[0].0).unwrap();
+            first[index] += 1;
         }
         assert_eq!(first, [10; 4]);
     }
 
     #[test]
-    fn a_waker_ends_a_wait_without_end() {
+    fn a_waker_ends_a_wait_without_a_timeout() {
         let mut select = Select::new().unwrap();
         let waker = select.waker();
         let thread = std::thread::spawn(move || waker.wake());
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_not_over_early() {
+    fn a_wait_never_returns_early() {
         let mut select = Select::new().unwrap();
         let start = Instant::now();
         assert_eq!(ready(&mut select, 30), []);

@@ -1,4 +1,5 @@
-//! The system's sockets behind the seam of [`readiness`](super::readiness): std types, one call each.
+//! The operating system's TCP sockets as [`readiness`](super::readiness) streams and listeners: std types, one system
+//! call per method.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -9,18 +10,18 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::acceptor::HandoffListener;
 use super::file_range;
-use super::handover::Handed;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource};
 
-/// A listening TCP socket, or what another thread [accepts](super::Acceptor) for this loop.
+/// A listening TCP socket, or a queue of connections accepted for this loop by an [`Acceptor`](super::Acceptor).
 #[derive(Debug)]
-pub struct TcpListener(Entrance);
+pub struct TcpListener(ConnectionSource);
 
 #[derive(Debug)]
-enum Entrance {
-    Own(std::net::TcpListener),
-    Handed(Handed),
+enum ConnectionSource {
+    System(std::net::TcpListener),
+    Handoff(HandoffListener),
 }
 
 /// A connected TCP socket.
@@ -29,20 +30,23 @@ pub struct TcpStream(std::net::TcpStream);
 
 impl From<std::net::TcpListener> for TcpListener {
     fn from(listener: std::net::TcpListener) -> Self {
-        TcpListener(Entrance::Own(listener))
+        TcpListener(ConnectionSource::System(listener))
     }
 }
 
-impl From<Handed> for TcpListener {
-    fn from(handed: Handed) -> Self {
-        TcpListener(Entrance::Handed(handed))
+impl From<HandoffListener> for TcpListener {
+    fn from(handoff: HandoffListener) -> Self {
+        TcpListener(ConnectionSource::Handoff(handoff))
     }
 }
 
 impl TryFrom<std::net::TcpStream> for TcpStream {
     type Error = io::Error;
 
-    /// Makes the socket non-blocking and sends small pieces at once.
+    /// Makes the socket non-blocking and disables Nagle's algorithm.
+    ///
+    /// # Errors
+    /// Returns an error if the system rejects one of these options.
     fn try_from(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
@@ -50,7 +54,7 @@ impl TryFrom<std::net::TcpStream> for TcpStream {
     }
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call as long as it is interrupted by a signal.
 #[inline]
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -61,8 +65,8 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A classic socket filter, run on what comes to a listener: drop a segment whose flags (byte 13 of the TCP header) are
-/// SYN without ACK, take every other.
+/// A classic BPF socket filter for a listener: drops segments with SYN but no ACK (byte 13 of the TCP header), accepts
+/// all others.
 #[cfg(target_os = "linux")]
 const DROP_SYN: [socket2::SockFilter; 5] = {
     use socket2::SockFilter;
@@ -83,52 +87,54 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        let Entrance::Own(listener) = &self.0 else {
+        let ConnectionSource::System(listener) = &self.0 else {
             return Ok(());
         };
         listener.set_nonblocking(true)?;
-        // A second listen only changes how many may wait; std asks for 128.
+        // std has called listen with a backlog of 128; a second call only changes that.
         SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        // Linux hands this on to accepted sockets, which saves a call for each of them.
+        // On Linux, accepted sockets inherit this, which saves a call per connection.
         SockRef::from(listener).set_tcp_nodelay(true)
     }
 
-    /// A filter on the listener drops whatever asks for a new connection: who asks asks again in a second, and is
-    /// refused when the listener is closed by then. So nobody has half a connection that the close resets.
+    /// Attaches a filter to the listener that drops SYN segments. Clients retransmit them after a second and are
+    /// refused if the listener is closed by then. Closing it thus resets no connection in mid-handshake.
     #[cfg(target_os = "linux")]
-    fn turn_away(&mut self) -> bool {
-        matches!(&self.0, Entrance::Own(listener) if SockRef::from(listener).attach_filter(&DROP_SYN).is_ok())
+    fn stop_new_connections(&mut self) -> bool {
+        matches!(&self.0, ConnectionSource::System(listener) if SockRef::from(listener).attach_filter(&DROP_SYN).is_ok())
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn turn_away(&mut self) -> bool {
+    fn stop_new_connections(&mut self) -> bool {
         false
     }
 
     #[inline]
     fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         match &self.0 {
-            Entrance::Own(listener) => retry(|| accept(listener)).map(|(stream, peer)| (TcpStream(stream), peer)),
-            Entrance::Handed(handed) => handed.accept(),
+            ConnectionSource::System(listener) => {
+                retry(|| accept(listener)).map(|(stream, peer)| (TcpStream(stream), peer))
+            }
+            ConnectionSource::Handoff(handoff) => handoff.accept(),
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
-            Entrance::Own(listener) => listener.local_addr(),
-            Entrance::Handed(handed) => Ok(handed.local_addr()),
+            ConnectionSource::System(listener) => listener.local_addr(),
+            ConnectionSource::Handoff(handoff) => Ok(handoff.local_addr()),
         }
     }
 
     fn source(&self) -> &SystemSource {
         match &self.0 {
-            Entrance::Own(listener) => listener,
-            Entrance::Handed(handed) => handed.source(),
+            ConnectionSource::System(listener) => listener,
+            ConnectionSource::Handoff(handoff) => handoff.source(),
         }
     }
 }
 
-/// accept4 makes the socket non-blocking in the same call.
+/// Accepts with accept4(2), which makes the socket non-blocking in the same call.
 #[cfg(target_os = "linux")]
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
@@ -139,7 +145,7 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
 
 #[cfg(not(target_os = "linux"))]
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    // Unlike std's call this one keeps the socket from programs the process starts, which would hold it open.
+    // Unlike std, socket2 makes the socket non-inheritable; otherwise a child process would keep it open.
     #[cfg(windows)]
     let (stream, peer) = {
         let (socket, peer) = SockRef::from(listener).accept()?;
@@ -148,12 +154,12 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
     #[cfg(not(windows))]
     let (stream, peer) = listener.accept()?;
     stream.set_nonblocking(true)?;
-    // Fails where the peer is gone already; the next read tells that better.
+    // Fails if the peer is already gone; the next read reports that.
     let _ = stream.set_nodelay(true);
     Ok((stream, peer))
 }
 
-/// The bare calls: those of the C library are cancellation points, which costs more than all the rest of a read.
+/// Calls recv(2) directly: the C library's wrapper is a cancellation point, which costs more than the rest of a read.
 #[cfg(target_os = "linux")]
 #[inline]
 fn receive(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
@@ -168,8 +174,8 @@ fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL))?)
 }
 
-/// As [`send`], but the system waits for what is sent next, for a fifth of a second at most: no packet of its own for
-/// the head of a file.
+/// Sends with `MSG_MORE`: the kernel holds a partial packet back for up to 200 ms until more is sent, so that the
+/// response head before a file does not take a packet of its own.
 #[cfg(target_os = "linux")]
 fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
     use rustix::net::SendFlags;
@@ -177,9 +183,9 @@ fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize
     Ok(rustix::io::retry_on_intr(|| rustix::net::send(&*stream, bytes, flags))?)
 }
 
-/// The file goes to the socket without a copy. A short count means nothing: only the next call tells that the socket is
-/// full. Where a file system cannot do this, the file is read and written. No flag keeps this call from raising SIGPIPE,
-/// which std ignores from the start of a program.
+/// Sends part of a file zero-copy, with sendfile(2). A short count does not mean that the socket is full; only the next
+/// call shows that. Falls back to read and write if the file system does not support sendfile. sendfile has no flag to
+/// suppress SIGPIPE; the Rust runtime ignores that signal from program start.
 #[cfg(target_os = "linux")]
 fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
     use rustix::io::Errno;
@@ -191,11 +197,11 @@ fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> 
     }
 }
 
-/// A read that may not wait tells. Only EAGAIN means no: file systems that cannot tell say EOPNOTSUPP, and Linux 5.9 and
-/// 5.10 may say 0 where there is something. The last byte stands for all: a file is brought into memory from its
-/// beginning on.
+/// Tests with a non-blocking read (`RWF_NOWAIT`) whether the range is in the page cache. Only EAGAIN means that it is
+/// not: file systems without support return EOPNOTSUPP, and Linux 5.9 and 5.10 may return 0 for existing data. Only the
+/// last byte is tested, since read-ahead loads a range from its beginning.
 #[cfg(target_os = "linux")]
-fn is_cold(file: &File, offset: u64, count: usize) -> bool {
+fn needs_readahead(file: &File, offset: u64, count: usize) -> bool {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
     let (last, mut byte) = (offset + count as u64 - 1, [0]);
     preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], last, ReadWriteFlags::NOWAIT) == Err(Errno::AGAIN)
@@ -212,7 +218,7 @@ fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> 
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_cold(_: &File, _: u64, _: usize) -> bool {
+fn needs_readahead(_: &File, _: u64, _: usize) -> bool {
     false
 }
 
@@ -226,15 +232,15 @@ fn send(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize> {
     retry(|| stream.write(bytes))
 }
 
-/// Unlike std's call this one never raises SIGPIPE, in whatever process the loop is embedded.
+/// Sends with `MSG_NOSIGNAL`, unlike std, so that it never raises SIGPIPE, even if the process does not ignore it.
 #[cfg(target_os = "linux")]
-fn gathered(stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+fn send_vectored(stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
     Ok(sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn gathered(mut stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+fn send_vectored(mut stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     stream.write_vectored(slices)
 }
 
@@ -244,32 +250,32 @@ impl Stream for TcpStream {
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let bytes = receive(&mut self.0, buffer)?;
-        // A socket that gave less than it was asked for is empty (recv(2) on a stream).
+        // A short read means that the socket buffer is empty (recv(2) on a stream).
         Ok(Received { bytes, more: bytes == buffer.len() })
     }
 
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
-        let taken = send(&mut self.0, bytes)?;
-        Ok(Sent { bytes: taken, more: taken == bytes.len() })
+        let sent = send(&mut self.0, bytes)?;
+        Ok(Sent { bytes: sent, more: sent == bytes.len() })
     }
 
     fn write_more(&mut self, bytes: &[u8]) -> io::Result<Sent> {
-        let taken = send_more(&mut self.0, bytes)?;
-        Ok(Sent { bytes: taken, more: taken == bytes.len() })
+        let sent = send_more(&mut self.0, bytes)?;
+        Ok(Sent { bytes: sent, more: sent == bytes.len() })
     }
 
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
         send_file(self, file, offset, count)
     }
 
-    fn is_cold(&mut self, file: &File, offset: u64, count: usize) -> bool {
-        is_cold(file, offset, count)
+    fn needs_readahead(&mut self, file: &File, offset: u64, count: usize) -> bool {
+        needs_readahead(file, offset, count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
-        let taken = retry(|| gathered(&self.0, slices))?;
-        Ok(Sent { bytes: taken, more: taken == slices.iter().map(|slice| slice.len()).sum::<usize>() })
+        let sent = retry(|| send_vectored(&self.0, slices))?;
+        Ok(Sent { bytes: sent, more: sent == slices.iter().map(|slice| slice.len()).sum::<usize>() })
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
@@ -277,7 +283,7 @@ impl Stream for TcpStream {
     }
 
     fn abort(&mut self) {
-        // Fails only where the connection is gone, and then there is nothing to reset.
+        // Fails only if the connection is already gone, and then there is nothing to reset.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 

@@ -1,13 +1,12 @@
-//! The connections of a loop: a slab whose slots carry a serial.
+//! The connection table of a loop: a slab whose slots have serial numbers.
 //!
-//! A slot that was used before gets another serial, and every token and [`ConnId`] carries the serial
-//! it was made with. So an event, a letter or an answer for a connection that is gone finds nobody,
-//! also when its slot has a new tenant.
+//! A slot gets a new serial each time it is reused, and every token and [`ConnId`] includes the serial. An event or a
+//! message for a closed connection thus never reaches the connection that now occupies its slot.
 
 use super::app::ConnId;
 use super::readiness::Token;
 
-/// How many bits of a token hold the index: half of 64; on 32-bit systems 20, for a million connections.
+/// Number of bits of a token that hold the index: 32 of 64; on 32-bit systems 20, enough for a million connections.
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
 const SERIAL_MASK: usize = usize::MAX >> INDEX_BITS;
 
@@ -20,10 +19,10 @@ impl ConnId {
 
 struct Slot<T> {
     serial: u32,
-    tenant: Option<T>,
+    entry: Option<T>,
 }
 
-/// A slab of `T`.
+/// A slab of `T`, accessed by id and serial.
 pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -39,22 +38,22 @@ impl<T> Table<T> {
         self.len
     }
 
-    /// The name the next tenant will get.
-    pub(super) fn vacant(&mut self) -> ConnId {
+    /// Returns the id that the next insertion will use.
+    pub(super) fn next_id(&mut self) -> ConnId {
         if let Some(&index) = self.free.last() {
             return ConnId { index, serial: self.slots[index as usize].serial };
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX - 1);
-        self.slots.push(Slot { serial: 0, tenant: None });
+        self.slots.push(Slot { serial: 0, entry: None });
         self.free.push(index);
         ConnId { index, serial: 0 }
     }
 
-    /// Moves a tenant into the slot that [`Table::vacant`] named.
-    pub(super) fn insert(&mut self, tenant: T) -> ConnId {
-        let id = self.vacant();
+    /// Inserts an entry under the id returned by [`Table::next_id`].
+    pub(super) fn insert(&mut self, entry: T) -> ConnId {
+        let id = self.next_id();
         self.free.pop();
-        self.slots[id.index as usize].tenant = Some(tenant);
+        self.slots[id.index as usize].entry = Some(entry);
         self.len += 1;
         id
     }
@@ -62,22 +61,22 @@ impl<T> Table<T> {
     #[inline]
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.serial == id.serial { slot.tenant.as_mut() } else { None }
+        if slot.serial == id.serial { slot.entry.as_mut() } else { None }
     }
 
-    /// The tenant a token names, if it still lives there.
+    /// Returns the entry for a token, unless the token is stale.
     #[inline]
     pub(super) fn resolve(&mut self, token: Token) -> Option<(ConnId, &mut T)> {
         let index = token.0 & (usize::MAX >> (usize::BITS - INDEX_BITS));
         let slot = self.slots.get_mut(index)?;
         let id = ConnId { index: u32::try_from(index).ok()?, serial: slot.serial };
-        if id.token() == token { Some((id, slot.tenant.as_mut()?)) } else { None }
+        if id.token() == token { Some((id, slot.entry.as_mut()?)) } else { None }
     }
 
-    /// The tenant of a slot, whoever it is.
+    /// Returns the id of the entry in a slot, regardless of its serial.
     pub(super) fn at(&self, index: u32) -> Option<ConnId> {
         let slot = self.slots.get(index as usize)?;
-        slot.tenant.is_some().then_some(ConnId { index, serial: slot.serial })
+        slot.entry.is_some().then_some(ConnId { index, serial: slot.serial })
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<T> {
@@ -85,14 +84,14 @@ impl<T> Table<T> {
         if slot.serial != id.serial {
             return None;
         }
-        let tenant = slot.tenant.take()?;
+        let entry = slot.entry.take()?;
         slot.serial = slot.serial.wrapping_add(1);
         self.free.push(id.index);
         self.len -= 1;
-        Some(tenant)
+        Some(entry)
     }
 
-    /// The names of all tenants.
+    /// Returns the ids of all entries.
     pub(super) fn ids(&self) -> Vec<ConnId> {
         (0..self.slots.len()).filter_map(|index| self.at(u32::try_from(index).ok()?)).collect()
     }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reused_slot_is_not_reached_by_its_former_name() {
+    fn a_stale_id_does_not_reach_a_reused_slot() {
         let mut table = Table::new();
         let first = table.insert('a');
         assert_eq!(table.resolve(first.token()), Some((first, &mut 'a')));

@@ -1,8 +1,7 @@
-//! Time limits: one list of connections per [`Phase`], each with one constant duration.
+//! Connection timers: one list per [`Phase`], each with a constant timeout.
 //!
-//! Because every entry of a list waits equally long, appending keeps the list sorted, and arming,
-//! cancelling and finding the next deadline are all O(1). The lists are doubly linked through the
-//! connections' slots, so they own no memory of their own.
+//! Since all entries of a list have the same timeout, appending keeps the list sorted, and arming, cancelling and
+//! finding the next deadline are O(1). The lists are doubly linked through an array indexed by connection slot.
 
 use std::time::Duration;
 
@@ -10,31 +9,35 @@ use super::app::Phase;
 
 const NONE: u32 = u32::MAX;
 
-/// The time limits of a loop. `None` is no limit.
+/// The timeouts of a loop's connections. `None` means no timeout.
 ///
-/// Deadlines are kept in milliseconds. A limit may run out later than it says, by at most 550 ms or a
-/// sixteenth of it, whichever is less, so that many connections end in one wake-up; never earlier.
+/// Timeouts have a resolution of one millisecond and never expire early. They may expire late, by at most 550 ms or a
+/// sixteenth of the timeout, whichever is less: deadlines are coalesced so that one wake-up handles many connections.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// From the accept to the first byte: a connection that never speaks holds a descriptor for nothing. 10 s.
+    /// Maximum time from accept to the first byte, so that a client that sends nothing does not hold a file descriptor.
+    /// Default: 10 s.
     pub silent: Option<Duration>,
-    /// From the first byte of a head to its last, however it drips (slowloris). 10 s.
+    /// Maximum time from the first to the last byte of a message head, however steadily it arrives (protects against
+    /// slowloris attacks). Default: 10 s.
     pub head: Option<Duration>,
-    /// The period after which the pace of a body is checked, again and again. 5 s.
+    /// Interval over which the minimum rate of a message body is checked. Default: 5 s.
     pub body: Option<Duration>,
-    /// Bytes a second that a body has to bring in every period. 240, as other servers ask (2,400 bit/s modems are gone).
+    /// Minimum rate of a message body in bytes per second. Default: 240, as in Kestrel.
     pub body_rate: u32,
-    /// Between messages on a persistent connection. 75 s, what nginx grants.
+    /// Maximum idle time between messages on a persistent connection. Default: 75 s, as in nginx.
     pub idle: Option<Duration>,
-    /// For raw TCP applications. None.
+    /// Timeout of [`Phase::Unlimited`], used by raw TCP applications. Default: none.
     pub open: Option<Duration>,
-    /// Without a single byte of blocked output taken by the peer. 30 s; then the connection is reset.
+    /// Maximum time in which the peer accepts no blocked output at all; then the connection is reset. Default: 30 s.
     pub write: Option<Duration>,
-    /// For reading away what a peer is still sending that was refused, or told that its last answer is the last. 5 s.
+    /// Maximum time to discard input in a lingering close, after an error response or while the peer is still sending.
+    /// Default: 5 s.
     pub linger: Option<Duration>,
-    /// For the peer's end, once the server has said its own without a refusal: what it sent meanwhile must not turn
-    /// into a reset that destroys the answer. 1 s, some round trips; when it does send, the limit above holds instead.
-    pub part: Option<Duration>,
+    /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
+    /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
+    /// something, `linger` applies instead.
+    pub linger_briefly: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -49,15 +52,15 @@ impl Default for Timeouts {
             open: None,
             write: seconds(30),
             linger: seconds(5),
-            part: seconds(1),
+            linger_briefly: seconds(1),
         }
     }
 }
 
 impl Timeouts {
-    /// Lets no phase last longer than `limit`.
+    /// Sets `limit` as the upper bound of all timeouts, including those that are `None`.
     pub fn cap(&mut self, limit: Duration) {
-        for phase in [
+        for timeout in [
             &mut self.silent,
             &mut self.head,
             &mut self.body,
@@ -65,13 +68,13 @@ impl Timeouts {
             &mut self.open,
             &mut self.write,
             &mut self.linger,
-            &mut self.part,
+            &mut self.linger_briefly,
         ] {
-            *phase = Some(phase.map_or(limit, |own| own.min(limit)));
+            *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
         }
     }
 
-    /// What the body has to bring in one period.
+    /// Returns the minimum number of body bytes per interval.
     pub(super) fn body_bytes_min(&self) -> u64 {
         let period = self.body.unwrap_or_default();
         u64::try_from(u128::from(self.body_rate) * period.as_millis() / 1000).unwrap_or(u64::MAX)
@@ -79,66 +82,67 @@ impl Timeouts {
 
     fn of(&self, phase: Phase) -> Option<Duration> {
         match phase {
-            Phase::Silent => self.silent,
+            Phase::AwaitingFirstByte => self.silent,
             Phase::Head => self.head,
             Phase::Body => self.body,
             Phase::Idle => self.idle,
-            Phase::Open => self.open,
-            Phase::Reply => None,
+            Phase::Unlimited => self.open,
+            Phase::Handling => None,
             Phase::Writing => self.write,
             Phase::Lingering => self.linger,
-            Phase::Parting => self.part,
+            Phase::LingeringBriefly => self.linger_briefly,
         }
     }
 }
 
 const PHASES: [Phase; Phase::COUNT] = [
-    Phase::Silent,
+    Phase::AwaitingFirstByte,
     Phase::Head,
     Phase::Body,
     Phase::Idle,
-    Phase::Open,
-    Phase::Reply,
+    Phase::Unlimited,
+    Phase::Handling,
     Phase::Writing,
     Phase::Lingering,
-    Phase::Parting,
+    Phase::LingeringBriefly,
 ];
 
 #[derive(Clone, Copy, Debug)]
 struct List {
     first: u32,
     last: u32,
-    /// `u64::MAX`: no limit, and the list stays empty.
+    /// `u64::MAX` means no timeout; the list then stays empty.
     limit_ms: u64,
-    /// A clock that starts anew so soon after it did before is not worth moving.
+    /// A timer restarted within this time after it was armed keeps its place in the list.
     lazy_ms: u64,
-    /// A clock that starts now is worth moving when less than this is left of it; 0 for never.
+    /// A restarted timer moves to the end of the list if less than this is left until its recorded deadline; 0 for
+    /// never.
     stale_ms: u64,
-    /// What runs out waits for the next multiple of this, so that many run out at once: two wake-ups a second.
-    bundle_ms: u64,
+    /// Expiry is rounded up to a multiple of this, to coalesce wake-ups to about two per second.
+    coalesce_ms: u64,
 }
 
 impl List {
     fn new(limit_ms: u64) -> Self {
         let slack_ms = (limit_ms / 16).min(550);
         let lazy_ms = slack_ms / 11;
-        let bundle_ms = (slack_ms - lazy_ms).max(1);
+        let coalesce_ms = (slack_ms - lazy_ms).max(1);
         let stale_ms = if limit_ms < Due::DEADLINE_MAX { limit_ms + 1 - lazy_ms } else { 0 };
-        List { first: NONE, last: NONE, limit_ms, lazy_ms, stale_ms, bundle_ms }
+        List { first: NONE, last: NONE, limit_ms, lazy_ms, stale_ms, coalesce_ms }
     }
 
-    /// When an entry that is linked with this deadline has run out for certain.
+    /// The time by which an entry with this deadline has certainly expired, including lazy restarts.
     fn due_ms(&self, deadline_ms: u64) -> u64 {
         deadline_ms.saturating_add(self.lazy_ms)
     }
 
-    /// When to look for entries of this deadline.
+    /// The wake-up time for entries with this deadline.
     fn wake_ms(&self, deadline_ms: u64) -> u64 {
-        self.due_ms(deadline_ms).div_ceil(self.bundle_ms).saturating_mul(self.bundle_ms)
+        self.due_ms(deadline_ms).div_ceil(self.coalesce_ms).saturating_mul(self.coalesce_ms)
     }
 
-    /// When a clock that starts now runs out. One more millisecond, because the clock is read once per turn and cut to
-    /// milliseconds: never early.
+    /// The deadline of a timer started now. It includes one extra millisecond so that the timer never expires early,
+    /// because the clock is read once per turn and truncated to milliseconds.
     #[inline]
     fn deadline_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add(self.limit_ms).saturating_add(1).min(Due::DEADLINE_MAX)
@@ -152,14 +156,14 @@ struct Link {
     due: Due,
 }
 
-/// A deadline and its phase in one word, since every connection has one.
+/// A deadline and its phase, packed into one word to save memory per connection.
 #[derive(Clone, Copy, Debug)]
 struct Due(u64);
 
 impl Due {
     const NEVER: Due = Due(u64::MAX);
     const PHASE_SHIFT: u32 = 56;
-    /// Two million years.
+    /// About two million years.
     const DEADLINE_MAX: u64 = (1 << Due::PHASE_SHIFT) - 1;
 
     #[inline]
@@ -167,7 +171,7 @@ impl Due {
         Due(deadline_ms.min(Due::DEADLINE_MAX) | (phase as u64) << Due::PHASE_SHIFT)
     }
 
-    /// At most the laziness of the list before the real deadline, and never after it.
+    /// The recorded deadline, which precedes the real one by at most `List::lazy_ms`.
     #[inline]
     fn deadline_ms(self) -> u64 {
         self.0 & Due::DEADLINE_MAX
@@ -185,15 +189,16 @@ impl Due {
 
 const UNLINKED: Link = Link { prev: NONE, next: NONE, due: Due::NEVER };
 
-/// The lists. Slots are the indices of the connection table; times are milliseconds of the loop's clock.
+/// The phase timers of all connections. Slots are indices of the connection table; times are milliseconds of the loop's
+/// clock.
 ///
-/// An entry runs out a little after the deadline it is linked with. So an entry whose clock starts anew within that
-/// little stays where it is: a busy connection is linked anew some times a second, not with every request.
+/// An entry expires slightly after its recorded deadline, by `List::lazy_ms`. A restart within that margin leaves the
+/// entry in place, so that a busy connection is relinked a few times per second rather than on every request.
 #[derive(Debug)]
 pub(super) struct Timers {
     lists: [List; Phase::COUNT],
     links: Vec<Link>,
-    /// Nothing runs out before this. Right, or too early after a cancellation: that costs one look, or one wake-up.
+    /// No timer expires before this. It may be too early after a cancellation, at the cost of one unnecessary wake-up.
     wake_ms: u64,
 }
 
@@ -208,8 +213,7 @@ impl Timers {
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
 
-    /// Tells which phase a slot is in. Its clock starts when that is another than before, or upon `restart`;
-    /// returns whether it did.
+    /// Sets the phase of a slot. Its timer starts if the phase has changed or `restart` is set; returns whether it did.
     #[inline]
     pub(super) fn enter(&mut self, slot: u32, phase: Phase, restart: bool, now_ms: u64) -> bool {
         if let Some(link) = self.links.get(slot as usize)
@@ -224,7 +228,7 @@ impl Timers {
         true
     }
 
-    /// Starts the clock of `phase` for a slot, whatever it was armed for before.
+    /// Starts the timer of `phase` for a slot, replacing any previous one.
     fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
         self.cancel(slot);
         let list = &mut self.lists[phase as usize];
@@ -245,7 +249,7 @@ impl Timers {
         list.last = slot;
     }
 
-    /// Stops the clock of a slot.
+    /// Stops the timer of a slot.
     #[inline]
     pub(super) fn cancel(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot as usize) else {
@@ -270,13 +274,13 @@ impl Timers {
         }
     }
 
-    /// Whether it is time to look.
+    /// Returns whether a timer may have expired.
     #[inline]
     pub(super) fn is_due(&self, now_ms: u64) -> bool {
         now_ms >= self.wake_ms
     }
 
-    /// One slot whose time is up, with its phase. The slot stays armed.
+    /// Returns a slot whose timer has expired, and its phase. The timer stays armed.
     pub(super) fn expired(&mut self, now_ms: u64) -> Option<(u32, Phase)> {
         if !self.is_due(now_ms) {
             return None;
@@ -296,7 +300,7 @@ impl Timers {
         None
     }
 
-    /// When to look again; `u64::MAX` for never.
+    /// The next wake-up time; `u64::MAX` for never.
     #[inline]
     pub(super) fn wake_ms(&self) -> u64 {
         self.wake_ms
@@ -322,14 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_starts_anew_within_the_slack_is_neither_early_nor_late() {
+    fn a_timer_restarted_within_the_slack_is_neither_early_nor_late() {
         let mut timers = timers();
         timers.enter(0, Phase::Head, false, 0);
         timers.enter(1, Phase::Head, false, 0);
         for now_ms in 1..=40 {
             assert!(timers.enter(0, Phase::Head, true, now_ms));
         }
-        // Slot 1 was left alone; slot 0 was behind it the first time it moved.
+        // Slot 1 was not restarted; slot 0 moved behind it on its first move.
         assert_eq!(timers.expired(101 + 6), Some((1, Phase::Head)));
         timers.cancel(1);
         assert_eq!(timers.expired(140), None);
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn many_deadlines_end_in_two_wake_ups_a_second() {
+    fn many_deadlines_cause_two_wake_ups_per_second() {
         let mut timers = Timers::new(&Timeouts::default());
         for slot in 0..10_000 {
             timers.enter(slot, Phase::Idle, false, u64::from(slot));
@@ -358,18 +362,18 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_starts_when_the_phase_changes_or_when_told() {
+    fn a_timer_starts_on_a_phase_change_or_on_request() {
         let mut timers = timers();
         assert!(timers.enter(0, Phase::Head, false, 0));
         assert!(!timers.enter(0, Phase::Head, false, 90));
-        assert!(timers.enter(0, Phase::Open, false, 90));
-        assert!(timers.enter(0, Phase::Open, true, 95));
+        assert!(timers.enter(0, Phase::Unlimited, false, 90));
+        assert!(timers.enter(0, Phase::Unlimited, true, 95));
         assert_eq!(timers.expired(10_000), None);
         assert_eq!(timers.wake_ms(), u64::MAX);
     }
 
     #[test]
-    fn cancelling_in_any_order_keeps_the_lists_whole() {
+    fn cancelling_in_any_order_keeps_the_lists_intact() {
         let mut timers = timers();
         for slot in 0..5 {
             timers.enter(slot, Phase::Head, false, u64::from(slot));
@@ -389,16 +393,16 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_without_a_limit_never_expires() {
+    fn a_phase_without_a_timeout_never_expires() {
         let mut timers = timers();
-        timers.enter(0, Phase::Reply, false, 0);
+        timers.enter(0, Phase::Handling, false, 0);
         assert_eq!(timers.wake_ms(), u64::MAX);
         assert_eq!(timers.expired(u64::MAX), None);
-        assert!(!timers.enter(0, Phase::Reply, false, 0));
+        assert!(!timers.enter(0, Phase::Handling, false, 0));
     }
 
     #[test]
-    fn a_cap_shortens_every_phase_and_lengthens_none() {
+    fn a_cap_shortens_every_timeout_and_lengthens_none() {
         let mut timeouts = Timeouts::default();
         timeouts.cap(Duration::from_secs(7));
         assert_eq!(timeouts.body, Some(Duration::from_secs(5)));

@@ -1,4 +1,4 @@
-//! The listening sockets of a server: one for each worker, all on one address that nobody else has.
+//! The listening sockets of a server: one or more, all on the same address, which is not shared with other processes.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::Failure;
+use super::StartError;
 
-/// One listener per worker, all on the same address.
-pub(super) fn bind(host: &str, port: u16, workers: usize, backlog: u32) -> Result<Vec<TcpListener>, Failure> {
+/// Binds `count` listeners to the same address: the first address of `host` that can be bound.
+pub(super) fn bind(host: &str, port: u16, count: usize, backlog: u32) -> Result<Vec<TcpListener>, StartError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let addresses: Vec<SocketAddr> = (bare, port)
         .to_socket_addrs()
         .map_err(|error| {
-            Failure(format!("cannot find the host {host:?} ({error}); give --host an address of this machine"))
+            StartError(format!("cannot resolve host {host:?} ({error}); set --host to an address of this machine"))
         })?
         .collect();
-    let mut outcome = Err(Failure(format!("the host {host:?} has no address; give --host an address of this machine")));
+    let mut outcome =
+        Err(StartError(format!("the host {host:?} has no address; set --host to an address of this machine")));
     for address in addresses {
-        match bind_all(address, workers, backlog) {
+        match bind_all(address, count, backlog) {
             Ok(listeners) => return Ok(listeners),
             Err(error) => outcome = Err(cannot_listen(address, &error)),
         }
@@ -27,26 +28,25 @@ pub(super) fn bind(host: &str, port: u16, workers: usize, backlog: u32) -> Resul
     outcome
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "the port is taken; stop who uses it or choose another with --port",
-        io::ErrorKind::PermissionDenied => "not permitted; choose a port above 1023 with --port",
+        io::ErrorKind::AddrInUse => "the port is in use; stop the process using it or choose another with --port",
+        io::ErrorKind::PermissionDenied => "permission denied; choose a port above 1023 with --port",
         io::ErrorKind::AddrNotAvailable => "not an address of this machine; choose another with --host",
         _ => {
-            return Failure(format!("cannot listen on {address}: {error}; choose another with --host or --port"));
+            return StartError(format!("cannot listen on {address}: {error}; choose another with --host or --port"));
         }
     };
-    Failure(format!("cannot listen on {address}: {advice}"))
+    StartError(format!("cannot listen on {address}: {advice}"))
 }
 
-/// Asks the system to find out whether silent peers are still there: after a minute of silence, four times, every
-/// fifteen seconds. Accepted sockets have it from their listener.
+/// Enables TCP keep-alive: after 60 s of silence, 4 probes 15 s apart. Accepted sockets inherit it from their listener.
 pub(super) fn keep_alive(listener: &TcpListener) -> io::Result<()> {
     let (socket, probes) = (SockRef::from(listener), TcpKeepalive::new().with_time(Duration::from_secs(60)));
     set_probes(&socket, probes)
 }
 
-/// OpenBSD has one number and one time for the whole system.
+/// Enables keep-alive without probe parameters, which are system-wide on OpenBSD.
 #[cfg(target_os = "openbsd")]
 fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)
@@ -56,21 +56,22 @@ fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
 fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
     let probes = probes.with_interval(Duration::from_secs(15));
     socket.set_tcp_keepalive(&probes.clone().with_retries(4)).or_else(|error| {
-        // Windows knows the number of probes since 2017, Wine does not; theirs is ten.
-        log::debug!("cannot choose how many probes there are: {error}");
+        // Windows has supported setting the number of probes since 2017; Wine does not. The default is 10.
+        log::debug!("cannot set the number of keep-alive probes: {error}");
         socket.set_tcp_keepalive(&probes)
     })
 }
 
-fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
     let first = open(address)?;
-    // Bound without sharing, so that another server on the port is noticed; shared among the own workers only then.
+    // The first bind is without SO_REUSEPORT, so that another server on the port is detected. Only then is the port
+    // shared among the workers.
     first.bind(&address.into())?;
     let mut sockets = vec![first];
-    if workers > 1 {
+    if count > 1 {
         share_port(&sockets[0])?;
-        address.set_port(sockets[0].local_addr()?.as_socket().map_or(address.port(), |own| own.port()));
-        for _ in 1..workers {
+        address.set_port(sockets[0].local_addr()?.as_socket().map_or(address.port(), |bound| bound.port()));
+        for _ in 1..count {
             let socket = open(address)?;
             share_port(&socket)?;
             socket.bind(&address.into())?;
@@ -83,12 +84,12 @@ fn bind_all(mut address: SocketAddr, workers: usize, backlog: u32) -> io::Result
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Lets a server start again while old connections are in TIME_WAIT. On Windows, where that is so anyway, the option
-    // means that others may take the port over.
+    // Allows a restart while old connections are in TIME_WAIT. Windows always allows that, and there the option would
+    // let other processes take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     #[cfg(windows)]
-    super::windows::take_port_exclusively(&socket)?;
+    super::windows::set_exclusive_port(&socket)?;
     Ok(socket)
 }
 
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepted_sockets_have_keep_alive_from_their_listener() {
+    fn accepted_sockets_inherit_keep_alive_from_their_listener() {
         let listeners = bind("127.0.0.1", 0, 1, 8).unwrap();
         keep_alive(&listeners[0]).unwrap();
         let _client = std::net::TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();

@@ -1,28 +1,29 @@
-//! The access log: a line for each request, true, whole, and never the reason why anybody waits.
+//! Access log: one complete, accurate line per request, without ever blocking the server.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use serverd::r#loop::Limits;
+use serverd::r#loop::LoopLimits;
 use serverd::{AccessLog, HttpServer, LogFormat, Request, Response, StatusCode, Timeouts};
 
-use crate::harness::{Backend, PATIENCE, RESET_IS_AN_END, Server, on_every_backend, serve_with, skipped_under_wine};
+use crate::harness::{Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine};
 
 const LARGE: u64 = 16 << 20;
 
-/// What was written, and whether writing is stopped.
-type Sheet = (Mutex<(Vec<u8>, bool)>, Condvar);
+/// The bytes written, and whether writing is blocked.
+type Shared = (Mutex<(Vec<u8>, bool)>, Condvar);
 
-/// Something to write on, that a test can read and stop.
+/// A writer whose output a test can read, and which it can block.
 #[derive(Clone, Default)]
-struct Paper(Arc<Sheet>);
+struct Capture(Arc<Shared>);
 
-impl Write for Paper {
+impl Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (state, news) = &*self.0;
-        let mut state = news.wait_while(state.lock().expect("sound"), |(_, stopped)| *stopped).expect("sound");
+        let (state, changed) = &*self.0;
+        let mut state =
+            changed.wait_while(state.lock().expect("not poisoned"), |(_, blocked)| *blocked).expect("not poisoned");
         state.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -32,25 +33,25 @@ impl Write for Paper {
     }
 }
 
-impl Paper {
-    fn stop(&self, stopped: bool) {
-        self.0.0.lock().expect("sound").1 = stopped;
+impl Capture {
+    fn set_blocked(&self, blocked: bool) {
+        self.0.0.lock().expect("not poisoned").1 = blocked;
         self.0.1.notify_all();
     }
 
     fn lines(&self) -> Vec<String> {
-        let state = self.0.0.lock().expect("sound");
+        let state = self.0.0.lock().expect("not poisoned");
         let text = String::from_utf8(state.0.clone()).expect("ASCII");
         assert!(text.is_ascii() && (text.is_empty() || text.ends_with('\n')), "{text:?}");
         text.lines().map(ToOwned::to_owned).collect()
     }
 
-    /// The one line there is, without its time; it may come a little after the answer.
+    /// Returns the only line, without its time. Waits for it, as it may be written shortly after the response.
     fn line(&self) -> String {
         let start = std::time::Instant::now();
         loop {
             match self.lines().as_slice() {
-                [] => assert!(start.elapsed() < PATIENCE, "no line came"),
+                [] => assert!(start.elapsed() < WAIT_MAX, "no line was logged"),
                 [line] => return without_time(line),
                 more => panic!("more than one line: {more:?}"),
             }
@@ -59,26 +60,26 @@ impl Paper {
     }
 }
 
-/// `127.0.0.1 - - "GET / HTTP/1.1" 200 5 "-" "-"`
+/// Removes the time. Returns a line such as `127.0.0.1 - - "GET / HTTP/1.1" 200 5 "-" "-"`.
 fn without_time(line: &str) -> String {
-    let (before, rest) = line.split_once('[').expect("a time");
-    let (time, after) = rest.split_once("] ").expect("its end");
+    let (before, rest) = line.split_once('[').expect("start of the time");
+    let (time, after) = rest.split_once("] ").expect("end of the time");
     assert!(time.len() == 26 && time.ends_with(" +0000"), "{time}");
     format!("{before}{after}")
 }
 
-fn hole() -> Arc<File> {
+fn sparse_file() -> Arc<File> {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let path = std::env::temp_dir().join(format!("serverd-hole-{}-{number}", std::process::id()));
-    File::create(&path).and_then(|file| file.set_len(LARGE)).expect("a file without content");
-    let file = File::open(&path).expect("it is there");
+    let path = std::env::temp_dir().join(format!("serverd-sparse-{}-{number}", std::process::id()));
+    File::create(&path).and_then(|file| file.set_len(LARGE)).expect("creating a sparse file");
+    let file = File::open(&path).expect("opening the file");
     let _ = std::fs::remove_file(&path);
     Arc::new(file)
 }
 
 fn handler() -> impl FnMut(&Request<'_>) -> Response {
-    let file = hole();
+    let file = sparse_file();
     let mut responders = Vec::new();
     move |request| match request.path() {
         "/stream" => Response::stream(["one", "two", "three"]),
@@ -89,8 +90,8 @@ fn handler() -> impl FnMut(&Request<'_>) -> Response {
         "/large" => Response::text(vec![b'x'; 300_000]),
         "/none" => Response::new(StatusCode::NO_CONTENT),
         "/missing" => Response::from(StatusCode::NOT_FOUND),
-        "/panic" => panic!("as asked"),
-        "/later" => {
+        "/panic" => panic!("injected"),
+        "/deferred" => {
             let (response, responder) = Response::later();
             std::thread::spawn(move || responder.respond("later"));
             response
@@ -104,24 +105,25 @@ fn handler() -> impl FnMut(&Request<'_>) -> Response {
     }
 }
 
-fn start<B: Backend>(format: LogFormat) -> (Server, Paper) {
+fn start<B: Backend>(format: LogFormat) -> (Server, Capture) {
     start_with::<B>(format, Timeouts::default())
 }
 
-fn start_with<B: Backend>(format: LogFormat, timeouts: Timeouts) -> (Server, Paper) {
-    let paper = Paper::default();
-    let log = AccessLog::to(paper.clone(), format).expect("a thread");
-    let server = serve_with::<B, _>(timeouts, Limits::default(), move || HttpServer::new(handler()).access_log(&log));
-    (server, paper)
+fn start_with<B: Backend>(format: LogFormat, timeouts: Timeouts) -> (Server, Capture) {
+    let capture = Capture::default();
+    let log = AccessLog::to(capture.clone(), format).expect("starting the writer thread");
+    let server =
+        serve_with::<B, _>(timeouts, LoopLimits::default(), move || HttpServer::new(handler()).access_log(&log));
+    (server, capture)
 }
 
-/// What one request leaves in the log.
+/// Returns the log line of one request.
 fn line_of<B: Backend>(request: &str) -> String {
-    let (server, paper) = start::<B>(LogFormat::Combined);
+    let (server, capture) = start::<B>(LogFormat::Combined);
     let mut client = server.connect();
     client.send(request);
-    client.answer_to(request.split(' ').next().unwrap_or_default());
-    paper.line()
+    client.response_to(request.split(' ').next().unwrap_or_default());
+    capture.line()
 }
 
 fn get(path: &str) -> String {
@@ -129,7 +131,7 @@ fn get(path: &str) -> String {
 }
 
 on_every_backend! {
-    fn every_kind_of_answer_leaves_a_line_with_its_status_and_octets<B>() {
+    fn every_kind_of_response_is_logged_with_its_status_and_length<B>() {
         for (path, status, bytes) in [
             ("/", 200, 5),
             ("/stream", 200, 11),
@@ -138,133 +140,133 @@ on_every_backend! {
             ("/file", 200, LARGE),
             ("/none", 204, 0),
             ("/missing?a=b", 404, 10),
-            ("/panic", 500, 28),
-            ("/later", 200, 5),
+            ("/panic", 500, 22),
+            ("/deferred", 200, 5),
         ] {
             let line = line_of::<B>(&get(path));
             assert_eq!(line, format!("127.0.0.1 - - \"GET {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\""));
         }
     }
 
-    fn an_answer_to_head_has_no_octets<B>() {
+    fn a_response_to_head_is_logged_with_length_zero<B>() {
         for path in ["/", "/file", "/stream"] {
             let line = line_of::<B>(&format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
             assert_eq!(line, format!("127.0.0.1 - - \"HEAD {path} HTTP/1.1\" 200 0 \"-\" \"-\""));
         }
     }
 
-    fn what_a_client_sends_cannot_forge_a_line<B>() {
+    fn clients_cannot_forge_log_lines<B>() {
         let line = line_of::<B>(
             "GET /%0A HTTP/1.0\r\nReferer: http://x/\u{e4}\"\r\nUser-Agent: a\\b\u{9b}\t\u{202e}\r\n\r\n",
         );
-        let fields = r#""http://x/\xC3\xA4\x22" "a\x5Cb\xC2\x9B\x09\xE2\x80\xAE""#;
-        assert_eq!(line, format!("127.0.0.1 - - \"GET /%0A HTTP/1.0\" 200 5 {fields}"));
+        let headers = r#""http://x/\xC3\xA4\x22" "a\x5Cb\xC2\x9B\x09\xE2\x80\xAE""#;
+        assert_eq!(line, format!("127.0.0.1 - - \"GET /%0A HTTP/1.0\" 200 5 {headers}"));
     }
 
-    fn requests_that_are_refused_leave_a_line_too<B>() {
+    fn rejected_requests_are_logged<B>() {
         for (request, line) in [
             ("GET / HTTP/1.1\r\n\r\n", r#"127.0.0.1 - - "GET / HTTP/1.1" 400 "#),
-            // How much of it has come when it is refused depends on the reads.
+            // The logged part depends on how much of the line the server has read.
             ("\x1b]0;owned\x07 nonsense\r\n\r\n", r#"127.0.0.1 - - "\x1B"#),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
                 r#"127.0.0.1 - - "POST / HTTP/1.1" 413 "#,
             ),
         ] {
-            let own = line_of::<B>(request);
-            assert!(own.starts_with(line), "{own}");
+            let logged = line_of::<B>(request);
+            assert!(logged.starts_with(line), "{logged}");
         }
     }
 
-    fn a_head_that_is_too_slow_is_told_as_nothing<B>() {
+    fn a_timed_out_request_head_is_logged_as_a_dash<B>() {
         let timeouts = Timeouts { head: Some(Duration::from_millis(50)), ..Timeouts::default() };
-        let (server, paper) = start_with::<B>(LogFormat::Combined, timeouts);
+        let (server, capture) = start_with::<B>(LogFormat::Combined, timeouts);
         let mut client = server.connect();
-        assert_eq!(client.send("GET / HT").answer().status, 408);
-        assert!(paper.line().starts_with("127.0.0.1 - - \"-\" 408 "), "{}", paper.line());
+        assert_eq!(client.send("GET / HT").response().status, 408);
+        assert!(capture.line().starts_with("127.0.0.1 - - \"-\" 408 "), "{}", capture.line());
     }
 
-    fn who_leaves_before_the_answer_is_499<B>() {
-        if skipped_under_wine(RESET_IS_AN_END) {
+    fn a_client_that_disconnects_before_the_response_is_logged_as_499<B>() {
+        if skipped_under_wine(RESET_READS_AS_EOF) {
             return;
         }
-        let (server, paper) = start::<B>(LogFormat::Combined);
+        let (server, capture) = start::<B>(LogFormat::Combined);
         let mut client = server.connect();
         client.send(get("/never"));
-        // The other's line tells that this one was read.
+        // Once another client's request is logged, this one has been read too.
         let mut other = server.connect();
-        while paper.lines().is_empty() {
+        while capture.lines().is_empty() {
             other.send(get("/"));
-            other.answer();
+            other.response();
         }
         client.reset();
         let start = std::time::Instant::now();
-        while !paper.lines().iter().any(|line| line.contains("\"GET /never HTTP/1.1\" 499 0 ")) {
-            assert!(start.elapsed() < PATIENCE, "{:?}", paper.lines());
+        while !capture.lines().iter().any(|line| line.contains("\"GET /never HTTP/1.1\" 499 0 ")) {
+            assert!(start.elapsed() < WAIT_MAX, "{:?}", capture.lines());
             std::thread::yield_now();
         }
     }
 
-    fn an_answer_that_breaks_off_is_told_with_what_was_sent<B>() {
-        for (path, most) in [("/short", 4), ("/beyond", 1000)] {
-            let (server, paper) = start::<B>(LogFormat::Combined);
+    fn a_truncated_response_is_logged_with_the_bytes_sent<B>() {
+        for (path, bytes) in [("/short", 4), ("/beyond", 1000)] {
+            let (server, capture) = start::<B>(LogFormat::Combined);
             let mut client = server.connect();
             client.send(get(path));
             let mut all = Vec::new();
             let _ = client.socket.read_to_end(&mut all);
-            let line = paper.line();
-            assert_eq!(line, format!("127.0.0.1 - - \"GET {path} HTTP/1.1\" 200 {most} \"-\" \"-\""));
+            let line = capture.line();
+            assert_eq!(line, format!("127.0.0.1 - - \"GET {path} HTTP/1.1\" 200 {bytes} \"-\" \"-\""));
         }
     }
 
-    fn a_download_that_is_given_up_is_told_with_what_was_sent<B>() {
-        let (server, paper) = start::<B>(LogFormat::Combined);
+    fn an_aborted_download_is_logged_with_the_bytes_sent<B>() {
+        let (server, capture) = start::<B>(LogFormat::Combined);
         let mut client = server.connect();
         client.send(get("/file"));
         client.read(100_000);
         client.reset();
-        let line = paper.line();
+        let line = capture.line();
         let bytes: u64 = line.split(' ').nth(7).and_then(|word| word.parse().ok()).expect("a number");
         assert!(line.contains(" 200 ") && (99_000..LARGE).contains(&bytes), "{line}");
     }
 
-    fn lines_stand_in_the_order_of_the_answers<B>() {
-        let (server, paper) = start::<B>(LogFormat::Combined);
+    fn lines_are_in_the_order_of_the_responses<B>() {
+        let (server, capture) = start::<B>(LogFormat::Combined);
         let mut client = server.connect();
-        let paths = ["/1", "/file", "/2", "/stream", "/later", "/3", "/large", "/4"];
+        let paths = ["/1", "/file", "/2", "/stream", "/deferred", "/3", "/large", "/4"];
         client.send(paths.map(get).concat());
         for _ in paths {
-            client.answer();
+            client.response();
         }
         server.drain();
         let seen: Vec<String> =
-            paper.lines().iter().map(|line| line.split(' ').nth(6).unwrap_or_default().to_owned()).collect();
+            capture.lines().iter().map(|line| line.split(' ').nth(6).unwrap_or_default().to_owned()).collect();
         assert_eq!(seen, paths);
     }
 
-    fn many_requests_of_many_clients_lose_no_line<B>() {
-        let (server, paper) = start::<B>(LogFormat::Json);
+    fn no_line_is_lost_with_many_concurrent_clients<B>() {
+        let (server, capture) = start::<B>(LogFormat::Json);
         let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.send(get("/").repeat(50));
         }
         for client in &mut clients {
-            (0..50).for_each(|_| drop(client.answer()));
+            (0..50).for_each(|_| drop(client.response()));
         }
         server.drain();
-        assert_eq!(paper.lines().len(), 1000);
+        assert_eq!(capture.lines().len(), 1000);
     }
 
-    fn a_log_that_takes_nothing_stops_nobody_and_counts_what_is_lost<B>() {
-        let paper = Paper::default();
-        paper.stop(true);
-        let log = AccessLog::to(paper.clone(), LogFormat::Combined).expect("a thread");
-        let own = log.clone();
-        let server = serve_with::<B, _>(Timeouts::default(), Limits::default(), move || {
-            HttpServer::new(handler()).access_log(&own)
+    fn a_blocked_log_does_not_block_the_server_and_counts_dropped_lines<B>() {
+        let capture = Capture::default();
+        capture.set_blocked(true);
+        let log = AccessLog::to(capture.clone(), LogFormat::Combined).expect("starting the writer thread");
+        let server_log = log.clone();
+        let server = serve_with::<B, _>(Timeouts::default(), LoopLimits::default(), move || {
+            HttpServer::new(handler()).access_log(&server_log)
         });
         let mut client = server.connect();
-        // Each line has more than 8,000 octets: a bound of 1 MiB is reached.
+        // Each line is longer than 8,000 bytes, so the limit of 1 MiB is reached.
         let request = format!(
             "GET / HTTP/1.1\r\nHost: x\r\nReferer: {}\r\nUser-Agent: {}\r\n\r\n",
             "r".repeat(4000),
@@ -273,35 +275,35 @@ on_every_backend! {
         let mut sent = 0;
         while log.dropped() == 0 {
             client.send(&request);
-            assert_eq!(client.answer().text(), "plain");
+            assert_eq!(client.response().text(), "plain");
             sent += 1;
-            assert!(sent < 1000, "nothing is ever dropped");
+            assert!(sent < 1000, "no line was dropped");
         }
-        paper.stop(false);
-        // And it goes on.
+        capture.set_blocked(false);
+        // Logging continues.
         client.send(get("/again"));
-        client.answer();
+        client.response();
         let start = std::time::Instant::now();
-        while !paper.lines().last().is_some_and(|line| line.contains("/again")) {
-            assert!(start.elapsed() < PATIENCE, "no line came");
+        while !capture.lines().last().is_some_and(|line| line.contains("/again")) {
+            assert!(start.elapsed() < WAIT_MAX, "no line was logged");
             std::thread::yield_now();
         }
-        assert_eq!(paper.lines().len() as u64 + log.dropped(), sent + 1);
+        assert_eq!(capture.lines().len() as u64 + log.dropped(), sent + 1);
     }
 }
 
 #[cfg(feature = "json")]
 #[test]
-fn json_has_an_object_a_line() {
-    let (server, paper) = start::<serverd::r#loop::Select>(LogFormat::Json);
+fn the_json_format_has_one_object_per_line() {
+    let (server, capture) = start::<serverd::r#loop::Select>(LogFormat::Json);
     let mut client = server.connect();
     client.send("GET /a?b=%22 HTTP/1.1\r\nHost: x\r\nUser-Agent: \"\\\u{e4}\t\r\n\r\n");
-    client.answer();
+    client.response();
     client.send("rubbish\r\n\r\n");
-    client.answer();
+    client.response();
     server.drain();
     let objects: Vec<serde_json::Value> =
-        paper.lines().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        capture.lines().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let [good, bad] = objects.as_slice() else { panic!("{objects:?}") };
     for (name, value) in [
         ("method", "GET".into()),
@@ -322,15 +324,15 @@ fn json_has_an_object_a_line() {
 }
 
 #[test]
-fn a_terminal_gets_a_short_line_with_colour() {
-    let paper = Paper::default();
-    let log = AccessLog::to(paper.clone(), LogFormat::Short).expect("a thread").with_color(true);
-    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), Limits::default(), move || {
+fn the_short_format_is_colored() {
+    let capture = Capture::default();
+    let log = AccessLog::to(capture.clone(), LogFormat::Short).expect("starting the writer thread").with_color(true);
+    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
         HttpServer::new(handler()).access_log(&log)
     });
-    server.connect().send(get("/large")).answer();
+    server.connect().send(get("/large")).response();
     server.drain();
-    let lines = paper.lines();
+    let lines = capture.lines();
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
     let (start, end) =
         (line.find("127.0.0.1\x1b[0m GET /large \x1b[32m200\x1b[0m 292.9 KiB \x1b[2m"), line.ends_with(" ms\x1b[0m"));
@@ -338,11 +340,11 @@ fn a_terminal_gets_a_short_line_with_colour() {
 }
 
 #[test]
-fn a_write_that_fails_leaves_whole_lines_and_goes_on() {
-    /// Takes some octets, fails once, and then takes everything.
-    struct Full(mpsc::Sender<Vec<u8>>, usize);
+fn logging_continues_with_intact_lines_after_a_failed_write() {
+    /// Accepts some bytes, fails once, and then accepts everything.
+    struct FailsOnce(mpsc::Sender<Vec<u8>>, usize);
 
-    impl Write for Full {
+    impl Write for FailsOnce {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.1 += 1;
             let count = match self.1 {
@@ -350,7 +352,7 @@ fn a_write_that_fails_leaves_whole_lines_and_goes_on() {
                 2 => return Err(io::ErrorKind::StorageFull.into()),
                 _ => bytes.len(),
             };
-            self.0.send(bytes[..count].to_vec()).expect("the test reads");
+            self.0.send(bytes[..count].to_vec()).expect("the receiver is alive");
             Ok(count)
         }
 
@@ -360,14 +362,14 @@ fn a_write_that_fails_leaves_whole_lines_and_goes_on() {
     }
 
     let (send, written) = mpsc::channel();
-    let log = AccessLog::to(Full(send, 0), LogFormat::Combined).expect("a thread");
-    let own = log.clone();
-    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), Limits::default(), move || {
-        HttpServer::new(handler()).access_log(&own)
+    let log = AccessLog::to(FailsOnce(send, 0), LogFormat::Combined).expect("starting the writer thread");
+    let server_log = log.clone();
+    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
+        HttpServer::new(handler()).access_log(&server_log)
     });
     let mut client = server.connect();
     for path in ["/1", "/2"] {
-        client.send(get(path)).answer();
+        client.send(get(path)).response();
         while log.dropped() == 0 {
             std::thread::yield_now();
         }
@@ -388,19 +390,19 @@ mod process {
     use std::time::Instant;
 
     use super::{get, without_time};
-    use crate::harness::PATIENCE;
+    use crate::harness::WAIT_MAX;
     use crate::process::{Running, backends, run, serverd};
 
-    /// A name for a file that goes away with the value.
-    struct Name(PathBuf);
+    /// A temporary file path; the file is removed on drop.
+    struct TempPath(PathBuf);
 
-    impl Name {
+    impl TempPath {
         fn new(name: &str) -> Self {
-            Name(std::env::temp_dir().join(format!("serverd-log-{}-{name}", std::process::id())))
+            TempPath(std::env::temp_dir().join(format!("serverd-log-{}-{name}", std::process::id())))
         }
 
         fn text(&self) -> &str {
-            self.0.to_str().expect("a plain name")
+            self.0.to_str().expect("UTF-8")
         }
 
         fn read(&self) -> String {
@@ -408,7 +410,7 @@ mod process {
         }
     }
 
-    impl Drop for Name {
+    impl Drop for TempPath {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.0);
         }
@@ -423,40 +425,40 @@ mod process {
     }
 
     #[test]
-    fn a_file_that_was_rotated_is_opened_again_at_a_signal() {
+    fn a_signal_reopens_a_rotated_log_file() {
         for backend in backends() {
             for signal in ["HUP", "USR1"] {
-                let (name, old) =
-                    (Name::new(&format!("{backend}-{signal}")), Name::new(&format!("{backend}-{signal}-old")));
-                let server = Running::start(&["--port", "0", "--backend", backend, "--access-log", name.text()]);
+                let (log, rotated) =
+                    (TempPath::new(&format!("{backend}-{signal}")), TempPath::new(&format!("{backend}-{signal}-old")));
+                let server = Running::start(&["--port", "0", "--backend", backend, "--access-log", log.text()]);
                 let mut client = server.connect();
                 let start = Instant::now();
-                client.send(get("/before")).answer();
-                while name.read().is_empty() {
-                    assert!(start.elapsed() < PATIENCE, "no line came");
+                client.send(get("/before")).response();
+                while log.read().is_empty() {
+                    assert!(start.elapsed() < WAIT_MAX, "no line was logged");
                     std::thread::yield_now();
                 }
-                fs::rename(&name.0, &old.0).expect("it is there");
+                fs::rename(&log.0, &rotated.0).expect("renaming the log");
                 server.signal(signal);
-                while !name.read().contains("/after") {
-                    assert!(start.elapsed() < PATIENCE, "no new file came");
-                    client.send(get("/after")).answer();
+                while !log.read().contains("/after") {
+                    assert!(start.elapsed() < WAIT_MAX, "the log was not reopened");
+                    client.send(get("/after")).response();
                 }
-                client.send(get("/last")).answer();
+                client.send(get("/last")).response();
                 server.signal("TERM");
                 assert_eq!(server.wait().0, Some(0));
-                assert!(old.read().lines().all(|line| !line.contains("/last")));
-                let last = name.read().lines().last().map(without_time);
+                assert!(rotated.read().lines().all(|line| !line.contains("/last")));
+                let last = log.read().lines().last().map(without_time);
                 assert_eq!(last.as_deref(), Some("127.0.0.1 - - \"GET /last HTTP/1.1\" 200 28 \"-\" \"-\""));
             }
         }
     }
 
     #[test]
-    fn standard_output_gets_the_lines_behind_the_start_line() {
+    fn log_lines_on_standard_output_follow_the_start_line() {
         let server = Running::start(&["whoami", "--port", "0", "--access-log", "-", "--log-format", "json"]);
         assert!(server.line.starts_with("serverd: whoami on http://"), "{}", server.line);
-        server.connect().send(get("/a")).answer();
+        server.connect().send(get("/a")).response();
         server.signal("TERM");
         let (code, rest) = server.wait();
         assert_eq!((code, rest.lines().count()), (Some(0), 1), "{rest}");
@@ -464,62 +466,62 @@ mod process {
     }
 
     #[test]
-    fn a_program_that_reads_the_start_line_reads_nothing_else() {
+    fn without_an_access_log_standard_output_has_only_the_start_line() {
         let server = Running::start(&["--port", "0"]);
-        server.connect().send(get("/a")).answer();
+        server.connect().send(get("/a")).response();
         server.signal("TERM");
         assert_eq!(server.wait(), (Some(0), String::new()));
     }
 
     #[test]
-    fn a_reader_of_standard_output_that_stalls_stops_nobody() {
+    fn a_stalled_reader_of_standard_output_does_not_block_the_server() {
         let mut server = Running::start(&["--port", "0", "--access-log", "-"]);
         let (mut client, request) = (server.connect(), long_request());
         for _ in 0..400 {
-            assert_eq!(client.send(&request).answer().status, 200);
+            assert_eq!(client.send(&request).response().status, 200);
         }
         server.signal("TERM");
         let start = Instant::now();
         while server.child.try_wait().expect("a child").is_none() {
-            assert!(start.elapsed() < PATIENCE, "it waits for its reader for ever");
+            assert!(start.elapsed() < WAIT_MAX, "the server did not exit");
             std::thread::yield_now();
         }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_told_once_and_stops_nobody() {
+    fn a_full_disk_is_reported_once_and_does_not_block_the_server() {
         use std::io::Read as _;
         let mut server = Running::start(&["--port", "0", "--access-log", "/dev/full"]);
         let mut client = server.connect();
         for _ in 0..50 {
-            assert_eq!(client.send(get("/")).answer().status, 200);
+            assert_eq!(client.send(get("/")).response().status, 200);
         }
         server.signal("TERM");
-        let mut told = String::new();
-        server.child.stderr.take().expect("piped").read_to_string(&mut told).expect("text");
-        assert_eq!(told.matches("cannot write the access log").count(), 1, "{told}");
+        let mut stderr = String::new();
+        server.child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
+        assert_eq!(stderr.matches("cannot write the access log").count(), 1, "{stderr}");
         assert_eq!(server.wait().0, Some(0));
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_told_with_what_to_do() {
-        let (code, told) = run(&["--port", "0", "--access-log", "/no/such/directory/log"]);
+    fn a_log_that_cannot_be_opened_is_reported_with_advice() {
+        let (code, stderr) = run(&["--port", "0", "--access-log", "/no/such/directory/log"]);
         assert_eq!(code, Some(1));
-        assert!(told.contains("/no/such/directory/log") && told.contains("name a file that may be written"), "{told}");
-        let (code, told) = run(&["--access-log", ""]);
-        assert!(code == Some(2) && told.contains("name a file"), "{told}");
+        assert!(stderr.contains("/no/such/directory/log") && stderr.contains("specify a writable file"), "{stderr}");
+        let (code, stderr) = run(&["--access-log", ""]);
+        assert!(code == Some(2) && stderr.contains("missing file name"), "{stderr}");
     }
 
     #[test]
-    fn the_environment_tells_the_same() {
-        let name = Name::new("environment");
+    fn environment_variables_configure_the_log() {
+        let log = TempPath::new("environment");
         let mut command = serverd(&["--port", "0"]);
-        command.env("SERVERD_ACCESS_LOG", name.text()).env("SERVERD_LOG_FORMAT", "json");
+        command.env("SERVERD_ACCESS_LOG", log.text()).env("SERVERD_LOG_FORMAT", "json");
         let server = Running::spawn(&mut command);
-        server.connect().send(get("/a")).answer();
+        server.connect().send(get("/a")).response();
         server.signal("TERM");
         assert_eq!(server.wait().0, Some(0));
-        assert!(name.read().starts_with("{\"time\":\""), "{}", name.read());
+        assert!(log.read().starts_with("{\"time\":\""), "{}", log.read());
     }
 }

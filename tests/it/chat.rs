@@ -1,37 +1,37 @@
-//! The chat over sockets: on one loop and on several, with people who are slow, silent, many, or gone.
+//! The chat server over sockets, on one loop and on several, with many clients, some of them slow or idle.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use serverd::apps::chat::{Bounds, Chat};
-use serverd::r#loop::Limits;
+use serverd::r#loop::LoopLimits;
 use serverd::{EventLoop, Poller, Timeouts};
 
-use crate::harness::{Backend, Client, PATIENCE, Random, Server, on_every_backend, serve_on, serve_with};
+use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_on, serve_with};
 
-/// One chat on so many loops, each with a port of its own.
-fn chat<B: Backend>(loops: usize, bounds: Bounds, timeouts: &Timeouts) -> Vec<Server> {
-    let parts = Chat::shared(bounds, loops).into_iter();
-    parts.map(|part| serve_with::<B, _>(timeouts.clone(), Limits::default(), move || part)).collect()
+/// Starts one chat on `loops` loops, each with its own port.
+fn chat_with<B: Backend>(loops: usize, bounds: Bounds, timeouts: &Timeouts) -> Vec<Server> {
+    let chats = Chat::shared(bounds, loops).into_iter();
+    chats.map(|chat| serve_with::<B, _>(timeouts.clone(), LoopLimits::default(), move || chat)).collect()
 }
 
-fn plain<B: Backend>(loops: usize) -> Vec<Server> {
-    chat::<B>(loops, Bounds::default(), &Timeouts::default())
+fn start_chat<B: Backend>(loops: usize) -> Vec<Server> {
+    chat_with::<B>(loops, Bounds::default(), &Timeouts::default())
 }
 
-/// Somebody in the chat.
-struct Person {
+/// A client that has joined the chat.
+struct Member {
     client: Client,
     name: String,
 }
 
-impl Person {
-    fn come(server: &Server) -> Self {
+impl Member {
+    fn join(server: &Server) -> Self {
         let mut client = server.connect();
         let welcome = client.line();
-        let name = welcome.strip_prefix("* Welcome, ").and_then(|rest| rest.split('!').next()).expect("a welcome");
-        Person { name: name.to_owned(), client }
+        let name = welcome.strip_prefix("* Welcome, ").and_then(|rest| rest.split('!').next()).expect("a welcome line");
+        Member { name: name.to_owned(), client }
     }
 
     fn send(&mut self, text: &str) {
@@ -42,7 +42,7 @@ impl Person {
         self.client.line()
     }
 
-    /// Reads up to a line that ends so; returns what came before it.
+    /// Reads up to a line that ends with `end`, and returns the lines before it.
     fn until(&mut self, end: &str) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
@@ -55,217 +55,218 @@ impl Person {
     }
 }
 
-/// Everybody comes, one after the other, and everybody has read of it.
-fn gather(servers: &[Server], count: usize) -> Vec<Person> {
-    let mut people: Vec<Person> = (0..count).map(|number| Person::come(&servers[number % servers.len()])).collect();
-    let last = people[count - 1].name.clone();
-    for person in &mut people[..count - 1] {
-        person.until(&format!("{last} joined"));
+/// Connects `count` members one after the other, and waits until each has seen the last one join.
+fn join_all(servers: &[Server], count: usize) -> Vec<Member> {
+    let mut members: Vec<Member> = (0..count).map(|number| Member::join(&servers[number % servers.len()])).collect();
+    let last = members[count - 1].name.clone();
+    for member in &mut members[..count - 1] {
+        member.until(&format!("{last} joined"));
     }
-    people
+    members
 }
 
-/// A hundred people say things at random, on so many loops: each reads the same lines in the same order, without its own.
-fn order<B: Backend>(loops: usize) {
-    const PEOPLE: usize = 100;
+/// Asserts that when a hundred members on `loops` loops send messages at random, all of them receive the messages in
+/// the same order.
+fn check_order<B: Backend>(loops: usize) {
+    const MEMBERS: usize = 100;
     const LINES: usize = 1000;
-    let servers = plain::<B>(loops);
-    let mut people = gather(&servers, PEOPLE);
+    let servers = start_chat::<B>(loops);
+    let mut members = join_all(&servers, MEMBERS);
     let mut random = Random::new(loops as u64);
     for number in 0..LINES {
-        // The first only listens.
-        people[1 + random.below(PEOPLE - 1)].send(&format!("{number}\n"));
+        // The first member only receives.
+        members[1 + random.below(MEMBERS - 1)].send(&format!("{number}\n"));
     }
-    // Whoever says so said everything else before.
-    for person in &mut people[1..] {
-        person.send("done\n");
+    // Marks the end of the messages of each member.
+    for member in &mut members[1..] {
+        member.send("done\n");
     }
     let mut logs = Vec::new();
-    for (number, person) in people.iter_mut().enumerate() {
+    for (number, member) in members.iter_mut().enumerate() {
         let mut log = Vec::new();
-        let mut dones = if number == 0 { PEOPLE - 1 } else { PEOPLE - 2 };
-        while dones > 0 {
-            let line = person.line();
-            dones -= usize::from(line.ends_with("] done"));
+        let mut dones_left = if number == 0 { MEMBERS - 1 } else { MEMBERS - 2 };
+        while dones_left > 0 {
+            let line = member.line();
+            dones_left -= usize::from(line.ends_with("] done"));
             log.push(line);
         }
         logs.push(log);
     }
-    assert_eq!(logs[0].len(), LINES + PEOPLE - 1);
-    for (person, log) in people.iter().zip(&logs) {
-        let own = format!("[{}] ", person.name);
+    assert_eq!(logs[0].len(), LINES + MEMBERS - 1);
+    for (member, log) in members.iter().zip(&logs) {
+        let own = format!("[{}] ", member.name);
         let others = logs[0].iter().filter(|line| !line.starts_with(&own));
-        assert!(log.iter().eq(others), "{} read another order", person.name);
+        assert!(log.iter().eq(others), "{} received a different order", member.name);
     }
 }
 
 on_every_backend! {
-    fn two_people_talk<B>() {
-        let servers = plain::<B>(1);
-        let mut anna = Person::come(&servers[0]);
-        let mut bert = Person::come(&servers[0]);
-        assert_eq!(anna.line(), "* guest2 joined");
-        anna.send("/nick Anna\r\n");
-        assert_eq!(anna.line(), "* You are now Anna.");
-        assert_eq!(bert.line(), "* guest1 is now Anna");
-        bert.send("good day");
-        bert.send(" to you\n");
-        assert_eq!(anna.line(), "[guest2] good day to you");
-        anna.client.send(b"\xff\xfb\x01gr\xc3").send(b"\xbc\xc3\x9fe \x1b[1m\r\n");
-        assert_eq!(bert.line(), "[Anna] gr\u{fc}\u{df}e [1m");
-        bert.send("/quit\n");
-        assert_eq!(bert.line(), "* Goodbye.");
-        bert.client.expect_close();
-        assert_eq!(anna.line(), "* guest2 left");
+    fn two_members_talk<B>() {
+        let servers = start_chat::<B>(1);
+        let mut alice = Member::join(&servers[0]);
+        let mut bob = Member::join(&servers[0]);
+        assert_eq!(alice.line(), "* guest2 joined");
+        alice.send("/nick Alice\r\n");
+        assert_eq!(alice.line(), "* You are now Alice.");
+        assert_eq!(bob.line(), "* guest1 is now Alice");
+        bob.send("good day");
+        bob.send(" to you\n");
+        assert_eq!(alice.line(), "[guest2] good day to you");
+        alice.client.send(b"\xff\xfb\x01gr\xc3").send(b"\xbc\xc3\x9fe \x1b[1m\r\n");
+        assert_eq!(bob.line(), "[Alice] gr\u{fc}\u{df}e [1m");
+        bob.send("/quit\n");
+        assert_eq!(bob.line(), "* Goodbye.");
+        bob.client.expect_close();
+        assert_eq!(alice.line(), "* guest2 left");
     }
 
-    fn commands_piped_in_are_answered_before_the_end<B>() {
-        let servers = plain::<B>(1);
+    fn piped_commands_get_replies_before_the_connection_closes<B>() {
+        let servers = start_chat::<B>(1);
         let mut client = servers[0].connect();
         client.send("/who\n/rooms\nhello\nnever").finish();
-        let told = String::from_utf8(client.rest()).expect("UTF-8");
-        let lines: Vec<&str> = told.lines().skip(1).collect();
+        let received = String::from_utf8(client.read_to_end()).expect("UTF-8");
+        let lines: Vec<&str> = received.lines().skip(1).collect();
         assert_eq!(lines, ["* In lobby: guest1 (1)", "* Rooms: lobby (1)"]);
     }
 
-    fn everybody_reads_the_same_order_on_one_loop<B>() {
-        order::<B>(1);
+    fn all_members_receive_the_same_order_on_one_loop<B>() {
+        check_order::<B>(1);
     }
 
-    fn everybody_reads_the_same_order_on_two_loops<B>() {
-        order::<B>(2);
+    fn all_members_receive_the_same_order_on_two_loops<B>() {
+        check_order::<B>(2);
     }
 
-    fn everybody_reads_the_same_order_on_four_loops<B>() {
-        order::<B>(4);
+    fn all_members_receive_the_same_order_on_four_loops<B>() {
+        check_order::<B>(4);
     }
 
-    fn members_on_different_loops_are_one_chat<B>() {
-        let servers = plain::<B>(4);
-        let mut people = gather(&servers, 4);
-        people[3].send("/msg guest1 psst\n");
-        assert_eq!(people[0].line(), "[guest4 -> guest1] psst");
-        people[1].send("/nick guest3\n");
-        assert_eq!(people[1].line(), "* The name guest3 is taken.");
-        people[2].send("/join tea\n");
-        assert_eq!(people[2].line(), "* You are now in tea: nobody but you.");
-        people[0].send("/join tea\n");
-        assert_eq!(people[2].line(), "* guest1 joined");
-        people[2].send("hot\n");
-        people[0].until("[guest3] hot");
-        people[0].client.socket.shutdown(std::net::Shutdown::Both).expect("alive");
-        assert_eq!(people[2].line(), "* guest1 left");
+    fn members_on_different_loops_share_one_chat<B>() {
+        let servers = start_chat::<B>(4);
+        let mut members = join_all(&servers, 4);
+        members[3].send("/msg guest1 psst\n");
+        assert_eq!(members[0].line(), "[guest4 -> guest1] psst");
+        members[1].send("/nick guest3\n");
+        assert_eq!(members[1].line(), "* The name guest3 is taken.");
+        members[2].send("/join tea\n");
+        assert_eq!(members[2].line(), "* You are now in tea: only you.");
+        members[0].send("/join tea\n");
+        assert_eq!(members[2].line(), "* guest1 joined");
+        members[2].send("hot\n");
+        members[0].until("[guest3] hot");
+        members[0].client.socket.shutdown(std::net::Shutdown::Both).expect("an open socket");
+        assert_eq!(members[2].line(), "* guest1 left");
     }
 
-    fn who_stops_reading_is_dropped_and_ninety_nine_others_lose_no_line<B>() {
+    fn a_client_that_stops_reading_is_disconnected_and_the_others_lose_no_line<B>() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        // So that the system holds little for who does not read.
-        socket2::SockRef::from(&listener).set_send_buffer_size(16 * 1024).expect("alive");
+        // Small socket buffers, so that the kernel holds little for the slow client.
+        socket2::SockRef::from(&listener).set_send_buffer_size(16 * 1024).expect("an open socket");
         let server =
-            serve_on::<B, _>(listener, Timeouts::default(), Limits::default(), || Chat::new(Bounds::default()));
-        let mut people = gather(std::slice::from_ref(&server), 101);
-        let mut slow = people.swap_remove(50);
+            serve_on::<B, _>(listener, Timeouts::default(), LoopLimits::default(), || Chat::new(Bounds::default()));
+        let mut members = join_all(std::slice::from_ref(&server), 101);
+        let mut slow = members.swap_remove(50);
         let notice = format!("* {} left (too slow)", slow.name);
-        socket2::SockRef::from(&slow.client.socket).set_recv_buffer_size(4096).expect("alive");
-        let words = "x".repeat(1900);
-        let (mut said, mut dropped) = (0, 0);
-        // Everybody else reads everything before more is said.
-        while dropped == 0 {
-            let lines: Vec<String> = (said..said + 20).map(|number| format!("{number} {words}")).collect();
-            said += 20;
-            people[0].send(&(lines.join("\n") + "\n"));
-            for person in &mut people[1..] {
-                let mut before = person.until(&lines[19]);
+        socket2::SockRef::from(&slow.client.socket).set_recv_buffer_size(4096).expect("an open socket");
+        let text = "x".repeat(1900);
+        let (mut sent, mut disconnected) = (0, false);
+        // The other members read each batch before the next one is sent.
+        while !disconnected {
+            let lines: Vec<String> = (sent..sent + 20).map(|number| format!("{number} {text}")).collect();
+            sent += 20;
+            members[0].send(&(lines.join("\n") + "\n"));
+            for member in &mut members[1..] {
+                let mut before = member.until(&lines[19]);
                 before.retain(|line| *line != notice);
                 assert!(before.iter().eq(lines[..19].iter().map(|line| format!("[guest1] {line}")).collect::<Vec<_>>().iter()));
             }
-            dropped = usize::from(people[0].client.line_within(Duration::from_millis(1)).is_some_and(|line| line == notice));
-            assert!(said < 10_000, "never dropped");
+            disconnected = members[0].client.line_within(Duration::from_millis(1)).is_some_and(|line| line == notice);
+            assert!(sent < 10_000, "never disconnected");
         }
-        assert!(said * 1900 > 256 * 1024, "dropped after {said} lines");
-        // What it reads now ends, and is not everything.
+        assert!(sent * 1900 > 256 * 1024, "disconnected after {sent} lines");
+        // The slow client receives a truncated stream.
         let mut rest = Vec::new();
         let _ = std::io::Read::read_to_end(&mut slow.client.socket, &mut rest);
-        assert!(rest.len() < said * 1900);
+        assert!(rest.len() < sent * 1900);
     }
 
-    fn who_takes_nothing_for_the_time_of_writing_is_too_slow<B>() {
+    fn a_client_that_exceeds_the_write_timeout_is_too_slow<B>() {
         let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
         let bounds = Bounds { queue_bytes_max: 1 << 30, ..Bounds::default() };
-        let servers = chat::<B>(1, bounds, &timeouts);
-        let mut people = gather(&servers, 2);
-        let words = "x".repeat(1900) + "\n";
-        let mut reader = people[0].client.socket.try_clone().expect("alive");
-        // The second reads nothing at all, until nothing more fits.
-        let told = std::thread::spawn(move || {
-            let mut told = Vec::new();
+        let servers = chat_with::<B>(1, bounds, &timeouts);
+        let mut members = join_all(&servers, 2);
+        let text = "x".repeat(1900) + "\n";
+        let mut reader = members[0].client.socket.try_clone().expect("an open socket");
+        // The second member never reads, so that its buffers fill up.
+        let received = std::thread::spawn(move || {
+            let mut received = Vec::new();
             let mut buffer = [0; 4096];
-            while !told.ends_with(b"(too slow)\n") {
-                let count = std::io::Read::read(&mut reader, &mut buffer).expect("in time");
-                told.extend_from_slice(&buffer[..count]);
+            while !received.ends_with(b"(too slow)\n") {
+                let count = std::io::Read::read(&mut reader, &mut buffer).expect("a read in time");
+                received.extend_from_slice(&buffer[..count]);
             }
-            told
+            received
         });
-        while !told.is_finished() {
-            people[0].send(&words.repeat(30));
+        while !received.is_finished() {
+            members[0].send(&text.repeat(30));
         }
-        assert_eq!(told.join().expect("told"), b"* guest2 left (too slow)\n");
+        assert_eq!(received.join().expect("the reader thread"), b"* guest2 left (too slow)\n");
     }
 
-    fn who_is_silent_stays_unless_a_time_is_set<B>() {
+    fn an_idle_member_is_disconnected_after_the_timeout<B>() {
         let timeouts = Timeouts { open: Some(Duration::from_millis(300)), ..Timeouts::default() };
-        let servers = chat::<B>(1, Bounds::default(), &timeouts);
-        let mut silent = Person::come(&servers[0]);
-        let mut lively = Person::come(&servers[0]);
-        silent.until("* guest2 joined");
-        let gone = loop {
-            lively.send("hello?\n");
-            if let Some(line) = lively.client.line_within(Duration::from_millis(20)) {
+        let servers = chat_with::<B>(1, Bounds::default(), &timeouts);
+        let mut idle = Member::join(&servers[0]);
+        let mut active = Member::join(&servers[0]);
+        idle.until("* guest2 joined");
+        let notice = loop {
+            active.send("hello?\n");
+            if let Some(line) = active.client.line_within(Duration::from_millis(20)) {
                 break line;
             }
         };
-        assert_eq!(gone, "* guest1 left (timed out)");
-        assert!(silent.until("* You said nothing for too long. Goodbye.").iter().all(|line| line == "[guest2] hello?"));
-        silent.client.expect_close();
+        assert_eq!(notice, "* guest1 left (timed out)");
+        assert!(idle.until("* Disconnected: idle too long.").iter().all(|line| line == "[guest2] hello?"));
+        idle.client.expect_close();
     }
 
-    fn what_is_pasted_comes_whole_though_others_have_their_turn_between<B>() {
-        let servers = plain::<B>(1);
-        let mut people = gather(&servers, 3);
+    fn a_long_paste_arrives_complete_and_is_interleaved_with_other_messages<B>() {
+        let servers = start_chat::<B>(1);
+        let mut members = join_all(&servers, 3);
         let pasted: Vec<String> = (0..5000).map(|number| number.to_string()).collect();
-        people[0].send(&(pasted.join("\n") + "\n"));
-        people[1].send("me too\n");
-        let mut told = people[2].until("] 4999");
-        told.retain(|line| line != "[guest2] me too");
-        assert_eq!(told.len(), 4999);
-        assert!(told.iter().zip(&pasted).all(|(line, said)| *line == format!("[guest1] {said}")));
+        members[0].send(&(pasted.join("\n") + "\n"));
+        members[1].send("me too\n");
+        let mut received = members[2].until("] 4999");
+        received.retain(|line| line != "[guest2] me too");
+        assert_eq!(received.len(), 4999);
+        assert!(received.iter().zip(&pasted).all(|(line, sent)| *line == format!("[guest1] {sent}")));
     }
 
-    fn a_chat_that_is_full_says_so<B>() {
-        let servers = chat::<B>(1, Bounds { members_max: 2, ..Bounds::default() }, &Timeouts::default());
-        let people = gather(&servers, 2);
+    fn a_full_chat_rejects_clients_with_a_notice<B>() {
+        let servers = chat_with::<B>(1, Bounds { members_max: 2, ..Bounds::default() }, &Timeouts::default());
+        let members = join_all(&servers, 2);
         let mut third = servers[0].connect();
-        assert_eq!(third.line(), "* The chat is full; come back later.");
+        assert_eq!(third.line(), "* The chat is full; try again later.");
         third.expect_close();
-        drop(people);
+        drop(members);
     }
 
-    fn at_drain_everybody_gets_what_is_queued_and_a_line<B>() {
-        let servers = plain::<B>(2);
-        let mut people = gather(&servers, 10);
-        let words = "x".repeat(1000);
-        let said: Vec<String> = (0..100).map(|number| format!("{number} {words}")).collect();
-        people[0].send(&(said.join("\n") + "\n"));
-        // What one has read is on its way to all the others, on the other loop too.
-        people[9].until(&said[99]);
+    fn on_drain_members_get_their_queued_lines_and_a_notice<B>() {
+        let servers = start_chat::<B>(2);
+        let mut members = join_all(&servers, 10);
+        let text = "x".repeat(1000);
+        let sent: Vec<String> = (0..100).map(|number| format!("{number} {text}")).collect();
+        members[0].send(&(sent.join("\n") + "\n"));
+        // Once one member has received the last line, it is queued for all others, on the other loop as well.
+        members[9].until(&sent[99]);
         for server in &servers {
             server.handle.drain();
         }
-        for (number, person) in people.iter_mut().enumerate() {
-            let before = person.until("* The server is going down. Goodbye.");
-            let expected = if number == 0 || number == 9 { &[] } else { &said[..] };
+        for (number, member) in members.iter_mut().enumerate() {
+            let before = member.until("* The server is shutting down. Goodbye.");
+            let expected = if number == 0 || number == 9 { &[] } else { &sent[..] };
             assert!(before.iter().eq(expected.iter().map(|line| format!("[guest1] {line}")).collect::<Vec<_>>().iter()));
-            person.client.expect_close();
+            member.client.expect_close();
         }
         for server in servers {
             server.drain();
@@ -273,66 +274,67 @@ on_every_backend! {
     }
 }
 
-/// Turns a loop by hand, with people who talk at random, and compares its counters.
-fn sends<B: Backend>() {
-    const PEOPLE: usize = 50;
+/// Runs the turns of a loop one by one while members send at random, and checks the number of writes in each turn.
+fn check_writes<B: Backend>() {
+    const MEMBERS: usize = 50;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let mut event_loop =
-        EventLoop::<B, _>::with(Timeouts::default(), Limits::default(), Chat::new(Bounds::default())).expect("a loop");
-    event_loop.listen(listener).expect("watched");
+        EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), Chat::new(Bounds::default()))
+            .expect("a loop");
+    event_loop.listen(listener).expect("the listener is added");
     let mut clients: Vec<TcpStream> =
-        (0..PEOPLE).map(|_| TcpStream::connect_timeout(&address, PATIENCE).expect("a connection")).collect();
+        (0..MEMBERS).map(|_| TcpStream::connect_timeout(&address, WAIT_MAX).expect("a connection")).collect();
     let handle = event_loop.handle();
-    let (mut random, mut most) = (Random::new(10), 0);
+    let (mut random, mut writes_max) = (Random::new(10), 0);
     for round in 0..300 {
         for _ in 0..random.below(20) {
-            let who = random.below(PEOPLE);
-            let what = ["hello\n", "/who\n", "/me waves\n", "/msg guest1 psst\n", "a\nb\nc\n"][random.below(5)];
-            clients[who].write_all(what.as_bytes()).expect("sent");
+            let index = random.below(MEMBERS);
+            let line = ["hello\n", "/who\n", "/me waves\n", "/msg guest1 psst\n", "a\nb\nc\n"][random.below(5)];
+            clients[index].write_all(line.as_bytes()).expect("a write");
         }
         let before = event_loop.counters().clone();
-        // A turn that nothing came for ends too.
+        // Ensures that the turn ends even if there is no input.
         handle.wake();
-        event_loop.turn().expect("turned");
+        event_loop.turn().expect("a turn");
         let writes = event_loop.counters().writes - before.writes;
-        assert!(writes <= PEOPLE as u64, "{writes} sends in turn {round}");
-        most = most.max(writes);
+        assert!(writes <= MEMBERS as u64, "{writes} writes in turn {round}");
+        writes_max = writes_max.max(writes);
     }
-    assert_eq!(event_loop.connections(), PEOPLE);
-    assert_eq!(most, PEOPLE as u64, "everybody was sent something in some turn");
+    assert_eq!(event_loop.connections(), MEMBERS);
+    assert_eq!(writes_max, MEMBERS as u64, "no turn wrote to all members");
 }
 
-/// Not under chaos, where a socket refuses at random and one that takes bytes again is sent to once more.
+/// Not run under Chaos, which makes writes fail at random, so that they are repeated within a turn.
 #[test]
-fn nobody_is_sent_to_twice_in_a_turn() {
-    sends::<serverd::r#loop::Select>();
+fn a_member_is_written_to_at_most_once_per_turn() {
+    check_writes::<serverd::r#loop::Select>();
     #[cfg(target_os = "linux")]
-    sends::<serverd::r#loop::Epoll>();
+    check_writes::<serverd::r#loop::Epoll>();
     #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-    sends::<serverd::r#loop::Kqueue>();
+    check_writes::<serverd::r#loop::Kqueue>();
 }
 
-/// A crowd that comes at once costs each one notice, not one for each of the others.
+/// When many members join in one turn, each member gets one notice rather than one per arrival.
 #[test]
-fn a_crowd_is_announced_in_one_line() {
+fn simultaneous_arrivals_are_announced_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let mut event_loop = EventLoop::<serverd::r#loop::Select, _>::with(
+    let mut event_loop = EventLoop::<serverd::r#loop::Select, _>::with_limits(
         Timeouts::default(),
-        Limits::default(),
+        LoopLimits::default(),
         Chat::new(Bounds::default()),
     )
     .expect("a loop");
-    event_loop.listen(listener).expect("watched");
+    event_loop.listen(listener).expect("the listener is added");
     let mut first = Client::new(address);
     while event_loop.connections() == 0 {
-        event_loop.turn().expect("turned");
+        event_loop.turn().expect("a turn");
     }
     assert!(first.line().starts_with("* Welcome, guest1!"));
     let crowd: Vec<Client> = (0..40).map(|_| Client::new(address)).collect();
     while event_loop.connections() < 41 {
-        event_loop.turn().expect("turned");
+        event_loop.turn().expect("a turn");
     }
     let notice = first.line();
     assert!(notice.starts_with("* guest2, guest3, ") && notice.ends_with(" and 20 more joined"), "{notice}");

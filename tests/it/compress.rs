@@ -1,35 +1,35 @@
-//! Content is compressed for who wants that, on other threads, and nothing else is.
+//! On-the-fly compression: selection of responses and codings, and use of the thread pool.
 
 use std::io::Read;
 
 use serverd::{HttpServer, Pool, Request, Response, StatusCode, layers};
 
-use crate::harness::{Answer, Backend, Client, Random, Server, on_every_backend, serve};
+use crate::harness::{Backend, Client, Random, RawResponse, Server, on_every_backend, serve};
 
 fn text() -> String {
-    let add = |text: String, number: u32| text + &format!("line {number} of a text that is not too short\n");
+    let add = |text: String, number: u32| text + &format!("line {number} of a text that compresses well\n");
     (0..20_000).fold(String::new(), add)
 }
 
-/// What each path is answered with, before it is compressed.
+/// Serves a different kind of response on each path; the layer under test compresses them.
 fn content(request: &Request<'_>) -> Response {
-    let page = || Response::text(text()).field("ETag", "\"strong\"").field("Accept-Ranges", "bytes");
+    let page = || Response::text(text()).header("ETag", "\"strong\"").header("Accept-Ranges", "bytes");
     match request.path() {
         "/text" => page(),
-        "/weak" => Response::text(text()).field("ETag", "W/\"weak\""),
+        "/weak" => Response::text(text()).header("ETag", "W/\"weak\""),
         "/short" => Response::text("short\n".repeat(100)),
         "/image" => Response::new(StatusCode::OK).content_type("image/png").body(text()),
-        "/part" => page().with_status(StatusCode::PARTIAL_CONTENT).field("Content-Range", "bytes 0-9/10"),
-        "/coded" => page().field("Content-Encoding", "br"),
-        "/fixed" => page().field("Cache-Control", "max-age=1, no-transform"),
-        "/unchanged" => Response::new(StatusCode::NOT_MODIFIED).field("ETag", "\"strong\""),
+        "/part" => page().with_status(StatusCode::PARTIAL_CONTENT).header("Content-Range", "bytes 0-9/10"),
+        "/coded" => page().header("Content-Encoding", "br"),
+        "/fixed" => page().header("Cache-Control", "max-age=1, no-transform"),
+        "/not-modified" => Response::new(StatusCode::NOT_MODIFIED).header("ETag", "\"strong\""),
         "/pieces" => Response::stream(text().lines().map(|line| format!("{line}\n")).collect::<Vec<_>>())
             .content_type("text/plain"),
         "/reader" => {
             Response::reader(std::io::Cursor::new(text())).content_type("text/plain").length(text().len() as u64)
         }
         "/broken" => Response::reader(std::io::Cursor::new(text())).content_type("text/plain").length(u64::MAX / 2),
-        "/later" => {
+        "/deferred" => {
             let (response, responder) = Response::later();
             std::thread::spawn(move || responder.respond(text()));
             response
@@ -47,12 +47,12 @@ fn content(request: &Request<'_>) -> Response {
 }
 
 fn server<B: Backend>() -> Server {
-    serve::<B, _>(|| HttpServer::with(layers::compress(content, Pool::new(1, 16).expect("a thread"))))
+    serve::<B, _>(|| HttpServer::with(layers::compress(content, Pool::new(1, 16).expect("starting the pool"))))
 }
 
-fn ask(client: &mut Client, method: &str, path: &str, accept: &str) -> Answer {
+fn fetch(client: &mut Client, method: &str, path: &str, accept: &str) -> RawResponse {
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {accept}\r\n\r\n"));
-    client.answer_to(method)
+    client.response_to(method)
 }
 
 fn gunzip(bytes: &[u8]) -> String {
@@ -68,7 +68,7 @@ fn unzstd(bytes: &[u8]) -> String {
 }
 
 on_every_backend! {
-    fn text_is_compressed_as_the_client_prefers<B>() {
+    fn text_is_compressed_with_the_coding_the_client_prefers<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         for (accept, coding) in [
@@ -80,26 +80,27 @@ on_every_backend! {
             ("br", None),
             ("", None),
         ] {
-            let answer = ask(&mut client, "GET", "/text", accept);
-            assert_eq!(answer.field("content-encoding"), coding, "{accept}");
-            assert_eq!(answer.field("vary"), Some("Accept-Encoding"), "{accept}");
-            let back = match coding {
-                Some("gzip") => gunzip(&answer.body),
-                Some(_) => unzstd(&answer.body),
-                None => answer.text(),
+            let response = fetch(&mut client, "GET", "/text", accept);
+            assert_eq!(response.header("content-encoding"), coding, "{accept}");
+            assert_eq!(response.header("vary"), Some("Accept-Encoding"), "{accept}");
+            let decoded = match coding {
+                Some("gzip") => gunzip(&response.body),
+                Some(_) => unzstd(&response.body),
+                None => response.text(),
             };
-            assert!(back == text(), "{accept}");
-            let told = [answer.field("etag"), answer.field("accept-ranges"), answer.field("content-length")];
+            assert!(decoded == text(), "{accept}");
+            let headers = ["etag", "accept-ranges", "content-length"].map(|name| response.header(name));
             if coding.is_some() {
-                assert!(answer.body.len() < text().len() / 4);
-                assert_eq!(told, [Some("W/\"strong\""), None, None], "{accept}");
+                assert!(response.body.len() < text().len() / 4);
+                assert_eq!(headers, [Some("W/\"strong\""), None, None], "{accept}");
             } else {
-                assert_eq!(told, [Some("\"strong\""), Some("bytes"), Some(text().len().to_string().as_str())], "{accept}");
+                let length = text().len().to_string();
+                assert_eq!(headers, [Some("\"strong\""), Some("bytes"), Some(length.as_str())], "{accept}");
             }
         }
     }
 
-    fn what_gains_nothing_or_may_not_is_left_as_it_is<B>() {
+    fn unsuitable_responses_are_not_compressed<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         for (path, vary) in [
@@ -108,52 +109,52 @@ on_every_backend! {
             ("/part", Some("Accept-Encoding")),
             ("/fixed", None),
             ("/pushed", None),
-            ("/unchanged", Some("Accept-Encoding")),
+            ("/not-modified", Some("Accept-Encoding")),
         ] {
-            let answer = ask(&mut client, "GET", path, "gzip");
-            assert_eq!((answer.field("content-encoding"), answer.field("vary")), (None, vary), "{path}");
+            let response = fetch(&mut client, "GET", path, "gzip");
+            assert_eq!((response.header("content-encoding"), response.header("vary")), (None, vary), "{path}");
         }
-        assert_eq!(ask(&mut client, "GET", "/coded", "gzip").field("content-encoding"), Some("br"));
+        assert_eq!(fetch(&mut client, "GET", "/coded", "gzip").header("content-encoding"), Some("br"));
     }
 
-    fn any_body_is_compressed_that_can_be_read<B>() {
+    fn every_kind_of_readable_body_is_compressed<B>() {
         let server = server::<B>();
         let mut client = server.connect();
-        for path in ["/pieces", "/reader", "/later", "/unknown", "/weak"] {
-            let answer = ask(&mut client, "GET", path, "gzip");
-            assert_eq!(answer.field("content-encoding"), Some("gzip"), "{path}");
-            assert!(gunzip(&answer.body) == text(), "{path}");
+        for path in ["/pieces", "/reader", "/deferred", "/unknown", "/weak"] {
+            let response = fetch(&mut client, "GET", path, "gzip");
+            assert_eq!(response.header("content-encoding"), Some("gzip"), "{path}");
+            assert!(gunzip(&response.body) == text(), "{path}");
         }
-        assert_eq!(ask(&mut client, "GET", "/weak", "gzip").field("etag"), Some("W/\"weak\""));
-        let head = ask(&mut client, "HEAD", "/text", "gzip");
-        assert_eq!((head.field("content-encoding"), head.field("content-length")), (Some("gzip"), None));
-        assert_eq!(ask(&mut client, "GET", "/short", "gzip").status, 200, "HEAD leaves nothing behind");
+        assert_eq!(fetch(&mut client, "GET", "/weak", "gzip").header("etag"), Some("W/\"weak\""));
+        let head = fetch(&mut client, "HEAD", "/text", "gzip");
+        assert_eq!((head.header("content-encoding"), head.header("content-length")), (Some("gzip"), None));
+        assert_eq!(fetch(&mut client, "GET", "/short", "gzip").status, 200, "no body follows a response to HEAD");
     }
 
-    fn half_a_body_is_not_taken_for_the_whole<B>() {
+    fn a_truncated_compressed_body_is_detectable<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         client.send("GET /broken HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
-        let seen = client.rest();
+        let seen = client.read_to_end();
         assert!(seen.starts_with(b"HTTP/1.1 200 ") && !seen.ends_with(b"\r\n0\r\n\r\n"));
     }
 
-    fn one_thread_serves_many_who_do_not_read<B>() {
-        let letters = || Random::new(7).bytes(5_000_000).into_iter().map(|byte| char::from(b' ' + byte % 64));
-        let page = move || letters().collect::<String>();
+    fn slow_clients_do_not_occupy_the_compression_thread<B>() {
+        let characters = || Random::new(7).bytes(5_000_000).into_iter().map(|byte| char::from(b' ' + byte % 64));
+        let page = move || characters().collect::<String>();
         let server = serve::<B, _>(move || {
             let page = page();
             let content = move |_: &Request<'_>| page.clone();
-            HttpServer::with(layers::compress(content, Pool::new(1, 64).expect("a thread")))
+            HttpServer::with(layers::compress(content, Pool::new(1, 64).expect("starting the pool")))
         });
         let mut slow: Vec<Client> = (0..4).map(|_| server.connect()).collect();
         for client in &mut slow {
             client.send("GET / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
         }
-        let quick = ask(&mut server.connect(), "GET", "/", "gzip");
-        assert!(gunzip(&quick.body) == page());
+        let response = fetch(&mut server.connect(), "GET", "/", "gzip");
+        assert!(gunzip(&response.body) == page());
         for mut client in slow.drain(..1) {
-            assert!(gunzip(&client.answer().body) == page());
+            assert!(gunzip(&client.response().body) == page());
         }
     }
 }

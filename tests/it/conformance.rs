@@ -1,6 +1,6 @@
-//! The cases of tests/conformance, run through `http1` without sockets: whole, octet by octet and at random cuts. The
-//! same octets give the same events however they are cut, and the answer a case wants. And docs/CONFORMANCE.md, the
-//! table of clauses, is held to its word.
+//! Passes the input of the cases in tests/conformance to `http1` without sockets: all at once, byte by byte, and split
+//! at random. The events must not depend on how the input is split, and must agree with the outcomes the case accepts.
+//! Also checks that the clause table in docs/CONFORMANCE.md is complete and refers to existing tests.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serverd::http1::{Framing, Limits};
 
-use crate::feed::{feed, random_cuts};
+use crate::feed_input::{feed, random_splits};
 
 #[derive(Deserialize)]
 struct Cases {
@@ -37,24 +37,24 @@ enum Step {
         repeat: String,
         times: usize,
     },
-    /// Pauses and the like mean nothing without a socket.
+    /// A pause or another step that has no meaning without a socket.
     Other(#[allow(dead_code)] toml::Table),
 }
 
-/// In a case one character is one octet.
-fn octets(text: &str) -> Vec<u8> {
-    text.chars().map(|character| u8::try_from(u32::from(character)).expect("one octet")).collect()
+/// Decodes a string of a case: one character is one byte.
+fn decode(text: &str) -> Vec<u8> {
+    text.chars().map(|character| u8::try_from(u32::from(character)).expect("one byte")).collect()
 }
 
 impl Case {
     fn input(&self) -> Vec<u8> {
         match &self.send {
-            Send::Text(text) => octets(text),
+            Send::Text(text) => decode(text),
             Send::Steps(steps) => steps
                 .iter()
                 .flat_map(|step| match step {
-                    Step::Text(text) => octets(text),
-                    Step::Repeat { repeat, times } => octets(repeat).repeat(*times),
+                    Step::Text(text) => decode(text),
+                    Step::Repeat { repeat, times } => decode(repeat).repeat(*times),
                     Step::Other(_) => Vec::new(),
                 })
                 .collect(),
@@ -68,65 +68,70 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn the_same_octets_give_the_same_events_however_they_are_cut() {
+fn the_same_bytes_give_the_same_events_however_they_are_split() {
     let limits = Limits::default();
     for case in cases() {
         let input = case.input();
-        let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
-        // Octet by octet costs a call each; the long ones are long for their limits' sake, and random cuts do.
+        let unsplit = feed(&input, &limits, false, &mut || usize::MAX >> 1);
+        // Long inputs only test limits: random splits suffice, and one call per byte would be slow.
         if input.len() < 20_000 {
-            assert_eq!(feed(&input, &limits, true, &mut || 1), whole, "{}: octet by octet", case.id);
+            assert_eq!(feed(&input, &limits, true, &mut || 1), unsplit, "{}: byte by byte", case.id);
         }
         for seed in 1..=20 {
-            assert_eq!(feed(&input, &limits, seed % 2 == 0, &mut random_cuts(seed)), whole, "{}: seed {seed}", case.id);
+            assert_eq!(
+                feed(&input, &limits, seed % 2 == 0, &mut random_splits(seed)),
+                unsplit,
+                "{}: seed {seed}",
+                case.id
+            );
         }
     }
 }
 
-/// A fault the core finds is one the case allows, and a case that allows only faults gets one: from the core, or from
-/// the rules of the application, which this does not run.
+/// Every error the parser reports must be an outcome the case accepts. Cases without a parse error are skipped: those
+/// that expect an error status are rejected by the HTTP server, not the parser.
 #[test]
-fn faults_are_found_where_the_cases_want_them() {
-    let statuses = |accept: &str| -> Vec<String> {
-        let words: Vec<&str> = accept.split(' ').collect();
-        let last = words[..words.len() - 1].last().copied().unwrap_or("");
+fn parse_errors_match_the_expected_outcomes() {
+    let last_statuses = |accept: &str| -> Vec<String> {
+        let tokens: Vec<&str> = accept.split(' ').collect();
+        let last = tokens[..tokens.len() - 1].last().copied().unwrap_or("");
         last.split('|').map(str::to_owned).collect()
     };
-    let mut faults = 0;
+    let mut errors = 0;
     for case in cases() {
         let seen = feed(&case.input(), &Limits::default(), false, &mut || usize::MAX >> 1);
         let Some(error) = seen.error else { continue };
-        faults += 1;
-        // What stands behind a request that said close is not read by servers; the core reads on as long as it is fed.
+        errors += 1;
+        // A server ignores the input after a request with `Connection: close`, but `feed` passes it to the parser.
         let with_body = seen.heads.iter().filter(|(_, head)| head.framing() != Framing::None).count();
         if seen.ends == with_body && seen.heads.last().is_some_and(|(_, head)| !head.is_persistent()) {
             continue;
         }
         let status = error.status().as_u16().to_string();
-        let fits = |allowed: &str| allowed == status || (allowed == "4xx" && status.starts_with('4'));
-        let allowed = case.accept.iter().any(|accept| {
-            accept.split(' ').next() == Some("close") || statuses(accept).iter().any(|allowed| fits(allowed))
+        let matches = |accepted: &str| accepted == status || (accepted == "4xx" && status.starts_with('4'));
+        let is_accepted = case.accept.iter().any(|accept| {
+            accept.split(' ').next() == Some("close") || last_statuses(accept).iter().any(|last| matches(last))
         });
-        assert!(allowed, "{}: {error:?} is not among {:?}", case.id, case.accept);
+        assert!(is_accepted, "{}: {error:?} is not among {:?}", case.id, case.accept);
     }
-    assert!(faults > 400, "only {faults} faults found: are the cases read?");
+    assert!(errors > 400, "only {errors} errors found; were the cases loaded?");
 }
 
-/// The names in the last column of the table of clauses.
+/// Returns the names in the last column of the clause table.
 fn names_in_the_table() -> Vec<&'static str> {
     let rows = include_str!("../../docs/CONFORMANCE.md").lines().filter(|line| line.starts_with("| "));
     let last = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit_once(" | "));
-    // What stands between backticks is every second part.
+    // Every second part is a name enclosed in backticks.
     last.flat_map(|(_, names)| names.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The files of this name below a directory.
+/// Appends the paths of all files with this name below a directory to `found`.
 fn files_named(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).expect("a directory of the project") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             files_named(&path, name, found);
-        } else if path.file_name().is_some_and(|own| own == name) {
+        } else if path.file_name().is_some_and(|file_name| file_name == name) {
             found.push(path);
         }
     }
@@ -138,29 +143,29 @@ fn test_exists(module: &str, test: &str) -> bool {
     for directory in ["src", "tests/it"] {
         files_named(&root.join(directory), &format!("{module}.rs"), &mut files);
     }
-    let head = [format!("fn {test}("), format!("fn {test}<")];
+    let signatures = [format!("fn {test}("), format!("fn {test}<")];
     files.iter().any(|file| {
         let source = std::fs::read_to_string(file).expect("a source file");
-        head.iter().any(|head| source.contains(head))
+        signatures.iter().any(|signature| source.contains(signature))
     })
 }
 
 #[test]
-fn the_table_of_clauses_names_tests_that_exist_and_every_case() {
+fn the_clause_table_names_existing_tests_and_every_case() {
     let cases = cases();
-    let mut told = HashSet::new();
+    let mut covered = HashSet::new();
     let names = names_in_the_table();
-    assert!(names.len() > 200, "only {} names found: is the table read?", names.len());
+    assert!(names.len() > 200, "only {} names found; was the table parsed?", names.len());
     for name in names {
         if let Some((module, test)) = name.split_once("::") {
             assert!(test_exists(module, test), "no test {name}");
             continue;
         }
-        let fits = |id: &str| name.strip_suffix('*').map_or(id == name, |prefix| id.starts_with(prefix));
-        let fitting: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| fits(id)).collect();
-        assert!(!fitting.is_empty(), "no case {name}");
-        told.extend(fitting);
+        let is_match = |id: &str| name.strip_suffix('*').map_or(id == name, |prefix| id.starts_with(prefix));
+        let matching: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| is_match(id)).collect();
+        assert!(!matching.is_empty(), "no case {name}");
+        covered.extend(matching);
     }
-    let untold: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| !told.contains(id)).collect();
-    assert!(untold.is_empty(), "cases without a clause: {untold:?}");
+    let uncovered: Vec<_> = cases.iter().map(|case| &case.id).filter(|id| !covered.contains(id)).collect();
+    assert!(uncovered.is_empty(), "cases without a clause: {uncovered:?}");
 }

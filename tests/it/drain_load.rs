@@ -1,4 +1,4 @@
-//! The real binary under load loses no request when it is told to end.
+//! The real binary loses no request when it is shut down under load.
 #![cfg(target_os = "linux")]
 
 use std::io::{self, Read, Write};
@@ -8,23 +8,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::PATIENCE;
+use crate::harness::WAIT_MAX;
 use crate::process::{Running, backends};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const KEEP_ALIVE: usize = 64;
-const NEWCOMERS: usize = 8;
+const RECONNECTING: usize = 8;
 
-/// What the clients saw.
+/// Counts of the clients' results.
 #[derive(Default)]
 struct Tally {
-    answered: AtomicUsize,
+    responses: AtomicUsize,
     lost: AtomicUsize,
     stop: AtomicBool,
 }
 
-/// Sends a request and reads its answer; says whether the answer is the last. `NotConnected` when the server closed
-/// before it answered at all.
+/// Sends a request and reads the response. Returns whether the response says that it is the last.
 fn exchange(socket: &mut TcpStream) -> io::Result<bool> {
     socket.write_all(GET)?;
     let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
@@ -41,19 +40,19 @@ fn exchange(socket: &mut TcpStream) -> io::Result<bool> {
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    let socket = TcpStream::connect_timeout(&address, WAIT_MAX)?;
+    socket.set_read_timeout(Some(WAIT_MAX))?;
     Ok(socket)
 }
 
-/// One request after the other until the server says that it was the last.
+/// Sends requests on one connection until a response says that it is the last.
 fn keep_alive(address: SocketAddr, tally: Arc<Tally>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let Ok(mut socket) = connect(address) else { return };
         loop {
             match exchange(&mut socket) {
                 Ok(last) => {
-                    tally.answered.fetch_add(1, Ordering::SeqCst);
+                    tally.responses.fetch_add(1, Ordering::SeqCst);
                     if last {
                         return;
                     }
@@ -68,18 +67,18 @@ fn keep_alive(address: SocketAddr, tally: Arc<Tally>) -> JoinHandle<()> {
     })
 }
 
-/// A new connection for every request, until nobody listens any more.
-fn newcomer(address: SocketAddr, tally: Arc<Tally>) -> JoinHandle<()> {
+/// Opens a new connection for every request, until the server no longer listens.
+fn reconnect(address: SocketAddr, tally: Arc<Tally>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         while !tally.stop.load(Ordering::SeqCst) {
-            // Refused: the request was not made, so it is not lost.
+            // Connection refused: no request was sent, so none is lost.
             let Ok(mut socket) = connect(address) else { return };
             match exchange(&mut socket) {
                 Ok(_) => {
-                    tally.answered.fetch_add(1, Ordering::SeqCst);
+                    tally.responses.fetch_add(1, Ordering::SeqCst);
                 }
                 Err(error) => {
-                    println!("newcomer: {error}");
+                    println!("reconnect: {error}");
                     tally.lost.fetch_add(1, Ordering::SeqCst);
                 }
             }
@@ -89,13 +88,13 @@ fn newcomer(address: SocketAddr, tally: Arc<Tally>) -> JoinHandle<()> {
 
 fn drain_under_load(backend: &str, workers: &str) {
     let server = Running::start(&["--port", "0", "--backend", backend, "--workers", workers]);
-    let address: SocketAddr = server.address().parse().expect("an address");
+    let address: SocketAddr = server.address().parse().expect("socket address");
     let tally = Arc::new(Tally::default());
     let mut threads: Vec<_> = (0..KEEP_ALIVE).map(|_| keep_alive(address, Arc::clone(&tally))).collect();
-    threads.extend((0..NEWCOMERS).map(|_| newcomer(address, Arc::clone(&tally))));
+    threads.extend((0..RECONNECTING).map(|_| reconnect(address, Arc::clone(&tally))));
     let start = Instant::now();
-    while tally.answered.load(Ordering::SeqCst) < 500 {
-        assert!(start.elapsed() < PATIENCE, "no load comes about");
+    while tally.responses.load(Ordering::SeqCst) < 500 {
+        assert!(start.elapsed() < WAIT_MAX, "the clients produce no load");
         std::thread::sleep(Duration::from_millis(1));
     }
     server.signal("TERM");
@@ -104,14 +103,14 @@ fn drain_under_load(backend: &str, workers: &str) {
     for thread in threads {
         thread.join().expect("no panic");
     }
-    let (answered, lost) = (tally.answered.load(Ordering::SeqCst), tally.lost.load(Ordering::SeqCst));
-    println!("{backend}, {workers} workers: {answered} answered, {lost} lost");
+    let (responses, lost) = (tally.responses.load(Ordering::SeqCst), tally.lost.load(Ordering::SeqCst));
+    println!("{backend}, {workers} workers: {responses} responses, {lost} lost");
     assert_eq!((code, lost), (Some(0), 0));
 }
 
-/// `SERVERD_DRAINS` says how often; 20 of each is what is promised.
+/// The `SERVERD_DRAINS` variable sets the number of repetitions; docs/LIMITS.md reports a run with 20.
 #[test]
-fn a_server_that_ends_under_load_loses_no_request() {
+fn shutdown_under_load_loses_no_request() {
     let runs = std::env::var("SERVERD_DRAINS").ok().map_or(1, |text| text.parse().expect("a number"));
     for backend in backends() {
         for workers in ["1", "2", "4"] {
@@ -123,29 +122,29 @@ fn a_server_that_ends_under_load_loses_no_request() {
 }
 
 #[test]
-fn an_idle_server_is_gone_soon_also_with_idle_clients() {
+fn an_idle_server_exits_promptly_even_with_idle_clients() {
     for backend in backends() {
         for workers in ["1", "4"] {
             let server = Running::start(&["--port", "0", "--backend", backend, "--workers", workers]);
-            let address = server.address().parse().expect("an address");
+            let address = server.address().parse().expect("socket address");
             let mut idle: Vec<_> = (0..16).map(|_| connect(address).expect("a connection")).collect();
             for socket in &mut idle[..8] {
-                exchange(socket).expect("an answer");
+                exchange(socket).expect("a response");
             }
             let start = Instant::now();
             server.signal("TERM");
             assert_eq!(server.wait().0, Some(0));
-            // Two seconds are what is promised; the machine may be busy.
+            // Normally within two seconds; allow for a busy machine.
             assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         }
     }
 }
 
 #[test]
-fn a_stuck_client_delays_the_end_as_long_as_the_flag_says() {
+fn a_stuck_client_delays_shutdown_until_the_drain_timeout() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend, "--drain-timeout", "1500ms"]);
-        let mut stuck = connect(server.address().parse().expect("an address")).expect("a connection");
+        let mut stuck = connect(server.address().parse().expect("socket address")).expect("a connection");
         stuck
             .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
             .expect("sent");

@@ -1,4 +1,4 @@
-//! What breaks the grammar gets its status, one line that names the fault, and a clean close.
+//! Malformed requests get an error status, one line that names the error, and a clean close.
 
 use serverd::{HttpServer, Response};
 
@@ -9,22 +9,22 @@ fn hello<B: Backend>() -> Server {
 }
 
 on_every_backend! {
-    fn a_fault_is_named_after_the_answers_before_it<B>() {
+    fn an_error_response_follows_the_responses_to_earlier_requests<B>() {
         let server = hello::<B>();
         let mut client = server.connect();
         client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n<script>\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n");
         client.finish();
-        assert_eq!(client.answer().text(), "hello");
-        let answer = client.answer();
-        assert_eq!(answer.status, 400);
-        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(answer.field("connection"), Some("close"));
-        assert!(answer.field("date").is_some());
-        assert_eq!(answer.text(), "a field name is a token, with no space before the colon\n");
+        assert_eq!(client.response().text(), "hello");
+        let response = client.response();
+        assert_eq!(response.status, 400);
+        assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(response.header("connection"), Some("close"));
+        assert!(response.header("date").is_some());
+        assert_eq!(response.text(), "invalid header name or whitespace before the colon\n");
         client.expect_close();
     }
 
-    fn a_client_that_is_still_sending_reads_the_refusal_and_no_reset<B>() {
+    fn a_client_that_is_still_sending_reads_the_error_response_instead_of_a_reset<B>() {
         let server = hello::<B>();
         for _ in 0..5 {
             let mut client = server.connect();
@@ -32,12 +32,12 @@ on_every_backend! {
             for _ in 0..20 {
                 client.send(vec![b'x'; 50_000]);
             }
-            assert_eq!(client.answer().status, 413);
+            assert_eq!(client.response().status, 413);
             client.finish().expect_close();
         }
     }
 
-    fn a_fault_in_a_head_request_has_no_content<B>() {
+    fn an_error_response_to_head_has_no_body<B>() {
         let server = hello::<B>();
         let long = "a".repeat(9000);
         for (request, status) in [
@@ -50,25 +50,25 @@ on_every_backend! {
             ("HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5g\r\n".to_owned(), 400),
         ] {
             let mut client = server.connect();
-            for octets in request.as_bytes().chunks(100) {
-                client.send(octets);
+            for chunk in request.as_bytes().chunks(100) {
+                client.send(chunk);
             }
-            let answer = client.answer_to("HEAD");
-            assert_eq!(answer.status, status, "{}", request.escape_debug());
-            assert!(answer.field("content-length").is_some_and(|length| length != "0"));
+            let response = client.response_to("HEAD");
+            assert_eq!(response.status, status, "{}", request.escape_debug());
+            assert!(response.header("content-length").is_some_and(|length| length != "0"));
             client.finish().expect_close();
         }
-        // What came before does not count.
+        // An earlier HEAD request does not affect the error response.
         let mut client = server.connect();
         client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n");
-        assert_eq!(client.answer_to("HEAD").status, 200);
-        assert!(!client.answer().text().is_empty());
+        assert_eq!(client.response_to("HEAD").status, 200);
+        assert!(!client.response().text().is_empty());
     }
 
-    fn each_fault_has_its_status<B>() {
+    fn each_error_has_its_status<B>() {
         let server = hello::<B>();
         let long = "a".repeat(9000);
-        let fields = "A: b\r\n".repeat(101);
+        let headers = "A: b\r\n".repeat(101);
         for (request, status) in [
             ("\u{16}\u{3}".to_owned(), 400),
             ("GET / HTTP/1.1\r\nHost: x\n\n".to_owned(), 400),
@@ -76,7 +76,7 @@ on_every_backend! {
             (format!("GET /{long} HTTP/1.1\r\n"), 414),
             (long.clone(), 501),
             (format!("({long}"), 400),
-            (format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}"), 431),
+            (format!("GET / HTTP/1.1\r\nHost: x\r\n{headers}"), 431),
             (format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", long.repeat(8)), 431),
             ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
             ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n".to_owned(), 400),
@@ -86,7 +86,7 @@ on_every_backend! {
         ] {
             let mut client = server.connect();
             client.send(&request);
-            assert_eq!(client.answer().status, status, "{}", request.escape_debug());
+            assert_eq!(client.response().status, status, "{}", request.escape_debug());
             client.finish().expect_close();
         }
     }

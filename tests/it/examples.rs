@@ -1,4 +1,4 @@
-//! Every example is started as a program, and does what it says.
+//! Runs each example as a separate process and tests its behavior.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ struct Example {
     address: SocketAddr,
 }
 
-/// `cargo test` builds the examples beside the tests; where only the tests were built, they are built now.
+/// Returns the path of an example. Builds it if `cargo test` has not, as when only the tests were selected.
 fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this test");
     let directory = own.ancestors().nth(2).expect("target/PROFILE/deps/it").join("examples");
@@ -20,13 +20,14 @@ fn binary(name: &str) -> PathBuf {
     if !path.exists() {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--locked", "--example", name]);
-        assert!(build.status().expect("cargo starts").success(), "the example {name} does not build");
+        assert!(build.status().expect("running cargo").success(), "the example {name} does not build");
     }
     path
 }
 
 fn start(name: &str) -> Example {
-    let mut child = program(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut child =
+        program(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("starting the example");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a start line");
     let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
@@ -38,16 +39,16 @@ impl Example {
         Client::new(self.address)
     }
 
-    fn get(&self, path: &str) -> crate::harness::Answer {
+    fn get(&self, path: &str) -> crate::harness::RawResponse {
         let mut client = self.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
-        client.answer()
+        client.response()
     }
 }
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It may have ended by itself, which the test has found out then.
+        // An error means that the example has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -60,33 +61,33 @@ fn hello_http_says_hello() {
 
 #[test]
 fn hello_tcp_says_hello() {
-    assert_eq!(start("hello_tcp").connect().rest(), b"hello\n");
+    assert_eq!(start("hello_tcp").connect().read_to_end(), b"hello\n");
 }
 
 #[cfg(feature = "json")]
 #[test]
-fn router_json_keeps_notes() {
+fn router_json_stores_notes() {
     let example = start("router_json");
     let mut client = example.connect();
     let body = r#"{"text": "buy milk"}"#;
     client.send(format!("POST /notes HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.field("location")), (201, Some("/notes/1")));
+    let response = client.response();
+    assert_eq!((response.status, response.header("location")), (201, Some("/notes/1")));
     assert_eq!(example.get("/notes/1").text(), r#"{"id":1,"text":"buy milk"}"#);
     assert_eq!(example.get("/notes").text(), r#"[{"id":1,"text":"buy milk"}]"#);
     assert_eq!(example.get("/notes/2").status, 404);
 }
 
 #[test]
-fn upload_hash_hashes_what_comes() {
+fn upload_hash_hashes_the_body() {
     let example = start("upload_hash");
     let mut client = example.connect();
     client.send("PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
-    assert_eq!(client.answer().text(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n");
+    assert_eq!(client.response().text(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n");
 }
 
 #[test]
-fn sse_ticks_for_everybody() {
+fn sse_sends_events_to_all_clients() {
     let example = start("sse");
     assert!(example.get("/").text().contains("EventSource(\"/events\")"));
     for _ in 0..2 {
@@ -98,26 +99,26 @@ fn sse_ticks_for_everybody() {
 }
 
 #[test]
-fn later_threadpool_counts_primes_and_answers_others_meanwhile() {
-    let example = start("later_threadpool");
+fn deferred_pool_serves_other_requests_while_it_counts_primes() {
+    let example = start("deferred_pool");
     let mut slow = example.connect();
     slow.send("GET /primes/1000000 HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(example.get("/").text(), "try /primes/1000000\n");
-    assert_eq!(slow.answer().text(), "78498 primes below 1000000\n");
+    assert_eq!(slow.response().text(), "78498 primes below 1000000\n");
     assert_eq!(example.get("/primes/x").status, 400);
 }
 
 #[test]
-fn chat_tcp_minimal_lets_two_people_talk() {
+fn chat_tcp_minimal_relays_lines_between_clients() {
     let example = start("chat_tcp_minimal");
     let (mut one, mut two) = (example.connect(), example.connect());
-    assert_eq!(one.line(), "welcome, with 0 others");
-    assert_eq!(two.line(), "welcome, with 1 others");
+    assert_eq!(one.line(), "welcome, 0 others are online");
+    assert_eq!(two.line(), "welcome, 1 others are online");
     one.send("hello\n");
     assert_eq!(two.line(), "hello");
     two.send("hello ").send("yourself\n");
     assert_eq!(one.line(), "hello yourself");
     drop(two);
     let mut three = example.connect();
-    assert!(three.line().starts_with("welcome, with"));
+    assert!(three.line().starts_with("welcome, "));
 }

@@ -1,4 +1,4 @@
-//! Files as bodies: every octet that was announced, or an end that nobody takes for the whole.
+//! File response bodies: every announced byte is sent, or the client can detect that the body is incomplete.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use serverd::r#loop::Limits;
+use serverd::r#loop::LoopLimits;
 use serverd::{HttpServer, Part, Request, Response, StatusCode, Timeouts};
 
 use crate::harness::{
-    Backend, Client, RESET_IS_AN_END, Random, Server, on_every_backend, serve, serve_with, skipped_under_wine,
+    Backend, Client, RESET_READS_AS_EOF, Random, Server, on_every_backend, serve, serve_with, skipped_under_wine,
 };
 
-/// More than sockets take without a reader.
+/// More than the socket buffers hold.
 const LARGE: usize = 8 << 20;
 
-/// A file that exists as long as the value.
+/// A temporary file, removed on drop.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -30,7 +30,7 @@ impl Temporary {
     }
 
     fn open(&self) -> Arc<File> {
-        Arc::new(File::open(&self.0).expect("it is there"))
+        Arc::new(File::open(&self.0).expect("existing file"))
     }
 }
 
@@ -80,29 +80,29 @@ fn serve_file<B: Backend>(file: &Temporary) -> Server {
 }
 
 on_every_backend! {
-    fn a_file_arrives_whole_with_its_length<B>() {
+    fn a_file_is_sent_completely_with_its_length<B>() {
         for len in [0, 1, 4096, 100_000, 1_000_000] {
             let whole = content(len);
             let file = Temporary::new(&whole);
             let server = serve_file::<B>(&file);
-            let answer = server.connect().send(get("/")).answer();
-            assert_eq!((answer.status, answer.field("content-length")), (200, Some(len.to_string().as_str())));
-            assert!(answer.body == whole, "{len} octets came back otherwise");
+            let response = server.connect().send(get("/")).response();
+            assert_eq!((response.status, response.header("content-length")), (200, Some(len.to_string().as_str())));
+            assert!(response.body == whole, "{len} bytes differ");
         }
     }
 
-    fn a_range_is_those_octets_and_no_other<B>() {
+    fn a_range_sends_exactly_those_bytes<B>() {
         let whole = content(300_000);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         for (from, to) in [(0, 0), (0, 1), (17, 18), (4095, 4097), (99_999, 300_000), (299_999, 300_000)] {
-            let answer = client.send(get(&format!("/{from}-{to}"))).answer();
-            assert!(answer.body == whole[from..to], "{from}..{to}");
+            let response = client.send(get(&format!("/{from}-{to}"))).response();
+            assert!(response.body == whole[from..to], "{from}..{to}");
         }
     }
 
-    fn parts_follow_each_other_in_their_order<B>() {
+    fn parts_are_sent_in_order<B>() {
         let whole = content(200_000);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
@@ -111,90 +111,90 @@ on_every_backend! {
         let mut client = server.connect();
         client.send(get("/parts").repeat(3)).send(get("/plain"));
         for _ in 0..3 {
-            assert!(client.answer().body == expected);
+            assert!(client.response().body == expected);
         }
-        assert_eq!(client.answer().text(), "plain");
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn requests_behind_a_file_are_answered_behind_it<B>() {
+    fn requests_pipelined_after_a_file_are_answered_in_order<B>() {
         let whole = content(400_000);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send([get("/plain"), get("/"), get("/plain"), get("/7-300007"), get("/"), get("/plain")].concat());
-        assert_eq!(client.answer().text(), "plain");
-        assert!(client.answer().body == whole);
-        assert_eq!(client.answer().text(), "plain");
-        assert!(client.answer().body == whole[7..300_007]);
-        assert!(client.answer().body == whole);
-        assert_eq!(client.answer().text(), "plain");
+        assert_eq!(client.response().text(), "plain");
+        assert!(client.response().body == whole);
+        assert_eq!(client.response().text(), "plain");
+        assert!(client.response().body == whole[7..300_007]);
+        assert!(client.response().body == whole);
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn head_and_a_status_without_content_send_no_octet_of_it<B>() {
+    fn head_requests_and_statuses_without_content_send_no_file_data<B>() {
         let file = Temporary::new(&content(50_000));
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n").send(get("/none")).send(get("/plain"));
-        let head = client.answer_to("HEAD");
-        assert_eq!(head.field("content-length"), Some("50000"));
-        let none = client.answer();
-        assert_eq!((none.status, none.field("content-length")), (204, None));
-        assert_eq!(client.answer().text(), "plain");
+        let head = client.response_to("HEAD");
+        assert_eq!(head.header("content-length"), Some("50000"));
+        let none = client.response();
+        assert_eq!((none.status, none.header("content-length")), (204, None));
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn http_1_0_gets_the_same_and_a_close<B>() {
+    fn http_1_0_gets_the_file_and_a_close<B>() {
         let whole = content(150_000);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send("GET / HTTP/1.0\r\n\r\n");
-        assert!(client.answer().body == whole);
+        assert!(client.response().body == whole);
         client.expect_close();
     }
 
-    fn a_client_that_says_its_end_gets_the_whole_file<B>() {
+    fn a_half_closed_client_gets_the_whole_file<B>() {
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send(get("/")).finish();
-        assert!(client.answer().body == whole);
+        assert!(client.response().body == whole);
         client.expect_close();
     }
 
-    fn a_file_that_becomes_shorter_ends_the_connection_short<B>() {
+    fn a_file_truncated_while_being_sent_closes_the_connection<B>() {
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send(get("/"));
         client.read(1000);
-        let handle = fs::OpenOptions::new().write(true).open(&file.0).expect("it is there");
-        handle.set_len(1000).expect("it may be written");
+        let handle = fs::OpenOptions::new().write(true).open(&file.0).expect("existing file");
+        handle.set_len(1000).expect("writable file");
         let mut rest = Vec::new();
         let outcome = client.socket.read_to_end(&mut rest);
-        assert!(outcome.is_err() || rest.len() < whole.len(), "padded");
+        assert!(outcome.is_err() || rest.len() < whole.len(), "the body was padded");
         let kind = outcome.map_err(|error| error.kind());
-        assert!(matches!(kind, Ok(_) | Err(std::io::ErrorKind::ConnectionReset)), "hung: {kind:?}");
-        // Nobody else is harmed.
-        assert_eq!(server.connect().send(get("/plain")).answer().text(), "plain");
+        assert!(matches!(kind, Ok(_) | Err(std::io::ErrorKind::ConnectionReset)), "unexpected result: {kind:?}");
+        // Other connections are not affected.
+        assert_eq!(server.connect().send(get("/plain")).response().text(), "plain");
     }
 
-    fn a_file_that_is_replaced_or_removed_is_sent_as_it_was<B>() {
+    fn a_replaced_or_removed_file_is_sent_unchanged<B>() {
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
         let mut client = server.connect();
         client.send(get("/"));
         let new = Temporary::new(b"new");
-        // Windows does not let go of an open file.
+        // Windows does not rename over an open file.
         if fs::rename(&new.0, &file.0).is_ok() {
-            fs::remove_file(&file.0).expect("it is there");
+            fs::remove_file(&file.0).expect("existing file");
         }
-        assert!(client.answer().body == whole);
+        assert!(client.response().body == whole);
     }
 
-    fn a_client_that_leaves_takes_nobody_with_it<B>() {
+    fn a_client_that_disconnects_affects_no_other<B>() {
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
@@ -207,42 +207,42 @@ on_every_backend! {
             client.send(get("/"));
             client.read(100_000);
         }
-        assert!(server.connect().send(get("/")).answer().body == whole);
+        assert!(server.connect().send(get("/")).response().body == whole);
     }
 
-    fn a_client_that_takes_nothing_is_reset<B>() {
-        if skipped_under_wine(RESET_IS_AN_END) {
+    fn a_client_that_reads_nothing_is_reset<B>() {
+        if skipped_under_wine(RESET_READS_AS_EOF) {
             return;
         }
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let file = file.open();
         let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
-        let server = serve_with::<B, _>(timeouts, Limits::default(), move || HttpServer::new(handler(file)));
+        let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || HttpServer::new(handler(file)));
         let mut client = server.connect();
         client.send(get("/"));
-        // It drains only when the connection is gone, and nobody has read.
+        // The drain completes only once the connection is closed, although the client reads nothing.
         server.drain();
         let mut rest = Vec::new();
         let outcome = client.socket.read_to_end(&mut rest);
         assert!(outcome.is_err() && rest.len() < whole.len());
     }
 
-    fn a_large_file_does_not_hold_the_others<B>() {
+    fn a_large_file_does_not_stall_other_clients<B>() {
         let file = Temporary::new(b"");
-        // A hole, which costs no disk.
-        fs::OpenOptions::new().write(true).open(&file.0).and_then(|file| file.set_len(100 << 20)).expect("room");
+        // A sparse file, which uses no disk space.
+        fs::OpenOptions::new().write(true).open(&file.0).and_then(|file| file.set_len(100 << 20)).expect("sparse file");
         let server = serve_file::<B>(&file);
         let mut greedy = server.connect();
         greedy.send(get("/"));
-        let mut taken = greedy.read(1000).len();
-        let mut polite = server.connect();
-        // Each answer comes although the other has not taken all of its file.
+        let mut received = greedy.read(1000).len();
+        let mut modest = server.connect();
+        // Each response arrives although the other client has not read all of its file.
         for _ in 0..50 {
-            assert_eq!(polite.send(get("/plain")).answer().text(), "plain");
-            taken += greedy.read(10_000).len();
+            assert_eq!(modest.send(get("/plain")).response().text(), "plain");
+            received += greedy.read(10_000).len();
         }
-        assert!(taken < 100 << 20);
+        assert!(received < 100 << 20);
     }
 
     fn a_drain_finishes_a_download<B>() {
@@ -253,39 +253,39 @@ on_every_backend! {
         client.send(get("/"));
         let first = client.read(1000);
         server.handle.drain();
-        let rest = client.rest();
+        let rest = client.read_to_end();
         assert!(rest.len() + first.len() > whole.len() && rest.ends_with(&whole[1_000_000..]));
         server.drain();
     }
 
     fn a_file_that_cannot_be_read_closes_the_connection<B>() {
         let file = Temporary::new(&content(1000));
-        let unreadable = Arc::new(fs::OpenOptions::new().write(true).open(&file.0).expect("it is there"));
+        let unreadable = Arc::new(fs::OpenOptions::new().write(true).open(&file.0).expect("existing file"));
         let server = serve::<B, _>(move || HttpServer::new(handler(unreadable)));
         let mut client = server.connect();
         client.send(get("/"));
-        let head = client.rest();
-        assert!(head.ends_with(b"\r\n\r\n") || head.is_empty(), "no octet of a body");
-        assert_eq!(server.connect().send(get("/plain")).answer().text(), "plain");
+        let head = client.read_to_end();
+        assert!(head.ends_with(b"\r\n\r\n") || head.is_empty(), "part of a body was sent");
+        assert_eq!(server.connect().send(get("/plain")).response().text(), "plain");
     }
 
-    fn a_thousand_downloads_at_once_are_all_whole<B>() {
-        crate::harness::raise_descriptor_limit();
+    fn a_thousand_concurrent_downloads_complete<B>() {
+        crate::harness::raise_fd_limit();
         let whole = content(256 << 10);
         let file = Temporary::new(&whole);
         let server = serve_file::<B>(&file);
-        // All ask before anybody takes anything, so all are under way at once.
-        let mut clients: Vec<Client> = (0..many()).map(|_| server.connect()).collect();
+        // All clients send their request before any of them reads, so all downloads run concurrently.
+        let mut clients: Vec<Client> = (0..client_count()).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.send(get("/"));
         }
         for client in &mut clients {
-            assert!(client.answer().body == whole);
+            assert!(client.response().body == whole);
         }
     }
 }
 
-/// Select under Windows, and some systems' limits of descriptors, have room for fewer.
-fn many() -> usize {
+/// Number of concurrent clients. Select on Windows and the file descriptor limits of some systems allow fewer.
+fn client_count() -> usize {
     if cfg!(target_os = "linux") { 1000 } else { 100 }
 }

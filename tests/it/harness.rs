@@ -1,4 +1,4 @@
-//! Starts a loop in a thread on a free port, and talks to it over a plain socket.
+//! Test harness: runs an event loop in a thread on a free port, and provides a raw TCP client for it.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -8,59 +8,59 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serverd::r#loop::{Counters, Handed, Limits, Readiness};
+use serverd::r#loop::{Counters, HandoffListener, LoopLimits, Readiness};
 use serverd::{App, EventLoop, Handle, Poller, Timeouts};
 
-/// What a test waits for at most; nothing in a passing test takes near as long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum time a test waits for anything, much longer than any wait in a passing test.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// A backend that listens on the system's sockets.
-pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<Handed>> + 'static {}
-impl<B: Readiness<Listener: From<TcpListener> + From<Handed>> + 'static> Backend for B {}
+/// A readiness backend whose listeners are system sockets.
+pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static {}
+impl<B: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static> Backend for B {}
 
-/// Expands each function to a test for every backend, and for each of them under chaos.
+/// Expands each function to one test per backend, and one per backend wrapped in `Chaos`.
 macro_rules! on_every_backend {
     ($(fn $name:ident<$backend:ident>() $body:block)*) => {
-        mod promise {
+        mod behaviour {
             #[allow(unused_imports)]
             use super::*;
             $(pub(super) fn $name<$backend: crate::harness::Backend>() $body)*
         }
         mod select {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Select>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Select>() })*
         }
         mod chaos_select {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Select>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Select>>() })*
         }
         #[cfg(target_os = "linux")]
         mod epoll {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Epoll>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Epoll>() })*
         }
         #[cfg(target_os = "linux")]
         mod chaos_epoll {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Epoll>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Epoll>>() })*
         }
         #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
         mod kqueue {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Kqueue>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Kqueue>() })*
         }
         #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
         mod chaos_kqueue {
-            $(#[test] fn $name() { super::promise::$name::<serverd::r#loop::Chaos<serverd::r#loop::Kqueue>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Kqueue>>() })*
         }
     };
 }
 pub(crate) use on_every_backend;
 
-/// A loop that runs in a thread until it is dropped.
+/// An event loop running in a thread. Dropping it stops the loop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
     thread: Option<JoinHandle<io::Result<Counters>>>,
 }
 
-/// A command that starts a program of ours: by what `SERVERD_TEST_RUNNER` names, where the system cannot start it itself,
-/// as when it is for another processor.
+/// Returns a command that starts a program of this package. If `SERVERD_TEST_RUNNER` is set, it names the emulator to
+/// run the program in, for tests of another architecture.
 pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
     match std::env::var_os("SERVERD_TEST_RUNNER") {
         Some(runner) => {
@@ -72,8 +72,8 @@ pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
     }
 }
 
-/// Whether this is Wine, which does something otherwise than Windows does; says that a test is skipped, and why. The
-/// list of them is in docs/PLATFORMS.md.
+/// Returns whether the tests run under Wine, and if so prints that the test is skipped. `why` says how Wine differs
+/// from Windows. docs/PLATFORMS.md lists the skipped tests.
 pub(crate) fn skipped_under_wine(why: &str) -> bool {
     let wine = cfg!(windows) && std::env::var_os("RUNNING_UNDER_WINE").is_some();
     if wine {
@@ -82,76 +82,78 @@ pub(crate) fn skipped_under_wine(why: &str) -> bool {
     wine
 }
 
-/// Whether an emulator runs the tests, whose select call dies of descriptors beyond 1,023; says that a test is skipped.
-pub(crate) fn skipped_in_an_emulator() -> bool {
+/// Returns whether the tests run in an emulator, and if so prints that the test is skipped: `select` crashes there on
+/// file descriptors above 1,023.
+pub(crate) fn skipped_in_emulator() -> bool {
     let emulated = std::env::var_os("SERVERD_TEST_RUNNER").is_some();
     if emulated {
-        println!("skipped in an emulator: its select call takes no descriptor above 1,023");
+        println!("skipped in an emulator: its select does not support file descriptors above 1,023");
     }
     emulated
 }
 
-/// Wine gives a read that follows a reset the end of the stream, where Windows gives WSAECONNRESET: nobody can tell a
-/// client that is gone from one that has only said that nothing more will come.
-pub(crate) const RESET_IS_AN_END: &str = "a reset reads as the end of the stream there";
+/// Reason to skip a test under Wine: reading after a reset returns end of stream instead of WSAECONNRESET, so a reset
+/// cannot be distinguished from a half-close.
+pub(crate) const RESET_READS_AS_EOF: &str = "a reset reads as the end of the stream";
 
-/// Lets this process have as many descriptors as the system permits: some systems begin with 256, and all the tests
+/// Raises the file descriptor limit of this process to the maximum: the default is 256 on some systems, and all tests
 /// run in one process.
 #[cfg(unix)]
-pub(crate) fn raise_descriptor_limit() {
+pub(crate) fn raise_fd_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // macOS refuses what it calls its limit. Where neither can be had, the tests that need more fail and say so.
+    // macOS rejects the maximum that it reports. If both calls fail, the tests that need more descriptors report it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: Some(10_240), maximum }));
 }
 
-/// Windows has no such limit.
+/// Does nothing: Windows has no such limit.
 #[cfg(not(unix))]
-pub(crate) fn raise_descriptor_limit() {}
+pub(crate) fn raise_fd_limit() {}
 
-/// Starts `app` with the usual limits.
+/// Starts a server for `app` with default timeouts and limits.
 pub(crate) fn serve<B: Backend, A: App>(app: impl FnOnce() -> A + Send + 'static) -> Server {
-    serve_with::<B, A>(Timeouts::default(), Limits::default(), app)
+    serve_with::<B, A>(Timeouts::default(), LoopLimits::default(), app)
 }
 
-/// Starts `app` with limits of its own. It is made in the thread it runs in, so it need not be `Send`.
+/// Starts a server for `app` with the given timeouts and limits. The app is created in the thread of the loop, so it
+/// need not be `Send`.
 pub(crate) fn serve_with<B: Backend, A: App>(
     timeouts: Timeouts,
-    limits: Limits,
+    limits: LoopLimits,
     app: impl FnOnce() -> A + Send + 'static,
 ) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     serve_on::<B, A>(listener, timeouts, limits, app)
 }
 
-/// The same, on a listener with options of its own.
+/// Starts a server for `app` on an existing listener.
 pub(crate) fn serve_on<B: Backend, A: App>(
     listener: TcpListener,
     timeouts: Timeouts,
-    limits: Limits,
+    limits: LoopLimits,
     app: impl FnOnce() -> A + Send + 'static,
 ) -> Server {
     let address = listener.local_addr().expect("an address");
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let mut event_loop = EventLoop::<B, A>::with(timeouts, limits, app())?;
+        let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, limits, app())?;
         event_loop.listen(listener)?;
-        send.send(event_loop.handle()).expect("the test waits");
+        send.send(event_loop.handle()).expect("the test is waiting");
         event_loop.run()?;
         Ok(event_loop.counters().clone())
     });
-    let handle = receive.recv_timeout(PATIENCE).expect("a loop");
+    let handle = receive.recv_timeout(WAIT_MAX).expect("the loop starts");
     Server { address, handle, thread: Some(thread) }
 }
 
 impl Server {
-    /// A new connection.
+    /// Connects to the server.
     pub(crate) fn connect(&self) -> Client {
         Client::new(self.address)
     }
 
-    /// Drains the loop, waits for its end and returns what it counted.
+    /// Shuts the loop down gracefully, waits until it has ended, and returns its counters.
     pub(crate) fn drain(mut self) -> Counters {
         self.handle.drain();
         self.join()
@@ -172,28 +174,28 @@ impl Drop for Server {
     }
 }
 
-/// A raw client.
+/// A raw TCP client.
 pub(crate) struct Client {
     pub(crate) socket: TcpStream,
-    seen: Vec<u8>,
+    received: Vec<u8>,
 }
 
-/// A response as it came.
+/// A response as received.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
-    /// The field lines behind a body in chunks.
+    /// The trailer lines after a chunked body.
     pub(crate) trailers: String,
 }
 
-impl Answer {
-    /// The value of a field, if it is there.
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+impl RawResponse {
+    /// Returns the value of a header, if present.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
-            let (own, value) = line.split_once(':')?;
-            own.eq_ignore_ascii_case(name).then_some(value.trim())
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
         })
     }
 
@@ -204,15 +206,15 @@ impl Answer {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
+        Self::from_socket(TcpStream::connect_timeout(&address, WAIT_MAX).expect("a connection"))
     }
 
-    /// A client on a socket that is connected already.
-    pub(crate) fn over(socket: TcpStream) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).expect("a live socket");
-        socket.set_write_timeout(Some(PATIENCE)).expect("a live socket");
-        socket.set_nodelay(true).expect("a live socket");
-        Client { socket, seen: Vec::new() }
+    /// Creates a client from a connected socket.
+    pub(crate) fn from_socket(socket: TcpStream) -> Self {
+        socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+        socket.set_write_timeout(Some(WAIT_MAX)).expect("the socket is open");
+        socket.set_nodelay(true).expect("the socket is open");
+        Client { socket, received: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -220,77 +222,77 @@ impl Client {
         self
     }
 
-    /// Goes away with a reset.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).expect("a live socket");
+        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).expect("the socket is open");
     }
 
-    /// Closes the sending half.
+    /// Half-closes the connection: sends nothing more, but can still read.
     pub(crate) fn finish(&mut self) -> &mut Self {
-        self.socket.shutdown(Shutdown::Write).expect("a live socket");
+        self.socket.shutdown(Shutdown::Write).expect("the socket is open");
         self
     }
 
-    /// Reads until `enough` of what is seen says how much of it is wanted.
-    fn read_until(&mut self, enough: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
+    /// Reads until `complete`, called with the bytes received so far, returns the number of bytes to take.
+    fn read_until(&mut self, complete: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
         let mut buffer = [0; 16 * 1024];
         loop {
-            if let Some(count) = enough(&self.seen) {
-                return self.seen.drain(..count).collect();
+            if let Some(count) = complete(&self.received) {
+                return self.received.drain(..count).collect();
             }
-            let count = self.socket.read(&mut buffer).expect("an answer in time");
-            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&self.seen));
-            self.seen.extend_from_slice(&buffer[..count]);
+            let count = self.socket.read(&mut buffer).expect("a response arrives in time");
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&self.received));
+            self.received.extend_from_slice(&buffer[..count]);
         }
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly `count` bytes.
     pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
-        self.read_until(|seen| (seen.len() >= count).then_some(count))
+        self.read_until(|bytes| (bytes.len() >= count).then_some(count))
     }
 
-    /// Reads a line, and returns it without its end.
+    /// Reads a line and returns it without the LF.
     pub(crate) fn line(&mut self) -> String {
-        let mut line = self.read_until(|seen| memchr::memchr(b'\n', seen).map(|at| at + 1));
+        let mut line = self.read_until(|bytes| memchr::memchr(b'\n', bytes).map(|at| at + 1));
         line.pop();
         String::from_utf8(line).expect("UTF-8")
     }
 
-    /// The same, where it comes within so long.
+    /// Reads a line if one arrives within `wait`.
     pub(crate) fn line_within(&mut self, wait: Duration) -> Option<String> {
-        if !self.seen.contains(&b'\n') {
+        if !self.received.contains(&b'\n') {
             let mut buffer = [0; 4096];
-            self.socket.set_read_timeout(Some(wait)).expect("a live socket");
+            self.socket.set_read_timeout(Some(wait)).expect("the socket is open");
             let outcome = self.socket.read(&mut buffer);
-            self.socket.set_read_timeout(Some(PATIENCE)).expect("a live socket");
-            self.seen.extend_from_slice(&buffer[..outcome.ok()?]);
+            self.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+            self.received.extend_from_slice(&buffer[..outcome.ok()?]);
         }
         Some(self.line())
     }
 
-    /// Reads a response that is delimited by Content-Length or by chunks, or has no body.
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.answer_to("GET")
+    /// Reads a response to GET. It must have a Content-Length, be chunked, or have no body.
+    pub(crate) fn response(&mut self) -> RawResponse {
+        self.response_to("GET")
     }
 
-    /// Reads the response to a request of this method.
-    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
-        let head = self.read_until(|seen| seen.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4));
-        let head = String::from_utf8(head).expect("a head in ASCII");
-        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
-        let mut answer = Answer { status, head, body: Vec::new(), trailers: String::new() };
-        let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
-        if !bodiless && answer.field("transfer-encoding") == Some("chunked") {
-            answer.body = self.chunks();
-            answer.trailers = self.trailers();
-        } else if !bodiless {
-            let length = answer.field("content-length").expect("a length").parse().expect("a number");
-            answer.body = self.read(length);
+    /// Reads the response to a request with this method.
+    pub(crate) fn response_to(&mut self, method: &str) -> RawResponse {
+        let head = self.read_until(|bytes| bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4));
+        let head = String::from_utf8(head).expect("an ASCII head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let mut response = RawResponse { status, head, body: Vec::new(), trailers: String::new() };
+        let has_no_body = method == "HEAD" || status < 200 || status == 204 || status == 304;
+        if !has_no_body && response.header("transfer-encoding") == Some("chunked") {
+            response.body = self.chunks();
+            response.trailers = self.trailers();
+        } else if !has_no_body {
+            let length = response.header("content-length").expect("a length").parse().expect("a number");
+            response.body = self.read(length);
         }
-        answer
+        response
     }
 
-    /// Reads the chunks of a body, up to the last one.
+    /// Reads a chunked body up to and including the last chunk.
     fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
@@ -315,21 +317,21 @@ impl Client {
         }
     }
 
-    /// Reads to the end of the stream, which must come, and not by a reset.
-    pub(crate) fn rest(&mut self) -> Vec<u8> {
-        let mut rest = std::mem::take(&mut self.seen);
-        self.socket.read_to_end(&mut rest).expect("a clean end");
+    /// Reads to the end of the stream. Panics on a reset.
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.received);
+        self.socket.read_to_end(&mut rest).expect("end of stream without an error");
         rest
     }
 
-    /// Asserts that the server closes without another byte.
+    /// Asserts that the server closes the connection without sending more.
     pub(crate) fn expect_close(&mut self) {
-        let rest = self.rest();
+        let rest = self.read_to_end();
         assert!(rest.is_empty(), "unexpected: {:?}", String::from_utf8_lossy(&rest));
     }
 }
 
-/// Numbers that look random and are the same in every run (xorshift64*).
+/// A deterministic pseudo-random number generator (xorshift64*).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -344,7 +346,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// A number less than `bound`.
+    /// Returns a number less than `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 33).expect("31 bits") % bound
     }

@@ -1,38 +1,39 @@
-//! The integration tests: one binary, a module per promise, every promise on every backend and under chaos.
+//! Integration tests: one binary with a module per area. Most tests run on every backend, with and without fault
+//! injection (`Chaos`).
 
+mod acceptor;
 mod access_log;
 #[cfg(feature = "files")]
-mod basic;
+mod basic_auth;
 mod bodies;
 mod chat;
-mod clients;
+mod check_connect;
 #[cfg(feature = "files")]
 mod compress;
 mod conformance;
 #[cfg(windows)]
 mod console;
+mod deferred;
 mod drain;
 mod drain_load;
 mod echo;
 mod errors;
 mod examples;
 #[cfg(unix)]
-mod faults;
+mod fault_backend;
 #[cfg(unix)]
-mod faulty;
-mod feed;
+mod fault_injection;
+mod feed_input;
 mod file_bodies;
 #[cfg(feature = "files")]
 mod files;
 mod handlers;
-mod handover;
 mod harness;
 mod keepalive;
-mod later;
 mod limits;
-mod manners;
 mod panics;
 mod process;
+mod process_env;
 mod properties;
 mod readiness;
 mod responses;
@@ -41,8 +42,8 @@ mod schedule;
 #[cfg(unix)]
 mod sim;
 mod streams;
+mod suspend;
 mod tcp;
 mod timeouts;
-mod undecided;
 mod uploads;
 mod whoami;

@@ -1,4 +1,4 @@
-//! The real binary: its flags, its start line, its exit codes, its signals, and real clients.
+//! The binary: options, environment variables, start line, exit codes, signals, and responses to curl and netcat.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -8,14 +8,14 @@ use crate::harness::{Client, program, skipped_under_wine};
 
 const TEXT: &str = "this is response from server";
 
-/// tests/platforms/windows.sh and console.py tell such a server to end from outside.
-pub(crate) const NO_CTRL_BREAK: &str = "it has no Ctrl-Break, the one event that goes to one process";
+/// The reason for skipping tests under Wine. tests/platforms/windows.sh and console.py test the shutdown there.
+pub(crate) const NO_CTRL_BREAK: &str = "it has no Ctrl-Break, the only event that can be sent to a single process";
 
 pub(crate) fn serverd(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_serverd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     #[cfg(windows)]
-    crate::console::group(&mut command);
+    crate::console::new_process_group(&mut command);
     command
 }
 
@@ -31,7 +31,7 @@ impl Running {
         Running::spawn(&mut serverd(arguments))
     }
 
-    /// Starts the server by a command of its own, whose stdout is piped.
+    /// Runs `command`, which must start a server with piped stdout, and reads the start line.
     pub(crate) fn spawn(command: &mut Command) -> Running {
         let mut child = command.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -40,7 +40,7 @@ impl Running {
         Running { child, line, stdout }
     }
 
-    /// `127.0.0.1:PORT`, from the start line.
+    /// Returns `127.0.0.1:PORT` from the start line.
     pub(crate) fn address(&self) -> &str {
         self.line.split("://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
     }
@@ -55,23 +55,23 @@ impl Running {
         assert!(status.expect("kill runs").success());
     }
 
-    /// Ctrl-Break, which unlike Ctrl-C can be sent to one process; the signals of Unix are one event there.
+    /// Sends Ctrl-Break for any signal: unlike Ctrl-C, it can be sent to a single process.
     #[cfg(windows)]
     pub(crate) fn signal(&self, _name: &str) {
         crate::console::send_break(&self.child);
     }
 
-    /// Waits for the end; returns the exit code and what else came on stdout.
+    /// Waits for the process to exit. Returns its exit code and the rest of stdout.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("text");
-        (self.child.wait().expect("an end").code(), rest)
+        self.stdout.read_to_string(&mut rest).expect("valid UTF-8");
+        (self.child.wait().expect("it exits").code(), rest)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended already where the test waited for it.
+        // Fails if the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -86,28 +86,29 @@ pub(crate) fn backends() -> &'static [&'static str] {
     }
 }
 
+/// Runs the binary until it exits. Returns its exit code and stderr.
 pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = serverd(arguments).output().expect("the binary runs");
-    (status.code(), String::from_utf8(stderr).expect("text"))
+    (status.code(), String::from_utf8(stderr).expect("valid UTF-8"))
 }
 
-/// Runs a client program; `None`, with a printed reason, where it is not installed.
+/// Runs a client program and returns its output, or prints a reason and returns `None` if it is not installed.
 fn client(program: &str, arguments: &[&str], input: &str) -> Option<String> {
     use std::io::Write;
     let spawned = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            println!("skipped: {program} does not run here ({error})");
+            println!("skipped: cannot run {program} ({error})");
             return None;
         }
     };
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the client reads");
-    Some(String::from_utf8(child.wait_with_output().expect("an end").stdout).expect("text"))
+    Some(String::from_utf8(child.wait_with_output().expect("it exits").stdout).expect("valid UTF-8"))
 }
 
 #[test]
-fn the_start_line_tells_address_backend_and_workers() {
+fn the_start_line_contains_address_backend_and_workers() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend]);
         assert!(server.line.starts_with("serverd: listening on http://127.0.0.1:"), "{}", server.line);
@@ -117,7 +118,7 @@ fn the_start_line_tells_address_backend_and_workers() {
 }
 
 #[test]
-fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
+fn echo_and_chat_print_a_start_line_and_drain_on_a_signal() {
     for backend in backends() {
         let server = Running::start(&["echo", "--port", "0", "--backend", backend]);
         assert!(server.line.starts_with("serverd: echo on tcp://127.0.0.1:"), "{}", server.line);
@@ -132,13 +133,13 @@ fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
         let (mut one, mut other) = (server.connect(), server.connect());
         assert!(one.line().starts_with("* Welcome, guest") && other.line().starts_with("* Welcome, guest"));
         let mut third = server.connect();
-        assert_eq!(third.line(), "* The chat is full; come back later.");
+        assert_eq!(third.line(), "* The chat is full; try again later.");
         if skipped_under_wine(NO_CTRL_BREAK) {
             return;
         }
         server.signal("TERM");
         for client in [&mut one, &mut other] {
-            while client.line() != "* The server is going down. Goodbye." {}
+            while client.line() != "* The server is shutting down. Goodbye." {}
             client.expect_close();
         }
         assert_eq!(server.wait(), (Some(0), String::new()));
@@ -146,37 +147,37 @@ fn echo_and_chat_say_what_they_are_and_drain_at_a_signal() {
 }
 
 #[test]
-fn every_method_has_its_answer() {
+fn every_method_gets_the_right_response() {
     for backend in backends() {
         let server = Running::start(&["-p", "0", "-b", backend]);
         let mut client = server.connect();
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             client.send(format!("{method} /any/path HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"));
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.text().as_str()), (200, TEXT), "{method}");
-            assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
-            assert_eq!(answer.field("server"), Some("serverd"));
+            let response = client.response();
+            assert_eq!((response.status, response.text().as_str()), (200, TEXT), "{method}");
+            assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+            assert_eq!(response.header("server"), Some("serverd"));
         }
         client.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(client.answer_to("HEAD").field("content-length"), Some("28"));
+        assert_eq!(client.response_to("HEAD").header("content-length"), Some("28"));
         client.send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!(answer.status, 204);
-        assert!(answer.field("allow").is_some_and(|allow| allow.contains("GET, HEAD")));
+        let response = client.response();
+        assert_eq!(response.status, 204);
+        assert!(response.header("allow").is_some_and(|allow| allow.contains("GET, HEAD")));
         client.send("TRACE / HTTP/1.1\r\nHost: x\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.field("allow").is_some()), (405, true));
+        let response = client.response();
+        assert_eq!((response.status, response.header("allow").is_some()), (405, true));
         client.send("BREW / HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(client.answer().status, 501);
+        assert_eq!(client.response().status, 501);
         client.send("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.field("connection")), (405, Some("close")));
+        let response = client.response();
+        assert_eq!((response.status, response.header("connection")), (405, Some("close")));
         client.expect_close();
     }
 }
 
 #[test]
-fn curl_is_answered() {
+fn curl_gets_a_response() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend]);
         let url = format!("http://{}/", server.address());
@@ -189,7 +190,7 @@ fn curl_is_answered() {
 }
 
 #[test]
-fn netcat_is_answered_also_when_it_closes_its_half_at_once() {
+fn netcat_gets_a_response_even_after_a_half_close() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend]);
         let (host, port) = server.address().rsplit_once(':').expect("host and port");
@@ -203,20 +204,20 @@ fn netcat_is_answered_also_when_it_closes_its_half_at_once() {
 }
 
 #[test]
-fn another_text_and_two_workers() {
+fn the_body_option_applies_to_all_workers() {
     for backend in backends() {
         let server = Running::start(&["--workers", "2", "--port", "0", "--backend", backend, "http", "--body", "hi"]);
         assert!(server.line.contains("2 workers"), "{}", server.line);
         for _ in 0..20 {
             let mut client = server.connect();
             client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-            assert_eq!(client.answer().text(), "hi");
+            assert_eq!(client.response().text(), "hi");
         }
     }
 }
 
 #[test]
-fn a_taken_port_an_unknown_host_and_a_foreign_backend_are_told_in_one_sentence() {
+fn a_used_port_an_unknown_host_and_an_unavailable_backend_are_one_line_errors() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("an address").port().to_string();
     for workers in ["1", "2"] {
@@ -225,31 +226,31 @@ fn a_taken_port_an_unknown_host_and_a_foreign_backend_are_told_in_one_sentence()
         assert_eq!(
             text,
             format!(
-                "serverd: cannot listen on 127.0.0.1:{port}: the port is taken; stop who uses it or choose another with --port\n"
+                "serverd: cannot listen on 127.0.0.1:{port}: the port is in use; stop the process using it or choose another with --port\n"
             )
         );
     }
     let (code, text) = run(&["--host", "no.such.host.invalid"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.starts_with("serverd: cannot find the host") && text.lines().count() == 1, "{text}");
+    assert!(text.starts_with("serverd: cannot resolve host") && text.lines().count() == 1, "{text}");
     for (backend, systems) in [("epoll", "Linux"), ("kqueue", "macOS and the BSDs")] {
         if !backends().contains(&backend) {
             let sentence =
-                format!("serverd: {backend} is for {systems}; use --backend select, or leave the option out\n");
+                format!("serverd: {backend} is available on {systems} only; use --backend select or omit the option\n");
             assert_eq!(run(&["--backend", backend]), (Some(1), sentence));
         }
     }
 }
 
 #[test]
-fn wrong_usage_exits_2() {
+fn a_usage_error_exits_2() {
     let (code, text) = run(&["--port", "many"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("--port"), "{text}");
 }
 
 #[test]
-fn the_text_of_the_command_line_wins_over_that_of_the_environment() {
+fn the_body_on_the_command_line_overrides_the_environment() {
     for (arguments, text) in [
         (&["--body", "line", "http"][..], "line"),
         (&["http", "--body", "line"], "line"),
@@ -260,20 +261,21 @@ fn the_text_of_the_command_line_wins_over_that_of_the_environment() {
         let server = Running::spawn(command.args(["-p", "0"]).env("SERVERD_BODY", "variable"));
         let mut client = server.connect();
         client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(client.answer().text(), text, "{arguments:?}");
+        assert_eq!(client.response().text(), text, "{arguments:?}");
     }
 }
 
-/// Runs with these variables, and an address of nobody (RFC 5737), so that what is understood ends with exit code 1.
+/// Runs the binary with environment variables and a documentation address (RFC 5737) that it cannot listen on. A valid
+/// configuration therefore exits with 1, an invalid one with 2.
 pub(crate) fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = serverd(arguments);
     let output = command.args(["--host", "192.0.2.1"]).envs(variables.iter().copied()).output();
     let Output { status, stderr, .. } = output.expect("the binary runs");
-    (status.code(), String::from_utf8(stderr).expect("text"))
+    (status.code(), String::from_utf8(stderr).expect("valid UTF-8"))
 }
 
 #[test]
-fn a_flag_in_the_environment_is_yes_or_no_in_every_usual_word() {
+fn flags_in_the_environment_accept_the_usual_boolean_words() {
     for word in ["1", "0", "yes", "no", "on", "off", "true", "false"] {
         let (code, text) = run_with(&[("SERVERD_QUIET", word)], &[]);
         assert_eq!(code, Some(1), "{word}: {text}");
@@ -283,7 +285,7 @@ fn a_flag_in_the_environment_is_yes_or_no_in_every_usual_word() {
 }
 
 #[test]
-fn quiet_and_verbose_exclude_each_other_but_the_command_line_wins() {
+fn quiet_and_verbose_conflict_unless_the_command_line_decides() {
     let both = [("SERVERD_QUIET", "1"), ("SERVERD_VERBOSE", "1")];
     for (variables, arguments) in
         [(&both[..1], &["-v"][..]), (&both[1..], &["-q"]), (&both[..], &["-v"]), (&both[..], &["echo", "-q"])]
@@ -298,7 +300,7 @@ fn quiet_and_verbose_exclude_each_other_but_the_command_line_wins() {
 }
 
 #[test]
-fn a_wrong_value_from_the_environment_is_told_with_the_name_of_its_variable() {
+fn an_invalid_value_from_the_environment_is_reported_with_its_variable() {
     for (name, command) in [
         ("SERVERD_PORT", "http"),
         ("SERVERD_BACKEND", "echo"),
@@ -314,7 +316,7 @@ fn a_wrong_value_from_the_environment_is_told_with_the_name_of_its_variable() {
 }
 
 #[test]
-fn an_empty_variable_is_as_good_as_none() {
+fn an_empty_variable_counts_as_unset() {
     let variables = ["PORT", "WORKERS", "QUIET", "VERBOSE", "BACKEND", "IDLE_TIMEOUT", "ACCESS_LOG", "BODY"];
     let variables = variables.map(|name| format!("SERVERD_{name}"));
     let variables: Vec<(&str, &str)> = variables.iter().map(|name| (&**name, "")).collect();
@@ -323,7 +325,17 @@ fn an_empty_variable_is_as_good_as_none() {
 }
 
 #[test]
-fn an_address_in_the_variable_of_the_port_is_ignored_and_on_the_command_line_refused() {
+fn former_variable_names_are_used_while_the_current_ones_are_unset() {
+    let former = ("SERVERD_SPREAD", "wrong");
+    let (code, text) = run_with(&[former], &[]);
+    assert_eq!((code, text.contains("variable SERVERD_SPREAD\n")), (Some(2), true), "{text}");
+    assert_eq!(run_with(&[("SERVERD_SPREAD", "fewest"), ("SERVERD_MAX_FIELDS", "9")], &[]).0, Some(1));
+    assert_eq!(run_with(&[former, ("SERVERD_BALANCE", "least-connections")], &[]).0, Some(1));
+    assert_eq!(run_with(&[former], &["--balance", "auto"]).0, Some(1));
+}
+
+#[test]
+fn an_address_as_the_port_is_ignored_in_the_environment_and_rejected_on_the_command_line() {
     let (code, text) = run_with(&[("SERVERD_PORT", "tcp://10.96.0.1:8888")], &[]);
     assert_eq!(code, Some(1), "{text}");
     let (code, text) = run(&["--port", "tcp://10.96.0.1:8888"]);
@@ -334,7 +346,7 @@ fn an_address_in_the_variable_of_the_port_is_ignored_and_on_the_command_line_ref
 }
 
 #[test]
-fn signals_drain_and_exit_0() {
+fn signals_shut_down_gracefully_with_exit_code_0() {
     if skipped_under_wine(NO_CTRL_BREAK) {
         return;
     }
@@ -343,15 +355,15 @@ fn signals_drain_and_exit_0() {
             let server = Running::start(&["--port", "0", "--backend", backend]);
             let mut idle = server.connect();
             idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-            idle.answer();
-            // A request that is under way is finished.
+            idle.response();
+            // An in-flight request is finished.
             let mut busy = server.connect();
             busy.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-            assert_eq!(busy.answer().status, 100);
+            assert_eq!(busy.response().status, 100);
             server.signal(signal);
             busy.send("ab");
-            let answer = busy.answer();
-            assert_eq!((answer.status, answer.text().as_str()), (200, TEXT));
+            let response = busy.response();
+            assert_eq!((response.status, response.text().as_str()), (200, TEXT));
             idle.expect_close();
             assert_eq!(server.wait(), (Some(0), String::new()), "{backend} {signal}");
         }
@@ -360,13 +372,13 @@ fn signals_drain_and_exit_0() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_end_as_told_leaves_nothing_on_standard_error() {
+fn a_clean_shutdown_prints_nothing_to_stderr() {
     for backend in backends() {
         for command in ["http", "echo", "chat"] {
             let mut server = Running::start(&[command, "--port", "0", "--backend", backend, "--workers", "2"]);
             server.signal("TERM");
             let mut text = String::new();
-            server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+            server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("valid UTF-8");
             assert_eq!(text, "", "{command} {backend}");
             assert_eq!(server.wait().0, Some(0));
         }
@@ -374,17 +386,17 @@ fn an_end_as_told_leaves_nothing_on_standard_error() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_exits_at_once() {
     if skipped_under_wine(NO_CTRL_BREAK) {
         return;
     }
     let server = Running::start(&["--port", "0"]);
     let mut stuck = server.connect();
     stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-    assert_eq!(stuck.answer().status, 100);
+    assert_eq!(stuck.response().status, 100);
     let mut idle = server.connect();
     server.signal("TERM");
-    // Once a silent connection is closed the first signal has been taken.
+    // The first signal has been handled once the idle connection is closed.
     idle.expect_close();
     server.signal("TERM");
     assert_eq!(server.wait().0, Some(if cfg!(windows) { 130 } else { 128 + 15 }));

@@ -1,18 +1,18 @@
-//! What holds for any input, tried on random ones that shrink when they fail.
+//! Property tests: check invariants with random inputs, which are shrunk on failure.
 
 use http::StatusCode;
 use proptest::prelude::*;
 use serverd::http1::{Encoder, Length, Limits, Persistence, ResponseHead};
 
-use crate::feed::{feed, random_cuts};
+use crate::feed_input::{feed, random_splits};
 
-/// Small enough for random input to reach them.
+/// Limits small enough for random input to reach them.
 fn small_limits() -> Limits {
-    Limits { head_bytes_max: 300, fields_max: 6, target_bytes_max: 40, body_bytes_max: 50, trailer_bytes_max: 30 }
+    Limits { head_bytes_max: 300, headers_max: 6, target_bytes_max: 40, body_bytes_max: 50, trailer_bytes_max: 30 }
 }
 
-/// Pieces that requests are made of, good and bad, so that random sequences of them go deep.
-fn pieces() -> impl Strategy<Value = Vec<u8>> {
+/// Generates random sequences of valid and invalid request fragments, so that inputs reach deep parser states.
+fn fragments() -> impl Strategy<Value = Vec<u8>> {
     let known = prop::sample::select(vec![
         "GET / HTTP/1.1\r\n",
         "POST /a?b=%20 HTTP/1.1\r\n",
@@ -60,43 +60,47 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn any_cut_of_any_input_gives_the_same_events(input in pieces(), seed in any::<u64>(), small in any::<bool>()) {
+    fn any_split_of_any_input_gives_the_same_events(
+        input in fragments(),
+        seed in any::<u64>(),
+        small in any::<bool>(),
+    ) {
         let limits = if small { small_limits() } else { Limits::default() };
-        let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
-        prop_assert_eq!(&feed(&input, &limits, true, &mut || 1), &whole);
-        prop_assert_eq!(&feed(&input, &limits, seed % 2 == 0, &mut random_cuts(seed)), &whole);
+        let unsplit = feed(&input, &limits, false, &mut || usize::MAX >> 1);
+        prop_assert_eq!(&feed(&input, &limits, true, &mut || 1), &unsplit);
+        prop_assert_eq!(&feed(&input, &limits, seed % 2 == 0, &mut random_splits(seed)), &unsplit);
     }
 
     #[test]
-    fn a_response_head_reads_back_equal(
+    fn a_response_head_round_trips(
         status in 200_u16..=999,
         content_type in prop::option::of(Just("text/plain; charset=utf-8")),
-        fields in prop::collection::vec((token(), "[!-~\u{80}-\u{ff}]([ -~]{0,30}[!-~])?"), 0..8),
+        headers in prop::collection::vec((token(), "[!-~\u{80}-\u{ff}]([ -~]{0,30}[!-~])?"), 0..8),
         length in prop::option::of(any::<u64>()),
-        persistence in prop::sample::select(vec![Persistence::Silent, Persistence::KeepAlive, Persistence::Close]),
+        persistence in prop::sample::select(vec![Persistence::Implicit, Persistence::KeepAlive, Persistence::Close]),
         now in any::<u64>(),
     ) {
-        let lines: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let lines = lines.concat();
         let status = StatusCode::from_u16(status).expect("three digits");
         let head = ResponseHead {
             status,
             content_type,
-            fields: lines.as_bytes(),
-            shared: b"",
-            length: length.map_or(Length::Untold, Length::Known),
+            headers: lines.as_bytes(),
+            shared_headers: b"",
+            length: length.map_or(Length::Unspecified, Length::Known),
             persistence,
         };
         let mut out = Vec::new();
         Encoder::new().head(&mut out, now, &head);
 
         let mut slots = [httparse::EMPTY_HEADER; 32];
-        let mut read = httparse::Response::new(&mut slots);
-        let end = read.parse(&out).expect("another parser takes it");
-        prop_assert_eq!(end, httparse::Status::Complete(out.len()), "nothing before or behind the head");
-        prop_assert_eq!((read.version, read.code), (Some(1), Some(status.as_u16())));
+        let mut parsed = httparse::Response::new(&mut slots);
+        let end = parsed.parse(&out).expect("httparse accepts it");
+        prop_assert_eq!(end, httparse::Status::Complete(out.len()), "httparse finds the same end");
+        prop_assert_eq!((parsed.version, parsed.code), (Some(1), Some(status.as_u16())));
         let mut seen: Vec<(String, Vec<u8>)> =
-            read.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+            parsed.headers.iter().map(|header| (header.name.to_owned(), header.value.to_vec())).collect();
         let mut expected: Vec<(String, Vec<u8>)> = vec![("Server".into(), b"serverd".to_vec())];
         let date = seen.remove(1);
         prop_assert_eq!(date.0.as_str(), "Date");
@@ -104,9 +108,9 @@ proptest! {
         prop_assert!(httpdate::parse_http_date(&date).is_ok(), "{}", date);
         expected.extend(content_type.map(|value| ("Content-Type".into(), value.as_bytes().to_vec())));
         expected.extend(length.map(|length| ("Content-Length".into(), length.to_string().into_bytes())));
-        expected.extend(fields.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())));
+        expected.extend(headers.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())));
         expected.extend(match persistence {
-            Persistence::Silent => None,
+            Persistence::Implicit => None,
             Persistence::KeepAlive => Some(("Connection".into(), b"keep-alive".to_vec())),
             Persistence::Close => Some(("Connection".into(), b"close".to_vec())),
         });
@@ -114,28 +118,29 @@ proptest! {
     }
 
     #[test]
-    fn what_this_parser_takes_another_reads_the_same(input in pieces()) {
+    fn httparse_agrees_on_every_head_both_accept(input in fragments()) {
         let seen = feed(&input, &Limits::default(), false, &mut || usize::MAX >> 1);
         for (bytes, head) in seen.heads {
             let mut slots = [httparse::EMPTY_HEADER; 100];
-            let mut other = httparse::Request::new(&mut slots);
-            if let Ok(httparse::Status::Complete(end)) = other.parse(&bytes) {
+            let mut parsed = httparse::Request::new(&mut slots);
+            if let Ok(httparse::Status::Complete(end)) = parsed.parse(&bytes) {
                 prop_assert_eq!(end, bytes.len());
-                prop_assert_eq!(other.method.unwrap_or("").as_bytes(), head.method(&bytes));
-                prop_assert_eq!(other.path.unwrap_or("").as_bytes(), head.target(&bytes));
-                let fields: Vec<_> = other.headers.iter().map(|field| (field.name.as_bytes(), field.value)).collect();
-                prop_assert_eq!(fields, head.fields(&bytes).collect::<Vec<_>>());
+                prop_assert_eq!(parsed.method.unwrap_or("").as_bytes(), head.method(&bytes));
+                prop_assert_eq!(parsed.path.unwrap_or("").as_bytes(), head.target(&bytes));
+                let headers: Vec<_> =
+                    parsed.headers.iter().map(|header| (header.name.as_bytes(), header.value)).collect();
+                prop_assert_eq!(headers, head.headers(&bytes).collect::<Vec<_>>());
             }
         }
     }
 }
 
-/// The inputs that the fuzz targets have kept reach what random ones seldom do.
+/// The fuzz corpus reaches states that random inputs rarely do.
 #[test]
-fn what_the_fuzzers_kept_gives_the_same_events_however_it_is_cut() {
+fn the_fuzz_corpus_gives_the_same_events_however_it_is_split() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     if !corpus.is_dir() {
-        eprintln!("skipped: the published package comes without fuzz/");
+        eprintln!("skipped: the published package does not include fuzz/");
         return;
     }
     let body = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -146,9 +151,9 @@ fn what_the_fuzzers_kept_gives_the_same_events_however_it_is_cut() {
             let Some((&seed, rest)) = data.split_first() else { continue };
             let input = [before, rest].concat();
             let limits = if seed & 1 == 0 { Limits::default() } else { small_limits() };
-            let whole = feed(&input, &limits, false, &mut || usize::MAX >> 1);
-            assert_eq!(feed(&input, &limits, true, &mut || 1), whole);
-            assert_eq!(feed(&input, &limits, false, &mut random_cuts(u64::from(seed))), whole);
+            let unsplit = feed(&input, &limits, false, &mut || usize::MAX >> 1);
+            assert_eq!(feed(&input, &limits, true, &mut || 1), unsplit);
+            assert_eq!(feed(&input, &limits, false, &mut random_splits(u64::from(seed))), unsplit);
             count += 1;
         }
     }

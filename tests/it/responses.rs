@@ -1,5 +1,5 @@
-//! Whatever a handler does, what leaves the server is a sequence of responses that an independent reader reads back:
-//! one for each request, with sound framing. The application runs without a socket.
+//! Property test: whatever a handler returns, the output is a sequence of valid responses, one per request, according
+//! to an independent parser (httparse). The application runs without a socket.
 
 use std::io::{self, Read};
 
@@ -8,43 +8,44 @@ use http::StatusCode;
 use proptest::prelude::*;
 use serverd::{Accepted, App, Flow, HttpServer, Output, Request, Response, Trailers, Wire};
 
-/// What the body of an answer is made of.
+/// The body of a response.
 #[derive(Clone, Debug)]
-enum Content {
+enum BodyKind {
     Bytes(Vec<u8>),
     Pieces(Vec<Vec<u8>>),
-    Announced(Vec<Vec<u8>>, u64),
+    /// Pieces with a declared length, which may be wrong.
+    WithLength(Vec<Vec<u8>>, u64),
     Reader(Vec<u8>),
-    /// So many octets, then an error.
+    /// A reader that returns these bytes and then an error.
     Broken(Vec<u8>),
-    Trailed(Vec<Vec<u8>>, String),
+    WithTrailer(Vec<Vec<u8>>, String),
 }
 
-/// What a handler does about one request.
+/// The response of a handler to one request.
 #[derive(Clone, Debug)]
-struct Deed {
+struct Plan {
     status: u16,
-    content: Content,
+    content: BodyKind,
     content_type: Option<&'static str>,
-    fields: Vec<(String, Vec<u8>)>,
+    headers: Vec<(String, Vec<u8>)>,
     close: bool,
 }
 
-impl Deed {
+impl Plan {
     fn response(self) -> Response {
         let pieces = |list: Vec<Vec<u8>>| Response::stream(list.into_iter().map(Bytes::from));
         let mut response = match self.content {
-            Content::Bytes(bytes) => Response::text(bytes),
-            Content::Pieces(list) => pieces(list),
-            Content::Announced(list, length) => pieces(list).length(length),
-            Content::Reader(bytes) => Response::reader(io::Cursor::new(bytes)),
-            Content::Broken(bytes) => Response::reader(io::Cursor::new(bytes).chain(Broken)),
-            Content::Trailed(list, name) => {
-                let own = name.clone();
+            BodyKind::Bytes(bytes) => Response::text(bytes),
+            BodyKind::Pieces(list) => pieces(list),
+            BodyKind::WithLength(list, length) => pieces(list).length(length),
+            BodyKind::Reader(bytes) => Response::reader(io::Cursor::new(bytes)),
+            BodyKind::Broken(bytes) => Response::reader(io::Cursor::new(bytes).chain(Broken)),
+            BodyKind::WithTrailer(list, name) => {
+                let trailer = name.clone();
                 pieces(list).trailers(&[&name], move || {
                     let mut trailers = Trailers::new();
-                    // One that must not be sent is left out.
-                    let _ = trailers.push(own, "v");
+                    // An invalid trailer is omitted.
+                    let _ = trailers.push(trailer, "v");
                     trailers
                 })
             }
@@ -52,10 +53,10 @@ impl Deed {
         if let Some(content_type) = self.content_type {
             response = response.content_type(content_type);
         }
-        for (name, value) in self.fields {
-            response = response.field(name, value);
+        for (name, value) in self.headers {
+            response = response.header(name, value);
         }
-        response = response.with_status(StatusCode::from_u16(self.status).expect("three digits"));
+        response = response.with_status(StatusCode::from_u16(self.status).expect("a status code"));
         if self.close { response.close() } else { response }
     }
 }
@@ -64,24 +65,24 @@ struct Broken;
 
 impl Read for Broken {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other("as asked"))
+        Err(io::Error::other("injected"))
     }
 }
 
-fn content() -> impl Strategy<Value = Content> {
+fn content() -> impl Strategy<Value = BodyKind> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..300);
     let pieces = move || prop::collection::vec(bytes(), 0..5);
     prop_oneof![
-        bytes().prop_map(Content::Bytes),
-        pieces().prop_map(Content::Pieces),
-        (pieces(), 0_u64..400).prop_map(|(list, length)| Content::Announced(list, length)),
-        bytes().prop_map(Content::Reader),
-        bytes().prop_map(Content::Broken),
-        (pieces(), name()).prop_map(|(list, name)| Content::Trailed(list, name)),
+        bytes().prop_map(BodyKind::Bytes),
+        pieces().prop_map(BodyKind::Pieces),
+        (pieces(), 0_u64..400).prop_map(|(list, length)| BodyKind::WithLength(list, length)),
+        bytes().prop_map(BodyKind::Reader),
+        bytes().prop_map(BodyKind::Broken),
+        (pieces(), name()).prop_map(|(list, name)| BodyKind::WithTrailer(list, name)),
     ]
 }
 
-/// Names good, bad, and the server's own.
+/// Header names: valid, reserved by the server, and invalid.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => "[A-Za-z-]{1,12}",
@@ -92,7 +93,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn plan() -> impl Strategy<Value = Plan> {
     let types = prop::sample::select(vec!["text/html", "a/b\r\nX-Split: c", ""]);
     let value =
         prop_oneof![3 => "[ -~]{0,20}".prop_map(String::into_bytes), 1 => prop::collection::vec(any::<u8>(), 0..6)];
@@ -102,34 +103,35 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => 100_u16..=999,
     ];
     (status, content(), prop::option::of(types), prop::collection::vec((name(), value), 0..3), any::<bool>()).prop_map(
-        |(status, content, content_type, fields, close)| Deed { status, content, content_type, fields, close },
+        |(status, content, content_type, headers, close)| Plan { status, content, content_type, headers, close },
     )
 }
 
 #[derive(Clone, Debug)]
-struct Ask {
+struct RequestPlan {
     method: &'static str,
     minor: u8,
-    fields: &'static str,
+    headers: &'static str,
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
-    let fields = vec!["", "Connection: close\r\n", "Connection: keep-alive\r\n", "TE: trailers\r\nConnection: te\r\n"];
+fn request_plan() -> impl Strategy<Value = RequestPlan> {
+    let headers = vec!["", "Connection: close\r\n", "Connection: keep-alive\r\n", "TE: trailers\r\nConnection: te\r\n"];
     (
         prop::sample::select(vec!["GET", "GET", "HEAD", "POST", "OPTIONS", "CONNECT"]),
         0_u8..=1,
-        prop::sample::select(fields),
+        prop::sample::select(headers),
     )
-        .prop_map(|(method, minor, fields)| Ask { method, minor, fields })
+        .prop_map(|(method, minor, headers)| RequestPlan { method, minor, headers })
 }
 
-/// Runs the server over these octets; what it writes, and the flow it ends with.
-fn run(input: &[u8], mut deeds: std::vec::IntoIter<Deed>) -> (Vec<u8>, Flow) {
-    let mut server = HttpServer::new(move |_: &Request<'_>| deeds.next().expect("a deed for each request").response());
-    let (mut output, mut posts, mut sent, mut from) = (Output::new(), Vec::new(), Vec::new(), 0);
-    let (mut state, _) = server.open(&Accepted::detached(), &mut Wire::over(b"", false, &mut output, &mut posts));
+/// Passes the input to the server, and returns its output and final flow.
+fn run(input: &[u8], mut plans: std::vec::IntoIter<Plan>) -> (Vec<u8>, Flow) {
+    let mut server = HttpServer::new(move |_: &Request<'_>| plans.next().expect("a plan for each request").response());
+    let (mut output, mut messages, mut sent, mut from) = (Output::new(), Vec::new(), Vec::new(), 0);
+    let (mut state, _) =
+        server.open(&Accepted::detached(), &mut Wire::from_bytes(b"", false, &mut output, &mut messages));
     loop {
-        let mut wire = Wire::over(&input[from..], true, &mut output, &mut posts);
+        let mut wire = Wire::from_bytes(&input[from..], true, &mut output, &mut messages);
         let flow = server.receive(&mut state, &mut wire);
         from += wire.consumed();
         sent.extend(output.to_vec());
@@ -140,24 +142,24 @@ fn run(input: &[u8], mut deeds: std::vec::IntoIter<Deed>) -> (Vec<u8>, Flow) {
     }
 }
 
-/// A response as the independent reader finds it.
+/// A response as parsed from the output.
 #[derive(Debug)]
-struct Found {
-    fields: Vec<(String, Vec<u8>)>,
-    /// The body ended, and not only by the end of the stream.
-    whole: bool,
+struct Parsed {
+    headers: Vec<(String, Vec<u8>)>,
+    /// The body is complete according to its framing.
+    complete: bool,
     until_close: bool,
 }
 
-impl Found {
+impl Parsed {
     fn all(&self, name: &str) -> Vec<&[u8]> {
-        let named = self.fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
+        let named = self.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_slice()).collect()
     }
 }
 
-/// Reads a chunked body; what is behind it, if it ends.
-fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
+/// Parses a chunked body, and returns the input after it, or `None` if it is incomplete.
+fn after_chunks(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         let httparse::Status::Complete((at, size)) = httparse::parse_chunk_size(rest).expect("a chunk size") else {
             return None;
@@ -171,39 +173,39 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
             };
         }
         let size = usize::try_from(size).expect("a small chunk");
-        rest = rest.get(size..)?.strip_prefix(b"\r\n").expect("a line end behind the data");
+        rest = rest.get(size..)?.strip_prefix(b"\r\n").expect("CRLF after the chunk data");
     }
 }
 
-/// Reads one response to `ask`; `rest` is moved behind it.
-fn read(rest: &mut &[u8], ask: &Ask) -> Found {
+/// Parses one response to `request`, and advances `rest` past it.
+fn read(rest: &mut &[u8], request: &RequestPlan) -> Parsed {
     let mut slots = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut slots);
     let httparse::Status::Complete(end) = head.parse(rest).expect("a response head") else {
-        panic!("half a head: {:?}", String::from_utf8_lossy(rest));
+        panic!("incomplete response head: {:?}", String::from_utf8_lossy(rest));
     };
     let status = head.code.expect("a status");
-    let fields = head.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
-    let mut found = Found { fields, whole: true, until_close: false };
+    let headers = head.headers.iter().map(|header| (header.name.to_owned(), header.value.to_vec())).collect();
+    let mut found = Parsed { headers, complete: true, until_close: false };
     *rest = &rest[end..];
-    let tunnel = ask.method == "CONNECT" && (200..300).contains(&status);
-    assert!(status >= 200, "an interim response nobody asked for");
+    let tunnel = request.method == "CONNECT" && (200..300).contains(&status);
+    assert!(status >= 200, "an unexpected interim response");
     let (lengths, codings) = (found.all("content-length"), found.all("transfer-encoding"));
-    assert!(lengths.len() + codings.len() <= 1, "two framings: {found:?}");
-    assert!(codings.is_empty() || ask.minor == 1, "a transfer coding for HTTP/1.0");
+    assert!(lengths.len() + codings.len() <= 1, "conflicting framing: {found:?}");
+    assert!(codings.is_empty() || request.minor == 1, "a transfer coding for HTTP/1.0");
     assert!(status != 204 && !tunnel || lengths.is_empty() && codings.is_empty(), "framing on {status}: {found:?}");
-    if ask.method == "HEAD" || status == 204 || status == 304 || tunnel {
+    if request.method == "HEAD" || status == 204 || status == 304 || tunnel {
         return found;
     }
     if let [length] = lengths[..] {
         let length: usize = std::str::from_utf8(length).expect("digits").parse().expect("a number");
-        found.whole = length <= rest.len();
+        found.complete = length <= rest.len();
         *rest = &rest[length.min(rest.len())..];
     } else if let [coding] = codings[..] {
         assert_eq!(coding, b"chunked");
-        let behind = behind_chunks(rest);
-        found.whole = behind.is_some();
-        *rest = behind.unwrap_or(b"");
+        let after = after_chunks(rest);
+        found.complete = after.is_some();
+        *rest = after.unwrap_or(b"");
     } else {
         (found.until_close, *rest) = (true, b"");
     }
@@ -214,39 +216,42 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn no_handler_makes_an_invalid_response(exchanges in prop::collection::vec((ask(), deed()), 1..5)) {
+    fn no_handler_can_produce_an_invalid_response(exchanges in prop::collection::vec((request_plan(), plan()), 1..5)) {
         let requests: Vec<String> = exchanges
             .iter()
-            .map(|(ask, _)| {
-                let target = if ask.method == "CONNECT" { "a:1" } else { "/" };
-                format!("{} {target} HTTP/1.{}\r\nHost: a\r\n{}\r\n", ask.method, ask.minor, ask.fields)
+            .map(|(request, _)| {
+                let target = if request.method == "CONNECT" { "a:1" } else { "/" };
+                format!("{} {target} HTTP/1.{}\r\nHost: a\r\n{}\r\n", request.method, request.minor, request.headers)
             })
             .collect();
-        let deeds: Vec<Deed> = exchanges.iter().map(|(_, deed)| deed.clone()).collect();
-        let (sent, flow) = run(requests.concat().as_bytes(), deeds.into_iter());
+        let plans: Vec<Plan> = exchanges.iter().map(|(_, plan)| plan.clone()).collect();
+        let (sent, flow) = run(requests.concat().as_bytes(), plans.into_iter());
         let mut rest = sent.as_slice();
         let mut found = Vec::new();
-        for (ask, _) in &exchanges {
+        for (request, _) in &exchanges {
             if rest.is_empty() && !found.is_empty() {
                 break;
             }
-            found.push(read(&mut rest, ask));
+            found.push(read(&mut rest, request));
         }
-        prop_assert!(rest.is_empty(), "octets of no response: {:?}", String::from_utf8_lossy(rest));
+        prop_assert!(rest.is_empty(), "trailing bytes after the last response: {:?}", String::from_utf8_lossy(rest));
         let count = found.len();
         for (number, response) in found.iter().enumerate() {
             let says_close = response.all("connection").iter().any(|value| value.eq_ignore_ascii_case(b"close"));
             let last = number + 1 == count;
-            prop_assert!(last || response.whole && !response.until_close && !says_close, "served on behind {response:?}");
-            prop_assert!(count == exchanges.len() || !last || says_close || !response.whole, "stopped behind {response:?}");
+            let continues = response.complete && !response.until_close && !says_close;
+            prop_assert!(last || continues, "another response after {response:?}");
+            let ends = says_close || !response.complete;
+            prop_assert!(count == exchanges.len() || !last || ends, "no response after {response:?}");
             prop_assert!(!response.until_close || exchanges[number].0.minor == 0 && says_close);
             for single in ["date", "server", "content-type"] {
                 prop_assert!(response.all(single).len() <= 1, "{} twice: {:?}", single, response);
             }
             prop_assert_eq!(response.all("date").len(), 1);
-            prop_assert!(response.all("x-split").is_empty(), "a response was split");
-            // A body that broke off is told by the end of the stream: an early one, or a reset.
-            prop_assert!(response.whole || matches!(flow, Flow::Linger | Flow::Abort), "{flow:?} behind {response:?}");
+            prop_assert!(response.all("x-split").is_empty(), "response splitting");
+            // A truncated body is signalled by an early end of the stream or by a reset.
+            let ends_early = matches!(flow, Flow::Linger | Flow::Abort);
+            prop_assert!(response.complete || ends_early, "{flow:?} after {response:?}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Closures on a loop: in its next turn, later, again and again, from any thread; and what a pause lets through.
+//! Scheduled closures: deferred, delayed and periodic, from any thread. Also pausing a connection.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serverd::{App, ConnId, Ending, Flow, Handle, HttpServer, Phase, Remote, Request, Response, Wire};
+use serverd::{App, CloseInfo, ConnId, Flow, Handle, HttpServer, Phase, Remote, Request, Response, Wire};
 
-use crate::harness::{PATIENCE, RESET_IS_AN_END, on_every_backend, serve, skipped_under_wine};
+use crate::harness::{RESET_READS_AS_EOF, WAIT_MAX, on_every_backend, serve, skipped_under_wine};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -13,17 +13,17 @@ fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
     HttpServer::new(|_: &Request<'_>| Response::text("hello"))
 }
 
-/// Pauses at the first byte, and tells when connections end.
+/// Pauses at the first byte, and reports when connections close.
 struct Pauser(mpsc::Sender<String>);
 
 impl App for Pauser {
     type State = ();
-    type Letter = ();
+    type Message = ();
 
     fn start(&mut self, _: Remote<()>) {}
 
     fn open(&mut self, _: &serverd::Accepted<'_>, _wire: &mut Wire<'_, ()>) -> ((), Flow) {
-        ((), Flow::Read(Phase::Open))
+        ((), Flow::Read(Phase::Unlimited))
     }
 
     fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, ()>) -> Flow {
@@ -31,11 +31,11 @@ impl App for Pauser {
         Flow::Pause
     }
 
-    fn letter(&mut self, _state: &mut (), _letter: (), _wire: &mut Wire<'_, ()>) -> Flow {
+    fn message(&mut self, _state: &mut (), _message: (), _wire: &mut Wire<'_, ()>) -> Flow {
         Flow::Pause
     }
 
-    fn drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
+    fn output_drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
         Flow::Pause
     }
 
@@ -47,94 +47,94 @@ impl App for Pauser {
         Flow::Close
     }
 
-    fn closed(&mut self, _: ConnId, _state: (), ending: Ending) {
-        self.0.send(format!("{:?}", ending.reason)).expect("the test waits");
+    fn closed(&mut self, _: ConnId, _state: (), info: CloseInfo) {
+        self.0.send(format!("{:?}", info.reason)).expect("open channel");
     }
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }
 
 on_every_backend! {
-    fn deferred_closures_run_in_order_on_the_thread_of_the_loop<B>() {
+    fn deferred_closures_run_in_order_on_the_loop_thread<B>() {
         let server = serve::<B, _>(hello);
         let (send, seen) = mpsc::channel();
         for number in 0..100 {
             let send = send.clone();
             server.handle.defer(move || {
-                let name = std::thread::current().id();
-                send.send((number, name)).expect("the test waits");
+                let thread = std::thread::current().id();
+                send.send((number, thread)).expect("open channel");
             });
         }
-        let seen: Vec<_> = (0..100).map(|_| seen.recv_timeout(PATIENCE).expect("called")).collect();
+        let seen: Vec<_> = (0..100).map(|_| seen.recv_timeout(WAIT_MAX).expect("called")).collect();
         assert!(seen.iter().enumerate().all(|(at, (number, _))| at == *number));
-        assert!(seen.iter().all(|(_, name)| *name == seen[0].1 && *name != std::thread::current().id()));
+        assert!(seen.iter().all(|(_, thread)| *thread == seen[0].1 && *thread != std::thread::current().id()));
     }
 
-    fn a_closure_for_later_is_never_called_early<B>() {
+    fn a_delayed_closure_is_never_called_early<B>() {
         let server = serve::<B, _>(hello);
         let (send, seen) = mpsc::channel();
         let start = Instant::now();
         for delay in [30, 10, 20] {
             let send = send.clone();
             server.handle.call_later(Duration::from_millis(delay), move || {
-                send.send((delay, start.elapsed())).expect("the test waits");
+                send.send((delay, start.elapsed())).expect("open channel");
             });
         }
         for expected in [10, 20, 30] {
-            let (delay, after) = seen.recv_timeout(PATIENCE).expect("called");
+            let (delay, after) = seen.recv_timeout(WAIT_MAX).expect("called");
             assert_eq!(delay, expected);
             assert!(after >= Duration::from_millis(delay), "{after:?}");
         }
     }
 
-    fn closures_repeat_until_they_are_cancelled_and_may_use_the_handle<B>() {
+    fn periodic_closures_repeat_until_cancelled_and_can_use_the_handle<B>() {
         let server = serve::<B, _>(hello);
         let (send, seen) = mpsc::channel();
         let handle = server.handle.clone();
         let inner = send.clone();
         let timer = server.handle.call_every(Duration::from_millis(1), move || {
             let inner = inner.clone();
-            // The test may have seen enough.
+            // The test may have dropped the receiver.
             handle.defer(move || {
                 let _ = inner.send(());
             });
         });
         for _ in 0..5 {
-            seen.recv_timeout(PATIENCE).expect("called again");
+            seen.recv_timeout(WAIT_MAX).expect("called again");
         }
         timer.cancel();
         drop(send);
         // The channel ends when the closure is dropped, a period after it was cancelled.
-        let end = Instant::now() + PATIENCE;
-        while seen.recv_timeout(PATIENCE).is_ok() {
-            assert!(Instant::now() < end, "it goes on");
+        let end = Instant::now() + WAIT_MAX;
+        while seen.recv_timeout(WAIT_MAX).is_ok() {
+            assert!(Instant::now() < end, "the closure is still called");
         }
     }
 
-    fn a_closure_that_panics_costs_nobody_a_connection<B>() {
+    fn a_panicking_closure_closes_no_connection<B>() {
         let server = serve::<B, _>(hello);
         let mut client = server.connect();
-        server.handle.defer(|| panic!("as asked"));
+        server.handle.defer(|| panic!("intended"));
         client.send(GET);
-        assert_eq!(client.answer().text(), "hello");
+        assert_eq!(client.response().text(), "hello");
     }
 
-    fn many_timers_do_not_disturb_requests<B>() {
+    fn many_timers_do_not_delay_requests<B>() {
         let server = serve::<B, _>(hello);
         let (send, seen) = mpsc::channel();
         let add = |handle: &Handle, number: u64| {
             let send = send.clone();
-            handle.call_later(Duration::from_millis(number % 50), move || send.send(number).expect("the test waits"));
+            handle.call_later(Duration::from_millis(number % 50), move || send.send(number).expect("open channel"));
         };
         let mut client = server.connect();
         for number in 0..5000 {
             add(&server.handle, number);
             if number % 100 == 0 {
                 client.send(GET);
-                assert_eq!(client.answer().text(), "hello");
+                assert_eq!(client.response().text(), "hello");
             }
         }
-        let mut numbers: Vec<u64> = (0..5000).map(|_| seen.recv_timeout(PATIENCE).expect("called")).collect();
+        let mut numbers: Vec<u64> = (0..5000).map(|_| seen.recv_timeout(WAIT_MAX).expect("called")).collect();
         numbers.sort_unstable();
         assert!(numbers.iter().enumerate().all(|(at, number)| at as u64 == *number));
     }
@@ -143,14 +143,14 @@ on_every_backend! {
         let server = serve::<B, _>(hello);
         let mut client = server.connect();
         client.send(GET);
-        client.answer();
+        client.response();
         let handle = server.handle.clone();
         server.handle.call_later(Duration::from_millis(1), move || handle.stop());
         client.expect_close();
     }
 
-    fn a_reset_is_noticed_during_a_pause<B>() {
-        if skipped_under_wine(RESET_IS_AN_END) {
+    fn a_reset_is_detected_during_a_pause<B>() {
+        if skipped_under_wine(RESET_READS_AS_EOF) {
             return;
         }
         let (send, closed) = mpsc::channel();
@@ -159,34 +159,34 @@ on_every_backend! {
         client.send("x");
         assert_eq!(client.read(7), b"paused\n");
         client.reset();
-        assert!(closed.recv_timeout(PATIENCE).expect("noticed").starts_with("Error"));
+        assert!(closed.recv_timeout(WAIT_MAX).expect("closed").starts_with("Error"));
     }
 
-    fn a_pause_outlasts_the_end_of_input_and_takes_in_little<B>() {
+    fn a_paused_connection_survives_the_end_of_input_and_buffers_little<B>() {
         let (send, closed) = mpsc::channel();
         let server = serve::<B, _>(move || Pauser(send));
         let mut client = server.connect();
         client.send("x");
         assert_eq!(client.read(7), b"paused\n");
-        // Far more than is read ahead and than sockets hold: somebody has to wait.
-        client.socket.set_nonblocking(true).expect("alive");
-        let (piece, mut taken, mut refused) = (vec![b'x'; 100_000], 0, 0);
-        while taken < 64 << 20 && refused < 1000 {
+        // Far more than the loop and the socket buffers hold, so that writing has to block.
+        client.socket.set_nonblocking(true).expect("open socket");
+        let (piece, mut written, mut blocked) = (vec![b'x'; 100_000], 0, 0);
+        while written < 64 << 20 && blocked < 1000 {
             if let Ok(count) = std::io::Write::write(&mut client.socket, &piece) {
-                taken += count;
+                written += count;
             } else {
-                refused += 1;
+                blocked += 1;
                 std::thread::yield_now();
             }
         }
-        assert!(taken < 64 << 20, "everything was read during a pause");
-        client.socket.set_nonblocking(false).expect("alive");
+        assert!(written < 64 << 20, "all input was read during a pause");
+        client.socket.set_nonblocking(false).expect("open socket");
         client.finish();
-        let (send_turn, turned) = mpsc::channel();
+        let (send_called, called) = mpsc::channel();
         for _ in 0..50 {
-            let send_turn = send_turn.clone();
-            server.handle.defer(move || send_turn.send(()).expect("the test waits"));
-            turned.recv_timeout(PATIENCE).expect("turned");
+            let send_called = send_called.clone();
+            server.handle.defer(move || send_called.send(()).expect("open channel"));
+            called.recv_timeout(WAIT_MAX).expect("called");
         }
         assert!(closed.try_recv().is_err());
     }

@@ -1,15 +1,15 @@
-//! Bodies made while they are sent: whole, bounded, and never a half taken for the whole.
+//! Streaming response bodies: complete, bounded in memory, and never framed as complete when truncated.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use serverd::r#loop::Limits;
+use serverd::r#loop::LoopLimits;
 use serverd::{HttpServer, Request, Response, SendError, Sender, ServerEvent, StatusCode, Timeouts, Trailers};
 
 use crate::harness::{
-    Backend, Client, PATIENCE, RESET_IS_AN_END, Server, on_every_backend, serve, serve_with, skipped_under_wine,
+    Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_under_wine,
 };
 
 const PIECE: usize = 10_000;
@@ -23,10 +23,10 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
 }
 
-/// Tells when it is dropped.
-struct Told(mpsc::Sender<()>);
+/// Sends a message when it is dropped.
+struct NotifyOnDrop(mpsc::Sender<()>);
 
-impl Drop for Told {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         let _ = self.0.send(());
     }
@@ -38,7 +38,7 @@ fn get10(path: &str) -> String {
 
 fn checksum() -> Trailers {
     let mut trailers = Trailers::new();
-    trailers.push("X-Checksum", "42").expect("a good field");
+    trailers.push("X-Checksum", "42").expect("a valid header");
     trailers
 }
 
@@ -54,16 +54,16 @@ fn server<B: Backend>() -> Server {
             "/trailers" => Response::stream(["body"]).trailers(&["X-Checksum"], checksum),
             "/fail" => {
                 let pieces = ["good", "bad"]
-                    .map(|piece| if piece == "bad" { Err(std::io::Error::other("as asked")) } else { Ok(piece) });
+                    .map(|piece| if piece == "bad" { Err(std::io::Error::other("intended")) } else { Ok(piece) });
                 Response::try_stream(pieces)
             }
-            "/panic" => Response::stream(std::iter::from_fn(|| -> Option<&'static str> { panic!("as asked") })),
+            "/panic" => Response::stream(std::iter::from_fn(|| -> Option<&'static str> { panic!("intended") })),
             _ => Response::text("plain"),
         })
     })
 }
 
-/// Gives every sender to the test.
+/// Serves streams whose senders are passed to the test.
 fn channel<B: Backend>() -> (Server, mpsc::Receiver<Sender>) {
     let (send, senders) = mpsc::channel();
     let server = serve::<B, _>(move || {
@@ -71,15 +71,16 @@ fn channel<B: Backend>() -> (Server, mpsc::Receiver<Sender>) {
             if request.path() == "/plain" {
                 return Response::text("plain");
             }
-            let (response, sender) = Response::channel_of(1000);
-            send.send(sender).expect("the test waits");
+            let (response, sender) = Response::channel_with_capacity(1000);
+            send.send(sender).expect("open channel");
             response
         })
     });
     (server, senders)
 }
 
-/// Pushes pieces until neither the socket nor the queue takes more, although the loop turns. Returns what was pushed.
+/// Pushes pieces until the socket and the queue are full, while the loop keeps running. Returns the number of bytes
+/// pushed.
 fn push_until_blocked(server: &Server, sender: &Sender, bytes: usize) -> usize {
     let mut other = server.connect();
     let (mut pushed, mut refused) = (0, 0);
@@ -90,9 +91,9 @@ fn push_until_blocked(server: &Server, sender: &Sender, bytes: usize) -> usize {
                 assert_eq!(piece.len(), bytes);
                 refused += 1;
                 other.send(get("/plain"));
-                assert_eq!(other.answer().text(), "plain");
+                assert_eq!(other.response().text(), "plain");
             }
-            Err(SendError::Closed(_)) => panic!("somebody reads"),
+            Err(SendError::Closed(_)) => panic!("stream closed"),
         }
     }
     pushed
@@ -100,93 +101,94 @@ fn push_until_blocked(server: &Server, sender: &Sender, bytes: usize) -> usize {
 
 fn open(client: &mut Client, senders: &mpsc::Receiver<Sender>) -> Sender {
     client.send(get("/"));
-    senders.recv_timeout(PATIENCE).expect("a stream")
+    senders.recv_timeout(WAIT_MAX).expect("a stream")
 }
 
-/// Reads what comes until the connection ends, in whatever way.
-fn until_the_end(mut client: Client) -> Vec<u8> {
+/// Reads until the connection ends, whether closed or reset.
+fn read_until_closed(mut client: Client) -> Vec<u8> {
     let mut seen = Vec::new();
-    // A reset is an end as well.
+    // A reset ends the connection as well.
     let _ = client.socket.read_to_end(&mut seen);
     seen
 }
 
 on_every_backend! {
-    fn pieces_go_out_in_chunks_or_with_the_length_that_was_told<B>() {
+    fn pieces_are_sent_chunked_or_with_the_declared_length<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         client.send(get("/pieces") + &get("/length") + &get("/long") + &get("/reader") + &get("/none") + &get("/"));
-        let answer = client.answer();
-        assert_eq!((answer.field("transfer-encoding"), answer.field("content-length")), (Some("chunked"), None));
-        assert_eq!(answer.text(), "0,1,2,3,4,");
+        let response = client.response();
+        assert_eq!((response.header("transfer-encoding"), response.header("content-length")), (Some("chunked"), None));
+        assert_eq!(response.text(), "0,1,2,3,4,");
         for _ in 0..2 {
-            let answer = client.answer();
-            assert_eq!((answer.field("transfer-encoding"), answer.field("content-length")), (None, Some("10")));
-            assert_eq!(answer.text(), "helloworld");
+            let response = client.response();
+            assert_eq!((response.header("transfer-encoding"), response.header("content-length")), (None, Some("10")));
+            assert_eq!(response.text(), "helloworld");
         }
-        assert!(client.answer().body == vec![b'r'; 100_000]);
-        let none = client.answer();
-        assert_eq!((none.status, none.field("transfer-encoding")), (204, None));
-        assert_eq!(client.answer().text(), "plain");
+        assert!(client.response().body == vec![b'r'; 100_000]);
+        let none = client.response();
+        assert_eq!((none.status, none.header("transfer-encoding")), (204, None));
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn http_1_0_gets_a_stream_up_to_the_close<B>() {
+    fn http_1_0_gets_a_stream_delimited_by_the_close<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         client.send(get10("/pieces"));
-        let all = String::from_utf8(client.rest()).expect("ASCII");
+        let all = String::from_utf8(client.read_to_end()).expect("ASCII");
         assert!(!all.contains("Transfer-Encoding") && !all.contains("Content-Length"), "{all}");
         assert!(all.contains("Connection: close\r\n") && all.ends_with("\r\n\r\n0,1,2,3,4,"), "{all}");
         let mut client = server.connect();
         client.send(get10("/length"));
-        let answer = client.answer();
-        assert_eq!((answer.text().as_str(), answer.field("connection")), ("helloworld", Some("keep-alive")));
+        let response = client.response();
+        assert_eq!((response.text().as_str(), response.header("connection")), ("helloworld", Some("keep-alive")));
         client.send(get10("/fail"));
-        assert!(client.socket.read_to_end(&mut Vec::new()).is_err(), "a half was ended like a whole");
+        assert!(client.socket.read_to_end(&mut Vec::new()).is_err(), "a truncated body ended like a complete one");
     }
 
-    fn head_gets_the_head_of_a_stream<B>() {
+    fn head_requests_get_only_the_head_of_a_stream<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         for path in ["/pieces", "/length", "/panic"] {
             client.send(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
-            let answer = client.answer_to("HEAD");
-            assert_eq!((answer.status, answer.field("connection")), (200, None));
+            let response = client.response_to("HEAD");
+            assert_eq!((response.status, response.header("connection")), (200, None));
         }
         client.send(get("/"));
-        assert_eq!(client.answer().text(), "plain");
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn trailers_are_sent_to_those_who_take_them<B>() {
+    fn trailers_are_sent_to_clients_that_accept_them<B>() {
         let server = server::<B>();
         let mut client = server.connect();
         client.send("GET /trailers HTTP/1.1\r\nHost: x\r\nTE: deflate;q=0.5, trailers\r\nConnection: TE\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!((answer.text().as_str(), answer.field("trailer")), ("body", Some("X-Checksum")));
-        assert_eq!(answer.trailers, "X-Checksum: 42\r\n");
+        let response = client.response();
+        assert_eq!((response.text().as_str(), response.header("trailer")), ("body", Some("X-Checksum")));
+        assert_eq!(response.trailers, "X-Checksum: 42\r\n");
         client.send(get("/trailers"));
-        let answer = client.answer();
-        assert_eq!((answer.text().as_str(), answer.field("trailer"), answer.trailers.as_str()), ("body", None, ""));
+        let response = client.response();
+        assert_eq!((response.text().as_str(), response.header("trailer")), ("body", None));
+        assert_eq!(response.trailers, "");
     }
 
-    fn a_body_that_breaks_off_is_not_taken_for_whole<B>() {
+    fn a_truncated_body_is_never_framed_as_complete<B>() {
         let server = server::<B>();
         for (path, ends) in [("/fail", "\r\n4\r\ngood\r\n"), ("/short", "\r\n\r\nhello"), ("/panic", "\r\n\r\n")] {
             let mut client = server.connect();
-            // What was answered before arrives whole.
+            // The response before the truncated one arrives completely.
             client.send(get("/") + &get(path));
-            assert_eq!(client.answer().text(), "plain");
-            let seen = String::from_utf8(client.rest()).expect("ASCII");
+            assert_eq!(client.response().text(), "plain");
+            let seen = String::from_utf8(client.read_to_end()).expect("ASCII");
             assert!(seen.ends_with(ends), "{path}: {seen}");
         }
         let mut client = server.connect();
         client.send(get("/"));
-        assert_eq!(client.answer().text(), "plain");
+        assert_eq!(client.response().text(), "plain");
     }
 
-    fn a_large_stream_to_a_slow_reader_is_made_as_it_is_read<B>() {
-        let made = Arc::new(AtomicUsize::new(0));
-        let inner = Arc::clone(&made);
+    fn a_large_stream_is_produced_at_the_pace_of_a_slow_reader<B>() {
+        let produced = Arc::new(AtomicUsize::new(0));
+        let inner = Arc::clone(&produced);
         let server = serve::<B, _>(move || {
             HttpServer::new(move |request: &Request<'_>| {
                 if request.path() == "/plain" {
@@ -200,198 +202,199 @@ on_every_backend! {
             })
         });
         let mut slow = server.connect();
-        socket2::SockRef::from(&slow.socket).set_recv_buffer_size(200_000).expect("alive");
+        socket2::SockRef::from(&slow.socket).set_recv_buffer_size(200_000).expect("open socket");
         slow.send(get("/large"));
-        slow.socket.peek(&mut [0]).expect("it began");
-        // The others go on, and the stream waits for its reader.
+        slow.socket.peek(&mut [0]).expect("the stream begins");
+        // Other requests are served while the stream waits for its reader.
         let mut other = server.connect();
         let mut before = usize::MAX;
         loop {
             for _ in 0..20 {
                 other.send(get("/plain"));
-                assert_eq!(other.answer().text(), "plain");
+                assert_eq!(other.response().text(), "plain");
             }
-            let now = made.load(Ordering::SeqCst);
+            let now = produced.load(Ordering::SeqCst);
             if now == before {
                 break;
             }
             before = now;
         }
-        assert!(before < PIECES, "everything was made before it was read");
-        let body = slow.answer().body;
+        assert!(before < PIECES, "the whole body was produced before it was read");
+        let body = slow.response().body;
         assert_eq!(body.len(), PIECES * PIECE);
-        assert!(body.chunks(PIECE).enumerate().all(|(number, piece)| piece.iter().all(|&byte| byte == pattern(number))));
+        let has_pattern = |(number, piece): (usize, &[u8])| piece.iter().all(|&byte| byte == pattern(number));
+        assert!(body.chunks(PIECE).enumerate().all(has_pattern));
     }
 
-    fn a_stream_outlasts_the_limits_of_what_came_before_it<B>() {
+    fn a_stream_is_not_cut_off_by_the_request_timeouts<B>() {
         let limit = Some(Duration::from_millis(200));
         let timeouts = Timeouts { silent: limit, head: limit, body: limit, idle: limit, ..Timeouts::default() };
-        let server = serve_with::<B, _>(timeouts, Limits::default(), || {
+        let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || {
             HttpServer::new(|_: &Request<'_>| {
                 Response::stream((0..300).map(|number| {
-                    // Slower than its client, who takes each piece at once, and longer than the limits in all.
+                    // Slower than the client, which reads each piece at once, and in total longer than the timeouts.
                     std::thread::sleep(Duration::from_millis(1));
                     vec![pattern(number); 1000]
                 }))
             })
         });
-        let ask = |pieces: [&str; 2]| {
+        let connect_and_send = |pieces: [&str; 2]| {
             let mut client = server.connect();
             client.send(pieces[0]).send(pieces[1]);
             client
         };
-        let whole = ask(["GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""]);
-        let head = ask(["GET / HTTP/1.1\r\nHo", "st: x\r\n\r\n"]);
-        let body = ask(["POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na", "b"]);
-        let mut old = ask(["GET / HTTP/1.0\r\n\r\n", ""]);
+        let whole = connect_and_send(["GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""]);
+        let head = connect_and_send(["GET / HTTP/1.1\r\nHo", "st: x\r\n\r\n"]);
+        let body = connect_and_send(["POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na", "b"]);
+        let mut old = connect_and_send(["GET / HTTP/1.0\r\n\r\n", ""]);
         for mut client in [whole, head, body] {
-            assert_eq!(client.answer().body.len(), 300_000);
+            assert_eq!(client.response().body.len(), 300_000);
         }
-        assert!(old.rest().len() > 300_000);
+        assert!(old.read_to_end().len() > 300_000);
     }
 
-    fn a_stream_that_nobody_reads_ends_by_the_write_limit<B>() {
+    fn the_write_timeout_ends_an_unread_stream<B>() {
         let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
         let (send, ended) = mpsc::channel();
-        let server = serve_with::<B, _>(timeouts, Limits::default(), move || {
+        let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || {
             HttpServer::new(move |_: &Request<'_>| {
-                let told = Told(send.clone());
+                let guard = NotifyOnDrop(send.clone());
                 Response::stream(std::iter::repeat_with(move || {
-                    let _ = &told;
+                    let _ = &guard;
                     vec![b'x'; 10_000]
                 }))
             })
         });
         let mut client = server.connect();
         client.send(get("/"));
-        ended.recv_timeout(PATIENCE).expect("the source is dropped");
+        ended.recv_timeout(WAIT_MAX).expect("the source is dropped");
     }
 
-    fn a_stream_that_is_blocked_hears_of_the_drain<B>() {
+    fn a_blocked_stream_is_notified_of_a_drain<B>() {
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
-        socket2::SockRef::from(&client.socket).set_recv_buffer_size(200_000).expect("alive");
+        socket2::SockRef::from(&client.socket).set_recv_buffer_size(200_000).expect("open socket");
         let sender = open(&mut client, &senders);
-        let (tell, heard) = mpsc::channel();
-        sender.on_drain(move || tell.send(()).expect("the test waits"));
+        let (notify, notified) = mpsc::channel();
+        sender.on_drain(move || notify.send(()).expect("open channel"));
         let sent = push_until_blocked(&server, &sender, 400_000);
         server.handle.drain();
-        heard.recv_timeout(PATIENCE).expect("the drain is told");
+        notified.recv_timeout(WAIT_MAX).expect("drain callback");
         sender.finish();
-        assert_eq!(client.answer().body.len(), sent);
+        assert_eq!(client.response().body.len(), sent);
         server.drain();
     }
 
-    fn who_pushes_into_an_answer_that_is_thrown_away_hears_of_it<B>() {
+    fn the_sender_of_a_discarded_response_is_closed<B>() {
         let (send, senders) = mpsc::channel();
         let server = serve::<B, _>(move || {
             HttpServer::new(move |request: &Request<'_>| {
-                let (response, sender) = Response::channel_of(100);
-                send.send(sender).expect("the test waits");
+                let (response, sender) = Response::channel_with_capacity(100);
+                send.send(sender).expect("open channel");
                 match request.path() {
                     "/replaced" => Response::text("instead"),
-                    "/field" => response.field("not a name", ""),
+                    "/header" => response.header("not a name", ""),
                     "/body" => response.body("instead"),
-                    _ => panic!("as asked"),
+                    _ => panic!("intended"),
                 }
             })
         });
-        for (path, status) in [("/replaced", 200), ("/field", 500), ("/body", 200), ("/panic", 500)] {
+        for (path, status) in [("/replaced", 200), ("/header", 500), ("/body", 200), ("/panic", 500)] {
             let mut client = server.connect();
             client.send(get(path));
-            assert_eq!(client.answer().status, status);
-            let sender = senders.recv_timeout(PATIENCE).expect("a sender");
+            assert_eq!(client.response().status, status);
+            let sender = senders.recv_timeout(WAIT_MAX).expect("a sender");
             while sender.send_blocking(vec![b'x'; 1000]).is_ok() {}
             assert!(sender.is_closed());
         }
     }
 
-    fn a_queue_is_bounded_and_tells_when_it_has_room<B>() {
+    fn a_queue_is_bounded_and_reports_when_it_has_drained<B>() {
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
-        socket2::SockRef::from(&client.socket).set_recv_buffer_size(200_000).expect("alive");
+        socket2::SockRef::from(&client.socket).set_recv_buffer_size(200_000).expect("open socket");
         let sender = open(&mut client, &senders);
-        let (tell, drained) = mpsc::channel();
-        sender.on_drained(move || tell.send(()).expect("the test waits"));
+        let (notify, drained) = mpsc::channel();
+        sender.on_drained(move || notify.send(()).expect("open channel"));
         let mut sent = 0;
         while !sender.is_full() {
             sent += push_until_blocked(&server, &sender, 400);
             assert!(sent < 64 << 20);
         }
         while drained.try_recv().is_ok() {}
-        let reader = std::thread::spawn(move || client.answer().body.len());
-        drained.recv_timeout(PATIENCE).expect("room is told");
-        sender.send_blocking(vec![b'y'; 50_000]).expect("somebody reads");
+        let reader = std::thread::spawn(move || client.response().body.len());
+        drained.recv_timeout(WAIT_MAX).expect("drained callback");
+        sender.send_blocking(vec![b'y'; 50_000]).expect("open stream");
         sender.finish();
         assert_eq!(reader.join().expect("read"), sent + 50_000);
     }
 
-    fn a_sender_pushes_from_its_thread_and_requests_behind_wait<B>() {
+    fn a_sender_pushes_from_its_thread_and_pipelined_requests_wait<B>() {
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
         let sender = open(&mut client, &senders);
         client.send(get("/plain"));
         let thread = std::thread::spawn(move || {
             for number in 0..20_000 {
-                sender.send_blocking(format!("{number}\n")).expect("somebody reads");
+                sender.send_blocking(format!("{number}\n")).expect("open stream");
             }
             sender.finish();
         });
         let expected: Vec<String> = (0..20_000).map(|number| format!("{number}\n")).collect();
-        assert!(client.answer().text() == expected.concat());
-        assert_eq!(client.answer().text(), "plain");
+        assert!(client.response().text() == expected.concat());
+        assert_eq!(client.response().text(), "plain");
         thread.join().expect("no panic");
     }
 
-    fn a_sender_hears_that_its_client_is_gone<B>() {
-        if skipped_under_wine(RESET_IS_AN_END) {
+    fn a_sender_is_notified_when_its_client_disconnects<B>() {
+        if skipped_under_wine(RESET_READS_AS_EOF) {
             return;
         }
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
         let sender = open(&mut client, &senders);
-        let (send, heard) = mpsc::channel();
-        sender.on_closed(move || send.send(()).expect("the test waits"));
+        let (send, notified) = mpsc::channel();
+        sender.on_closed(move || send.send(()).expect("open channel"));
         sender.send("some").expect("open");
         client.read(20);
         client.reset();
-        heard.recv_timeout(PATIENCE).expect("the end is told");
+        notified.recv_timeout(WAIT_MAX).expect("closed callback");
         assert!(sender.is_closed());
         assert!(matches!(sender.send("more"), Err(SendError::Closed(_))));
         assert!(matches!(sender.send_blocking("more"), Err(SendError::Closed(_))));
     }
 
-    fn a_sender_that_is_dropped_breaks_the_body_off<B>() {
+    fn dropping_a_sender_truncates_the_body<B>() {
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
         let sender = open(&mut client, &senders);
         sender.send("half").expect("open");
         drop(sender);
-        let seen = String::from_utf8(until_the_end(client)).expect("ASCII");
+        let seen = String::from_utf8(read_until_closed(client)).expect("ASCII");
         assert!(seen.ends_with("\r\n4\r\nhalf\r\n"), "{seen}");
     }
 
-    fn a_stream_without_end_sees_the_drain_and_can_finish<B>() {
+    fn an_endless_stream_is_notified_of_a_drain_and_can_finish<B>() {
         let (server, senders) = channel::<B>();
         let mut client = server.connect();
         let sender = open(&mut client, &senders);
         sender.send("first ").expect("open");
-        let (send, heard) = mpsc::channel();
-        sender.on_drain(move || send.send(()).expect("the test waits"));
+        let (send, notified) = mpsc::channel();
+        sender.on_drain(move || send.send(()).expect("open channel"));
         server.handle.drain();
-        heard.recv_timeout(PATIENCE).expect("the drain is told");
+        notified.recv_timeout(WAIT_MAX).expect("drain callback");
         assert!(sender.is_draining());
         sender.send("last").expect("open");
         sender.finish();
-        assert_eq!(client.answer().text(), "first last");
+        assert_eq!(client.response().text(), "first last");
         client.expect_close();
         server.drain();
     }
 
-    fn events_have_their_form<B>() {
+    fn server_sent_events_have_the_standard_format<B>() {
         let server = serve::<B, _>(|| {
             HttpServer::new(|request: &Request<'_>| {
-                let last = request.field("last-event-id").map(|id| String::from_utf8_lossy(id).into_owned());
+                let last = request.header("last-event-id").map(|id| String::from_utf8_lossy(id).into_owned());
                 let (response, events) = Response::events();
                 let first = ServerEvent::new(last.unwrap_or_default()).id("2").name("begin\nid: 9");
                 events.send(&first).expect("open");
@@ -403,12 +406,12 @@ on_every_backend! {
         });
         let mut client = server.connect();
         client.send("GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: 1\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!(answer.field("content-type"), Some("text/event-stream"));
-        assert_eq!(answer.text(), "id: 2\nevent: begin id: 9\ndata: 1\n\n:\n\ndata: a\ndata: b\n\n");
+        let response = client.response();
+        assert_eq!(response.header("content-type"), Some("text/event-stream"));
+        assert_eq!(response.text(), "id: 2\nevent: begin id: 9\ndata: 1\n\n:\n\ndata: a\ndata: b\n\n");
     }
 
-    fn clients_that_vanish_at_every_stage_of_a_stream_leave_nothing_behind<B>() {
+    fn clients_that_disconnect_at_any_stage_of_a_stream_leak_nothing<B>() {
         let (server, senders) = channel::<B>();
         for stage in 0..6 {
             let mut client = server.connect();
@@ -423,7 +426,7 @@ on_every_backend! {
             } else {
                 drop(client);
             }
-            // One who only closed is found out by what is sent.
+            // A client that has closed without a reset is detected by sending to it.
             while !sender.is_closed() {
                 let _ = sender.send("more");
                 std::thread::yield_now();
@@ -431,6 +434,6 @@ on_every_backend! {
         }
         let mut client = server.connect();
         client.send(get("/plain"));
-        assert_eq!(client.answer().text(), "plain");
+        assert_eq!(client.response().text(), "plain");
     }
 }

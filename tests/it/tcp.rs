@@ -1,53 +1,54 @@
-//! Raw applications on the loop: bytes, letters, half-close, pausing, several listeners, sockets taken over.
+//! Raw TCP applications: input and output, messages, half-close, pausing, several listeners, added streams.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 
-use serverd::r#loop::{Limits, Readiness, TcpStream};
-use serverd::{Accepted, App, ConnId, Ending, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
+use serverd::r#loop::{LoopLimits, Readiness, TcpStream};
+use serverd::{Accepted, App, CloseInfo, ConnId, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
 
-use crate::harness::{Backend, Client, PATIENCE, on_every_backend, serve};
+use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve};
 
 fn echo(wire: &mut Wire<'_, ()>) -> Flow {
     let input = wire.input();
     wire.output().extend(input);
     wire.consume(input.len());
-    Flow::Read(Phase::Open)
+    Flow::Read(Phase::Unlimited)
 }
 
-/// Tells a channel what happens; a line `pause` stops reading until a letter comes, which is written out.
-struct Teller(mpsc::Sender<String>, Option<mpsc::Sender<(ConnId, Remote<String>)>>, Option<Remote<String>>);
+/// Reports close reasons to a channel. The line `pause` stops reading until a message arrives, which is sent to the
+/// client.
+struct Recorder(mpsc::Sender<String>, Option<mpsc::Sender<(ConnId, Remote<String>)>>, Option<Remote<String>>);
 
-impl Teller {
-    fn tell(&self, text: String) {
-        // The test may have seen enough.
+impl Recorder {
+    fn report(&self, text: String) {
+        // The test may have dropped the receiver.
         let _ = self.0.send(text);
     }
 }
 
-impl App for Teller {
+impl App for Recorder {
     type State = usize;
-    type Letter = String;
+    type Message = String;
 
     fn start(&mut self, remote: Remote<String>) {
         self.2 = Some(remote);
     }
 
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, String>) -> (usize, Flow) {
-        assert!(accepted.local().is_ok());
+        assert!(accepted.local_addr().is_ok());
         let listener = accepted.listener.unwrap_or(9);
         wire.output().extend(format!("welcome to {listener}\n").as_bytes());
-        (listener, Flow::Read(Phase::Open))
+        (listener, Flow::Read(Phase::Unlimited))
     }
 
     fn receive(&mut self, _state: &mut usize, wire: &mut Wire<'_, String>) -> Flow {
         let input = wire.input();
-        let Some(end) = input.iter().position(|&byte| byte == b'\n') else { return Flow::Read(Phase::Open) };
+        let Some(end) = input.iter().position(|&byte| byte == b'\n') else { return Flow::Read(Phase::Unlimited) };
         wire.consume(end + 1);
         match &input[..end] {
             b"pause" => {
                 if let (Some(send), Some(remote)) = (&self.1, &self.2) {
-                    send.send((wire.id(), remote.clone())).expect("the test waits");
+                    send.send((wire.id(), remote.clone())).expect("open channel");
                 }
                 Flow::Pause
             }
@@ -56,18 +57,18 @@ impl App for Teller {
             line => {
                 wire.output().extend(line);
                 wire.output().extend(b"\n");
-                Flow::Yield(Phase::Open)
+                Flow::Yield(Phase::Unlimited)
             }
         }
     }
 
-    fn letter(&mut self, _state: &mut usize, letter: String, wire: &mut Wire<'_, String>) -> Flow {
-        wire.output().extend(letter.as_bytes());
-        Flow::Yield(Phase::Open)
+    fn message(&mut self, _state: &mut usize, message: String, wire: &mut Wire<'_, String>) -> Flow {
+        wire.output().extend(message.as_bytes());
+        Flow::Yield(Phase::Unlimited)
     }
 
-    fn drained(&mut self, _state: &mut usize, _wire: &mut Wire<'_, String>) -> Flow {
-        Flow::Read(Phase::Open)
+    fn output_drained(&mut self, _state: &mut usize, _wire: &mut Wire<'_, String>) -> Flow {
+        Flow::Read(Phase::Unlimited)
     }
 
     fn timer(&mut self, _state: &mut usize, _phase: Phase, _wire: &mut Wire<'_, String>) -> Flow {
@@ -79,18 +80,19 @@ impl App for Teller {
         Flow::Close
     }
 
-    fn closed(&mut self, _id: ConnId, _state: usize, ending: Ending) {
-        self.tell(format!("{:?}", ending.reason));
+    fn closed(&mut self, _id: ConnId, _state: usize, info: CloseInfo) {
+        self.report(format!("{:?}", info.reason));
     }
 
     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, String)>) {}
 }
 
 #[allow(clippy::type_complexity, reason = "the server and two channels")]
-fn teller<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mpsc::Receiver<(ConnId, Remote<String>)>) {
-    let (send, told) = mpsc::channel();
+fn recorder<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mpsc::Receiver<(ConnId, Remote<String>)>)
+{
+    let (send, reasons) = mpsc::channel();
     let (send_remote, remotes) = mpsc::channel();
-    (serve::<B, _>(move || Teller(send, Some(send_remote), None)), told, remotes)
+    (serve::<B, _>(move || Recorder(send, Some(send_remote), None)), reasons, remotes)
 }
 
 on_every_backend! {
@@ -98,88 +100,89 @@ on_every_backend! {
         let server = serve::<B, _>(|| |wire: &mut Wire<_>| echo(wire));
         let sent: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();
         let mut client = server.connect();
-        let mut writer = client.socket.try_clone().expect("alive");
+        let mut writer = client.socket.try_clone().expect("open socket");
         let copy = sent.clone();
         let thread = std::thread::spawn(move || {
             for piece in copy.chunks(7919) {
-                std::io::Write::write_all(&mut writer, piece).expect("alive");
+                std::io::Write::write_all(&mut writer, piece).expect("open socket");
             }
-            writer.shutdown(std::net::Shutdown::Write).expect("alive");
+            writer.shutdown(std::net::Shutdown::Write).expect("open socket");
         });
-        assert!(client.rest() == sent);
-        thread.join().expect("sent");
+        assert!(client.read_to_end() == sent);
+        thread.join().expect("no panic");
     }
 
-    fn a_server_may_speak_first_and_close_with_what_it_wrote<B>() {
-        let (server, told, _) = teller::<B>();
+    fn a_greeting_and_pending_output_are_sent_before_the_close<B>() {
+        let (server, reasons, _) = recorder::<B>();
         let mut client = server.connect();
         client.send("one\ntwo\nbye\nthree\n");
         client.finish();
-        assert_eq!(client.rest(), b"welcome to 0\none\ntwo\n");
-        let reason = told.recv_timeout(PATIENCE).expect("closed");
+        assert_eq!(client.read_to_end(), b"welcome to 0\none\ntwo\n");
+        let reason = reasons.recv_timeout(WAIT_MAX).expect("closed");
         assert!(reason == "Done" || reason == "Peer", "{reason}");
     }
 
-    fn a_paused_connection_reads_on_after_a_letter_from_another_thread<B>() {
-        let (server, _told, remotes) = teller::<B>();
+    fn a_paused_connection_resumes_on_a_message_from_another_thread<B>() {
+        let (server, _reasons, remotes) = recorder::<B>();
         let mut client = server.connect();
         client.send("pause\nafter\n");
-        let (id, remote) = remotes.recv_timeout(PATIENCE).expect("paused");
-        remote.post(id, "letter\n".into());
-        assert_eq!(client.read(26), b"welcome to 0\nletter\nafter\n");
+        let (id, remote) = remotes.recv_timeout(WAIT_MAX).expect("paused");
+        remote.send(id, "resume\n".into());
+        assert_eq!(client.read(26), b"welcome to 0\nresume\nafter\n");
     }
 
-    fn a_letter_to_a_connection_that_is_gone_reaches_nobody<B>() {
-        let (server, told, remotes) = teller::<B>();
+    fn a_message_to_a_closed_connection_is_dropped<B>() {
+        let (server, reasons, remotes) = recorder::<B>();
         let mut client = server.connect();
         client.send("pause\n");
-        let (id, remote) = remotes.recv_timeout(PATIENCE).expect("paused");
+        let (id, remote) = remotes.recv_timeout(WAIT_MAX).expect("paused");
         client.reset();
-        // The slot is free once the connection is buried; letters make the loop look.
-        while told.try_recv().is_err() {
-            remote.post(id, "knock\n".into());
+        // The slot is free once the connection is closed; each message makes the loop run a turn.
+        while reasons.try_recv().is_err() {
+            remote.send(id, "too late\n".into());
             std::thread::yield_now();
         }
-        let mut heir = server.connect();
-        heir.send("mine\n");
-        remote.post(id, "not yours\n".into());
-        heir.send("bye\n");
-        assert_eq!(heir.rest(), b"welcome to 0\nmine\n");
+        let mut successor = server.connect();
+        successor.send("mine\n");
+        remote.send(id, "not yours\n".into());
+        successor.send("bye\n");
+        assert_eq!(successor.read_to_end(), b"welcome to 0\nmine\n");
     }
 
-    fn an_abort_is_a_reset<B>() {
-        let (server, told, _) = teller::<B>();
+    fn an_abort_resets_the_connection<B>() {
+        let (server, reasons, _) = recorder::<B>();
         let mut client = server.connect();
         client.read(13);
         client.send("no\n");
         let mut rest = Vec::new();
         let outcome = std::io::Read::read_to_end(&mut client.socket, &mut rest);
         assert!(outcome.is_err() || rest.is_empty(), "{rest:?}");
-        assert_eq!(told.recv_timeout(PATIENCE).expect("closed"), "Refused");
+        assert_eq!(reasons.recv_timeout(WAIT_MAX).expect("closed"), "Refused");
     }
 
-    fn everybody_gets_a_last_line_when_the_loop_drains<B>() {
-        let (server, told, _) = teller::<B>();
+    fn every_connection_can_send_a_last_line_when_the_loop_drains<B>() {
+        let (server, reasons, _) = recorder::<B>();
         let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.read(13);
         }
         server.drain();
         for client in &mut clients {
-            assert_eq!(client.rest(), b"going down\n");
-            assert_eq!(told.recv_timeout(PATIENCE).expect("closed"), "Drain");
+            assert_eq!(client.read_to_end(), b"going down\n");
+            assert_eq!(reasons.recv_timeout(WAIT_MAX).expect("closed"), "Drain");
         }
     }
 
-    fn connections_through_several_listeners_and_adopted_ones_are_told_apart<B>() {
-        let (send, told) = mpsc::channel();
-        let app = Teller(send, None, None);
-        let mut event_loop = EventLoop::<B, _>::with(Timeouts::default(), Limits::default(), app).expect("a loop");
+    fn connections_report_the_listener_that_accepted_them<B>() {
+        let (send, reasons) = mpsc::channel();
+        let app = Recorder(send, None, None);
+        let mut event_loop =
+            EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("event loop");
         let addresses: Vec<SocketAddr> = (0..2)
             .map(|_| {
                 let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-                let address = listener.local_addr().expect("an address");
-                event_loop.listen(listener).expect("watched");
+                let address = listener.local_addr().expect("local address");
+                event_loop.listen(listener).expect("registered");
                 address
             })
             .collect();
@@ -188,73 +191,74 @@ on_every_backend! {
             for (number, &address) in addresses.iter().enumerate() {
                 let mut client = Client::new(address);
                 client.send("bye\n");
-                assert_eq!(client.rest(), format!("welcome to {number}\n").as_bytes());
+                assert_eq!(client.read_to_end(), format!("welcome to {number}\n").as_bytes());
             }
             handle.drain();
         });
-        event_loop.run().expect("turns");
+        event_loop.run().expect("event loop runs");
         thread.join().expect("no panic");
-        assert_eq!(told.iter().take(2).collect::<Vec<_>>(), ["Done", "Done"]);
+        assert_eq!(reasons.iter().take(2).collect::<Vec<_>>(), ["Done", "Done"]);
     }
 }
 
-/// A socket that is connected, or connecting, is served as if it had been accepted.
-fn adoption<B>()
+/// Serves added streams, connected or connecting, like accepted ones.
+fn serve_added_streams<B>()
 where
     B: Readiness<Stream = TcpStream> + 'static,
 {
-    let (send, told) = mpsc::channel();
-    let app = Teller(send, None, None);
-    let mut event_loop = EventLoop::<B, _>::with(Timeouts::default(), Limits::default(), app).expect("a loop");
+    let (send, reasons) = mpsc::channel();
+    let app = Recorder(send, None, None);
+    let mut event_loop =
+        EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("event loop");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    let near = std::net::TcpStream::connect(address).expect("connected");
-    let (far, _) = listener.accept().expect("accepted");
-    event_loop.adopt(near.try_into().expect("alive"), false);
+    let address = listener.local_addr().expect("local address");
+    let local = std::net::TcpStream::connect(address).expect("connected");
+    let (remote, _) = listener.accept().expect("accepted");
+    event_loop.add_stream(local.try_into().expect("open socket"));
 
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_nonblocking(true).expect("alive");
-    // The connect is under way, or done already on this machine.
+    socket.set_nonblocking(true).expect("open socket");
+    // The connect is in progress, or already complete on the loopback interface.
     let _ = socket.connect(&address.into());
-    event_loop.adopt(std::net::TcpStream::from(socket).try_into().expect("alive"), true);
+    event_loop.add_connecting(std::net::TcpStream::from(socket).try_into().expect("open socket"));
 
-    let refused = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("an address");
+    let refused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("local address");
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_nonblocking(true).expect("alive");
+    socket.set_nonblocking(true).expect("open socket");
     let _ = socket.connect(&refused.into());
     if let Ok(stream) = std::net::TcpStream::from(socket).try_into() {
-        event_loop.adopt(stream, true);
+        event_loop.add_connecting(stream);
     }
 
     let handle = event_loop.handle();
     let thread = std::thread::spawn(move || {
-        for stream in [far, listener.accept().expect("accepted").0] {
-            let mut client = Client::over(stream);
+        for stream in [remote, listener.accept().expect("accepted").0] {
+            let mut client = Client::from_socket(stream);
             client.send("bye\n");
-            assert_eq!(client.rest(), b"welcome to 9\n");
+            assert_eq!(client.read_to_end(), b"welcome to 9\n");
         }
         handle.drain();
     });
-    while event_loop.turn().expect("turns") == Turn::Again {}
+    while event_loop.turn().expect("event loop runs") == Turn::Again {}
     thread.join().expect("no panic");
-    let reasons: Vec<String> = told.try_iter().collect();
+    let reasons: Vec<String> = reasons.try_iter().collect();
     assert_eq!(reasons.iter().filter(|reason| *reason == "Done").count(), 2, "{reasons:?}");
     assert!(reasons.iter().any(|reason| reason.contains("Refused")), "{reasons:?}");
 }
 
 #[test]
-fn sockets_are_adopted_on_select() {
-    adoption::<serverd::r#loop::Select>();
+fn added_streams_are_served_on_select() {
+    serve_added_streams::<serverd::r#loop::Select>();
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn sockets_are_adopted_on_epoll() {
-    adoption::<serverd::r#loop::Epoll>();
+fn added_streams_are_served_on_epoll() {
+    serve_added_streams::<serverd::r#loop::Epoll>();
 }
 
 #[test]
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-fn sockets_are_adopted_on_kqueue() {
-    adoption::<serverd::r#loop::Kqueue>();
+fn added_streams_are_served_on_kqueue() {
+    serve_added_streams::<serverd::r#loop::Kqueue>();
 }

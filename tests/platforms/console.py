@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""serverd.exe on a console: Wine makes one of the pseudo-terminal that it is started on, and draws on it.
+"""Tests serverd.exe on a console, which Wine emulates on a pseudo-terminal: UTF-8 text, colors and keys.
 
     console.py PATH/TO/serverd.exe
 
-Shows that text arrives as UTF-8 and in colours, and what keys do. Prints a line for each check; exit 1 when one failed.
-Wine knows no Ctrl-Break and no Ctrl-Z there, and does not tell a program that its console was closed.
+Prints a line for each test, and exits with 1 if one failed. On such a console, Wine supports neither Ctrl-Break nor
+Ctrl-Z, and does not notify a program when the console is closed.
 """
 import contextlib
 import fcntl
@@ -28,7 +28,7 @@ PIECE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07]*\x07|\x1b.|([\s\S]
 
 
 class Screen:
-    """What is seen: characters, each with the colours it was drawn in."""
+    """The visible characters, each with its colors."""
 
     def __init__(self):
         self.cells, self.row, self.column, self.colors = {}, 0, 0, ""
@@ -66,7 +66,7 @@ class Screen:
         elif verb == "J":
             self.cells = {}
         else:
-            raise ValueError(f"what is ESC [ {numbers} {verb}?")
+            raise ValueError(f"unknown escape sequence ESC [ {numbers} {verb}")
 
     def text(self):
         rows = [[""] for _ in range(1 + max((row for row, _ in self.cells), default=0))]
@@ -75,21 +75,21 @@ class Screen:
         return "\n".join("".join(row) for row in rows)
 
     def colors_of(self, word):
-        """The colours of the first place where a word of one row stands."""
+        """The colors of the first occurrence of a word."""
         for row, line in enumerate(self.text().split("\n")):
             if word in line:
                 return self.cells[row, line.index(word)][1]
-        raise AssertionError(f"{word!r} is not seen")
+        raise AssertionError(f"{word!r} is not on the screen")
 
 
 class Program:
-    """serverd.exe on a console of its own."""
+    """A serverd.exe process on its own console."""
 
     def __init__(self, *words, **variables):
-        # What says something of colours: only the test says it. A CI's console has them whatever TERM says.
+        # Removes variables that affect colors; CI enables them regardless of TERM.
         inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI", "CLICOLOR_FORCE")}
         environment = {**inherited, "TERM": "xterm", "LC_ALL": "C.UTF-8", **variables}
-        self.screen, self.octets, self.code = Screen(), b"", None
+        self.screen, self.bytes, self.code = Screen(), b"", None
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -99,33 +99,33 @@ class Program:
         os.write(self.terminal, keys.encode())
 
     def read(self, seconds):
-        """Draws what comes within that time; false at the end."""
+        """Draws output that arrives within `seconds`. Returns False at the end of the output."""
         if not select.select([self.terminal], [], [], seconds)[0]:
             return True
         try:
             piece = os.read(self.terminal, 65536)
         except OSError:
             return False
-        self.octets += piece
-        # A character may come in two pieces.
-        for cut in range(len(self.octets), max(-1, len(self.octets) - 4), -1):
+        self.bytes += piece
+        # A character may be split across reads.
+        for cut in range(len(self.bytes), max(-1, len(self.bytes) - 4), -1):
             with contextlib.suppress(UnicodeDecodeError):
-                self.screen.draw(self.octets[:cut].decode())
-                self.octets = self.octets[cut:]
+                self.screen.draw(self.bytes[:cut].decode())
+                self.bytes = self.bytes[cut:]
                 break
         return bool(piece)
 
-    def until(self, is_there):
+    def until(self, condition):
         end = time.monotonic() + SECONDS
-        while not is_there(self.screen.text()):
+        while not condition(self.screen.text()):
             alive = self.read(0.5)
-            if time.monotonic() > end or not alive and not is_there(self.screen.text()):
-                raise AssertionError(f"not seen; instead:\n{self.screen.text()}")
+            if time.monotonic() > end or not alive and not condition(self.screen.text()):
+                raise AssertionError(f"expected text is missing:\n{self.screen.text()}")
 
     def sees(self, *words):
         self.until(lambda text: all(word in text for word in words))
 
-    def ends_with(self, code):
+    def exits_with(self, code):
         end = time.monotonic() + SECONDS
         while self.read(0.5) and time.monotonic() < end:
             pass
@@ -162,38 +162,38 @@ def program(*words, **variables):
             started.close()
 
 
-def ask(address, request):
+def send(address, request):
     with socket.create_connection(address, SECONDS) as client:
         client.sendall(request)
-        answer = b""
+        response = b""
         while piece := client.recv(65536):
-            answer += piece
-    return answer
+            response += piece
+    return response
 
 
-def half_asked(address):
-    """A request under way: the server waits for its body."""
+def start_request(address):
+    """Starts a request and leaves the server waiting for its body."""
     client = socket.create_connection(address, SECONDS)
     client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
-    assert client.recv(1000).startswith(b"HTTP/1.1 100"), "no 100"
+    assert client.recv(1000).startswith(b"HTTP/1.1 100"), "no 100 Continue"
     return client
 
 
 @contextlib.contextmanager
 def peer(talk):
-    """A server that talks to one client; what it returns can be asked for."""
+    """Runs a server that calls `talk` with one client and collects the result."""
     listener = socket.create_server(("127.0.0.1", 0))
-    told = []
+    results = []
 
     def serve():
         client, _ = listener.accept()
         client.settimeout(SECONDS)
         with client:
-            told.append(talk(client))
+            results.append(talk(client))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    yield f"127.0.0.1:{listener.getsockname()[1]}", told
+    yield f"127.0.0.1:{listener.getsockname()[1]}", results
     thread.join(SECONDS)
     listener.close()
 
@@ -202,61 +202,61 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 GREEN, RED = "32", "31"
 
 
-def start_line_and_colours():
+def start_line_and_colors():
     with tempfile.TemporaryDirectory() as directory:
         site = os.path.join(directory, "\u00fc\u6f22\u5b57")
         os.mkdir(site)
         with program("files", f"Z:{site}", "-v", "--port", "0") as server:
-            ask(server.address(), GET)
-            ask(server.address(), GET.replace(b"/ ", b"/none "))
-            server.sees("serverd: files of Z:", "\u00fc\u6f22\u5b57 on http://127.0.0.1:", "GET / 200", "GET /none 404")
+            send(server.address(), GET)
+            send(server.address(), GET.replace(b"/ ", b"/none "))
+            server.sees("serverd: serving Z:", "\u00fc\u6f22\u5b57 on http://127.0.0.1:", "GET / 200", "GET /none 404")
             assert GREEN in server.screen.colors_of("200"), server.screen.colors_of("200")
             assert GREEN not in server.screen.colors_of("404"), server.screen.colors_of("404")
             server.type("\x03")
-            server.sees("draining")
-            assert GREEN in server.screen.colors_of("INFO"), "the log has no colours"
-            server.ends_with(0)
+            server.sees("shutting down gracefully")
+            assert GREEN in server.screen.colors_of("INFO"), "the log has no colors"
+            server.exits_with(0)
 
 
-def no_colours_where_none_are_wanted():
+def no_colors_if_disabled():
     for words, variables in [([], {"NO_COLOR": "1"}), (["--color", "never"], {}), ([], {"TERM": "dumb"})]:
         with program("-v", "--port", "0", *words, **variables) as server:
-            ask(server.address(), GET)
+            send(server.address(), GET)
             server.sees("GET / 200")
             server.type("\x03")
-            server.sees("draining")
-            server.ends_with(0)
+            server.sees("shutting down gracefully")
+            server.exits_with(0)
             assert server.screen.used == {""}, (words, variables, server.screen.used)
 
 
-def a_wrong_option_in_colours():
+def a_usage_error_in_colors():
     with program("--prt", "1") as wrong:
-        wrong.ends_with(2)
+        wrong.exits_with(2)
         assert "unexpected argument '--prt'" in wrong.screen.text(), wrong.screen.text()
         assert RED in wrong.screen.colors_of("error:"), wrong.screen.colors_of("error:")
 
 
-def an_interrupt_lets_finish():
+def ctrl_c_finishes_requests():
     with program("-v", "--port", "0") as server:
-        with half_asked(server.address()) as client:
+        with start_request(server.address()) as client:
             server.type("\x03")
-            server.sees("draining; a second Ctrl-C ends at once")
+            server.sees("shutting down gracefully; press Ctrl-C again to exit immediately")
             client.sendall(b"ab")
-            answer = client.recv(1000)
-            assert answer.startswith(b"HTTP/1.1 200"), answer
-        server.ends_with(0)
+            response = client.recv(1000)
+            assert response.startswith(b"HTTP/1.1 200"), response
+        server.exits_with(0)
 
 
-def a_second_interrupt_ends_at_once():
-    with program("-v", "--port", "0") as server, half_asked(server.address()):
+def a_second_ctrl_c_exits_at_once():
+    with program("-v", "--port", "0") as server, start_request(server.address()):
         server.type("\x03")
-        server.sees("draining")
+        server.sees("shutting down gracefully")
         server.type("\x03")
-        server.ends_with(130)
+        server.exits_with(130)
 
 
-def a_conversation():
-    """In characters cut anywhere, and octets that are no text; what is typed goes out as UTF-8."""
+def connect_dialogue():
+    """Tests characters split across writes, invalid UTF-8, and typed input, which is sent as UTF-8."""
 
     def talk(client):
         typed = b""
@@ -268,37 +268,37 @@ def a_conversation():
         client.sendall(b"\r\nbye\xe6")
         return typed
 
-    with peer(talk) as (address, told), program("connect", address) as client:
+    with peer(talk) as (address, results), program("connect", address) as client:
         client.sees("umlaut \u00fc, cut \u6f22, not text \ufffd\ufffd. Go on")
         client.type("caf\u00e9 \u6f22\r")
         client.sees("bye\ufffd")
-        client.ends_with(0)
-    assert told == ["caf\u00e9 \u6f22\r\n".encode()], told
+        client.exits_with(0)
+    assert results == ["caf\u00e9 \u6f22\r\n".encode()], results
 
 
-def a_check_of_what_is_no_text():
+def check_of_invalid_utf8():
     def talk(client):
         client.recv(1000)
         client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n\xc3\xbc \xff ok")
 
     with peer(talk) as (address, _), program("check", f"http://{address}/", "--print", "body") as check:
         check.sees("\u00fc \ufffd ok")
-        check.ends_with(0)
+        check.exits_with(0)
 
 
 failed = False
-for name, shows in [
-    ("start line, access log and log, in UTF-8 and colours", start_line_and_colours),
-    ("no colours with NO_COLOR, --color never, TERM=dumb", no_colours_where_none_are_wanted),
-    ("a wrong option is told in colours", a_wrong_option_in_colours),
-    ("Ctrl-C lets what is under way finish, and ends with 0", an_interrupt_lets_finish),
-    ("a second Ctrl-C ends at once with 130", a_second_interrupt_ends_at_once),
-    ("connect shows and sends text of any kind", a_conversation),
-    ("check shows what is no text", a_check_of_what_is_no_text),
+for name, test in [
+    ("start line, access log and log, in UTF-8 and colors", start_line_and_colors),
+    ("no colors with NO_COLOR, --color never, TERM=dumb", no_colors_if_disabled),
+    ("a usage error is shown in colors", a_usage_error_in_colors),
+    ("Ctrl-C finishes in-flight requests and exits with 0", ctrl_c_finishes_requests),
+    ("a second Ctrl-C exits at once with 130", a_second_ctrl_c_exits_at_once),
+    ("connect displays and sends UTF-8, and replaces invalid UTF-8", connect_dialogue),
+    ("check replaces invalid UTF-8", check_of_invalid_utf8),
 ]:
     start = time.monotonic()
     try:
-        shows()
+        test()
         print(f"ok console: {name} ({time.monotonic() - start:.0f} s)", flush=True)
     except (AssertionError, OSError, ValueError) as error:
         print(f"not ok console: {name}: {error}", flush=True)

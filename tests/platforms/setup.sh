@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prepares a Debian or Ubuntu machine to build for other targets, and to run what was built.
+# Prepares a Debian or Ubuntu machine to build and run programs for other targets.
 #
 #   setup.sh TARGET...
 #
-# x86_64-pc-windows-gnu, x86_64-unknown-linux-musl and aarch64-unknown-linux-gnu get what linking and running takes
-# (mingw and Wine, musl's C library, an emulator); every other target only the standard library, for cargo check and
-# clippy. What is there already is left alone: the second time takes a second. Exit 1: this machine cannot have it.
+# For x86_64-pc-windows-gnu, x86_64-unknown-linux-musl and aarch64-unknown-linux-gnu, installs what is needed to link
+# and run programs (mingw and Wine, the musl C library, an emulator). For all other targets, installs only the standard
+# library, for cargo check and clippy. Packages that are already installed are not touched, so repeated runs are fast.
+# Exits with 1 if a target cannot be installed on this machine.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./env.sh
@@ -18,7 +19,7 @@ packages() {
     esac
 }
 
-# The programs that show that a target's packages are there, from wherever.
+# Programs that a target needs. If they are present, no packages are installed.
 programs() {
     case $1 in
     x86_64-pc-windows-gnu) echo x86_64-w64-mingw32-gcc wine wineserver ;;
@@ -43,7 +44,8 @@ standard_library() { # TARGET
     [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || rustup target add "$1"
 }
 
-# Rust's standard library (since 1.78) takes random numbers from a library that Wine has since 8.13; Debian 12 has 8.0.
+# Since 1.78, Rust's standard library gets random numbers from a DLL that Wine has provided since 8.13. Debian 12 has
+# Wine 8.0, so build the DLL if it is missing.
 random_numbers() {
     local library=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
     [ ! -e "$library" ] || return 0
@@ -64,8 +66,8 @@ C
     x86_64-w64-mingw32-gcc -O2 -shared -s -o "$library" "$WINEPREFIX/prng.c" -ladvapi32
 }
 
-# Wine's own drive C, which says it is Windows 10 and needs neither .NET nor a browser. Wine's server has descriptors
-# for all programs together, as many as the first command of a prefix may have.
+# Creates a Wine prefix that reports Windows 10, without .NET and a browser. wineserver holds the file descriptors of
+# all programs and inherits its limit from the first command that runs in the prefix, so raise the limit first.
 prefix() {
     [ ! -e "$WINEPREFIX/ready" ] || return 0
     rm -rf "$WINEPREFIX"

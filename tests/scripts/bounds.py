@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures what serverd promises about limits, memory, fairness and rest, on both backends, and prints a table.
+"""Measures limits, memory, fairness and idle cost of serverd on both backends, and prints a table.
 
     bounds.py PATH-OF-SERVERD [--example PATH-OF-SHARED_BODY] [--only NAME] [--strict]
 
-Needs Linux. Figures of time depend on the machine, so they only inform, unless --strict is given.
+Needs Linux. Times depend on the machine, so they do not cause a failure unless --strict is given.
 """
 import argparse
 import errno
@@ -44,23 +44,23 @@ class Server:
         with open(f"/proc/{self.pid}/{name}") as file:
             return file.read()
 
-    def private(self):
-        """Bytes of memory that are this process's own."""
+    def private_bytes(self):
+        """Private memory of the process."""
         total = 0
         for line in self.read("smaps_rollup").splitlines():
             if line.startswith(("Private_Clean", "Private_Dirty")):
                 total += int(line.split()[1]) * 1024
         return total
 
-    def cpu(self):
-        """Seconds of processor time, of all threads."""
+    def cpu_seconds(self):
+        """CPU time of all threads."""
         total = 0
         for task in os.listdir(f"/proc/{self.pid}/task"):
             total += int(self.read(f"task/{task}/schedstat").split()[0])
         return total / 1e9
 
     def wakeups(self):
-        """How often a thread gave the processor up by itself: every wait that ended."""
+        """Voluntary context switches of all threads: one per wake-up."""
         total = 0
         for task in os.listdir(f"/proc/{self.pid}/task"):
             status = self.read(f"task/{task}/status")
@@ -77,22 +77,22 @@ class Server:
 def row(name, backend, figure, value, bound, strict=True):
     ok = value <= bound
     rows.append((name, backend, figure, ok, strict))
-    print(f"{name:46} {backend:7} {figure:42} {'ok' if ok else 'OVER'}", flush=True)
+    print(f"{name:54} {backend:7} {figure:42} {'ok' if ok else 'OVER'}", flush=True)
 
 
-def ask(sock):
+def request(sock):
     sock.sendall(GET)
-    answer(sock)
+    read_response(sock)
 
 
-def answer(sock):
-    seen = b""
-    while b"\r\n\r\n" not in seen:
+def read_response(sock):
+    received = b""
+    while b"\r\n\r\n" not in received:
         piece = sock.recv(65536)
         if not piece:
             raise ConnectionError("closed")
-        seen += piece
-    head, _, body = seen.partition(b"\r\n\r\n")
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
     length = int(re.search(rb"content-length: (\d+)", head, re.I).group(1))
     while len(body) < length:
         piece = sock.recv(65536)
@@ -105,12 +105,12 @@ def answer(sock):
 def idle_server(backend, serverd):
     with Server([serverd, "--port", "0", "--backend", backend]) as server:
         with server.connect() as sock:
-            ask(sock)
+            request(sock)
         time.sleep(2)
         before = server.wakeups()
         time.sleep(10)
         count = server.wakeups() - before
-        row("an idle server wakes for nothing", backend, f"{count} wake-ups in 10 s", count, 0)
+        row("wake-ups of an idle server", backend, f"{count} wake-ups in 10 s", count, 0)
 
 
 def idle_connections(backend, serverd):
@@ -118,57 +118,57 @@ def idle_connections(backend, serverd):
     with Server([serverd, "--port", "0", "--backend", backend, "--idle-timeout", "10m"]) as server:
         warm = [server.connect() for _ in range(64)]
         for sock in warm:
-            ask(sock)
-        before = server.private()
+            request(sock)
+        before = server.private_bytes()
         socks = []
         for _ in range(count):
             sock = server.connect()
-            ask(sock)
+            request(sock)
             socks.append(sock)
-        each = (server.private() - before) / count
+        each = (server.private_bytes() - before) / count
         row("memory of an idle connection, of 10,000", backend, f"{each:.0f} bytes", each, 1024)
         time.sleep(2)
-        wakeups, cpu, start = server.wakeups(), server.cpu(), time.time()
+        wakeups, cpu, start = server.wakeups(), server.cpu_seconds(), time.time()
         time.sleep(20)
         seconds = time.time() - start
-        share = 100 * (server.cpu() - cpu) / seconds
+        share = 100 * (server.cpu_seconds() - cpu) / seconds
         rate = (server.wakeups() - wakeups) / seconds
         bound = 0.2 if backend == "epoll" else 1.0
-        row("processor time of 10,000 idle connections", backend, f"{share:.3f} % of a core", share, bound, False)
-        row("wake-ups of 10,000 idle connections", backend, f"{rate:.2f} a second", rate, 2)
+        row("CPU use of 10,000 idle connections", backend, f"{share:.3f} % of a core", share, bound, False)
+        row("wake-ups of 10,000 idle connections", backend, f"{rate:.2f} per second", rate, 2)
         for sock in socks + warm:
             sock.close()
 
 
-def running_out(backend, serverd):
-    """Connections that end at many different times end in bundles, not one by one."""
+def expiry(backend, serverd):
+    """Checks that expiries of connections with many different deadlines are batched."""
     with Server([serverd, "--port", "0", "--backend", backend, "--idle-timeout", "20s"]) as server:
         socks = []
         start = time.time()
         while time.time() - start < 15:
             sock = server.connect()
-            ask(sock)
+            request(sock)
             socks.append(sock)
             time.sleep(0.005)
         time.sleep(max(0.0, 21 - (time.time() - start)))
-        wakeups, begun = server.wakeups(), time.time()
+        wakeups, counted_from = server.wakeups(), time.time()
         time.sleep(12)
-        rate = (server.wakeups() - wakeups) / (time.time() - begun)
-        figure = f"{rate:.2f} a second for {len(socks) // 15} ends a second"
-        row("wake-ups while idle connections run out", backend, figure, rate, 2.2)
+        rate = (server.wakeups() - wakeups) / (time.time() - counted_from)
+        figure = f"{rate:.2f} per second for {len(socks) // 15} expiries per second"
+        row("wake-ups while idle connections expire", backend, figure, rate, 2.2)
         time.sleep(5)
         left = server.descriptors()
-        row("descriptors left once they ran out", backend, f"{left}", left, 20)
+        row("descriptors left after all have expired", backend, f"{left}", left, 20)
         for sock in socks:
             sock.close()
 
 
-def not_reading(backend, serverd):
+def non_reading_client(backend, serverd):
     body = "x" * 100_000
     with Server([serverd, "--port", "0", "--backend", backend, "--body", body]) as server:
         with server.connect() as sock:
-            ask(sock)
-        before = server.private()
+            request(sock)
+        before = server.private_bytes()
         sock = server.connect()
         sock.settimeout(0.5)
         sent = 0
@@ -177,16 +177,16 @@ def not_reading(backend, serverd):
                 sent += sock.send(GET * 1000)
         except TimeoutError:
             pass
-        grown = (server.private() - before) / 2**20
-        row("one client that asks and never reads", backend, f"+{grown:.2f} MiB", grown, 1)
+        grown = (server.private_bytes() - before) / 2**20
+        row("memory of a client that sends and never reads", backend, f"+{grown:.2f} MiB", grown, 1)
         sock.close()
 
 
 def stalled_readers(backend, example):
     with Server([example, "127.0.0.1:0", backend]) as server:
         with server.connect() as sock:
-            ask(sock)
-        before = server.private()
+            request(sock)
+        before = server.private_bytes()
         socks = []
         for _ in range(50):
             sock = server.connect()
@@ -194,36 +194,36 @@ def stalled_readers(backend, example):
             sock.recv(1000)
             socks.append(sock)
         time.sleep(1)
-        grown = (server.private() - before) / 2**20
-        row("50 readers stalled in answers of 64 MiB", backend, f"+{grown:.2f} MiB", grown, 16)
+        grown = (server.private_bytes() - before) / 2**20
+        row("memory of 50 stalled responses of 64 MiB", backend, f"+{grown:.2f} MiB", grown, 16)
         for sock in socks:
             sock.close()
 
 
-def come_and_go(backend, serverd, count=200_000):
+def many_connections(backend, serverd, count=200_000):
     with Server([serverd, "--port", "0", "--backend", backend]) as server:
 
-        def visit(number):
-            # Many source addresses, and ends by reset, so that the client does not run out of ports.
+        def connect_once(number):
+            # Uses many source addresses and closes with a reset, so that the client does not run out of ports.
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             sock.bind((f"127.0.{1 + number % 20}.1", 0))
             sock.connect(server.address)
-            ask(sock)
+            request(sock)
             sock.close()
 
         for number in range(2000):
-            visit(number)
+            connect_once(number)
         time.sleep(0.5)
-        before, descriptors, start = server.private(), server.descriptors(), time.time()
+        before, descriptors, start = server.private_bytes(), server.descriptors(), time.time()
         for number in range(count):
-            visit(number)
+            connect_once(number)
         seconds = time.time() - start
         time.sleep(0.5)
-        grown = (server.private() - before) / 2**20
+        grown = (server.private_bytes() - before) / 2**20
         left = server.descriptors() - descriptors
         figure = f"+{grown:.2f} MiB, {left:+} descriptors, {seconds:.0f} s"
-        row(f"{count:,} connections come and gone", backend, figure, max(grown, left), 1)
+        row(f"leaks after {count:,} connections", backend, figure, max(grown, left), 1)
 
 
 def flood(address, stop):
@@ -231,7 +231,7 @@ def flood(address, stop):
     sock.setblocking(False)
     batch = GET * 500
     view = memoryview(batch)
-    place = 0
+    offset = 0
     selector = selectors.DefaultSelector()
     selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
     while not stop.is_set():
@@ -243,7 +243,7 @@ def flood(address, stop):
                     pass
             if events & selectors.EVENT_WRITE:
                 try:
-                    place = (place + sock.send(view[place:])) % len(batch)
+                    offset = (offset + sock.send(view[offset:])) % len(batch)
                 except BlockingIOError:
                     pass
 
@@ -251,23 +251,23 @@ def flood(address, stop):
 def fairness(backend, serverd):
     with Server([serverd, "--port", "0", "--backend", backend]) as server:
         stop = multiprocessing.Event()
-        greedy = multiprocessing.Process(target=flood, args=(server.address, stop))
-        greedy.start()
+        flooder = multiprocessing.Process(target=flood, args=(server.address, stop))
+        flooder.start()
         time.sleep(0.5)
         times = []
         with server.connect() as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for _ in range(1000):
                 start = time.perf_counter()
-                ask(sock)
+                request(sock)
                 times.append(time.perf_counter() - start)
                 time.sleep(0.002)
         stop.set()
-        greedy.join()
+        flooder.join()
         times.sort()
         p50, p99, worst = times[500] * 1000, times[989] * 1000, times[-1] * 1000
         figure = f"p50 {p50:.2f}, p99 {p99:.2f}, max {worst:.2f} ms"
-        row("a polite client beside one that floods", backend, figure, p99, 40, False)
+        row("latency of one client while another floods", backend, figure, p99, 40, False)
 
 
 def burst(backend, serverd):
@@ -293,39 +293,39 @@ def burst(backend, serverd):
                         key.fileobj.close()
                         left -= 1
             best = min(best, time.perf_counter() - start)
-        row("500 clients at once, all answered", backend, f"{best * 1000:.0f} ms (best of 5)", best, 0.2, False)
+        row("500 clients at once, all served", backend, f"{best * 1000:.0f} ms (best of 5)", best, 0.2, False)
 
 
-def no_descriptors(backend, serverd):
+def out_of_descriptors(backend, serverd):
     def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
     command = [serverd, "--port", "0", "--backend", backend, "--max-connections", "1000"]
     with Server(command, limit, subprocess.PIPE) as server:
-        held = [server.connect() for _ in range(40)]
-        for sock in held:
-            ask(sock)
+        open_socks = [server.connect() for _ in range(40)]
+        for sock in open_socks:
+            request(sock)
         waiting = [server.connect() for _ in range(100)]
         time.sleep(1)
-        cpu, start, polite = server.cpu(), time.time(), 0
+        cpu, start, count = server.cpu_seconds(), time.time(), 0
         while time.time() - start < 10:
-            ask(held[polite % 40])
-            polite += 1
+            request(open_socks[count % 40])
+            count += 1
             time.sleep(0.1)
-        share = 100 * (server.cpu() - cpu) / (time.time() - start)
-        row("processor time without descriptors", backend, f"{share:.2f} %, held clients served", share, 1, False)
-        for sock in held:
+        share = 100 * (server.cpu_seconds() - cpu) / (time.time() - start)
+        row("CPU use when out of file descriptors", backend, f"{share:.2f} %, open connections served", share, 1, False)
+        for sock in open_socks:
             sock.close()
         start = time.perf_counter()
         last = waiting[20]
-        ask(last)
+        request(last)
         after = time.perf_counter() - start
-        row("a new client once room was made", backend, f"after {after * 1000:.1f} ms", after, 0.5, False)
+        row("accept once descriptors are available again", backend, f"after {after * 1000:.1f} ms", after, 0.5, False)
         os.kill(server.pid, signal.SIGTERM)
         for sock in waiting:
             sock.close()
         lines = server.process.stderr.read().count("cannot accept")
-        row("lines in the log, in about 11 s", backend, f"{lines}", lines, 13)
+        row("log lines in about 11 s", backend, f"{lines}", lines, 13)
 
 
 def slow_heads(backend, serverd):
@@ -337,11 +337,11 @@ def slow_heads(backend, serverd):
             sock.setblocking(False)
             sock.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ")
             selector.register(sock, selectors.EVENT_READ, [b"", time.time()])
-        polite = server.connect()
+        other = server.connect()
         timed_out, ends, worst, dripped = 0, 0, 0.0, time.time()
         while ends < 1000 and time.time() - start < 40:
             before = time.perf_counter()
-            ask(polite)
+            request(other)
             worst = max(worst, time.perf_counter() - before)
             drip = time.time() - dripped > 1
             dripped = time.time() if drip else dripped
@@ -359,13 +359,13 @@ def slow_heads(backend, serverd):
                 for key in list(selector.get_map().values()):
                     if not key.data[0]:
                         key.fileobj.send(b"a")
-        figure = f"{timed_out} told 408 in 10 to 12 s; polite {worst * 1000:.0f} ms at most"
-        row("1,000 slow heads", backend, figure, 1000 - timed_out, 0)
-        polite.close()
+        figure = f"{timed_out} got 408 in 10 to 12 s; others {worst * 1000:.0f} ms at most"
+        row("1,000 slow request heads", backend, figure, 1000 - timed_out, 0)
+        other.close()
 
 
-def refusals(backend, serverd):
-    """Clients that are still sending 32 MiB when they are refused read the status and a clean end."""
+def early_errors(backend, serverd):
+    """Checks that clients that send 32 MiB receive an early error response and a clean end of the stream."""
     clean = 0
     with Server([serverd, "--port", "0", "--backend", backend]) as server:
         for _ in range(20):
@@ -374,14 +374,14 @@ def refusals(backend, serverd):
             try:
                 for _ in range(32):
                     sock.sendall(b"x" * (1 << 20))
-                seen = b""
+                received = b""
                 while piece := sock.recv(65536):
-                    seen += piece
-                clean += seen.startswith(b"HTTP/1.1 413 ")
+                    received += piece
+                clean += received.startswith(b"HTTP/1.1 413 ")
             except OSError as error:
-                print(f"refused client: {error}")
+                print(f"client with an early error: {error}")
             sock.close()
-    row("refusals that arrive, of 20, beside 32 MiB sent", backend, f"{clean}", 20 - clean, 0)
+    row("error responses received, of 20, while sending 32 MiB", backend, f"{clean}", 20 - clean, 0)
 
 
 def main():
@@ -394,8 +394,8 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     measures = [
-        idle_server, refusals, burst, fairness, not_reading, no_descriptors, slow_heads, stalled_readers,
-        come_and_go, running_out, idle_connections,
+        idle_server, early_errors, burst, fairness, non_reading_client, out_of_descriptors, slow_heads, stalled_readers,
+        many_connections, expiry, idle_connections,
     ]
     for measure in measures:
         if options.only and measure.__name__ not in options.only.split(","):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Chromium goes through listings by mouse and keyboard, opens files, and plays one by ranges.
+"""Tests directory listings in Chromium: mouse and keyboard navigation, opening files, and playback by range requests.
 
-browser.py SERVERD [BACKEND...]          the test, on each backend
-browser.py SERVERD --screenshots DIR     pictures of a listing: light, dark, both, and as wide as a phone
+    browser.py SERVERD [BACKEND...]          run the test on each backend
+    browser.py SERVERD --screenshots DIR     take screenshots of a listing: light, dark, both, and phone width
 
-Speaks the WebDriver protocol to chromedriver. Without the two programs it says so and is skipped, unless
-CI_REQUIRE_CLIENTS is set.
+Controls Chromium with chromedriver over the WebDriver protocol. Reports and skips the test if either is not installed,
+unless CI_REQUIRE_CLIENTS is set.
 """
 import base64
 import contextlib
@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 
-PATIENCE = 30
+WAIT_MAX = 30
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 ENTER, TAB = "\ue007", "\ue004"
 HOSTILE = "<b>\"it's\" 100% #1?&c.txt"
@@ -31,7 +31,7 @@ TONE_SECONDS = 180
 
 
 class Driver:
-    """A browser."""
+    """A headless Chromium, controlled over WebDriver."""
 
     def __init__(self, directory):
         self.port = free_port()
@@ -44,18 +44,18 @@ class Driver:
         chromium = {"args": options}
         if shutil.which("chromium"):
             chromium["binary"] = shutil.which("chromium")
-        wish = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": chromium}}}
+        capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": chromium}}}
         self.session = ""
-        answer = patiently(lambda: self.call("POST", "/session", wish))
-        self.session = "/session/" + answer["sessionId"]
+        session = retry(lambda: self.call("POST", "/session", capabilities))
+        self.session = "/session/" + session["sessionId"]
 
     def call(self, method, path, value=None):
         body = json.dumps(value if value is not None else {}).encode() if method == "POST" else None
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{self.session}{path}", body, method=method,
                                          headers={"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return json.load(answer)["value"]
+            with urllib.request.urlopen(request, timeout=WAIT_MAX) as response:
+                return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode(errors="replace")[:500]) from None
 
@@ -81,7 +81,7 @@ class Driver:
         self.call("POST", f"/element/{element}/click")
 
     def press(self, keys):
-        """Presses keys where the focus is."""
+        """Presses keys in the focused element."""
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
@@ -92,11 +92,11 @@ class Driver:
         with contextlib.suppress(Exception):
             self.call("DELETE", "")
         self.process.terminate()
-        self.process.wait(PATIENCE)
+        self.process.wait(WAIT_MAX)
 
 
-class Listener:
-    """Stands between browser and server, and notes what is asked and answered."""
+class RecordingProxy:
+    """A proxy between browser and server that records the heads of requests and responses."""
 
     def __init__(self, server):
         self.server, self.exchanges = server, []
@@ -109,24 +109,24 @@ class Listener:
             with contextlib.suppress(OSError):
                 client = self.socket.accept()[0]
                 server = socket.create_connection(("127.0.0.1", self.server))
-                asked = []
-                for source, target, note in ((client, server, asked.append), (server, client, self.answered(asked))):
-                    threading.Thread(target=relay, args=(source, target, note), daemon=True).start()
+                requests = []
+                for source, target, record in ((client, server, requests.append), (server, client, self.recorder(requests))):
+                    threading.Thread(target=relay, args=(source, target, record), daemon=True).start()
 
-    def answered(self, asked):
-        def note(head):
-            self.exchanges.append((asked.pop(0) if asked else "", head))
-        return note
+    def recorder(self, requests):
+        def record(head):
+            self.exchanges.append((requests.pop(0) if requests else "", head))
+        return record
 
 
-def relay(source, target, note):
-    """Passes bytes on, and tells of each head that begins a piece of them: enough for a browser, which does not pipeline."""
+def relay(source, target, record):
+    """Forwards bytes and records each head, which starts a chunk, because browsers do not pipeline."""
     with contextlib.suppress(OSError):
-        while piece := source.recv(65536):
-            head = re.match(rb"((GET|HEAD) |HTTP/1\.1 \d\d\d ).*?\r\n\r\n", piece, re.S)
+        while chunk := source.recv(65536):
+            head = re.match(rb"((GET|HEAD) |HTTP/1\.1 \d\d\d ).*?\r\n\r\n", chunk, re.S)
             if head:
-                note(head.group(0).decode("latin-1"))
-            target.sendall(piece)
+                record(head.group(0).decode("latin-1"))
+            target.sendall(chunk)
     for end in (source, target):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
@@ -137,24 +137,24 @@ def free_port():
         return one.getsockname()[1]
 
 
-def patiently(attempt):
-    """Tries until it goes well."""
-    end = time.monotonic() + PATIENCE
+def retry(attempt):
+    """Calls `attempt` until it neither returns False nor raises an error. Returns its result."""
+    end = time.monotonic() + WAIT_MAX
     while True:
         try:
             result = attempt()
             if result is not False:
                 return result
-            failure = "it did not come true"
+            failure = "condition not met"
         except (OSError, RuntimeError) as error:
             failure = error
         if time.monotonic() > end:
-            raise AssertionError(f"not in {PATIENCE} s: {failure}")
+            raise AssertionError(f"timed out after {WAIT_MAX} s: {failure}")
         time.sleep(0.05)
 
 
-def plant(root):
-    """A tree to go through."""
+def create_tree(root):
+    """Creates the directory tree for the test."""
     for name, size in (("archive.tar.gz", 4_813_662), ("notes.txt", 311), ("picture.png", 48_213), ("empty", 0)):
         with open(os.path.join(root, name), "wb") as file:
             file.truncate(size)
@@ -180,81 +180,81 @@ def serving(program, root, *options):
         yield int(re.search(r"127\.0\.0\.1:(\d+)", line).group(1))
     finally:
         process.terminate()
-        assert process.wait(PATIENCE) == 0, "the server ends with 0"
+        assert process.wait(WAIT_MAX) == 0, "the server exits with 0"
 
 
 def rows(driver):
     return driver.script("return [...document.querySelectorAll('tbody td.n a')].map(link => link.textContent)")
 
 
-def expect(what, seen, wanted):
-    assert seen == wanted, f"{what}: {seen!r} instead of {wanted!r}"
+def expect(name, actual, expected):
+    assert actual == expected, f"{name}: {actual!r} instead of {expected!r}"
 
 
-def at(driver, ending):
-    patiently(lambda: driver.url().endswith(ending) or False)
+def wait_for_url(driver, suffix):
+    retry(lambda: driver.url().endswith(suffix))
 
 
 def test(program, backend):
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as root:
-        plant(root)
+        create_tree(root)
         with serving(program, root, "--backend", backend) as port:
-            listener = Listener(port)
+            proxy = RecordingProxy(port)
             driver = Driver(home)
             try:
-                by_mouse(driver, f"http://127.0.0.1:{listener.port}/")
-                by_keyboard(driver, f"http://127.0.0.1:{listener.port}/")
-                plays(driver, f"http://127.0.0.1:{listener.port}/music/", listener)
+                navigate_by_mouse(driver, f"http://127.0.0.1:{proxy.port}/")
+                navigate_by_keyboard(driver, f"http://127.0.0.1:{proxy.port}/")
+                seek_in_media(driver, f"http://127.0.0.1:{proxy.port}/music/", proxy)
             finally:
                 driver.close()
 
 
-def by_mouse(driver, top):
+def navigate_by_mouse(driver, top):
     driver.go(top)
     expect("names", rows(driver), ["music/", HOSTILE, "archive.tar.gz", "empty", "notes.txt", "picture.png"])
-    expect("no element comes from a name", driver.script("return document.querySelectorAll('tbody b').length"), 0)
-    expect("the style is let through", driver.script("return getComputedStyle(document.body).marginTop"), "0px")
+    expect("a file name injects no element", driver.script("return document.querySelectorAll('tbody b').length"), 0)
+    expect("the CSP allows the style sheet", driver.script("return getComputedStyle(document.body).marginTop"), "0px")
     driver.click(driver.link("Size"))
-    at(driver, "?sort=size&order=desc")
+    wait_for_url(driver, "?sort=size&order=desc")
     expect("by size", rows(driver)[1:3], ["archive.tar.gz", "picture.png"])
-    expect("told to readers", driver.script("return document.querySelector('th.s').ariaSort"), "descending")
+    expect("aria-sort", driver.script("return document.querySelector('th.s').ariaSort"), "descending")
     driver.click(driver.link("Size"))
-    at(driver, "?sort=size&order=asc")
-    expect("the other way", rows(driver)[1], "empty")
+    wait_for_url(driver, "?sort=size&order=asc")
+    expect("by size, ascending", rows(driver)[1], "empty")
     driver.click(driver.link("music/"))
-    at(driver, "/music/?sort=size&order=asc")
-    expect("inside", rows(driver), ["Parent directory", "quiet ones/", "read me.txt", "tone.wav"])
+    wait_for_url(driver, "/music/?sort=size&order=asc")
+    expect("subdirectory", rows(driver), ["Parent directory", "quiet ones/", "read me.txt", "tone.wav"])
     driver.click(driver.link("read me.txt"))
-    at(driver, "/music/read%20me.txt")
+    wait_for_url(driver, "/music/read%20me.txt")
     expect("a file", driver.script("return document.body.innerText.trim()"), "one tone, three minutes")
     driver.go(top)
     driver.click(driver.link(HOSTILE))
-    patiently(lambda: driver.script("return document.body.innerText.trim()") == "harmless" or False)
+    retry(lambda: driver.script("return document.body.innerText.trim()") == "harmless")
 
 
-def by_keyboard(driver, top):
+def navigate_by_keyboard(driver, top):
     driver.go(top)
     for _ in range(20):
         driver.press(TAB)
         if driver.script("return document.activeElement.textContent") == "music/":
             break
     outline = driver.script("return getComputedStyle(document.activeElement).outlineStyle")
-    expect("the focus is seen", outline, "solid")
+    expect("the focus is visible", outline, "solid")
     driver.press(ENTER)
-    at(driver, "/music/")
+    wait_for_url(driver, "/music/")
     for _ in range(20):
         driver.press(TAB)
         if driver.script("return document.activeElement.textContent") == "Parent directory":
             break
     driver.press(ENTER)
-    patiently(lambda: driver.url() == top or False)
+    retry(lambda: driver.url() == top)
 
 
-def plays(driver, music, listener):
-    """Seeks far ahead of what is there already: that is a request for a range."""
+def seek_in_media(driver, music, proxy):
+    """Seeks far beyond the buffered data, which requires a range request."""
     driver.go(music)
     driver.click(driver.link("tone.wav"))
-    at(driver, "/music/tone.wav")
+    wait_for_url(driver, "/music/tone.wav")
     position = driver.script_async("""
         const [target, done] = arguments, media = document.querySelector('video, audio');
         media.muted = true;
@@ -262,41 +262,41 @@ def plays(driver, music, listener):
         const ready = media.readyState > 0 ? Promise.resolve() : new Promise(on => media.onloadedmetadata = on);
         ready.then(() => media.play()).then(() => { media.onseeked = () => done(media.currentTime); media.currentTime = target; });
         """, TONE_SECONDS - 20)
-    assert isinstance(position, (int, float)) and position >= TONE_SECONDS - 20.5, f"it plays: {position}"
-    patiently(lambda: driver.script("return document.querySelector('video, audio').currentTime") > position or False)
+    assert isinstance(position, (int, float)) and position >= TONE_SECONDS - 20.5, f"the file plays from the new position: {position}"
+    retry(lambda: driver.script("return document.querySelector('video, audio').currentTime") > position)
 
-    def starts():
-        heads = [(asked, answer) for asked, answer in listener.exchanges if "tone.wav" in asked]
-        for asked, answer in heads:
-            start = re.search(r"(?im)^range: bytes=(\d+)-", asked)
-            told = re.search(r"(?im)^content-range: bytes (\d+)-\d+/\d+", answer)
-            if start and told and answer.startswith("HTTP/1.1 206 ") and start.group(1) == told.group(1):
+    def range_starts():
+        heads = [(request, response) for request, response in proxy.exchanges if "tone.wav" in request]
+        for request, response in heads:
+            start = re.search(r"(?im)^range: bytes=(\d+)-", request)
+            sent = re.search(r"(?im)^content-range: bytes (\d+)-\d+/\d+", response)
+            if start and sent and response.startswith("HTTP/1.1 206 ") and start.group(1) == sent.group(1):
                 yield int(start.group(1))
     half = TONE_SECONDS * 44100 * 2
-    assert any(start > half for start in starts()), f"a range is asked for and given: {listener.exchanges!r}"
+    assert any(start > half for start in range_starts()), f"a range is requested and sent: {proxy.exchanges!r}"
 
 
 def screenshots(program, directory):
-    """What the pictures show is planted for them."""
+    """Takes screenshots of a sample directory."""
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as root:
-        plant_pictures(os.path.join(root, "projects", "lighthouse"))
+        create_sample(os.path.join(root, "projects", "lighthouse"))
         with serving(program, root) as port:
             driver = Driver(home)
             try:
                 url = f"http://127.0.0.1:{port}/projects/lighthouse/"
                 for name, width, height, scheme in (("light", 700, 560, "light"), ("dark", 700, 560, "dark"),
                                                     ("phone", 390, 780, "light"), ("phone-dark", 390, 780, "dark")):
-                    picture(driver, url, os.path.join(directory, name + ".png"), width, height, scheme)
+                    screenshot(driver, url, os.path.join(directory, name + ".png"), width, height, scheme)
                 pair = os.path.join(directory, "pair.html")
                 with open(pair, "w", encoding="utf-8") as file:
                     file.write("<body style='margin:0;display:flex'><img src=light.png><img src=dark.png>")
-                picture(driver, "file://" + os.path.abspath(pair), os.path.join(directory, "listing.png"), 1400, 560)
+                screenshot(driver, "file://" + os.path.abspath(pair), os.path.join(directory, "listing.png"), 1400, 560)
                 os.remove(pair)
             finally:
                 driver.close()
 
 
-def picture(driver, url, path, width, height, scheme="light"):
+def screenshot(driver, url, path, width, height, scheme="light"):
     driver.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                     mobile=width < 500)
     driver.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -306,31 +306,31 @@ def picture(driver, url, path, width, height, scheme="light"):
         file.write(base64.b64decode(driver.call("GET", "/screenshot")))
 
 
-def plant_pictures(root):
+def create_sample(root):
     files = {"assets": None, "recordings": None, "src": None, "backup 2026-10.tar.zst": 734_003_200, "cover.jpg": 2_411_724,
              "deploy.sh": 1_204, "Field notes.pdf": 812_441, "intro.mp4": 148_897_792, "lighthouse-0.9.1.iso": 1_610_612_736,
              "main.rs": 7_913, "night-sea.flac": 31_457_280, "README.md": 4_096, "\u6d77\u306e\u97f3.opus": 5_242_880, "LICENCE": 1_071}
-    for at, (name, size) in enumerate(files.items()):
+    for index, (name, size) in enumerate(files.items()):
         path = os.path.join(root, name)
         os.makedirs(path if size is None else root, exist_ok=True)
         if size is not None:
             with open(path, "wb") as file:
                 file.truncate(size)
-        moment = 1_795_000_000 - at * at * 1_234_567
-        os.utime(path, (moment, moment))
+        mtime = 1_795_000_000 - index * index * 1_234_567
+        os.utime(path, (mtime, mtime))
 
 
 def main():
     program = os.path.abspath(sys.argv[1])
     missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
     if missing:
-        print(f"skipped: {' and '.join(missing)} is not installed")
+        print(f"skipped: not installed: {', '.join(missing)}")
         sys.exit(1 if os.environ.get("CI_REQUIRE_CLIENTS") else 0)
     if sys.argv[2:3] == ["--screenshots"]:
         return screenshots(program, sys.argv[3])
     for backend in sys.argv[2:] or ["select"]:
         test(program, backend)
-        print(f"ok {backend}: a browser goes through the listing by mouse and keyboard, and plays by ranges")
+        print(f"ok {backend}: listings work with mouse and keyboard, and media can be played with range requests")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Programs that people have fetch files: clients_files.sh BINARY BACKEND
-# A client that is not installed is named and passed over, unless CI_REQUIRE_CLIENTS is set.
+# Tests the file server with curl and wget, and without openat2: clients_files.sh BINARY BACKEND
+# A client that is not installed is reported and skipped, unless CI_REQUIRE_CLIENTS is set.
 set -euo pipefail
 serverd=$1 backend=$2
 scratch=$(mktemp -d)
@@ -9,7 +9,7 @@ trap '[ -z "$server" ] || { kill -9 "$server"; wait "$server"; } 2>/dev/null || 
 
 . "$(dirname "$0")/have.sh"
 
-plant() { # a tree whose pages link to all of it
+create_tree() { # a website whose pages link to every file
     mkdir -p "$scratch/site/sub/deep dir"
     head -c 5000000 /dev/urandom >"$scratch/site/large.bin"
     head -c 20000 /dev/urandom >"$scratch/site/sub/small.bin"
@@ -40,57 +40,58 @@ await_start() {
         [ -n "$port" ] && break
         sleep 0.05
     done
-    [ -n "$port" ] || fail "the server does not start"
+    [ -n "$port" ] || fail "the server did not start"
     url=http://127.0.0.1:$port
 }
 
 with_curl() {
     local part=$scratch/part
-    # Cut off twice, and resumed where it was.
+    # Resume an interrupted download.
     head -c 1234567 "$scratch/site/large.bin" >"$part"
     curl -sS -m 20 -C - -o "$part" "$url/large.bin"
     cmp "$part" "$scratch/site/large.bin" || fail "curl -C -"
-    echo "ok curl -C -, a download is resumed"
+    echo "ok curl -C -, resumes a download"
     [ "$(curl -sS -m 10 -r 10-19,4999990- "$url/large.bin" | grep -ac '^Content-Range: bytes ')" = 2 ] || fail "curl -r, two parts"
     echo "ok curl -r, two parts"
     curl -sS -m 10 -R --etag-save "$scratch/tag" -o "$scratch/again" "$url/large.bin"
     [ "$(curl -sS -m 10 --etag-compare "$scratch/tag" -o /dev/null -w '%{response_code}' "$url/large.bin")" = 304 ] || fail "curl --etag-compare"
     [ "$(curl -sS -m 10 -z "$scratch/again" -o /dev/null -w '%{response_code}' "$url/large.bin")" = 304 ] || fail "curl -z"
-    echo "ok curl --etag-compare and -z, what is there is not sent"
+    echo "ok curl --etag-compare and -z, 304 for an unchanged file"
     [ "$(curl -sS -m 10 --path-as-is -o /dev/null -w '%{response_code}' "$url/../../../../etc/passwd")" = 404 ] || fail "curl --path-as-is"
-    echo "ok curl --path-as-is, nothing outside"
+    echo "ok curl --path-as-is, no path traversal"
 }
 
 with_wget() {
     (cd "$scratch" && wget -q -T 10 -r -l 10 -nH -np -P mirror "$url/")
     diff -r "$scratch/site" "$scratch/mirror" || fail "wget -r"
-    echo "ok wget -r, the mirror is the tree"
+    echo "ok wget -r, the mirror is complete"
     (cd "$scratch" && head -c 777 site/large.bin >large.bin && wget -q -T 10 -c "$url/large.bin")
     cmp "$scratch/large.bin" "$scratch/site/large.bin" || fail "wget -c"
-    echo "ok wget -c, a download is resumed"
+    echo "ok wget -c, resumes a download"
 }
 
-# Where the kernel has no openat2, or a filter refuses it, names are looked up one by one: nothing changes.
+# If the kernel lacks openat2, or a seccomp filter blocks it, paths are resolved component by component. The results
+# must be the same.
 without_openat2() { # ERROR
     strace -f -qq -o "$scratch/trace" -e trace=openat2 -e "inject=openat2:error=$1" \
         "$serverd" files "$scratch/site" --port 0 --backend "$backend" >"$scratch/line" &
     server=$!
     await_start
     local code
-    for asked in /sub/small.bin:200 /sub:301 /link:200 /out/secret:404 /..%2fsecret:404 /none:404; do
-        code=$(curl -sS -m 10 -o "$scratch/got" -w '%{response_code}' "$url${asked%:*}")
-        [ "$code" = "${asked##*:}" ] || fail "without openat2 ($1): ${asked%:*} is $code"
+    for check in /sub/small.bin:200 /sub:301 /link:200 /out/secret:404 /..%2fsecret:404 /none:404; do
+        code=$(curl -sS -m 10 -o "$scratch/got" -w '%{response_code}' "$url${check%:*}")
+        [ "$code" = "${check##*:}" ] || fail "without openat2 ($1): ${check%:*} is $code"
     done
-    grep -q INJECTED "$scratch/trace" || [ "$(uname -s)" != Linux ] || fail "openat2 is not called"
+    grep -q INJECTED "$scratch/trace" || [ "$(uname -s)" != Linux ] || fail "openat2 was not called"
     pkill -TERM -P "$server"
-    wait "$server" || fail "the server ended with $?"
+    wait "$server" || fail "the server exited with $?"
     server=
     echo "ok without openat2 ($1)"
 }
 
 with_strace() {
     if ! strace -o /dev/null -e inject=getpid:error=EINTR true 2>/dev/null; then
-        echo "SKIPPED: strace may not inject faults here"
+        echo "SKIPPED: strace cannot inject faults here"
         return
     fi
     echo secret >"$scratch/secret"
@@ -100,11 +101,11 @@ with_strace() {
     without_openat2 EPERM
 }
 
-plant
+create_tree
 start
 ! have curl || with_curl
 ! have wget || with_wget
 kill -TERM "$server"
-wait "$server" || fail "the server ended with $?"
+wait "$server" || fail "the server exited with $?"
 server=
 ! have strace || ! have curl || with_strace

@@ -1,22 +1,22 @@
-"""Python's http.client and requests against a running default server: clients_http.py HOST:PORT"""
+"""Tests a running default server with Python's http.client and requests: clients_http.py HOST:PORT"""
 
 import http.client
 import os
 import sys
 
 TEXT = b"this is response from server"
-at = sys.argv[1]
+address = sys.argv[1]
 
 
 def standard_library():
-    connection = http.client.HTTPConnection(at, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=10)
     for number in range(100):
         connection.request("GET", f"/{number}")
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, TEXT)
         if number == 0:
             socket = connection.sock
-        assert connection.sock is socket, "the connection was given up"
+        assert connection.sock is socket, "the connection was not reused"
     connection.request("POST", "/", body=(piece for piece in [b"a" * 10000, b"b"]), encode_chunked=True)
     assert connection.getresponse().read() == TEXT
     connection.request("HEAD", "/")
@@ -40,10 +40,10 @@ def with_requests():
         return
     with requests.Session() as session:
         for _ in range(100):
-            assert session.get(f"http://{at}/", timeout=10).content == TEXT
+            assert session.get(f"http://{address}/", timeout=10).content == TEXT
         for body in (b"x" * 100000, iter([b"a", b"b" * 5000])):
-            assert session.put(f"http://{at}/", data=body, timeout=10).content == TEXT
-        assert session.options(f"http://{at}/", timeout=10).status_code == 204
+            assert session.put(f"http://{address}/", data=body, timeout=10).content == TEXT
+        assert session.options(f"http://{address}/", timeout=10).status_code == 204
         pools = session.get_adapter("http://").poolmanager.pools
         opened = sum(pools[key].num_connections for key in pools.keys())
         assert opened == 1, f"{opened} connections"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Programs that people have talk to the echo and to the chat, and the own clients to all of them.
+# Tests the echo and chat servers with nc, ncat and telnet, and with serverd's own clients.
 #   clients_tcp.sh BINARY BACKEND WORKERS
-# Needs nc (of OpenBSD), ncat and telnet; what is missing is told, and with CI_REQUIRE_CLIENTS=1 a failure.
+# A client that is not installed is reported and skipped, unless CI_REQUIRE_CLIENTS is set. nc must be OpenBSD's.
 set -euo pipefail
 serverd=$1 backend=$2 workers=$3
 scratch=$(mktemp -d)
@@ -19,7 +19,7 @@ wait_for() { # FILE TEXT
         sleep 0.05
     done
     cat "$1" >&2 || true
-    fail "\"$2\" does not come to $(basename "$1")"
+    fail "\"$2\" not found in $(basename "$1")"
 }
 
 start() { # COMMAND; sets `server` and `port`
@@ -32,7 +32,7 @@ start() { # COMMAND; sets `server` and `port`
 
 finish() {
     kill -TERM "$server"
-    wait "$server" || fail "the server ended with $?"
+    wait "$server" || fail "the server exited with $?"
 }
 
 has() {
@@ -42,7 +42,7 @@ has() {
     return 1
 }
 
-declare -A talk=([nc]="nc 127.0.0.1" [ncat]="ncat 127.0.0.1" [telnet]="telnet 127.0.0.1")
+declare -A command=([nc]="nc 127.0.0.1" [ncat]="ncat 127.0.0.1" [telnet]="telnet 127.0.0.1")
 
 echo_all() {
     local sum back
@@ -51,58 +51,58 @@ echo_all() {
     for program in "nc -N 127.0.0.1 $port" "ncat 127.0.0.1 $port" "$serverd connect 127.0.0.1:$port"; do
         has "${program%% *}" || continue
         back=$($program <"$scratch/bytes" | sha256sum)
-        [ "$sum" = "$back" ] || fail "$program does not get its bytes back"
+        [ "$sum" = "$back" ] || fail "$program: the echoed bytes differ"
     done
-    echo "echo: nc, ncat and connect get their bytes back"
+    echo "echo: ok with nc, ncat and connect"
 }
 
-# One person in the background; lines are written to descriptor ${say[NAME]}, and read in $scratch/NAME.
-declare -A say
-come() { # NAME COMMAND...
+# Starts a client in the background. File descriptor ${input[NAME]} is its input, $scratch/NAME its output.
+declare -A input
+join() { # NAME COMMAND...
     local name=$1 fd
     shift
     mkfifo "$scratch/$name.in"
-    # Without the others' descriptors, or the end of their input would never come.
-    (for fd in "${say[@]}"; do exec {fd}>&-; done && exec "$@") <"$scratch/$name.in" >"$scratch/$name" 2>&1 &
+    # Close the inputs of the other clients in the child; otherwise they would never see the end of their input.
+    (for fd in "${input[@]}"; do exec {fd}>&-; done && exec "$@") <"$scratch/$name.in" >"$scratch/$name" 2>&1 &
     pids+=("$!")
     exec {fd}>"$scratch/$name.in"
-    say[$name]=$fd
+    input[$name]=$fd
     wait_for "$scratch/$name" "* Welcome, guest"
     echo "/nick $name" >&"$fd"
     wait_for "$scratch/$name" "* You are now $name."
 }
 
 chat_all() {
-    local people=() from to
+    local clients=() from to
     for name in nc ncat telnet; do
         has "$name" || continue
         # shellcheck disable=SC2086
-        come "$name" ${talk[$name]} "$port"
-        people+=("$name")
+        join "$name" ${command[$name]} "$port"
+        clients+=("$name")
     done
-    come connect "$serverd" connect "127.0.0.1:$port"
-    people+=(connect)
-    for from in "${people[@]}"; do
-        echo "grüße from $from" >&"${say[$from]}"
-        for to in "${people[@]}"; do
+    join connect "$serverd" connect "127.0.0.1:$port"
+    clients+=(connect)
+    for from in "${clients[@]}"; do
+        echo "grüße from $from" >&"${input[$from]}"
+        for to in "${clients[@]}"; do
             [ "$from" = "$to" ] || wait_for "$scratch/$to" "[$from] grüße from $from"
         done
     done
-    # Each leaves in its way: by command, by the end of its input.
-    for from in "${people[@]::${#people[@]}-1}"; do
-        [ "$from" = ncat ] || echo "/quit" >&"${say[$from]}"
-        exec {say[$from]}>&-
+    # The clients leave in different ways: with /quit or at the end of their input.
+    for from in "${clients[@]::${#clients[@]}-1}"; do
+        [ "$from" = ncat ] || echo "/quit" >&"${input[$from]}"
+        exec {input[$from]}>&-
         wait_for "$scratch/connect" "* $from left"
     done
     finish
-    wait_for "$scratch/connect" "* The server is going down. Goodbye."
-    echo "chat: ${people[*]} talk"
+    wait_for "$scratch/connect" "* The server is shutting down. Goodbye."
+    echo "chat: ok with ${clients[*]}"
 }
 
 start echo
-"$serverd" check "tcp://127.0.0.1:$port" >/dev/null || fail "the check of the echo"
+"$serverd" check "tcp://127.0.0.1:$port" >/dev/null || fail "check of the running server"
 echo_all
 finish
-"$serverd" check "tcp://127.0.0.1:$port" 2>/dev/null && fail "the check of a server that is gone"
+"$serverd" check "tcp://127.0.0.1:$port" 2>/dev/null && fail "check of a stopped server succeeded"
 start chat
 chat_all

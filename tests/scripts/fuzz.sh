@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for SECONDS, all at once, from the corpus in fuzz/corpus: fuzz.sh SECONDS
-# Where nightly Rust or cargo-fuzz cannot be had it says so and passes, unless CI_REQUIRE_FUZZ is set.
-# What a target finds is left in fuzz/artifacts, and its log is printed.
+# Runs all fuzz targets in parallel for SECONDS, starting from the corpus in fuzz/corpus: fuzz.sh SECONDS
+# Installs nightly Rust and cargo-fuzz if they are missing. If that fails, skips, or fails if CI_REQUIRE_FUZZ is set.
+# Inputs that cause a crash are saved in fuzz/artifacts, and the log of the target is printed.
 set -euo pipefail
 seconds=$1
 cd "$(dirname "$0")/../.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-without() {
-    echo "SKIPPED: nothing was fuzzed: $*"
+skip() {
+    echo "SKIPPED: fuzzing: $*"
     [ -z "${CI_REQUIRE_FUZZ:-}" ] || exit 1
     exit 0
 }
 
 cargo +nightly --version 2>/dev/null || rustup toolchain install nightly --profile minimal ||
-    without "nightly Rust is not installed and cannot be fetched"
+    skip "nightly Rust is not installed and cannot be downloaded"
 cargo fuzz --version 2>/dev/null || cargo install cargo-fuzz --locked --quiet ||
-    without "cargo-fuzz is not installed and cannot be fetched"
+    skip "cargo-fuzz is not installed and cannot be downloaded"
 
 cargo +nightly fuzz build
 jobs=() failed=0

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes seeds for the fuzz targets: fuzz_seeds.py DIRECTORY. Requests are those of the conformance cases.
+"""Writes seed inputs for the fuzz targets: fuzz_seeds.py DIRECTORY
 
-Each seed begins with the octet that chooses limits and cuts (see fuzz/fuzz_targets)."""
+Requests are taken from the conformance cases. Each seed begins with a byte that selects the limits and the way the
+input is split (see fuzz/fuzz_targets).
+"""
 
 import pathlib
 import sys

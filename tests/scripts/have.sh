@@ -1,4 +1,4 @@
-# What the scripts with real clients share: to be sourced.
+# Helper functions for scripts that run real clients. Sourced by them.
 
 fail() { echo "FAILED: $*"; exit 1; }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sends COUNT requests on one connection, one after the other: keepalive.py PORT COUNT."""
+"""Sends COUNT sequential requests on one connection: keepalive.py PORT COUNT."""
 import socket
 import sys
 
@@ -12,5 +12,5 @@ with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         while not seen.endswith(b"this is response from server"):
             piece = client.recv(65536)
             if not piece:
-                sys.exit("closed early")
+                sys.exit("connection closed early")
             seen += piece

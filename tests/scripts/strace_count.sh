@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Counts the system calls of 1,000 keep-alive requests on one connection, on both backends:
-# one receive and one send each, and no epoll_ctl beyond what opening the server and the connection takes.
+# Counts the system calls of 1,000 keep-alive requests on one connection, on both backends. Expects one recvfrom and one
+# sendto per request, and no epoll_ctl calls beyond those at the start of the server and of the connection.
 #   strace_count.sh PATH-OF-SERVERD
 set -euo pipefail
 serverd=$1
@@ -11,11 +11,11 @@ tracer=
 trap '[ -z "$tracer" ] || kill -9 "$tracer" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 if ! strace -o /dev/null true 2>/dev/null; then
-    echo "SKIPPED: strace may not trace here; nothing was counted"
+    echo "SKIPPED: strace is not permitted here; nothing was counted"
     exit 0
 fi
 
-calls() { # NAME: how often it was called
+calls() { # NAME: prints the number of calls
     awk -v name="$1" '$NF == name { print $4; found = 1 } END { if (!found) print 0 }' "$work/counts"
 }
 
@@ -36,7 +36,7 @@ for backend in epoll select; do
     echo "$backend: $requests requests, $received recvfrom, $sent sendto, $controlled epoll_ctl"
     grep -E 'calls|recvfrom|sendto|epoll|select|accept' "$work/counts"
     [ "$received" -ge $requests ] && [ "$received" -le $((requests + 10)) ]
-    # Some more go through the pipes of the signals: six to try them, and those that end the server.
+    # The signal pipes take a few more: six to test them, and those at shutdown.
     [ "$sent" -ge $requests ] && [ "$sent" -le $((requests + 20)) ]
     [ "$controlled" -le 6 ]
 done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lets system calls of the running server fail, by strace, and asks whether everybody is served all the same and the
-# server ends with 0 when it is told to.
+# Uses strace to make system calls of the running server fail. Checks that all requests are served nevertheless, and
+# that the server exits with 0 on SIGTERM.
 #   strace_faults.sh PATH-OF-SERVERD
 set -euo pipefail
 serverd=$1
@@ -10,11 +10,11 @@ tracer=
 trap '[ -z "$tracer" ] || kill -9 "$tracer" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 if ! strace -o /dev/null -e inject=getpid:error=EINTR true 2>/dev/null; then
-    echo "SKIPPED: strace may not inject faults here; nothing was tried"
+    echo "SKIPPED: strace cannot inject faults here; nothing was tested"
     exit 0
 fi
 
-# What fails, and when: the first, then every so manieth.
+# System calls, the error to inject, and the calls that fail: FIRST+STEP or FIRST..LAST.
 rules=(
     "epoll_wait,epoll_pwait,epoll_pwait2,select,pselect6:error=EINTR:when=1+2"
     "recvfrom,recvmsg,read:error=EINTR:when=10+2"
@@ -60,6 +60,6 @@ for rule in "${rules[@]}"; do
             echo "failed: $setup, $rule"
             exit 1
         fi
-        echo "$setup: $rule: $injected calls failed, everybody was served"
+        echo "$setup: $rule: $injected calls failed, all requests were served"
     done
 done

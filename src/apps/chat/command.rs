@@ -1,18 +1,18 @@
-//! What a person asks for: a line that begins with a slash.
+//! Parses chat commands: lines that begin with a slash.
 
-/// What `/help` tells.
+/// The output of `/help`.
 pub(super) const HELP: &str = "\
-* /nick NAME      take another name: 1 to 24 letters, digits, - and _
-* /who            who is in this room
-* /rooms          which rooms there are
-* /join ROOM      go to another room, or make it
-* /msg NAME text  say something to one person only
-* /me action      say what you do
-* /quit           leave
-* A line that begins with // is said with one slash.
+* /nick NAME      change your name: 1 to 24 letters, digits, - and _
+* /who            list the members of this room
+* /rooms          list the rooms
+* /join ROOM      join a room, or create it
+* /msg NAME text  send a private message
+* /me action      describe what you are doing
+* /quit           leave the chat
+* To send a line that begins with /, type // instead.
 ";
 
-/// The commands, with what follows them.
+/// The commands and their arguments.
 const COMMANDS: [(&str, &str); 8] = [
     ("/help", ""),
     ("/nick", " NAME"),
@@ -24,12 +24,12 @@ const COMMANDS: [(&str, &str); 8] = [
     ("/quit", ""),
 ];
 
-/// A line as it is meant.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command<'a> {
-    /// Nothing but white space.
-    Nothing,
-    /// To be said.
+    /// Only whitespace.
+    Empty,
+    /// A message to the room.
     Say(&'a str),
     Help,
     Nick(&'a str),
@@ -42,16 +42,16 @@ pub(super) enum Command<'a> {
     },
     Me(&'a str),
     Quit,
-    /// Something is missing or too much: how the command is used.
+    /// Missing or extra arguments; holds the correct syntax.
     Usage(String),
-    /// No command; the one that may have been meant.
+    /// An unknown command, and the most similar known one.
     Unknown(&'a str, Option<&'static str>),
 }
 
 impl<'a> Command<'a> {
     pub(super) fn parse(line: &'a str) -> Self {
         if line.trim().is_empty() {
-            return Command::Nothing;
+            return Command::Empty;
         }
         match line.strip_prefix('/') {
             None => return Command::Say(line),
@@ -60,7 +60,7 @@ impl<'a> Command<'a> {
         }
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
-        let one = (!rest.is_empty() && !rest.contains(char::is_whitespace)).then_some(rest);
+        let single = (!rest.is_empty() && !rest.contains(char::is_whitespace)).then_some(rest);
         let known = COMMANDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
         let Some(&(name, arguments)) = known else { return Command::Unknown(word, nearest(word)) };
         let parsed = match name {
@@ -68,8 +68,8 @@ impl<'a> Command<'a> {
             "/who" => Some(Command::Who),
             "/rooms" => Some(Command::Rooms),
             "/quit" => Some(Command::Quit),
-            "/nick" => one.map(Command::Nick),
-            "/join" => one.map(Command::Join),
+            "/nick" => single.map(Command::Nick),
+            "/join" => single.map(Command::Join),
             "/me" => (!rest.is_empty()).then_some(Command::Me(rest)),
             _ => rest.split_once(char::is_whitespace).map(|(to, text)| Command::Msg { to, text: text.trim() }),
         };
@@ -77,11 +77,11 @@ impl<'a> Command<'a> {
     }
 }
 
-/// The command that shares the longest beginning with `word`, if more than the slash.
+/// Returns the command that shares the longest prefix with `word`, if it is longer than the slash.
 fn nearest(word: &str) -> Option<&'static str> {
     let word = word.to_ascii_lowercase();
-    let shared = |name: &str| name.bytes().zip(word.bytes()).take_while(|(own, typed)| own == typed).count();
-    // Of equals the first one.
+    let shared = |name: &str| name.bytes().zip(word.bytes()).take_while(|(known, typed)| known == typed).count();
+    // `max_by_key` returns the last maximum; reversed, the first command wins a tie.
     let best = COMMANDS.iter().rev().map(|(name, _)| *name).max_by_key(|name| shared(name))?;
     (shared(best) > 1).then_some(best)
 }
@@ -91,9 +91,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_said_unless_they_begin_with_a_slash() {
+    fn lines_are_messages_unless_they_begin_with_a_slash() {
         for (line, command) in [
-            ("  \t", Command::Nothing),
+            ("  \t", Command::Empty),
             ("hello /who", Command::Say("hello /who")),
             (" /who", Command::Say(" /who")),
             ("//who", Command::Say("/who")),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_unknown_is_told_with_a_hint() {
+    fn missing_arguments_and_unknown_commands_get_a_hint() {
         for (line, usage) in [
             ("/nick", "/nick NAME"),
             ("/nick a b", "/nick NAME"),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_command() {
+    fn the_help_lists_every_command() {
         for (name, arguments) in COMMANDS.iter().filter(|(name, _)| *name != "/help") {
             assert!(HELP.contains(&format!("* {name}{arguments} ")), "{name}");
         }

@@ -1,69 +1,70 @@
-//! From bytes to lines: LF or CRLF ends one, telnet negotiation is dropped, and no line grows without end.
+//! Splits input into lines that end in LF or CRLF, with a length limit, and drops telnet negotiation.
 //!
-//! Telnet (RFC 854) begins a command with the octet IAC. Nobody here asks for any option, so whatever is offered needs
-//! no answer. A line end ends the line wherever it stands, within a command too: what only looks like telnet must not
-//! swallow what a person wrote.
+//! A telnet command (RFC 854) begins with the byte IAC. The server supports no options and never replies to
+//! negotiation. LF always ends the line, even inside a telnet command: bytes that merely look like telnet must not
+//! swallow the following text.
 
 /// Interpret As Command.
 const IAC: u8 = 255;
-/// The commands with an option behind them: WILL, WONT, DO, DONT.
+/// The commands that are followed by an option code: WILL, WONT, DO, DONT.
 const OPTION_COMMANDS: std::ops::RangeInclusive<u8> = 251..=254;
 const SUBNEGOTIATION: u8 = 250;
 const SUBNEGOTIATION_END: u8 = 240;
 
-/// Octets of a subnegotiation that are dropped before it is taken for text again; the longest in use have some dozens.
+/// Maximum length of a subnegotiation in bytes; any excess is treated as text. Real ones have a few dozen bytes.
 const SUBNEGOTIATION_MAX: u16 = 512;
 
-/// Octets of a line, without its end.
+/// Maximum length of a line in bytes, without its line ending.
 pub(super) const LINE_BYTES_MAX: usize = 2000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Telnet {
+enum TelnetState {
     #[default]
     Text,
     Command,
     Option,
-    /// Within a subnegotiation, of which so many octets came.
-    Sub(u16),
-    /// After an IAC in it.
-    SubCommand(u16),
+    /// Inside a subnegotiation, with the number of bytes received.
+    Subnegotiation(u16),
+    /// After an IAC inside a subnegotiation, with the number of bytes received.
+    SubnegotiationIac(u16),
 }
 
-/// What was read.
+/// An event returned by [`LineReader::next`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reading {
-    /// A line without its end.
+pub(super) enum LineEvent {
+    /// A line without its line ending.
     Line(Vec<u8>),
-    /// The line at hand is longer than [`LINE_BYTES_MAX`]; told once, the rest of it is skipped.
+    /// The current line is longer than [`LINE_BYTES_MAX`]. Returned once per line; the rest of the line is skipped.
     TooLong,
 }
 
-/// Puts lines together from whatever pieces they come in.
+/// Assembles lines from arbitrary chunks of input.
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
     line: Vec<u8>,
+    /// True while the rest of a line that is too long is skipped.
     skipping: bool,
-    telnet: Telnet,
+    telnet: TelnetState,
 }
 
 impl LineReader {
-    /// Reads on until something is to be told, and leaves the rest in `input`. `None`: all is read.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<Reading> {
+    /// Consumes `input` up to the next event and returns the event. Returns `None` once all input has been consumed.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<LineEvent> {
         while let Some(&byte) = input.first() {
-            if self.telnet == Telnet::Text {
-                let told = self.text(input);
-                if told.is_some() {
-                    return told;
+            if self.telnet == TelnetState::Text {
+                let event = self.read_text(input);
+                if event.is_some() {
+                    return event;
                 }
-            } else if self.command(byte) {
+            } else if self.read_command(byte) {
                 *input = &input[1..];
             }
         }
         None
     }
 
-    /// Takes text up to a line end or a command.
-    fn text(&mut self, input: &mut &[u8]) -> Option<Reading> {
+    /// Consumes text up to a line ending or a telnet command.
+    fn read_text(&mut self, input: &mut &[u8]) -> Option<LineEvent> {
         let stop = memchr::memchr2(b'\n', IAC, input).unwrap_or(input.len());
         if stop > 0 {
             let piece = &input[..stop];
@@ -73,7 +74,7 @@ impl LineReader {
         let byte = input[0];
         *input = &input[1..];
         if byte == IAC {
-            self.telnet = Telnet::Command;
+            self.telnet = TelnetState::Command;
             return None;
         }
         let mut line = std::mem::take(&mut self.line);
@@ -83,51 +84,57 @@ impl LineReader {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        Some(if line.len() > LINE_BYTES_MAX { Reading::TooLong } else { Reading::Line(line) })
+        Some(if line.len() > LINE_BYTES_MAX { LineEvent::TooLong } else { LineEvent::Line(line) })
     }
 
-    fn append(&mut self, piece: &[u8]) -> Option<Reading> {
+    fn append(&mut self, piece: &[u8]) -> Option<LineEvent> {
         if self.skipping {
             return None;
         }
-        // One octet more may be the CR of the line end.
+        // One more byte may be the CR of the line ending.
         let len = self.line.len() + piece.len();
         if len > LINE_BYTES_MAX + 1 || (len > LINE_BYTES_MAX && piece.last() != Some(&b'\r')) {
             self.line = Vec::new();
             self.skipping = true;
-            return Some(Reading::TooLong);
+            return Some(LineEvent::TooLong);
         }
         self.line.extend_from_slice(piece);
         None
     }
 
-    /// One octet of a command; says whether it belongs to it.
-    #[allow(clippy::match_same_arms, reason = "the order of the arms tells them apart")]
-    fn command(&mut self, byte: u8) -> bool {
+    /// Advances the telnet state machine by one byte. Returns whether the byte is part of the command.
+    #[allow(clippy::match_same_arms, reason = "the order of the arms matters")]
+    fn read_command(&mut self, byte: u8) -> bool {
         if byte == b'\n' {
-            self.telnet = Telnet::Text;
+            self.telnet = TelnetState::Text;
             return false;
         }
         let (next, taken) = match (self.telnet, byte) {
-            // The octet 255 itself, which no UTF-8 text has.
-            (Telnet::Command, IAC) => {
-                self.telnet = Telnet::Text;
-                // A line that it makes too long is noticed with the next piece, or at its end.
+            // The escaped byte 255, which never occurs in valid UTF-8.
+            (TelnetState::Command, IAC) => {
+                self.telnet = TelnetState::Text;
+                // If this makes the line too long, that is detected with the next piece or at the line ending.
                 if !self.skipping && self.line.len() <= LINE_BYTES_MAX + 1 {
                     self.line.push(IAC);
                 }
                 return true;
             }
-            (Telnet::Command, SUBNEGOTIATION) => (Telnet::Sub(0), true),
-            (Telnet::Command, byte) if OPTION_COMMANDS.contains(&byte) => (Telnet::Option, true),
-            // No command at all: the IAC is dropped, what follows is text.
-            (Telnet::Command, ..SUBNEGOTIATION_END) => (Telnet::Text, false),
-            (Telnet::SubCommand(_), SUBNEGOTIATION_END) => (Telnet::Text, true),
-            (Telnet::Sub(count) | Telnet::SubCommand(count), _) if count >= SUBNEGOTIATION_MAX => (Telnet::Text, false),
-            (Telnet::Sub(count), IAC) => (Telnet::SubCommand(count), true),
-            (Telnet::Sub(count) | Telnet::SubCommand(count), _) => (Telnet::Sub(count + 1), true),
-            // A command of two octets, or the end of one of three.
-            (Telnet::Command | Telnet::Option | Telnet::Text, _) => (Telnet::Text, true),
+            (TelnetState::Command, SUBNEGOTIATION) => (TelnetState::Subnegotiation(0), true),
+            (TelnetState::Command, byte) if OPTION_COMMANDS.contains(&byte) => (TelnetState::Option, true),
+            // Not a command: drop the IAC, treat the byte as text.
+            (TelnetState::Command, ..SUBNEGOTIATION_END) => (TelnetState::Text, false),
+            (TelnetState::SubnegotiationIac(_), SUBNEGOTIATION_END) => (TelnetState::Text, true),
+            (TelnetState::Subnegotiation(count) | TelnetState::SubnegotiationIac(count), _)
+                if count >= SUBNEGOTIATION_MAX =>
+            {
+                (TelnetState::Text, false)
+            }
+            (TelnetState::Subnegotiation(count), IAC) => (TelnetState::SubnegotiationIac(count), true),
+            (TelnetState::Subnegotiation(count) | TelnetState::SubnegotiationIac(count), _) => {
+                (TelnetState::Subnegotiation(count + 1), true)
+            }
+            // A two-byte command, or the last byte of a three-byte command.
+            (TelnetState::Command | TelnetState::Option | TelnetState::Text, _) => (TelnetState::Text, true),
         };
         self.telnet = next;
         taken
@@ -138,12 +145,12 @@ impl LineReader {
 mod tests {
     use super::*;
 
-    /// What is told of an input that comes in pieces of `step` octets.
-    fn lines_by(input: &[u8], step: usize) -> Vec<Reading> {
+    /// Reads an input in chunks of `chunk_len` bytes.
+    fn lines_in_chunks(input: &[u8], chunk_len: usize) -> Vec<LineEvent> {
         let (mut reader, mut lines) = (LineReader::default(), Vec::new());
-        for mut piece in input.chunks(step) {
-            while let Some(reading) = reader.next(&mut piece) {
-                lines.push(reading);
+        for mut piece in input.chunks(chunk_len) {
+            while let Some(event) = reader.next(&mut piece) {
+                lines.push(event);
             }
             assert!(piece.is_empty());
             assert!(reader.line.len() <= LINE_BYTES_MAX + 2);
@@ -151,50 +158,50 @@ mod tests {
         lines
     }
 
-    /// The same however the input is cut.
-    fn lines(input: &[u8]) -> Vec<Reading> {
-        let whole = lines_by(input, input.len());
-        for step in [1, 2, 3, 7, 1999, 2001] {
-            assert_eq!(lines_by(input, step), whole, "in pieces of {step}");
+    /// Reads an input, and asserts that the result does not depend on the chunk size.
+    fn lines(input: &[u8]) -> Vec<LineEvent> {
+        let whole = lines_in_chunks(input, input.len());
+        for chunk_len in [1, 2, 3, 7, 1999, 2001] {
+            assert_eq!(lines_in_chunks(input, chunk_len), whole, "in chunks of {chunk_len}");
         }
         whole
     }
 
-    fn line(bytes: &[u8]) -> Reading {
-        Reading::Line(bytes.to_vec())
+    fn line(bytes: &[u8]) -> LineEvent {
+        LineEvent::Line(bytes.to_vec())
     }
 
     #[test]
-    fn lf_and_crlf_end_a_line_and_what_has_no_end_is_none() {
+    fn lf_and_crlf_end_a_line_and_an_unterminated_line_is_not_returned() {
         assert_eq!(lines(b"a\nb\r\n\nc\rd\n\r\nrest"), [line(b"a"), line(b"b"), line(b""), line(b"c\rd"), line(b"")]);
         assert_eq!(lines("gr\u{fc}\u{df}e \u{1f600}\n".as_bytes()), [line("gr\u{fc}\u{df}e \u{1f600}".as_bytes())]);
     }
 
     #[test]
-    fn a_line_of_2000_octets_passes_and_a_longer_one_is_told_once_and_skipped() {
+    fn a_line_of_2000_bytes_is_accepted_and_a_longer_one_is_reported_once_and_skipped() {
         let longest = vec![b'x'; LINE_BYTES_MAX];
         for end in ["\n", "\r\n"] {
             let input = [&longest, end.as_bytes(), b"next\n"].concat();
             assert_eq!(lines(&input), [line(&longest), line(b"next")]);
             let input = [&longest, &b"y"[..], end.as_bytes(), b"next\n"].concat();
-            assert_eq!(lines(&input), [Reading::TooLong, line(b"next")]);
+            assert_eq!(lines(&input), [LineEvent::TooLong, line(b"next")]);
         }
-        assert_eq!(lines(&[&longest, &b"\rx\nnext\n"[..]].concat()), [Reading::TooLong, line(b"next")]);
+        assert_eq!(lines(&[&longest, &b"\rx\nnext\n"[..]].concat()), [LineEvent::TooLong, line(b"next")]);
         for tail in [&b"\xff\xff"[..], b"\r\xff\xff", b"\r\xff\xff\r"] {
-            assert_eq!(lines(&[&longest, tail, b"\nnext\n"].concat()), [Reading::TooLong, line(b"next")]);
+            assert_eq!(lines(&[&longest, tail, b"\nnext\n"].concat()), [LineEvent::TooLong, line(b"next")]);
         }
-        assert_eq!(lines(&vec![b'x'; 100_000]), [Reading::TooLong]);
+        assert_eq!(lines(&vec![b'x'; 100_000]), [LineEvent::TooLong]);
     }
 
     proptest::proptest! {
         #[test]
-        fn every_line_end_ends_a_line_whatever_stands_before_it(
+        fn every_lf_ends_a_line_whatever_precedes_it(
             input in proptest::collection::vec(proptest::sample::select(vec![IAC, 250, 240, 251, 241, 0, b'a', b'\r', b'\n']), 1..400),
         ) {
-            let told = lines(&input);
+            let events = lines(&input);
             let ends = memchr::memchr_iter(b'\n', &input).count();
-            assert_eq!(told.len(), ends);
-            assert!(told.iter().all(|reading| matches!(reading, Reading::Line(line) if !line.contains(&b'\n'))));
+            assert_eq!(events.len(), ends);
+            assert!(events.iter().all(|event| matches!(event, LineEvent::Line(line) if !line.contains(&b'\n'))));
         }
     }
 
@@ -207,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn telnet_never_eats_a_line_end_and_its_subnegotiation_is_bounded() {
+    fn telnet_commands_never_swallow_a_line_ending_and_subnegotiations_are_bounded() {
         for command in [&b"\xff"[..], b"\xff\xfb", b"\xff\xfa", b"\xff\xfa\x1f\x00", b"\xff\xfa\x1f\xff"] {
             let input = [b"a", command, b"\nb\n"].concat();
             assert_eq!(lines(&input), [line(b"a"), line(b"b")], "{command:?}");

@@ -1,32 +1,32 @@
-//! `serverd chat`: rooms of people who type lines, in netcat, telnet or anything that sends lines over TCP.
+//! A line-based chat server with rooms, for netcat, telnet and other TCP clients (`serverd chat`).
 //!
 //! ```text
-//! bytes -> line.rs -> text.rs -> command.rs        telnet, line ends, UTF-8, what is meant
+//! bytes -> line.rs -> text.rs -> command.rs       telnet, line endings, UTF-8, command parsing
 //!                                    |
-//!                          hub.rs, state.rs, room.rs   members, names, rooms; the order of everything; of all loops
+//!            chat_state.rs, tables.rs, room.rs    members, names, rooms; one event order for all loops
 //!                                    |
-//!                                 desk.rs          what a turn brought, one letter for each member of this loop
+//!                                fanout.rs        the events of a turn, as one delivery per member of this loop
 //! ```
 //!
-//! Lines end in LF or CRLF; lines that are sent end in LF. Notices of the server begin with `* `, messages with
-//! `[name] `. A line has at most 2,000 bytes; telnet negotiation in it is dropped.
+//! Input lines end in LF or CRLF, output lines in LF. Server notices begin with `* `, messages with `[name] `. A line
+//! has at most 2,000 bytes. Telnet negotiation is dropped.
 //!
-//! Text is UTF-8. What is not becomes U+FFFD, and control characters but TAB, separators of lines and paragraphs and
-//! what turns the direction of writing are removed: nobody drives another's terminal. Names are the same when they
-//! fold to the same (upper case, then lower case, each letter in full); they are not normalised, and since combining
-//! accents are no letters, none can be spelt in two ways with them.
+//! Text is UTF-8; invalid sequences are replaced with U+FFFD. Control characters other than TAB, line and paragraph
+//! separators, and bidirectional formatting characters are removed, so that a member cannot send escape sequences to
+//! another member's terminal. Names are compared after full case folding (upper case, then lower case). They are not
+//! normalized; combining accents are not allowed in names, so no name can be spelled in two ways.
 //!
-//! Everything that happens has one place in one order, whatever loop it happens on. Each loop tells its members of a
-//! turn once, at the turn's end. Arrivals, departures and renames of a room are told together, before the next message
-//! in it or at the end of the turn, whichever comes first.
+//! All events of a chat have one total order, across all loops. Each loop sends every member at most one delivery per
+//! turn, at the end of the turn. Arrivals, departures and renames in a room are combined into one notice, which is sent
+//! before the next message in the room or at the end of the turn, whichever comes first.
 
-mod bucket;
+mod chat_state;
 mod command;
-mod desk;
-mod hub;
+mod fanout;
 mod line;
+mod rate_limit;
 mod room;
-mod state;
+mod tables;
 mod text;
 
 #[cfg(test)]
@@ -37,31 +37,34 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::bucket::{Bucket, MUTE, Verdict};
+use self::chat_state::{ChatGuard, ChatState};
 use self::command::Command;
-use self::desk::Desk;
-use self::hub::{Hub, Session};
-use self::line::{LINE_BYTES_MAX, LineReader, Reading};
+use self::fanout::Fanout;
+use self::line::{LINE_BYTES_MAX, LineEvent, LineReader};
+use self::rate_limit::{Decision, MUTE_TIME, RateLimiter};
 use self::room::Departure;
-use self::state::{Event, MemberKey};
-use crate::r#loop::{Accepted, App, Closed, ConnId, Ending, Flow, Phase, Remote, Wire};
+use self::tables::{Event, MemberKey};
+use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, Flow, Phase, Remote, Wire};
 
-/// Lines that are taken from one member before the others have their turn.
+/// Maximum number of lines processed for one member per turn, so that the loop also serves the others.
 const LINES_PER_TURN: usize = 64;
 
-/// What a chat grants.
+/// The limits of a chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Members of the chat, on all loops together. 10,000; who comes then is told that it is full.
+    /// Maximum number of members on all loops together. Further connections get a notice and are closed. Default:
+    /// 10,000.
     pub members_max: usize,
-    /// Rooms, the lobby included. 1,000. A room is there as long as somebody is in it.
+    /// Maximum number of rooms, including the lobby. Rooms other than the lobby are removed when the last member
+    /// leaves. Default: 1,000.
     pub rooms_max: usize,
-    /// Lines a second and member, on average over a second. None: people do not type fast, and who pastes is welcome.
+    /// Rate limit in lines per second per member, measured over one second. A member that exceeds it is muted for 3 s.
+    /// Default: no limit, so that long text can be pasted.
     pub rate: Option<u32>,
-    /// Bytes that wait for a member who does not take them. 256 KiB, some thousand lines; over it the member is
-    /// dropped as too slow, and the others go on.
+    /// Maximum number of unsent bytes queued for a member. A slow client that would exceed it is disconnected, without
+    /// delaying the other members. Default: 256 KiB, a few thousand lines.
     pub queue_bytes_max: usize,
-    /// Lines of each room that are told to who comes. 20, a screen of them.
+    /// Number of recent lines sent to a member who joins a room. Default: 20, about a screenful.
     pub history_lines: usize,
 }
 
@@ -71,27 +74,27 @@ impl Default for Bounds {
     }
 }
 
-/// What a turn brings a member: shared bytes, sent with one call.
+/// The lines that one member receives in a turn: reference-counted buffers, written with one system call.
 #[derive(Debug)]
-pub struct Letter {
+pub struct Delivery {
     first: Bytes,
     rest: Vec<Bytes>,
     last: bool,
 }
 
-impl Letter {
+impl Delivery {
     fn one(first: Bytes) -> Self {
-        Letter { first, rest: Vec::new(), last: false }
+        Delivery { first, rest: Vec::new(), last: false }
     }
 
     fn several(pieces: Vec<Bytes>) -> Self {
         let mut pieces = pieces.into_iter();
-        Letter { first: pieces.next().unwrap_or_default(), rest: pieces.collect(), last: false }
+        Delivery { first: pieces.next().unwrap_or_default(), rest: pieces.collect(), last: false }
     }
 
-    /// After it the connection is closed.
+    /// Creates a delivery after which the connection is closed.
     fn last(pieces: Vec<Bytes>) -> Self {
-        Letter { last: true, ..Letter::several(pieces) }
+        Delivery { last: true, ..Delivery::several(pieces) }
     }
 
     fn is_last(&self) -> bool {
@@ -107,7 +110,7 @@ impl Letter {
     }
 }
 
-/// One loop's part of a chat.
+/// The chat application of one loop. Instances created by [`Chat::shared`] form a single chat.
 ///
 /// # Examples
 /// ```no_run
@@ -119,31 +122,31 @@ impl Letter {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Chat {
-    hub: Arc<Hub>,
-    number: usize,
-    desk: Desk,
+    state: Arc<ChatState>,
+    loop_index: usize,
+    fanout: Fanout,
     events: Vec<Event>,
     rate: Option<u32>,
     queue_bytes_max: usize,
 }
 
 impl Chat {
-    /// A chat on one loop.
+    /// Creates a chat that runs on one loop.
     pub fn new(bounds: Bounds) -> Self {
-        Self::part(&Arc::new(Hub::new(bounds, 1)), 0, bounds)
+        Self::on_loop(&Arc::new(ChatState::new(bounds, 1)), 0, bounds)
     }
 
-    /// One chat on so many loops: a part for each of them.
+    /// Creates a chat that spans `loops` event loops. Returns one `Chat` for each of them.
     pub fn shared(bounds: Bounds, loops: usize) -> Vec<Self> {
-        let hub = Arc::new(Hub::new(bounds, loops));
-        (0..loops).map(|number| Self::part(&hub, number, bounds)).collect()
+        let state = Arc::new(ChatState::new(bounds, loops));
+        (0..loops).map(|loop_index| Self::on_loop(&state, loop_index, bounds)).collect()
     }
 
-    fn part(hub: &Arc<Hub>, number: usize, bounds: Bounds) -> Self {
+    fn on_loop(state: &Arc<ChatState>, loop_index: usize, bounds: Bounds) -> Self {
         Chat {
-            hub: Arc::clone(hub),
-            number,
-            desk: Desk::default(),
+            state: Arc::clone(state),
+            loop_index,
+            fanout: Fanout::default(),
             events: Vec::new(),
             rate: bounds.rate,
             queue_bytes_max: bounds.queue_bytes_max,
@@ -151,167 +154,165 @@ impl Chat {
     }
 }
 
-/// A connection to a chat.
+/// The state of one chat connection.
 #[derive(Debug, Default)]
-pub struct Caller {
-    /// `None` once the chat has parted with it; the connection lasts until the last letter is sent.
+pub struct ChatConnection {
+    /// `None` once the member has left; the connection stays open until the last delivery has been sent.
     member: Option<MemberKey>,
     reader: LineReader,
-    bucket: Bucket,
+    limiter: RateLimiter,
+    /// True if the connection was aborted because its queue was full.
     slow: bool,
-    /// There is input that was not looked at yet.
-    behind: bool,
+    /// True if there is input that has not been processed yet.
+    input_pending: bool,
 }
 
-impl Caller {
-    /// Does what a line asks for.
-    fn heed(&mut self, line: &[u8], conn: ConnId, hub: &mut Session<'_>) {
+impl ChatConnection {
+    /// Executes the command in a line, or sends the line as a message.
+    fn execute(&mut self, line: &[u8], conn: ConnId, chat: &mut ChatGuard<'_>) {
         let Some(member) = self.member else { return };
-        let line = text::clean(line);
+        let line = text::sanitize(line);
         match Command::parse(&line) {
-            Command::Nothing => {}
-            Command::Say(words) => hub.say(member, words),
-            Command::Help => hub.tell(member, command::HELP),
-            Command::Nick(name) => hub.rename(member, name),
-            Command::Who => hub.who(member),
-            Command::Rooms => hub.rooms(member),
-            Command::Join(room) => hub.go(member, conn, room),
-            Command::Msg { to, text } => hub.whisper(member, to, text),
-            Command::Me(action) => hub.act(member, action),
-            Command::Usage(usage) => hub.tell(member, format!("* Use it so: {usage}\n")),
+            Command::Empty => {}
+            Command::Say(text) => chat.say(member, text),
+            Command::Help => chat.notify(member, command::HELP),
+            Command::Nick(name) => chat.rename(member, name),
+            Command::Who => chat.list_members(member),
+            Command::Rooms => chat.list_rooms(member),
+            Command::Join(room) => chat.join_room(member, conn, room),
+            Command::Msg { to, text } => chat.whisper(member, to, text),
+            Command::Me(action) => chat.emote(member, action),
+            Command::Usage(usage) => chat.notify(member, format!("* Usage: {usage}\n")),
             Command::Unknown(word, nearest) => {
                 let word: String = word.chars().take(text::NAME_CHARS_MAX).collect();
-                let hint = nearest.map_or(String::new(), |name| format!("did you mean {name}? "));
-                hub.tell(member, format!("* There is no command {word}; {hint}/help tells them all.\n"));
+                let hint = nearest.map_or(".".into(), |name| format!("; did you mean {name}?"));
+                chat.notify(member, format!("* Unknown command {word}{hint} Type /help for a list.\n"));
             }
             Command::Quit => {
-                hub.tell(member, "* Goodbye.\n");
-                hub.dismiss(member);
+                chat.notify(member, "* Goodbye.\n");
+                chat.leave(member);
                 self.member = None;
             }
         }
     }
 
-    /// Does what was read, unless the member is faster than it may be.
-    fn take(&mut self, reading: &Reading, wire: &Wire<'_, Letter>, rate: Option<u32>, hub: &mut Session<'_>) {
+    /// Handles a line, unless the member has exceeded the rate limit.
+    fn process(&mut self, event: &LineEvent, wire: &Wire<'_, Delivery>, rate: Option<u32>, chat: &mut ChatGuard<'_>) {
         let Some(member) = self.member else { return };
-        let verdict = rate.map_or(Verdict::Heard, |rate| self.bucket.admit(wire.now(), rate));
-        match (verdict, reading) {
-            (Verdict::Heard, Reading::Line(line)) => self.heed(line, wire.id(), hub),
-            (Verdict::Heard, Reading::TooLong) => {
-                hub.tell(member, format!("* A line has at most {LINE_BYTES_MAX} bytes; this one was not delivered.\n"));
+        let decision = rate.map_or(Decision::Allowed, |rate| self.limiter.check(wire.now(), rate));
+        match (decision, event) {
+            (Decision::Allowed, LineEvent::Line(line)) => self.execute(line, wire.id(), chat),
+            (Decision::Allowed, LineEvent::TooLong) => {
+                chat.notify(member, format!("* Line too long (more than {LINE_BYTES_MAX} bytes); not delivered.\n"));
             }
-            (Verdict::Over, _) => {
+            (Decision::Exceeded, _) => {
                 let rate = rate.unwrap_or_default();
-                let mute = MUTE.as_secs();
-                let text = format!(
-                    "* Too fast: at most {rate} lines a second. What you write in the next {mute} s is not delivered.\n"
-                );
-                hub.tell(member, text);
+                let mute = MUTE_TIME.as_secs();
+                chat.notify(member, format!("* Rate limit of {rate} lines per second exceeded; muted for {mute} s.\n"));
             }
-            (Verdict::Muted, _) => {}
+            (Decision::Muted, _) => {}
         }
     }
 
     fn flow(&self) -> Flow {
         match self.member {
             None => Flow::Pause,
-            Some(_) if self.behind => Flow::Yield(Phase::Open),
-            Some(_) => Flow::Read(Phase::Open),
+            Some(_) if self.input_pending => Flow::Yield(Phase::Unlimited),
+            Some(_) => Flow::Read(Phase::Unlimited),
         }
     }
 }
 
 impl App for Chat {
-    type State = Caller;
-    type Letter = Letter;
+    type State = ChatConnection;
+    type Message = Delivery;
 
-    fn start(&mut self, remote: Remote<Letter>) {
-        self.hub.attach(self.number, remote);
+    fn start(&mut self, remote: Remote<Delivery>) {
+        self.state.attach(self.loop_index, remote);
     }
 
-    fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Letter>) -> (Caller, Flow) {
-        let member = self.hub.enter(self.number).join(wire.id());
-        let caller = Caller { member, ..Caller::default() };
+    fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Delivery>) -> (ChatConnection, Flow) {
+        let member = self.state.lock(self.loop_index).join(wire.id());
+        let connection = ChatConnection { member, ..ChatConnection::default() };
         if member.is_some() {
-            return (caller, Flow::Read(Phase::Open));
+            return (connection, Flow::Read(Phase::Unlimited));
         }
-        wire.output().extend(b"* The chat is full; come back later.\n");
-        (caller, Flow::Close)
+        wire.output().extend(b"* The chat is full; try again later.\n");
+        (connection, Flow::Close)
     }
 
-    fn receive(&mut self, caller: &mut Caller, wire: &mut Wire<'_, Letter>) -> Flow {
+    fn receive(&mut self, connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>) -> Flow {
         let mut input = wire.input();
-        let mut hub = None;
-        let mut left = LINES_PER_TURN;
-        while left > 0
-            && let Some(reading) = caller.reader.next(&mut input)
+        let mut chat = None;
+        let mut lines_left = LINES_PER_TURN;
+        while lines_left > 0
+            && let Some(event) = connection.reader.next(&mut input)
         {
-            let hub = hub.get_or_insert_with(|| self.hub.enter(self.number));
-            caller.take(&reading, wire, self.rate, hub);
-            wire.restart_clock();
-            left -= 1;
+            let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
+            connection.process(&event, wire, self.rate, chat);
+            wire.restart_timer();
+            lines_left -= 1;
         }
-        caller.behind = !input.is_empty();
+        connection.input_pending = !input.is_empty();
         wire.consume(wire.input().len() - input.len());
         if wire.ended()
-            && !caller.behind
-            && let Some(member) = caller.member.take()
+            && !connection.input_pending
+            && let Some(member) = connection.member.take()
         {
-            hub.get_or_insert_with(|| self.hub.enter(self.number)).dismiss(member);
+            chat.get_or_insert_with(|| self.state.lock(self.loop_index)).leave(member);
         }
-        caller.flow()
+        connection.flow()
     }
 
-    fn letter(&mut self, caller: &mut Caller, letter: Letter, wire: &mut Wire<'_, Letter>) -> Flow {
-        let waiting = wire.output().len();
-        // What one turn brings may be more than that; then the socket shows whether the member takes it.
-        if waiting > 0 && waiting + letter.len() > self.queue_bytes_max {
-            caller.slow = true;
+    fn message(&mut self, connection: &mut ChatConnection, delivery: Delivery, wire: &mut Wire<'_, Delivery>) -> Flow {
+        let queued = wire.output().len();
+        // With an empty queue, a delivery may exceed the limit: the socket may accept it at once.
+        if queued > 0 && queued + delivery.len() > self.queue_bytes_max {
+            connection.slow = true;
             return Flow::Abort;
         }
-        for piece in letter.pieces() {
+        for piece in delivery.pieces() {
             wire.output().share(piece);
         }
-        if letter.is_last() { Flow::Close } else { caller.flow() }
+        if delivery.is_last() { Flow::Close } else { connection.flow() }
     }
 
-    fn drained(&mut self, caller: &mut Caller, _: &mut Wire<'_, Letter>) -> Flow {
-        caller.flow()
+    fn output_drained(&mut self, connection: &mut ChatConnection, _: &mut Wire<'_, Delivery>) -> Flow {
+        connection.flow()
     }
 
-    fn timer(&mut self, _: &mut Caller, _: Phase, wire: &mut Wire<'_, Letter>) -> Flow {
-        wire.output().extend(b"* You said nothing for too long. Goodbye.\n");
+    fn timer(&mut self, _: &mut ChatConnection, _: Phase, wire: &mut Wire<'_, Delivery>) -> Flow {
+        wire.output().extend(b"* Disconnected: idle too long.\n");
         Flow::Close
     }
 
-    fn drain(&mut self, caller: &mut Caller, _: &mut Wire<'_, Letter>) -> Flow {
-        if let Some(member) = caller.member.take() {
-            let mut hub = self.hub.enter(self.number);
-            hub.tell(member, "* The server is going down. Goodbye.\n");
-            hub.dismiss_silently(member);
+    fn drain(&mut self, connection: &mut ChatConnection, _: &mut Wire<'_, Delivery>) -> Flow {
+        if let Some(member) = connection.member.take() {
+            let mut chat = self.state.lock(self.loop_index);
+            chat.notify(member, "* The server is shutting down. Goodbye.\n");
+            chat.leave_silently(member);
         }
-        // The last letter comes at the end of the turn.
+        // The last delivery follows at the end of the turn and closes the connection.
         Flow::Pause
     }
 
-    fn closed(&mut self, _: ConnId, caller: Caller, ending: Ending) {
-        let Some(member) = caller.member else { return };
-        let why = match ending.reason {
-            _ if caller.slow => Departure::TooSlow,
-            Closed::TooSlow => Departure::TooSlow,
-            Closed::Timeout(_) => Departure::TimedOut,
-            // The keep-alive of the system found nobody there.
-            Closed::Error(error) if error.kind() == io::ErrorKind::TimedOut => Departure::TimedOut,
+    fn closed(&mut self, _: ConnId, connection: ChatConnection, info: CloseInfo) {
+        let Some(member) = connection.member else { return };
+        let departure = match info.reason {
+            _ if connection.slow => Departure::TooSlow,
+            CloseReason::TooSlow => Departure::TooSlow,
+            CloseReason::Timeout(_) => Departure::TimedOut,
+            // TCP keep-alive got no reply from the client.
+            CloseReason::Error(error) if error.kind() == io::ErrorKind::TimedOut => Departure::TimedOut,
             _ => Departure::Left,
         };
-        self.hub.enter(self.number).lose(member, why);
+        self.state.lock(self.loop_index).disconnect(member, departure);
     }
 
-    fn end_of_turn(&mut self, posts: &mut Vec<(ConnId, Letter)>) {
-        self.hub.collect(self.number, &mut self.events);
+    fn end_of_turn(&mut self, messages: &mut Vec<(ConnId, Delivery)>) {
+        self.state.collect(self.loop_index, &mut self.events);
         if !self.events.is_empty() {
-            self.desk.distribute(&mut self.events, posts);
+            self.fanout.distribute(&mut self.events, messages);
         }
     }
 }

@@ -1,86 +1,88 @@
-//! A room: who is in it, what was said last, and what is to be announced.
+//! A room: its members, its recent lines, and the changes to announce.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::state::MemberKey;
+use super::tables::MemberKey;
 use super::text::{self, LISTED_MAX};
 
-/// What a room remembers at most, in bytes: everybody who comes gets a copy.
+/// Maximum size of a room's history in bytes; bounds the copy that each new member receives.
 const HISTORY_BYTES_MAX: usize = 64 * 1024;
 
-/// Why somebody is not in a room any more.
+/// The reason why a member left a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
     Left,
     TimedOut,
     TooSlow,
-    /// To another room.
-    For(String),
+    /// Joined the named room.
+    MovedTo(String),
 }
 
 /// Arrivals, departures and renames since the last announcement.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    /// With the stamp of each arrival: who left and came back is another arrival.
+pub(super) struct RoomChanges {
+    /// Members with the id of their arrival: leaving and coming back counts as a new arrival.
     pub(super) arrived: Vec<(MemberKey, u64)>,
     departed: Vec<(String, Departure)>,
     renamed: Vec<String>,
-    /// Whom it is about, as long as that is one alone.
+    /// The member that the last change is about. All changes are about it, unless `several_subjects`.
     subject: Option<MemberKey>,
-    several: bool,
+    several_subjects: bool,
 }
 
-impl News {
-    fn concern(&mut self, member: MemberKey) {
-        self.several |= self.subject.is_some_and(|known| known != member);
+impl RoomChanges {
+    fn add_subject(&mut self, member: MemberKey) {
+        self.several_subjects |= self.subject.is_some_and(|known| known != member);
         self.subject = Some(member);
     }
 
-    /// Whom it need not be told, because it is about nobody else.
-    pub(super) fn subject(&self) -> Option<MemberKey> {
-        if self.several { None } else { self.subject }
+    /// Returns the member that all changes are about, if there is only one. It does not need the notice itself.
+    pub(super) fn sole_subject(&self) -> Option<MemberKey> {
+        if self.several_subjects { None } else { self.subject }
     }
 
-    /// One line, given the names of those who arrived and are still here; `None` when nothing is new.
-    pub(super) fn line(&self, arrived: &[&str]) -> Option<String> {
+    /// Formats the changes as one line. `arrived` holds the names of the new members who are still in the room.
+    /// Returns `None` if there are no changes.
+    pub(super) fn notice(&self, arrived: &[&str]) -> Option<String> {
         let mut parts = Vec::new();
         if !arrived.is_empty() {
             parts.push(text::list(arrived, arrived.len(), LISTED_MAX) + " joined");
         }
-        for (why, words) in [
+        for (reason, phrase) in [
             (Departure::Left, " left"),
             (Departure::TimedOut, " left (timed out)"),
             (Departure::TooSlow, " left (too slow)"),
         ] {
-            let gone = self.departed.iter().filter(|(_, own)| *own == why);
-            let names: Vec<&str> = gone.map(|(name, _)| name.as_str()).collect();
+            let departed = self.departed.iter().filter(|(_, departure)| *departure == reason);
+            let names: Vec<&str> = departed.map(|(name, _)| name.as_str()).collect();
             if !names.is_empty() {
-                parts.push(text::list(&names, names.len(), LISTED_MAX) + words);
+                parts.push(text::list(&names, names.len(), LISTED_MAX) + phrase);
             }
         }
-        let moves = self.departed.iter().filter_map(|(name, why)| match why {
-            Departure::For(room) => Some(format!("{name} left for {room}")),
+        let moves = self.departed.iter().filter_map(|(name, departure)| match departure {
+            Departure::MovedTo(room) => Some(format!("{name} moved to {room}")),
             _ => None,
         });
-        for changes in [moves.collect(), self.renamed.clone()] {
-            if !changes.is_empty() {
-                parts.push(text::list(&changes, changes.len(), LISTED_MAX));
+        for phrases in [moves.collect(), self.renamed.clone()] {
+            if !phrases.is_empty() {
+                parts.push(text::list(&phrases, phrases.len(), LISTED_MAX));
             }
         }
         (!parts.is_empty()).then(|| format!("* {}\n", parts.join("; ")))
     }
 }
 
-/// A room.
+/// A chat room.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: String,
+    /// The members, in no particular order.
     pub(super) roster: Vec<MemberKey>,
-    /// How many of them each loop holds.
-    pub(super) population: Vec<usize>,
-    pub(super) news: News,
+    /// Number of members on each loop.
+    pub(super) members_per_loop: Vec<usize>,
+    pub(super) changes: RoomChanges,
     history: VecDeque<Bytes>,
     history_bytes: usize,
 }
@@ -90,15 +92,15 @@ impl Room {
         Room {
             name: name.to_owned(),
             roster: Vec::new(),
-            population: vec![0; loops],
-            news: News::default(),
+            members_per_loop: vec![0; loops],
+            changes: RoomChanges::default(),
             history: VecDeque::new(),
             history_bytes: 0,
         }
     }
 
-    /// Remembers a line that was said, and forgets the oldest of more than `max`, or of too many bytes.
-    pub(super) fn remember(&mut self, line: &Bytes, max: usize) {
+    /// Appends a line to the history, then drops the oldest lines beyond `max` lines or [`HISTORY_BYTES_MAX`].
+    pub(super) fn push_history(&mut self, line: &Bytes, max: usize) {
         self.history.push_back(line.clone());
         self.history_bytes += line.len();
         while self.history.len() > max || self.history_bytes > HISTORY_BYTES_MAX {
@@ -107,25 +109,25 @@ impl Room {
         }
     }
 
-    /// The lines that are remembered, in one piece.
+    /// Returns the lines of the history as one block.
     pub(super) fn history(&self) -> Bytes {
         let mut all = Vec::with_capacity(self.history_bytes);
         self.history.iter().for_each(|line| all.extend_from_slice(line));
         all.into()
     }
 
-    pub(super) fn note_arrival(&mut self, member: MemberKey, stamp: u64) {
-        self.news.concern(member);
-        self.news.arrived.push((member, stamp));
+    pub(super) fn record_arrival(&mut self, member: MemberKey, arrival_id: u64) {
+        self.changes.add_subject(member);
+        self.changes.arrived.push((member, arrival_id));
     }
 
-    pub(super) fn note_departure(&mut self, member: MemberKey, name: &str, why: Departure) {
-        self.news.concern(member);
-        self.news.departed.push((name.to_owned(), why));
+    pub(super) fn record_departure(&mut self, member: MemberKey, name: &str, reason: Departure) {
+        self.changes.add_subject(member);
+        self.changes.departed.push((name.to_owned(), reason));
     }
 
-    pub(super) fn note_rename(&mut self, member: MemberKey, old: &str, new: &str) {
-        self.news.concern(member);
-        self.news.renamed.push(format!("{old} is now {new}"));
+    pub(super) fn record_rename(&mut self, member: MemberKey, old: &str, new: &str) {
+        self.changes.add_subject(member);
+        self.changes.renamed.push(format!("{old} is now {new}"));
     }
 }

@@ -1,565 +1,571 @@
-//! The chat against the contract of applications, without sockets: what each person reads at the end of a turn.
+//! Tests of the chat through the [`App`] trait, without sockets: they check the output of each member after a turn.
 
 use std::time::Duration;
 
 use super::*;
 use crate::r#loop::Output;
 
-/// One person.
-struct Person {
-    desk: usize,
+/// A member and its connection.
+struct Member {
+    loop_index: usize,
     id: ConnId,
-    caller: Option<Caller>,
+    connection: Option<ChatConnection>,
     output: Output,
     closed: bool,
 }
 
-/// A chat on some loops that turn in step, and people who talk in it.
-struct Stage {
+/// A chat on several simulated loops, and its members.
+struct Harness {
     chats: Vec<Chat>,
-    people: Vec<Person>,
+    members: Vec<Member>,
     now: Duration,
-    /// Input of the last call that was not consumed.
+    /// Number of input bytes that the last call did not consume.
     left: usize,
 }
 
-impl Stage {
+impl Harness {
     fn new(loops: usize, bounds: Bounds) -> Self {
         let mut chats = Chat::shared(bounds, loops);
         for chat in &mut chats {
             chat.start(Remote::detached());
         }
-        Stage { chats, people: Vec::new(), now: Duration::ZERO, left: 0 }
+        Harness { chats, members: Vec::new(), now: Duration::ZERO, left: 0 }
     }
 
-    /// A stage with so many people, who have read what they were told so far.
-    fn with(people: usize) -> Self {
-        let mut stage = Stage::new(1, Bounds::default());
-        stage.crowd(people);
-        stage.turn();
-        stage
+    /// Creates a chat on one loop with `members` members who have read all their output so far.
+    fn with(members: usize) -> Self {
+        let mut harness = Harness::new(1, Bounds::default());
+        harness.join_many(members);
+        harness.turn();
+        harness
     }
 
-    /// Lets a method of the application work on one person's connection.
+    /// Calls a method of the application for the connection of one member, and acts on the returned flow.
     fn call(
         &mut self,
-        who: usize,
+        index: usize,
         input: &[u8],
         ended: bool,
-        method: impl FnOnce(&mut Chat, &mut Caller, &mut Wire<'_, Letter>) -> Flow,
+        method: impl FnOnce(&mut Chat, &mut ChatConnection, &mut Wire<'_, Delivery>) -> Flow,
     ) {
-        let person = &mut self.people[who];
-        let Some(caller) = person.caller.as_mut().filter(|_| !person.closed) else { return };
-        let mut posts = Vec::new();
-        let mut wire = Wire::over(input, ended, &mut person.output, &mut posts).detached(person.id, self.now);
-        let flow = method(&mut self.chats[person.desk], caller, &mut wire);
+        let member = &mut self.members[index];
+        let Some(connection) = member.connection.as_mut().filter(|_| !member.closed) else { return };
+        let mut messages = Vec::new();
+        let mut wire = Wire::from_bytes(input, ended, &mut member.output, &mut messages).detached(member.id, self.now);
+        let flow = method(&mut self.chats[member.loop_index], connection, &mut wire);
         self.left = input.len() - wire.consumed();
-        assert!(self.left == 0 || flow == Flow::Yield(Phase::Open));
+        assert!(self.left == 0 || flow == Flow::Yield(Phase::Unlimited));
         match flow {
-            Flow::Close => self.close(who, Closed::Done),
-            Flow::Abort => self.close(who, Closed::Refused),
-            Flow::Read(Phase::Open) | Flow::Yield(Phase::Open) | Flow::Pause => {}
+            Flow::Close => self.close(index, CloseReason::Done),
+            Flow::Abort => self.close(index, CloseReason::Refused),
+            Flow::Read(Phase::Unlimited) | Flow::Yield(Phase::Unlimited) | Flow::Pause => {}
             other => panic!("{other:?}"),
         }
     }
 
-    fn join(&mut self, desk: usize) -> usize {
-        let id = ConnId::detached(u32::try_from(self.people.len()).unwrap());
-        let (mut output, mut posts) = (Output::new(), Vec::new());
-        let mut wire = Wire::over(&[], false, &mut output, &mut posts).detached(id, self.now);
-        let (caller, flow) = self.chats[desk].open(&Accepted::detached(), &mut wire);
+    fn join(&mut self, loop_index: usize) -> usize {
+        let id = ConnId::detached(u32::try_from(self.members.len()).unwrap());
+        let (mut output, mut messages) = (Output::new(), Vec::new());
+        let mut wire = Wire::from_bytes(&[], false, &mut output, &mut messages).detached(id, self.now);
+        let (connection, flow) = self.chats[loop_index].open(&Accepted::detached(), &mut wire);
         let closed = flow == Flow::Close;
-        self.people.push(Person { desk, id, caller: Some(caller), output, closed });
-        self.people.len() - 1
+        self.members.push(Member { loop_index, id, connection: Some(connection), output, closed });
+        self.members.len() - 1
     }
 
-    fn crowd(&mut self, count: usize) {
+    fn join_many(&mut self, count: usize) {
         for _ in 0..count {
             self.join(0);
         }
     }
 
-    fn send(&mut self, who: usize, input: impl AsRef<[u8]>) {
-        assert_eq!(self.send_part(who, input), 0, "more than one turn takes");
+    fn send(&mut self, index: usize, input: impl AsRef<[u8]>) {
+        assert_eq!(self.send_part(index, input), 0, "the input does not fit into one turn");
     }
 
-    /// Returns how much was left for another turn.
-    fn send_part(&mut self, who: usize, input: impl AsRef<[u8]>) -> usize {
-        self.call(who, input.as_ref(), false, App::receive);
+    /// Sends input, and returns the number of bytes left for another turn.
+    fn send_part(&mut self, index: usize, input: impl AsRef<[u8]>) -> usize {
+        self.call(index, input.as_ref(), false, App::receive);
         self.left
     }
 
-    /// The person sends no more.
-    fn end(&mut self, who: usize) {
-        self.call(who, &[], true, App::receive);
+    /// Half-closes the connection of a member.
+    fn end(&mut self, index: usize) {
+        self.call(index, &[], true, App::receive);
     }
 
-    fn close(&mut self, who: usize, reason: Closed) {
-        let person = &mut self.people[who];
-        person.closed = true;
-        if let Some(caller) = person.caller.take() {
-            let ending = Ending { reason, unsent_bytes: 0, wall: 0, now: Duration::ZERO };
-            self.chats[person.desk].closed(person.id, caller, ending);
+    fn close(&mut self, index: usize, reason: CloseReason) {
+        let member = &mut self.members[index];
+        member.closed = true;
+        if let Some(connection) = member.connection.take() {
+            let info = CloseInfo { reason, unsent_bytes: 0, unix_time: 0, now: Duration::ZERO };
+            self.chats[member.loop_index].closed(member.id, connection, info);
         }
     }
 
-    /// Ends the turn of every loop; what each person reads.
+    /// Ends the turn of every loop, and returns the output of each member.
     fn turn(&mut self) -> Vec<String> {
-        self.turn_over();
+        self.end_turn();
         self.read()
     }
 
-    /// The same for one loop.
-    fn turn_of(&mut self, desk: usize) -> Vec<String> {
-        self.turn_over_of(desk);
+    /// Ends the turn of one loop, and returns the output of each member.
+    fn turn_on(&mut self, loop_index: usize) -> Vec<String> {
+        self.end_turn_on(loop_index);
         self.read()
     }
 
     fn read(&mut self) -> Vec<String> {
-        let read = |person: &mut Person| {
-            let text = String::from_utf8(person.output.to_vec()).expect("UTF-8");
-            person.output.clear();
+        let read = |member: &mut Member| {
+            let text = String::from_utf8(member.output.to_vec()).expect("UTF-8");
+            member.output.clear();
             text
         };
-        self.people.iter_mut().map(read).collect()
+        self.members.iter_mut().map(read).collect()
     }
 
-    /// The same, but nobody reads.
-    fn turn_over(&mut self) {
-        for desk in 0..self.chats.len() {
-            self.turn_over_of(desk);
+    /// Ends the turn of every loop, without reading any output.
+    fn end_turn(&mut self) {
+        for loop_index in 0..self.chats.len() {
+            self.end_turn_on(loop_index);
         }
     }
 
-    fn turn_over_of(&mut self, desk: usize) {
-        let mut posts = Vec::new();
-        self.chats[desk].end_of_turn(&mut posts);
-        for (id, letter) in posts {
-            let is_meant = |person: &Person| person.desk == desk && person.id == id;
-            let who = self.people.iter().position(is_meant).expect("a letter to somebody");
-            self.call(who, &[], false, |chat, caller, wire| chat.letter(caller, letter, wire));
+    fn end_turn_on(&mut self, loop_index: usize) {
+        let mut messages = Vec::new();
+        self.chats[loop_index].end_of_turn(&mut messages);
+        for (id, delivery) in messages {
+            let is_recipient = |member: &Member| member.loop_index == loop_index && member.id == id;
+            let index = self.members.iter().position(is_recipient).expect("a delivery to a member");
+            self.call(index, &[], false, |chat, connection, wire| chat.message(connection, delivery, wire));
         }
     }
 
-    /// What one person reads of what another sends.
-    fn told(&mut self, from: usize, input: impl AsRef<[u8]>, to: usize) -> String {
+    /// Sends input from one member, and returns the output of another one.
+    fn send_and_read(&mut self, from: usize, input: impl AsRef<[u8]>, to: usize) -> String {
         self.send(from, input);
         self.turn().swap_remove(to)
     }
 }
 
 #[test]
-fn who_comes_is_welcomed_and_told_who_is_there_and_the_others_are_told() {
-    let mut stage = Stage::new(1, Bounds::default());
-    stage.join(0);
-    assert_eq!(stage.turn(), ["* Welcome, guest1! In lobby: nobody but you. Type /help for the commands.\n"]);
-    stage.join(0);
-    let welcome = "* Welcome, guest2! In lobby: guest1 (2 with you). Type /help for the commands.\n";
-    assert_eq!(stage.turn(), ["* guest2 joined\n", welcome]);
+fn a_new_member_gets_a_welcome_with_the_member_list_and_is_announced() {
+    let mut harness = Harness::new(1, Bounds::default());
+    harness.join(0);
+    assert_eq!(harness.turn(), ["* Welcome, guest1! In lobby: only you. Type /help for a list of commands.\n"]);
+    harness.join(0);
+    let welcome = "* Welcome, guest2! In lobby: guest1 (2 including you). Type /help for a list of commands.\n";
+    assert_eq!(harness.turn(), ["* guest2 joined\n", welcome]);
     for _ in 2..25 {
-        stage.join(0);
+        harness.join(0);
     }
-    stage.turn();
-    stage.join(0);
-    let welcome = stage.turn().pop().unwrap();
+    harness.turn();
+    harness.join(0);
+    let welcome = harness.turn().pop().unwrap();
     assert!(welcome.contains("guest1, guest2, "), "{welcome}");
-    assert!(welcome.contains(" and 5 more (26 with you)"), "{welcome}");
+    assert!(welcome.contains(" and 5 more (26 including you)"), "{welcome}");
     assert_eq!(welcome.matches("guest").count(), 21, "{welcome}");
 }
 
 #[test]
-fn who_comes_reads_the_last_lines_of_the_room() {
-    let mut stage = Stage::new(1, Bounds { history_lines: 3, ..Bounds::default() });
-    stage.join(0);
-    stage.send(0, "one\ntwo\n/me waits\n/who\nthree\n");
-    stage.join(0);
-    let told = stage.turn();
-    let lines: Vec<&str> = told[1].lines().skip(1).collect();
+fn a_new_member_gets_the_recent_lines_of_the_room() {
+    let mut harness = Harness::new(1, Bounds { history_lines: 3, ..Bounds::default() });
+    harness.join(0);
+    harness.send(0, "one\ntwo\n/me waits\n/who\nthree\n");
+    harness.join(0);
+    let received = harness.turn();
+    let lines: Vec<&str> = received[1].lines().skip(1).collect();
     assert_eq!(lines, ["[guest1] two", "* guest1 waits", "[guest1] three"]);
-    let mut stage = Stage::new(1, Bounds { history_lines: 0, ..Bounds::default() });
-    stage.join(0);
-    stage.send(0, "one\n");
-    stage.join(0);
-    assert_eq!(stage.turn()[1].lines().count(), 1);
+    let mut harness = Harness::new(1, Bounds { history_lines: 0, ..Bounds::default() });
+    harness.join(0);
+    harness.send(0, "one\n");
+    harness.join(0);
+    assert_eq!(harness.turn()[1].lines().count(), 1);
 }
 
 #[test]
-fn a_message_reaches_everybody_else_once() {
-    let mut stage = Stage::with(3);
-    stage.send(1, "hello\r\nworld\n");
-    stage.send(2, " hi \n");
-    let told = stage.turn();
-    assert_eq!(told[0], "[guest2] hello\n[guest2] world\n[guest3]  hi \n");
-    assert_eq!(told[1], "[guest3]  hi \n");
-    assert_eq!(told[2], "[guest2] hello\n[guest2] world\n");
-    assert_eq!(stage.turn(), ["", "", ""]);
+fn a_message_reaches_every_other_member_once() {
+    let mut harness = Harness::with(3);
+    harness.send(1, "hello\r\nworld\n");
+    harness.send(2, " hi \n");
+    let received = harness.turn();
+    assert_eq!(received[0], "[guest2] hello\n[guest2] world\n[guest3]  hi \n");
+    assert_eq!(received[1], "[guest3]  hi \n");
+    assert_eq!(received[2], "[guest2] hello\n[guest2] world\n");
+    assert_eq!(harness.turn(), ["", "", ""]);
 }
 
 #[test]
-fn who_pastes_much_is_heard_in_turn_with_the_others() {
-    let mut stage = Stage::with(3);
+fn a_long_paste_is_interleaved_with_the_lines_of_others() {
+    let mut harness = Harness::with(3);
     let pasted = (0..100).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
-    let left = stage.send_part(0, &pasted);
-    stage.send(1, "me too\n");
+    let left = harness.send_part(0, &pasted);
+    harness.send(1, "me too\n");
     assert_eq!(pasted.len() - left, pasted.find("64\n").unwrap());
-    let told = stage.turn().pop().unwrap();
-    assert!(told.ends_with("[guest1] 63\n[guest2] me too\n"), "{told}");
-    assert_eq!(told.lines().count(), 65);
-    // What is left is shown again, and the end of input waits for it.
+    let received = harness.turn().pop().unwrap();
+    assert!(received.ends_with("[guest1] 63\n[guest2] me too\n"), "{received}");
+    assert_eq!(received.lines().count(), 65);
+    // The remaining input is passed in again, and is processed before the end of input.
     let rest = &pasted[pasted.len() - left..];
-    stage.call(0, rest.as_bytes(), true, App::receive);
-    let told = stage.turn().pop().unwrap();
-    assert!(told.starts_with("[guest1] 64\n") && told.ends_with("[guest1] 99\n* guest1 left\n"), "{told}");
+    harness.call(0, rest.as_bytes(), true, App::receive);
+    let received = harness.turn().pop().unwrap();
+    assert!(received.starts_with("[guest1] 64\n") && received.ends_with("[guest1] 99\n* guest1 left\n"), "{received}");
 }
 
 #[test]
-fn what_happens_in_one_turn_is_one_notice() {
-    let mut stage = Stage::with(4);
-    stage.crowd(1000);
-    stage.send(1, "/nick Bob\n");
-    stage.send(2, "/quit\n");
-    stage.close(3, Closed::Timeout(Phase::Open));
-    let told = stage.turn().swap_remove(0);
-    assert!(told.starts_with("* guest5, guest6, "), "{told}");
+fn the_changes_of_one_turn_are_combined_into_one_notice() {
+    let mut harness = Harness::with(4);
+    harness.join_many(1000);
+    harness.send(1, "/nick Bob\n");
+    harness.send(2, "/quit\n");
+    harness.close(3, CloseReason::Timeout(Phase::Unlimited));
+    let received = harness.turn().swap_remove(0);
+    assert!(received.starts_with("* guest5, guest6, "), "{received}");
     assert!(
-        told.ends_with(" and 980 more joined; guest3 left; guest4 left (timed out); guest2 is now Bob\n"),
-        "{told}"
+        received.ends_with(" and 980 more joined; guest3 left; guest4 left (timed out); guest2 is now Bob\n"),
+        "{received}"
     );
-    assert_eq!(told.lines().count(), 1);
+    assert_eq!(received.lines().count(), 1);
 }
 
 #[test]
-fn every_departure_has_its_reason() {
+fn a_departure_notice_states_the_reason() {
     for (reason, words) in [
-        (Closed::Peer, "left"),
-        (Closed::Error(io::ErrorKind::ConnectionReset.into()), "left"),
-        (Closed::Error(io::ErrorKind::TimedOut.into()), "left (timed out)"),
-        (Closed::Timeout(Phase::Open), "left (timed out)"),
-        (Closed::TooSlow, "left (too slow)"),
+        (CloseReason::Peer, "left"),
+        (CloseReason::Error(io::ErrorKind::ConnectionReset.into()), "left"),
+        (CloseReason::Error(io::ErrorKind::TimedOut.into()), "left (timed out)"),
+        (CloseReason::Timeout(Phase::Unlimited), "left (timed out)"),
+        (CloseReason::TooSlow, "left (too slow)"),
     ] {
-        let mut stage = Stage::with(2);
-        stage.close(1, reason);
-        assert_eq!(stage.turn()[0], format!("* guest2 {words}\n"));
+        let mut harness = Harness::with(2);
+        harness.close(1, reason);
+        assert_eq!(harness.turn()[0], format!("* guest2 {words}\n"));
     }
-    let mut stage = Stage::with(2);
-    stage.end(1);
-    assert_eq!(stage.turn()[0], "* guest2 left\n");
-    assert!(stage.people[1].closed);
+    let mut harness = Harness::with(2);
+    harness.end(1);
+    assert_eq!(harness.turn()[0], "* guest2 left\n");
+    assert!(harness.members[1].closed);
 }
 
 #[test]
-fn who_came_and_went_unannounced_is_not_announced() {
-    let mut stage = Stage::with(1);
-    let guest = stage.join(0);
-    stage.close(guest, Closed::Peer);
-    assert_eq!(stage.turn()[0], "");
-    // But not before what it said is told of whom it came from.
-    let guest = stage.join(0);
-    stage.send(guest, "boo\n");
-    stage.close(guest, Closed::Peer);
-    assert_eq!(stage.turn()[0], "* guest3 joined\n[guest3] boo\n* guest3 left\n");
+fn a_member_that_joins_and_leaves_in_one_turn_is_not_announced() {
+    let mut harness = Harness::with(1);
+    let guest = harness.join(0);
+    harness.close(guest, CloseReason::Peer);
+    assert_eq!(harness.turn()[0], "");
+    // If it sends a message, its arrival is announced before the message.
+    let guest = harness.join(0);
+    harness.send(guest, "boo\n");
+    harness.close(guest, CloseReason::Peer);
+    assert_eq!(harness.turn()[0], "* guest3 joined\n[guest3] boo\n* guest3 left\n");
 }
 
 #[test]
-fn names_are_unique_whatever_their_case_and_free_again_afterwards() {
-    let mut stage = Stage::with(2);
-    assert_eq!(stage.told(0, "/nick \u{c4}nne\n", 1), "* guest1 is now \u{c4}nne\n");
-    assert_eq!(stage.told(1, "/nick \u{e4}NNE\n", 1), "* The name \u{e4}NNE is taken.\n");
-    assert_eq!(stage.told(0, "/nick \u{e4}nne\n", 0), "* You are now \u{e4}nne.\n");
+fn names_are_unique_ignoring_case_and_can_be_reused() {
+    let mut harness = Harness::with(2);
+    assert_eq!(harness.send_and_read(0, "/nick \u{c4}nne\n", 1), "* guest1 is now \u{c4}nne\n");
+    assert_eq!(harness.send_and_read(1, "/nick \u{e4}NNE\n", 1), "* The name \u{e4}NNE is taken.\n");
+    assert_eq!(harness.send_and_read(0, "/nick \u{e4}nne\n", 0), "* You are now \u{e4}nne.\n");
     for name in ["a b", "x\u{301}", "a/b", &"x".repeat(25)] {
-        let told = stage.told(0, format!("/nick {name}\n"), 0);
-        assert!(told.starts_with("* A name has") || told.starts_with("* Use it so: /nick NAME"), "{told}");
+        let received = harness.send_and_read(0, format!("/nick {name}\n"), 0);
+        assert!(received.starts_with("* Invalid name") || received.starts_with("* Usage: /nick NAME"), "{received}");
     }
-    stage.close(0, Closed::Peer);
-    stage.turn();
-    assert_eq!(stage.told(1, "/nick \u{c4}NNE\n", 1), "* You are now \u{c4}NNE.\n");
-    // A guest does not take the name of somebody who chose it.
-    stage.send(1, "/nick GUEST4\n");
-    stage.join(0);
-    let guest = stage.join(0);
-    assert!(stage.turn()[guest].contains("Welcome, guest5!"));
+    harness.close(0, CloseReason::Peer);
+    harness.turn();
+    assert_eq!(harness.send_and_read(1, "/nick \u{c4}NNE\n", 1), "* You are now \u{c4}NNE.\n");
+    // Guest names that are already taken are skipped.
+    harness.send(1, "/nick GUEST4\n");
+    harness.join(0);
+    let guest = harness.join(0);
+    assert!(harness.turn()[guest].contains("Welcome, guest5!"));
 }
 
 #[test]
-fn rooms_are_apart_and_go_with_the_last_who_leaves() {
-    let mut stage = Stage::with(3);
-    assert_eq!(stage.told(0, "/join Tea\n", 0), "* You are now in Tea: nobody but you.\n");
-    assert_eq!(stage.told(0, "secret\n", 1), "");
-    stage.send(1, "/join tea\n/who\n");
-    let told = stage.turn();
-    assert_eq!(told[0], "* guest2 joined\n");
-    assert_eq!(told[1], "* You are now in Tea: guest1 (2 with you).\n[guest1] secret\n* In Tea: guest1, guest2 (2)\n");
-    assert_eq!(told[2], "* guest2 left for Tea\n");
-    assert_eq!(stage.told(1, "/join TEA\n", 1), "* You are in TEA already.\n");
-    assert_eq!(stage.told(2, "/rooms\n", 2), "* Rooms: lobby (1), Tea (2)\n");
-    assert_eq!(stage.told(0, "/me sips\n", 1), "* guest1 sips\n");
-    assert_eq!(stage.told(0, "/join lobby\n", 1), "* guest1 left for lobby\n");
-    assert_eq!(stage.told(1, "/quit\n", 1), "* Goodbye.\n");
-    assert_eq!(stage.told(2, "/rooms\n", 2), "* Rooms: lobby (2)\n");
-    assert_eq!(stage.told(2, "/join tea\n", 2), "* You are now in tea: nobody but you.\n");
+fn rooms_are_separate_and_removed_when_empty() {
+    let mut harness = Harness::with(3);
+    assert_eq!(harness.send_and_read(0, "/join Tea\n", 0), "* You are now in Tea: only you.\n");
+    assert_eq!(harness.send_and_read(0, "secret\n", 1), "");
+    harness.send(1, "/join tea\n/who\n");
+    let received = harness.turn();
+    assert_eq!(received[0], "* guest2 joined\n");
+    assert_eq!(
+        received[1],
+        "* You are now in Tea: guest1 (2 including you).\n[guest1] secret\n* In Tea: guest1, guest2 (2)\n"
+    );
+    assert_eq!(received[2], "* guest2 moved to Tea\n");
+    assert_eq!(harness.send_and_read(1, "/join TEA\n", 1), "* You are already in TEA.\n");
+    assert_eq!(harness.send_and_read(2, "/rooms\n", 2), "* Rooms: lobby (1), Tea (2)\n");
+    assert_eq!(harness.send_and_read(0, "/me sips\n", 1), "* guest1 sips\n");
+    assert_eq!(harness.send_and_read(0, "/join lobby\n", 1), "* guest1 moved to lobby\n");
+    assert_eq!(harness.send_and_read(1, "/quit\n", 1), "* Goodbye.\n");
+    assert_eq!(harness.send_and_read(2, "/rooms\n", 2), "* Rooms: lobby (2)\n");
+    assert_eq!(harness.send_and_read(2, "/join tea\n", 2), "* You are now in tea: only you.\n");
 }
 
 #[test]
-fn who_says_something_and_moves_in_one_turn_is_heard_where_it_was_said() {
-    let mut stage = Stage::with(3);
-    stage.send(1, "/join tea\n");
-    stage.turn();
-    stage.send(0, "in the lobby\n/join tea\nin the tea room\n");
-    let told = stage.turn();
-    assert_eq!(told[1], "* guest1 joined\n[guest1] in the tea room\n");
-    assert_eq!(told[2], "[guest1] in the lobby\n* guest1 left for tea\n");
+fn a_message_goes_to_the_room_it_was_sent_in_when_the_sender_moves_in_the_same_turn() {
+    let mut harness = Harness::with(3);
+    harness.send(1, "/join tea\n");
+    harness.turn();
+    harness.send(0, "in the lobby\n/join tea\nin the tea room\n");
+    let received = harness.turn();
+    assert_eq!(received[1], "* guest1 joined\n[guest1] in the tea room\n");
+    assert_eq!(received[2], "[guest1] in the lobby\n* guest1 moved to tea\n");
 }
 
 #[test]
 fn rooms_and_members_are_bounded() {
-    let mut stage = Stage::new(1, Bounds { rooms_max: 2, members_max: 2, ..Bounds::default() });
-    stage.join(0);
-    stage.join(0);
-    let third = stage.join(0);
-    assert!(stage.people[third].closed);
-    assert_eq!(stage.turn()[third], "* The chat is full; come back later.\n");
-    stage.send(0, "/join tea\n");
-    stage.turn();
-    assert!(stage.told(1, "/join coffee\n", 1).starts_with("* There are as many rooms as there may be"));
-    stage.close(0, Closed::Peer);
-    let fourth = stage.join(0);
-    assert!(stage.turn()[fourth].starts_with("* Welcome"));
+    let mut harness = Harness::new(1, Bounds { rooms_max: 2, members_max: 2, ..Bounds::default() });
+    harness.join(0);
+    harness.join(0);
+    let third = harness.join(0);
+    assert!(harness.members[third].closed);
+    assert_eq!(harness.turn()[third], "* The chat is full; try again later.\n");
+    harness.send(0, "/join tea\n");
+    harness.turn();
+    assert!(harness.send_and_read(1, "/join coffee\n", 1).starts_with("* Room limit reached"));
+    harness.close(0, CloseReason::Peer);
+    let fourth = harness.join(0);
+    assert!(harness.turn()[fourth].starts_with("* Welcome"));
 }
 
 #[test]
-fn a_private_message_is_told_to_both_and_to_nobody_else() {
-    let mut stage = Stage::with(3);
-    stage.send(0, "/join tea\n");
-    stage.turn();
-    stage.send(1, "/msg GUEST1  psst \n");
-    assert_eq!(stage.turn(), ["[guest2 -> guest1] psst\n", "[guest2 -> guest1] psst\n", ""]);
-    for name in ["nobody", "\u{1f600}"] {
-        assert!(stage.told(1, format!("/msg {name} x\n"), 1).starts_with("* Nobody has that name"));
+fn a_private_message_is_shown_only_to_sender_and_recipient() {
+    let mut harness = Harness::with(3);
+    harness.send(0, "/join tea\n");
+    harness.turn();
+    harness.send(1, "/msg GUEST1  psst \n");
+    assert_eq!(harness.turn(), ["[guest2 -> guest1] psst\n", "[guest2 -> guest1] psst\n", ""]);
+    for name in ["unknown", "\u{1f600}"] {
+        assert!(harness.send_and_read(1, format!("/msg {name} x\n"), 1).starts_with("* No such user"));
     }
 }
 
 #[test]
-fn help_names_the_commands_and_an_unknown_one_is_told_with_a_hint() {
-    let mut stage = Stage::with(1);
-    assert_eq!(stage.told(0, "/help\n", 0), command::HELP);
-    let told = stage.told(0, "/jion tea\n", 0);
-    assert_eq!(told, "* There is no command /jion; did you mean /join? /help tells them all.\n");
-    let told = stage.told(0, format!("/{}\n", "x".repeat(1900)), 0);
-    assert!(told.len() < 100, "{told}");
-    assert_eq!(stage.told(0, "/msg bob\n", 0), "* Use it so: /msg NAME text\n");
+fn help_lists_the_commands_and_unknown_ones_get_a_hint() {
+    let mut harness = Harness::with(1);
+    assert_eq!(harness.send_and_read(0, "/help\n", 0), command::HELP);
+    let received = harness.send_and_read(0, "/jion tea\n", 0);
+    assert_eq!(received, "* Unknown command /jion; did you mean /join? Type /help for a list.\n");
+    let received = harness.send_and_read(0, format!("/{}\n", "x".repeat(1900)), 0);
+    assert!(received.len() < 100, "{received}");
+    assert_eq!(harness.send_and_read(0, "/msg bob\n", 0), "* Usage: /msg NAME text\n");
 }
 
 #[test]
-fn nobody_drives_the_terminal_of_another() {
-    let mut stage = Stage::with(2);
+fn terminal_control_characters_are_removed_from_messages() {
+    let mut harness = Harness::with(2);
     assert_eq!(
-        stage.told(0, b"\x1b[2Ja\x07\xc2\x9b\xe2\x80\xaeb\tc\xfe\xff\xff\r\n", 1),
+        harness.send_and_read(0, b"\x1b[2Ja\x07\xc2\x9b\xe2\x80\xaeb\tc\xfe\xff\xff\r\n", 1),
         "[guest1] [2Jab\tc\u{fffd}\u{fffd}\n"
     );
-    // Cut anywhere, text is the same.
+    // Text may arrive in arbitrary chunks.
     for byte in "gr\u{fc}\u{df}e \u{1f600}\n".bytes() {
-        stage.send(0, [byte]);
+        harness.send(0, [byte]);
     }
-    assert_eq!(stage.turn()[1], "[guest1] gr\u{fc}\u{df}e \u{1f600}\n");
-    assert_eq!(stage.told(0, b"\x1b\x07\n", 1), "");
+    assert_eq!(harness.turn()[1], "[guest1] gr\u{fc}\u{df}e \u{1f600}\n");
+    assert_eq!(harness.send_and_read(0, b"\x1b\x07\n", 1), "");
 }
 
 #[test]
-fn a_line_too_long_is_explained_once_and_the_next_one_is_heard() {
-    let mut stage = Stage::with(2);
-    stage.send(0, "x".repeat(1500));
-    assert_eq!(stage.turn(), ["", ""]);
-    stage.send(0, "x".repeat(1500));
-    assert_eq!(stage.turn(), ["* A line has at most 2000 bytes; this one was not delivered.\n", ""]);
-    stage.send(0, "x".repeat(60_000));
-    stage.send(0, "\nnext\n");
-    assert_eq!(stage.turn(), ["", "[guest1] next\n"]);
+fn an_overlong_line_is_reported_once_and_the_next_one_is_delivered() {
+    let mut harness = Harness::with(2);
+    harness.send(0, "x".repeat(1500));
+    assert_eq!(harness.turn(), ["", ""]);
+    harness.send(0, "x".repeat(1500));
+    assert_eq!(harness.turn(), ["* Line too long (more than 2000 bytes); not delivered.\n", ""]);
+    harness.send(0, "x".repeat(60_000));
+    harness.send(0, "\nnext\n");
+    assert_eq!(harness.turn(), ["", "[guest1] next\n"]);
 }
 
 #[test]
-fn a_line_without_an_end_is_never_delivered() {
-    let mut stage = Stage::with(2);
-    stage.send(0, "never");
-    assert_eq!(stage.turn(), ["", ""]);
-    stage.end(0);
-    assert_eq!(stage.turn(), ["", "* guest1 left\n"]);
+fn an_unterminated_line_is_never_delivered() {
+    let mut harness = Harness::with(2);
+    harness.send(0, "never");
+    assert_eq!(harness.turn(), ["", ""]);
+    harness.end(0);
+    assert_eq!(harness.turn(), ["", "* guest1 left\n"]);
 }
 
 #[test]
-fn who_is_too_fast_is_told_and_muted_for_a_moment() {
-    let mut stage = Stage::new(1, Bounds { rate: Some(2), ..Bounds::default() });
-    stage.join(0);
-    stage.join(0);
-    stage.turn();
-    stage.send(0, "1\n2\n3\n4\n/nick x\n");
-    let told = stage.turn();
-    assert_eq!(told[1], "[guest1] 1\n[guest1] 2\n");
-    assert!(told[0].starts_with("* Too fast: at most 2 lines a second.") && told[0].lines().count() == 1, "{told:?}");
-    stage.now += MUTE;
-    assert_eq!(stage.told(0, "5\n", 1), "[guest1] 5\n");
+fn a_member_that_exceeds_the_rate_limit_is_notified_and_muted() {
+    let mut harness = Harness::new(1, Bounds { rate: Some(2), ..Bounds::default() });
+    harness.join(0);
+    harness.join(0);
+    harness.turn();
+    harness.send(0, "1\n2\n3\n4\n/nick x\n");
+    let received = harness.turn();
+    assert_eq!(received[1], "[guest1] 1\n[guest1] 2\n");
+    assert!(
+        received[0].starts_with("* Rate limit of 2 lines per second exceeded") && received[0].lines().count() == 1,
+        "{received:?}"
+    );
+    harness.now += MUTE_TIME;
+    assert_eq!(harness.send_and_read(0, "5\n", 1), "[guest1] 5\n");
 }
 
 #[test]
-fn who_takes_too_little_is_dropped_at_the_bound_and_the_others_lose_nothing() {
-    let mut stage = Stage::new(1, Bounds { queue_bytes_max: 1000, ..Bounds::default() });
-    stage.crowd(3);
-    stage.turn();
+fn a_slow_client_is_disconnected_at_the_queue_limit_and_the_others_lose_nothing() {
+    let mut harness = Harness::new(1, Bounds { queue_bytes_max: 1000, ..Bounds::default() });
+    harness.join_many(3);
+    harness.turn();
     let line = "x".repeat(90);
-    let mut heard = String::new();
+    let mut received = String::new();
     for _ in 0..20 {
-        stage.send(0, format!("{line}\n"));
-        stage.turn_over();
-        heard.push_str(&String::from_utf8(stage.people[1].output.to_vec()).unwrap());
-        stage.people[1].output.clear();
-        stage.people[0].output.clear();
-        assert!(stage.people[2].output.len() <= 1000);
+        harness.send(0, format!("{line}\n"));
+        harness.end_turn();
+        received.push_str(&String::from_utf8(harness.members[1].output.to_vec()).unwrap());
+        harness.members[1].output.clear();
+        harness.members[0].output.clear();
+        assert!(harness.members[2].output.len() <= 1000);
     }
-    assert!(stage.people[2].closed && !stage.people[1].closed);
-    assert_eq!(heard.matches(&line).count(), 20);
-    assert_eq!(heard.matches("* guest3 left (too slow)\n").count(), 1);
+    assert!(harness.members[2].closed && !harness.members[1].closed);
+    assert_eq!(received.matches(&line).count(), 20);
+    assert_eq!(received.matches("* guest3 left (too slow)\n").count(), 1);
 }
 
 #[test]
-fn everybody_gets_what_is_due_and_a_line_when_the_loop_drains() {
-    let mut stage = Stage::with(3);
-    stage.send(0, "last words\n");
-    stage.send(2, "/quit\n");
-    for who in 0..3 {
-        stage.call(who, &[], false, App::drain);
+fn on_drain_members_get_their_queued_lines_and_a_notice() {
+    let mut harness = Harness::with(3);
+    harness.send(0, "last words\n");
+    harness.send(2, "/quit\n");
+    for index in 0..3 {
+        harness.call(index, &[], false, App::drain);
     }
-    let down = "* The server is going down. Goodbye.\n";
-    let told = stage.turn();
-    assert_eq!(told[0], down);
-    assert_eq!(told[1], format!("[guest1] last words\n{down}"));
-    assert_eq!(told[2], "[guest1] last words\n* Goodbye.\n");
-    assert!(stage.people.iter().all(|person| person.closed));
+    let notice = "* The server is shutting down. Goodbye.\n";
+    let received = harness.turn();
+    assert_eq!(received[0], notice);
+    assert_eq!(received[1], format!("[guest1] last words\n{notice}"));
+    assert_eq!(received[2], "[guest1] last words\n* Goodbye.\n");
+    assert!(harness.members.iter().all(|member| member.closed));
 }
 
 #[test]
 fn loops_share_one_chat() {
-    let mut stage = Stage::new(3, Bounds { members_max: 3, ..Bounds::default() });
-    for desk in 0..3 {
-        stage.join(desk);
+    let mut harness = Harness::new(3, Bounds { members_max: 3, ..Bounds::default() });
+    for loop_index in 0..3 {
+        harness.join(loop_index);
     }
-    stage.turn();
-    stage.turn();
-    stage.send(1, "/nick Bob\nhello\n/msg guest3 psst\n");
-    let mut told = stage.turn();
-    // The first loop turned before the second spoke.
-    for (told, more) in told.iter_mut().zip(stage.turn()) {
-        told.push_str(&more);
+    harness.turn();
+    harness.turn();
+    harness.send(1, "/nick Bob\nhello\n/msg guest3 psst\n");
+    let mut received = harness.turn();
+    // The first loop ended its turn before the second loop published its events.
+    for (received, more) in received.iter_mut().zip(harness.turn()) {
+        received.push_str(&more);
     }
-    assert_eq!(told[0], "* guest2 is now Bob\n[Bob] hello\n");
-    assert_eq!(told[1], "* You are now Bob.\n[Bob -> guest3] psst\n");
-    assert_eq!(told[2], "* guest2 is now Bob\n[Bob] hello\n[Bob -> guest3] psst\n");
-    let fourth = stage.join(2);
-    assert!(stage.people[fourth].closed);
-    stage.send(0, "/nick BOB\n");
-    assert_eq!(stage.turn()[0], "* The name BOB is taken.\n");
+    assert_eq!(received[0], "* guest2 is now Bob\n[Bob] hello\n");
+    assert_eq!(received[1], "* You are now Bob.\n[Bob -> guest3] psst\n");
+    assert_eq!(received[2], "* guest2 is now Bob\n[Bob] hello\n[Bob -> guest3] psst\n");
+    let fourth = harness.join(2);
+    assert!(harness.members[fourth].closed);
+    harness.send(0, "/nick BOB\n");
+    assert_eq!(harness.turn()[0], "* The name BOB is taken.\n");
 }
 
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
+/// A deterministic pseudo-random number generator.
+struct Rng(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+impl Rng {
+    fn below(&mut self, max: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % sides
+        usize::try_from(self.0 >> 33).unwrap() % max
     }
 }
 
-/// What everybody should read of what is said: said at once by all the loops, however they turn.
+/// A reference model, which delivers messages at once, regardless of the order in which the loops run.
 #[derive(Default)]
 struct Model {
-    /// Each person's room, as long as it is there.
+    /// The room of each member, or `None` once it has left.
     rooms: Vec<Option<usize>>,
-    due: Vec<Vec<String>>,
-    read: Vec<String>,
+    expected: Vec<Vec<String>>,
+    received: Vec<String>,
 }
 
 impl Model {
-    fn come(&mut self) {
+    fn join(&mut self) {
         self.rooms.push(Some(0));
-        self.due.push(Vec::new());
-        self.read.push(String::new());
+        self.expected.push(Vec::new());
+        self.received.push(String::new());
     }
 
-    fn say(&mut self, who: usize, words: &str) {
+    fn say(&mut self, index: usize, message: &str) {
         for other in 0..self.rooms.len() {
-            if other != who && self.rooms[other].is_some() && self.rooms[other] == self.rooms[who] {
-                self.due[other].push(words.to_owned());
+            if other != index && self.rooms[other].is_some() && self.rooms[other] == self.rooms[index] {
+                self.expected[other].push(message.to_owned());
             }
         }
     }
 
-    /// What of the text was said by people, without their names.
-    fn said(text: &str) -> Vec<String> {
-        let words = |line: &str| line.strip_prefix('[')?.split_once("] ").map(|(_, words)| words.to_owned());
-        text.lines().filter_map(words).collect()
+    /// Extracts the messages from an output, without the names of the senders.
+    fn messages(text: &str) -> Vec<String> {
+        let message = |line: &str| line.strip_prefix('[')?.split_once("] ").map(|(_, message)| message.to_owned());
+        text.lines().filter_map(message).collect()
     }
 }
 
-/// A thousand things happen on several loops that turn as they like. Nobody misses a line, reads one twice, in another
-/// order, in the wrong room, or after it left.
-fn play(seed: u64) {
-    let mut dice = Dice(seed);
-    let loops = 1 + dice.roll(4);
-    let mut stage = Stage::new(loops, Bounds { history_lines: 0, ..Bounds::default() });
+/// Runs a thousand random actions on several loops whose turns end in random order. Asserts that members receive every
+/// message exactly once, in order, in the right room, and none after they have left.
+fn run_random_session(seed: u64) {
+    let mut rng = Rng(seed);
+    let loops = 1 + rng.below(4);
+    let mut harness = Harness::new(loops, Bounds { history_lines: 0, ..Bounds::default() });
     let mut model = Model::default();
     for step in 0..1000 {
-        let act = dice.roll(20);
-        if act == 0 || stage.people.len() < 3 {
-            stage.join(dice.roll(loops));
-            model.come();
+        let action = rng.below(20);
+        if action == 0 || harness.members.len() < 3 {
+            harness.join(rng.below(loops));
+            model.join();
             continue;
         }
-        let who = dice.roll(stage.people.len());
-        if model.rooms[who].is_none() {
+        let index = rng.below(harness.members.len());
+        if model.rooms[index].is_none() {
             continue;
         }
-        match act {
+        match action {
             1 => {
-                let room = dice.roll(3);
-                stage.send(who, format!("/join {}\n", ["lobby", "tea", "coffee"][room]));
-                model.rooms[who] = Some(room);
+                let room = rng.below(3);
+                harness.send(index, format!("/join {}\n", ["lobby", "tea", "coffee"][room]));
+                model.rooms[index] = Some(room);
             }
-            2 => stage.send(who, format!("/nick n{}\n", dice.roll(20))),
-            3 if dice.roll(4) == 0 => {
-                stage.send(who, "/quit\n");
-                model.rooms[who] = None;
+            2 => harness.send(index, format!("/nick n{}\n", rng.below(20))),
+            3 if rng.below(4) == 0 => {
+                harness.send(index, "/quit\n");
+                model.rooms[index] = None;
             }
-            4 if dice.roll(4) == 0 => {
-                stage.close(who, Closed::Peer);
-                // What it did not read yet it never will.
-                model.rooms[who] = None;
-                model.due[who].clear();
-                model.read[who].clear();
+            4 if rng.below(4) == 0 => {
+                harness.close(index, CloseReason::Peer);
+                // Unread messages are lost.
+                model.rooms[index] = None;
+                model.expected[index].clear();
+                model.received[index].clear();
             }
             5..10 => {
-                let desk = dice.roll(loops);
-                for (who, text) in stage.turn_of(desk).into_iter().enumerate() {
-                    model.read[who].push_str(&text);
+                let loop_index = rng.below(loops);
+                for (index, text) in harness.turn_on(loop_index).into_iter().enumerate() {
+                    model.received[index].push_str(&text);
                 }
             }
             _ => {
-                stage.send(who, format!("{step}\n"));
-                model.say(who, &step.to_string());
+                harness.send(index, format!("{step}\n"));
+                model.say(index, &step.to_string());
             }
         }
     }
-    for desk in 0..loops {
-        for (who, text) in stage.turn_of(desk).into_iter().enumerate() {
-            model.read[who].push_str(&text);
+    for loop_index in 0..loops {
+        for (index, text) in harness.turn_on(loop_index).into_iter().enumerate() {
+            model.received[index].push_str(&text);
         }
     }
-    for (who, (due, read)) in model.due.iter().zip(&model.read).enumerate() {
-        assert_eq!(Model::said(read), *due, "person {who}, seed {seed}");
+    for (index, (expected, received)) in model.expected.iter().zip(&model.received).enumerate() {
+        assert_eq!(Model::messages(received), *expected, "member {index}, seed {seed}");
     }
 }
 
 #[test]
-fn whatever_happens_everybody_reads_what_was_said_where_they_were() {
+fn members_receive_exactly_the_messages_of_their_rooms_in_random_sessions() {
     for seed in 0..300 {
-        play(seed);
+        run_random_session(seed);
     }
 }

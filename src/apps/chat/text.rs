@@ -1,46 +1,45 @@
-//! What a line may show, and what a name may be.
+//! Sanitizes lines, and validates and compares names.
 
-/// Letters of a name at most.
+/// Maximum length of a name in characters.
 pub(super) const NAME_CHARS_MAX: usize = 24;
 
-/// Names that a list shows before it only counts.
+/// Maximum number of names in a notice; the rest are only counted.
 pub(super) const LISTED_MAX: usize = 20;
 
-/// The text of a line: invalid UTF-8 becomes U+FFFD, and what could drive a terminal or hide the order of the letters
-/// is removed.
-pub(super) fn clean(line: &[u8]) -> String {
+/// Decodes a line: replaces invalid UTF-8 with U+FFFD, and removes characters that could control a terminal or change
+/// the order of the text.
+pub(super) fn sanitize(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    if text.chars().all(is_harmless) {
+    if text.chars().all(is_allowed) {
         return text.into_owned();
     }
-    text.chars().filter(|&letter| is_harmless(letter)).collect()
+    text.chars().filter(|&c| is_allowed(c)).collect()
 }
 
-/// No control character but TAB (C0, DEL and C1), no separator of lines or paragraphs, nothing that turns the
-/// direction of writing (Unicode Standard Annex 9).
-fn is_harmless(letter: char) -> bool {
-    match letter {
+/// Returns `false` for control characters (C0, DEL and C1) other than TAB, for line and paragraph separators, and for
+/// bidirectional formatting characters (Unicode Standard Annex 9).
+fn is_allowed(c: char) -> bool {
+    match c {
         '\t' => true,
         '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
-        _ => !letter.is_control(),
+        _ => !c.is_control(),
     }
 }
 
-/// Whether this may name a person or a room: 1 to 24 letters, digits, `-` and `_` of any script.
+/// Returns whether `text` is a valid member or room name: 1 to 24 letters and digits of any script, `-` and `_`.
 pub(super) fn is_name(text: &str) -> bool {
     let count = text.chars().take(NAME_CHARS_MAX + 1).count();
-    (1..=NAME_CHARS_MAX).contains(&count)
-        && text.chars().all(|letter| letter.is_alphanumeric() || letter == '-' || letter == '_')
+    (1..=NAME_CHARS_MAX).contains(&count) && text.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
 }
 
-/// Names that fold to the same are the same name: upper case, then lower case, letter by letter, so that `Straße` is
-/// `STRASSE` and a final sigma is a sigma. Names are not normalised otherwise; the combining accents that could spell
-/// one name in two ways are no letters.
+/// Folds the case of a name for comparison: upper case, then lower case, character by character, so that `Straße`
+/// equals `STRASSE` and a final sigma equals a sigma. Names are not normalized otherwise: combining accents, with which
+/// a name could be spelled in two ways, are not allowed.
 pub(super) fn fold(name: &str) -> String {
     name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
-/// A list of `count` names: the first `max` of them, and how many more there are.
+/// Joins the first `max` of `count` names with commas, and appends the number of remaining ones.
 pub(super) fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>, count: usize, max: usize) -> String {
     let mut list = String::new();
     for (position, name) in names.into_iter().take(max).enumerate() {
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_drives_a_terminal() {
+    fn terminal_control_characters_are_removed() {
         for (bytes, text) in [
             (&b"a\tb c"[..], "a\tb c"),
             (b"a\x1b[2Jb\x07\x00\x7f\rc", "a[2Jbc"),
@@ -70,7 +69,7 @@ mod tests {
             (b"\xe2\x82", "\u{fffd}"),
             ("\u{fc}\u{5d0}\u{1f468}\u{200d}\u{1f469}".as_bytes(), "\u{fc}\u{5d0}\u{1f468}\u{200d}\u{1f469}"),
         ] {
-            assert_eq!(clean(bytes), text);
+            assert_eq!(sanitize(bytes), text);
         }
     }
 
@@ -85,15 +84,15 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_same_whatever_their_case() {
-        for (one, other) in [("ANNA", "anna"), ("stra\u{df}e", "STRASSE"), ("\u{39f}\u{3a3}", "\u{3bf}\u{3c2}")] {
-            assert_eq!(fold(one), fold(other));
+    fn names_are_compared_case_insensitively() {
+        for (a, b) in [("ANNA", "anna"), ("stra\u{df}e", "STRASSE"), ("\u{39f}\u{3a3}", "\u{3bf}\u{3c2}")] {
+            assert_eq!(fold(a), fold(b));
         }
         assert_ne!(fold("anna"), fold("hanna"));
     }
 
     #[test]
-    fn a_list_shows_twenty_names_and_counts_the_rest() {
+    fn a_list_names_twenty_and_counts_the_rest() {
         let names = |count: usize| list((0..count).map(|number| format!("n{number}")), count, LISTED_MAX);
         assert_eq!(names(0), "");
         assert_eq!(names(2), "n0, n1");

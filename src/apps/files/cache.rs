@@ -1,20 +1,19 @@
-//! What a worker remembers of files, within bounds: the small ones themselves, of the large ones open descriptors.
+//! A per-worker LRU cache of files, bounded in size: the content of small files, open descriptors of large ones.
 //!
-//! The key is the path of a request as it came, in its one plain spelling (see `path`), so that a file that is asked
-//! for again is found without as much as decoding its name. Who writes the path otherwise is served all the same, by a
-//! second look.
+//! The key is the canonical spelling of the request path (see `path`), so a repeated request is served on the fast
+//! path, without decoding the path. Other spellings of a path are canonicalized and looked up again.
 
 use lru::LruCache;
 
-use super::entry::Entry;
+use super::cached_file::CachedFile;
 
-/// What an entry costs besides its content: itself, and its places in the maps.
+/// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
 
-/// Entries by the paths of requests; who was not asked for the longest goes first.
+/// Cached files by request path, evicted in LRU order.
 pub(super) struct Cache {
-    small: LruCache<Box<[u8]>, Entry>,
-    open: LruCache<Box<[u8]>, Entry>,
+    small: LruCache<Box<[u8]>, CachedFile>,
+    open: LruCache<Box<[u8]>, CachedFile>,
     bytes: usize,
     bytes_max: usize,
     open_max: usize,
@@ -25,23 +24,23 @@ impl Cache {
         Cache { small: LruCache::unbounded(), open: LruCache::unbounded(), bytes: 0, bytes_max, open_max }
     }
 
-    /// An empty one with the same bounds.
-    pub(super) fn like(&self) -> Self {
+    /// Creates an empty cache with the same limits.
+    pub(super) fn new_like(&self) -> Self {
         Cache::new(self.bytes_max, self.open_max)
     }
 
-    /// One that was compared with its file in this second.
+    /// Returns the cached file if it was validated within the current second.
     #[inline]
-    pub(super) fn fresh(&mut self, path: &[u8], now: u64) -> Option<&Entry> {
+    pub(super) fn fresh(&mut self, path: &[u8], now: u64) -> Option<&CachedFile> {
         let entry = match self.small.get(path) {
             Some(entry) => entry,
             None => self.open.get(path)?,
         };
-        (entry.checked == now).then_some(entry)
+        (entry.validated_at == now).then_some(entry)
     }
 
-    /// Gives one back, to be compared or replaced.
-    pub(super) fn take(&mut self, path: &[u8]) -> Option<Entry> {
+    /// Removes and returns a cached file, for revalidation or replacement.
+    pub(super) fn take(&mut self, path: &[u8]) -> Option<CachedFile> {
         if let Some(entry) = self.small.pop(path) {
             self.bytes -= cost(path, &entry);
             return Some(entry);
@@ -49,8 +48,8 @@ impl Cache {
         self.open.pop(path)
     }
 
-    /// Remembers a file, at the expense of others. The last one is remembered whatever the bounds are.
-    pub(super) fn put(&mut self, path: &[u8], entry: Entry) {
+    /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits.
+    pub(super) fn put(&mut self, path: &[u8], entry: CachedFile) {
         drop(self.take(path));
         if entry.is_open() {
             self.open.put(path.into(), entry);
@@ -67,12 +66,12 @@ impl Cache {
         }
     }
 
-    /// Closes all descriptors that nobody reads from.
+    /// Drops all open files. Descriptors in use by in-flight responses are closed when those responses end.
     pub(super) fn close_files(&mut self) {
         self.open.clear();
     }
 }
 
-fn cost(path: &[u8], entry: &Entry) -> usize {
+fn cost(path: &[u8], entry: &CachedFile) -> usize {
     OVERHEAD_BYTES + path.len() + entry.bytes()
 }

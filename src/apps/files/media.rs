@@ -1,15 +1,15 @@
-//! Media types by the ends of names.
+//! Media types by file extension.
 
 use std::path::Path;
 
-/// The media type of a file, with a charset where it is text (RFC 9110 section 8.3).
+/// Returns the Content-Type of a file, with a charset for text (RFC 9110 section 8.3).
 pub(super) fn content_type(name: &Path) -> String {
     let guess = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
     let charset = if is_text(guess) { "; charset=utf-8" } else { "" };
     format!("{guess}{charset}")
 }
 
-/// Whether a media type is one of text.
+/// Returns whether a media type is text.
 pub(super) fn is_text(media_type: &str) -> bool {
     media_type.starts_with("text/")
         || media_type.ends_with("+xml")
@@ -17,13 +17,13 @@ pub(super) fn is_text(media_type: &str) -> bool {
         || matches!(media_type, "application/javascript" | "application/json" | "application/xml")
 }
 
-/// Whether content of this type is compressed in itself, as pictures, sounds and archives are.
+/// Returns whether a file is in a compressed format, such as an image, audio, video or archive.
 pub(super) fn is_compressed(name: &Path) -> bool {
     const ARCHIVES: [&str; 9] = ["br", "bz2", "gz", "rar", "woff", "woff2", "xz", "zip", "zst"];
-    let ending = name.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let guess = mime_guess::from_path(name).first_raw().unwrap_or_default();
-    let is_medium = ["image/", "audio/", "video/"].iter().any(|kind| guess.starts_with(kind));
-    (is_medium && !is_text(guess)) || ARCHIVES.iter().any(|own| ending.eq_ignore_ascii_case(own))
+    let is_media = ["image/", "audio/", "video/"].iter().any(|kind| guess.starts_with(kind));
+    (is_media && !is_text(guess)) || ARCHIVES.iter().any(|archive| extension.eq_ignore_ascii_case(archive))
 }
 
 #[cfg(test)]
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_has_a_charset() {
+    fn text_types_have_a_charset() {
         for (name, content_type) in [
             ("a.html", "text/html; charset=utf-8"),
             ("A.HTM", "text/html; charset=utf-8"),

@@ -1,36 +1,36 @@
-//! `serverd files`: a directory, over HTTP.
+//! `serverd files`: a static file server.
 //!
 //! ```text
-//! path.rs        the path of a request -> names below the root
-//! root.rs        names -> open files; nothing leaves the root
-//! entry.rs       an open file -> answers
-//!   validators.rs  its tag and its date
-//!   media.rs       its type
-//!   conditions.rs  what a request wants to know of them first
-//!   ranges.rs      what parts it wants
-//!   multipart.rs   several of them in one answer
-//!   small.rs       what is kept in memory
-//!   variants.rs    the same content in other codings
-//!   caching.rs     how long it may be kept
-//! cache.rs       paths -> files that were asked for before
-//! instead.rs     what is answered where nothing is there
-//! listing/       what is in a directory
+//! path.rs             request path -> path relative to the root
+//! root.rs             relative path -> open file; confines every lookup to the root
+//! cached_file.rs      open file -> response
+//!   validators.rs       ETag and Last-Modified
+//!   media.rs            Content-Type
+//!   conditions.rs       preconditions (If-Match, If-None-Match ...)
+//!   ranges.rs           Range
+//!   multipart.rs        several ranges in one response
+//!   small_file.rs       small files held in memory
+//!   precompressed.rs    precompressed siblings (.br, .zst, .gz)
+//!   cache_control.rs    Cache-Control
+//! cache.rs            LRU cache: request path -> file
+//! fallback.rs         single-page app fallback and custom error pages
+//! listing/            directory listings
 //! ```
 
 mod cache;
-mod caching;
+mod cache_control;
+mod cached_file;
 mod conditions;
-mod entry;
-mod instead;
+mod fallback;
 mod listing;
 mod media;
 mod multipart;
 mod path;
+mod precompressed;
 mod ranges;
 mod root;
-mod small;
+mod small_file;
 mod validators;
-mod variants;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,40 +39,43 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use self::cache::Cache;
-pub use self::caching::Caching;
-use self::entry::{Entry, Form};
+pub use self::cache_control::CacheControl;
+use self::cached_file::{CachedFile, Representation};
 use self::listing::Lister;
 use self::path::Target;
-use self::root::{Found, Root};
-use self::variants::Variants;
-use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
+use self::precompressed::Precompressed;
+use self::root::{FileKind, Root};
+use crate::httpserver::{BodyMode, Handler, Request, RequestHead, Response};
 
-/// What may be done with a file, for Allow.
+/// The value of the Allow header.
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
-/// How a directory is to be served.
+/// Options for serving a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a wish, and none depends on another")]
+#[allow(clippy::struct_excessive_bools, reason = "independent options")]
 pub struct Options {
-    /// Files that stand for their directory, the first that there is. `index.html`.
+    /// Index files, in order of preference. Default: `index.html`.
     pub index: Vec<String>,
-    /// Whether names that begin with a dot are served, and on Windows what has the attribute.
+    /// Serves hidden files: names that begin with a dot and, on Windows, files with the hidden attribute. Default:
+    /// false.
     pub hidden: bool,
-    /// Whether symbolic links may lead out of the directory.
+    /// Follows symbolic links that lead out of the directory. Default: false.
     pub follow_symlinks: bool,
-    /// Whether a directory that no file stands for is listed: as a page, or as JSON where Accept or `?format=json` asks
-    /// for that. Yes.
+    /// Lists directories that have no index file: as HTML, or as JSON if requested by Accept or `?format=json`.
+    /// Default: true.
     pub listing: bool,
-    /// The file, by its path below the directory, that is sent where a browser goes to a page that is not there: for
-    /// programs that make their pages in the browser.
+    /// The file to serve for page requests (`Accept: text/html`) that match no file, for single-page apps: a path
+    /// relative to the directory. Default: none.
     pub spa: Option<String>,
-    /// What Cache-Control says.
-    pub caching: Caching,
-    /// Whether `app.js.br`, `app.js.zst` or `app.js.gz` is sent in place of `app.js` to who takes that. Yes.
+    /// The Cache-Control policy. Default: `no-cache`.
+    pub cache_control: CacheControl,
+    /// Serves `app.js.br`, `app.js.zst` or `app.js.gz` in place of `app.js` to clients that accept the coding. Default:
+    /// true.
     pub precompressed: bool,
-    /// Bytes of small files, those up to 32 KiB, that each worker keeps in memory. 16 MiB.
+    /// Maximum total size in bytes of the small files (up to 32 KiB each) that each worker holds in memory. Default:
+    /// 16 MiB.
     pub cache_bytes_max: usize,
-    /// Larger files that each worker keeps open. 256.
+    /// Maximum number of larger files that each worker keeps open. Default: 256.
     pub open_files_max: usize,
 }
 
@@ -84,7 +87,7 @@ impl Default for Options {
             follow_symlinks: false,
             listing: true,
             spa: None,
-            caching: Caching::default(),
+            cache_control: CacheControl::default(),
             precompressed: true,
             cache_bytes_max: 16 << 20,
             open_files_max: 256,
@@ -92,8 +95,9 @@ impl Default for Options {
     }
 }
 
-/// Serves a directory: a [`Handler`], alone or mounted in a [`Router`](crate::Router). A clone serves the same directory,
-/// and has what it remembers of files to itself: one for each worker.
+/// A static file server: a [`Handler`] that serves a directory, alone or mounted in a [`Router`](crate::Router).
+///
+/// Clones serve the same directory, each with its own file cache: use one per worker.
 ///
 /// # Examples
 /// ```no_run
@@ -113,138 +117,147 @@ pub struct Files {
 impl Clone for Files {
     fn clone(&self) -> Self {
         let (root, options, lister) = (Arc::clone(&self.root), Arc::clone(&self.options), Arc::clone(&self.lister));
-        Files { root, options, cache: self.cache.like(), lister }
+        Files { root, options, cache: self.cache.new_like(), lister }
     }
 }
 
-/// What there is for a path.
+/// The result of resolving a path.
 enum Resolved {
-    /// A file, by its name below the root.
+    /// A file, as a path relative to the root.
     File(PathBuf),
-    /// A directory that no file stands for.
+    /// A directory without an index file.
     Directory,
-    /// A directory whose path lacks its slash.
+    /// A directory requested without its trailing slash.
     Redirect,
 }
 
 impl Files {
-    /// Serves a directory as is usual: see [`Options`].
+    /// Creates a file server for `directory` with the default [`Options`].
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn new(directory: impl AsRef<Path>) -> io::Result<Self> {
-        Files::with(directory, Options::default())
+        Files::with_options(directory, Options::default())
     }
 
-    /// Serves a directory.
+    /// Creates a file server for `directory` with `options`.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
-    pub fn with(directory: impl AsRef<Path>, options: Options) -> io::Result<Self> {
+    /// Returns an error if the directory cannot be opened.
+    pub fn with_options(directory: impl AsRef<Path>, options: Options) -> io::Result<Self> {
         let root = Root::open(directory.as_ref(), options.follow_symlinks, options.hidden)?;
         let cache = Cache::new(options.cache_bytes_max, options.open_files_max);
         Ok(Files { root: Arc::new(root), options: Arc::new(options), cache, lister: Arc::default() })
     }
 
-    /// The answer to GET or HEAD.
+    /// Responds to GET or HEAD.
     #[inline]
     fn get(&mut self, head: &RequestHead<'_>) -> Response {
-        if let Some(entry) = self.cache.fresh(head.mounted_octets(), head.wall())
-            && !entry.form.varies()
+        if let Some(entry) = self.cache.fresh(head.path_below_mount_bytes(), head.unix_time())
+            && !entry.representation.varies()
         {
             return entry.respond(head);
         }
-        let mut answer = self.look_up(head);
-        if answer.as_ref().is_err_and(is_exhaustion) {
-            // Files that are kept open in case are given up for those that are asked for.
+        let mut response = self.look_up(head);
+        if response.as_ref().is_err_and(is_out_of_fds) {
+            // Cached open files hold descriptors: close them and retry.
             self.cache.close_files();
-            answer = self.look_up(head);
+            response = self.look_up(head);
         }
-        // What is told of a file that is not there depends on whether a page was asked for.
-        answer.unwrap_or_else(|error| {
-            let answer = self.instead(head, error).unwrap_or_else(|error| failure(head.path(), &error));
-            answer.field("Vary", "Accept")
+        // The fallback depends on whether the client asked for HTML.
+        response.unwrap_or_else(|error| {
+            let response = self.fallback(head, error).unwrap_or_else(|error| error_response(head.path(), &error));
+            response.header("Vary", "Accept")
         })
     }
 
-    /// The answer where the directory has to be asked, or there is a choice.
+    /// The slow path of [`get`](Self::get): consults the file system, or chooses a representation.
     fn look_up(&mut self, head: &RequestHead<'_>) -> io::Result<Response> {
-        let target = Target::parse(head.mounted_path(), self.options.hidden).ok_or(io::ErrorKind::NotFound)?;
+        let target = Target::parse(head.path_below_mount(), self.options.hidden).ok_or(io::ErrorKind::NotFound)?;
         let path = target.canonical();
-        // The same path in another spelling may be there.
-        if self.cache.fresh(path.as_bytes(), head.wall()).is_none() {
-            let known = self.cache.take(path.as_bytes());
+        // The cache may hold the path in its canonical spelling.
+        if self.cache.fresh(path.as_bytes(), head.unix_time()).is_none() {
+            let stale = self.cache.take(path.as_bytes());
             match self.resolve(&target)? {
                 Resolved::File(relative) => {
-                    let form = self.plain(relative);
-                    self.remember(path.as_bytes(), form, known, head.wall())?;
+                    let representation = self.identity(relative);
+                    self.load_cached(path.as_bytes(), representation, stale, head.unix_time())?;
                 }
                 Resolved::Directory if self.options.listing => return Ok(self.list(head, target.relative)),
                 Resolved::Directory => return Err(io::ErrorKind::NotFound.into()),
-                Resolved::Redirect => return Ok(redirect(head, &path)),
+                Resolved::Redirect => return Ok(redirect_to_directory(head, &path)),
             }
         }
-        self.choose(head, &path)
+        self.negotiate(head, &path)
     }
 
-    /// The answer with the file of a path, or with one that holds the same in a coding that the client prefers.
-    fn choose(&mut self, head: &RequestHead<'_>, path: &str) -> io::Result<Response> {
-        let now = head.wall();
+    /// Responds with the cached file at `path`, or with the precompressed sibling that the client prefers.
+    fn negotiate(&mut self, head: &RequestHead<'_>, path: &str) -> io::Result<Response> {
+        let now = head.unix_time();
         let entry = self.cache.fresh(path.as_bytes(), now).ok_or(io::ErrorKind::NotFound)?;
-        let Some(form) = entry.form.for_client(head) else { return Ok(entry.respond(head)) };
-        // NUL stands in no path.
-        let key = format!("{path}\0{}", form.name());
+        let Some(representation) = entry.representation.for_client(head) else { return Ok(entry.respond(head)) };
+        // NUL cannot occur in a path, so this key is unique.
+        let key = format!("{path}\0{}", representation.coding_name());
         if self.cache.fresh(key.as_bytes(), now).is_none() {
-            let known = self.cache.take(key.as_bytes());
-            if let Err(error) = self.remember(key.as_bytes(), form, known, now) {
-                log::debug!("{path} is sent as it is: {error}");
+            let stale = self.cache.take(key.as_bytes());
+            if let Err(error) = self.load_cached(key.as_bytes(), representation, stale, now) {
+                log::debug!("cannot read precompressed sibling of {path}: {error}; sending the file uncompressed");
             }
         }
-        let plain = path.as_bytes();
-        let key = if self.cache.fresh(key.as_bytes(), now).is_some() { key.as_bytes() } else { plain };
+        let identity_key = path.as_bytes();
+        let key = if self.cache.fresh(key.as_bytes(), now).is_some() { key.as_bytes() } else { identity_key };
         Ok(self.cache.fresh(key, now).ok_or(io::ErrorKind::NotFound)?.respond(head))
     }
 
-    /// A file as it is.
-    fn plain(&self, relative: PathBuf) -> Form {
-        let variants =
-            if self.options.precompressed { Variants::find(&self.root, &relative) } else { Variants::default() };
-        Form::plain(relative, variants)
+    /// Returns the identity representation of a file.
+    fn identity(&self, relative: PathBuf) -> Representation {
+        let precompressed = if self.options.precompressed {
+            Precompressed::find(&self.root, &relative)
+        } else {
+            Precompressed::default()
+        };
+        Representation::identity(relative, precompressed)
     }
 
     fn resolve(&self, target: &Target) -> io::Result<Resolved> {
-        match self.root.find(&target.relative)? {
-            Found::File if target.slash => Err(io::ErrorKind::NotFound.into()),
-            Found::File => Ok(Resolved::File(target.relative.clone())),
-            Found::Directory if target.slash => {
+        match self.root.kind(&target.relative)? {
+            FileKind::File if target.slash => Err(io::ErrorKind::NotFound.into()),
+            FileKind::File => Ok(Resolved::File(target.relative.clone())),
+            FileKind::Directory if target.slash => {
                 Ok(self.index(&target.relative)?.map_or(Resolved::Directory, Resolved::File))
             }
-            Found::Directory => Ok(Resolved::Redirect),
+            FileKind::Directory => Ok(Resolved::Redirect),
         }
     }
 
-    /// The file that stands for a directory.
+    /// Returns the first index file that exists in `directory`.
     fn index(&self, directory: &Path) -> io::Result<Option<PathBuf>> {
         for name in &self.options.index {
             let index = directory.join(name);
-            match self.root.find(&index) {
-                Ok(Found::File) => return Ok(Some(index)),
-                Ok(Found::Directory) => {}
-                Err(error) if is_absence(&error) => {}
+            match self.root.kind(&index) {
+                Ok(FileKind::File) => return Ok(Some(index)),
+                Ok(FileKind::Directory) => {}
+                Err(error) if is_not_found(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    /// Remembers a file: what is known of it if that still holds, else what is read anew.
-    fn remember(&mut self, path: &[u8], form: Form, known: Option<Entry>, now: u64) -> io::Result<()> {
-        let entry = match known {
-            Some(mut known) if known.is_current(&self.root, &form) => {
-                known.checked = now;
-                known
+    /// Caches a file: reuses `stale` if it is still current, and loads the file otherwise.
+    fn load_cached(
+        &mut self,
+        path: &[u8],
+        representation: Representation,
+        stale: Option<CachedFile>,
+        now: u64,
+    ) -> io::Result<()> {
+        let entry = match stale {
+            Some(mut stale) if stale.is_current(&self.root, &representation) => {
+                stale.validated_at = now;
+                stale
             }
-            _ => Entry::load(&self.root, form, now, &self.options.caching)?,
+            _ => CachedFile::load(&self.root, representation, now, &self.options.cache_control)?,
         };
         self.cache.put(path, entry);
         Ok(())
@@ -252,49 +265,50 @@ impl Files {
 }
 
 impl Handler for Files {
-    /// The body of a request that will be refused is not waited for.
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
+    /// Rejects unsupported methods on the head alone, without waiting for the body.
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         match head.method_bytes() {
-            b"GET" | b"HEAD" | b"OPTIONS" => Intake::Default,
-            method => Intake::Refuse(other_method(method)),
+            b"GET" | b"HEAD" | b"OPTIONS" => BodyMode::Default,
+            method => BodyMode::Reject(method_response(method)),
         }
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         match request.method_bytes() {
             b"GET" | b"HEAD" => self.get(&request.head()),
-            method => other_method(method),
+            method => method_response(method),
         }
     }
 }
 
-fn other_method(method: &[u8]) -> Response {
+fn method_response(method: &[u8]) -> Response {
     match method {
-        b"OPTIONS" => Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW),
+        b"OPTIONS" => Response::new(StatusCode::NO_CONTENT).header("Allow", ALLOW),
         b"POST" | b"PUT" | b"PATCH" | b"DELETE" | b"TRACE" | b"CONNECT" => {
-            let text = "files are only read here\n";
-            Response::error(StatusCode::METHOD_NOT_ALLOWED, text).field("Allow", ALLOW)
+            let text = "read-only: method not allowed\n";
+            Response::error(StatusCode::METHOD_NOT_ALLOWED, text).header("Allow", ALLOW)
         }
-        _ => Response::error(StatusCode::NOT_IMPLEMENTED, "this method is not known here\n"),
+        _ => Response::error(StatusCode::NOT_IMPLEMENTED, "method not implemented\n"),
     }
 }
 
-/// To the path of a directory, which ends with a slash, or the links in its index would mislead. The path is written
-/// anew, with one slash in front: `//host` would be the address of another server.
-fn redirect(head: &RequestHead<'_>, path: &str) -> Response {
+/// Redirects to the path of a directory with a trailing slash; without it, relative links in the index would break.
+/// Uses the canonical path, which begins with a single slash: a Location of `//host` would lead to another server.
+fn redirect_to_directory(head: &RequestHead<'_>, path: &str) -> Response {
     let mut location = format!("{}{path}/", head.mount());
     if let Some(query) = head.query() {
         location.push('?');
         location.push_str(query);
     }
-    Response::new(StatusCode::MOVED_PERMANENTLY).field("Location", location)
+    Response::new(StatusCode::MOVED_PERMANENTLY).header("Location", location)
 }
 
-/// Whether there is nothing that could be served.
-fn is_absence(error: &io::Error) -> bool {
+/// Returns whether an error means that the file does not exist, or must appear not to exist.
+fn is_not_found(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
-    // A link that leads out of the directory is refused by cap-std itself, so without a number of the system; one that
-    // leads to itself by the system. Where cap-std reads links itself, EINVAL is one that has become something else.
+    // A symlink out of the directory is rejected by cap-std itself, so the error has no errno; a symlink loop is
+    // rejected by the kernel. Where cap-std resolves symlinks itself, EINVAL means that one was replaced by a file or
+    // directory during the lookup.
     let is_escape = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
     matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput)
         || is_escape
@@ -311,36 +325,36 @@ fn is_loop(_: &io::Error) -> bool {
     false
 }
 
-/// Whether the system, or the process, has no descriptors left.
+/// Returns whether an error means that the process or the system is out of file descriptors.
 #[cfg(unix)]
-fn is_exhaustion(error: &io::Error) -> bool {
+fn is_out_of_fds(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(not(unix))]
-fn is_exhaustion(_: &io::Error) -> bool {
+fn is_out_of_fds(_: &io::Error) -> bool {
     false
 }
 
-/// The status that tells of an error.
-fn status(error: &io::Error) -> StatusCode {
+/// Returns the status code for an I/O error.
+fn status_for(error: &io::Error) -> StatusCode {
     match error.kind() {
-        _ if is_absence(error) => StatusCode::NOT_FOUND,
+        _ if is_not_found(error) => StatusCode::NOT_FOUND,
         io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
         io::ErrorKind::ResourceBusy => StatusCode::SERVICE_UNAVAILABLE,
-        _ if is_exhaustion(error) => StatusCode::SERVICE_UNAVAILABLE,
+        _ if is_out_of_fds(error) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-fn failure(path: &str, error: &io::Error) -> Response {
-    let status = status(error);
+fn error_response(path: &str, error: &io::Error) -> Response {
+    let status = status_for(error);
     if status.is_server_error() {
         log::error!("cannot read {path}: {error}");
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        return Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", "1");
+        return Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1");
     }
     status.into()
 }

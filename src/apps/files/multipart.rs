@@ -1,4 +1,4 @@
-//! Several parts of a file in one answer: multipart/byteranges (RFC 9110 section 14.6).
+//! Several ranges of a file in one response: multipart/byteranges (RFC 9110 section 14.6).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use crate::httpserver::{Part, Response};
 
-/// The value of Content-Range for a part.
+/// Returns the value of Content-Range for a range of `len` bytes in total.
 pub(super) fn content_range(range: &Range<u64>, len: u64) -> String {
     format!("bytes {}-{}/{len}", range.start, range.end - 1)
 }
 
-/// An answer with several parts of content of this type and length.
+/// Builds a multipart/byteranges response with the given `ranges` of a file of `len` bytes; `piece` returns the content
+/// of a range.
 pub(super) fn response(
     content_type: &str,
     len: u64,
@@ -30,10 +31,10 @@ pub(super) fn response(
         line_end = "\r\n";
     }
     parts.push(Part::from(format!("\r\n--{boundary}--\r\n")));
-    Response::parts(parts).field("Content-Type", format!("multipart/byteranges; boundary={boundary}"))
+    Response::parts(parts).header("Content-Type", format!("multipart/byteranges; boundary={boundary}"))
 }
 
-/// What stands in no file but by a chance of one in 2^64: nobody can foresee it.
+/// Returns an unpredictable boundary, which occurs in the content with a probability of about 2^-64.
 fn boundary() -> String {
     format!("serverd-{:016x}", RandomState::new().build_hasher().finish())
 }

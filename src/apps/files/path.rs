@@ -1,29 +1,30 @@
-//! From the path of a request to names below the root.
+//! Maps a request path to a file path relative to the root.
 //!
-//! A path is split at its slashes first and then decoded, once (RFC 3986 section 2.4): so `%2F` separates nothing, and
-//! `%252e` is no dot. What cannot be the plain name of something below the root is the name of nothing. This is not
-//! the protection, which is the directory's (see `root`); it makes every answer the same on all systems.
+//! A path is split at slashes and then decoded, once (RFC 3986 section 2.4), so `%2F` is not a separator and `%252e` is
+//! not a dot. Any segment that is not a plain file name is rejected (404), so that responses are the same on all
+//! platforms. Security does not depend on this: `root` confines requests to the root.
 
 use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use crate::httpserver::push_octet;
+use crate::httpserver::push_byte;
 
-/// What a path names.
+/// A decoded request path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Names below the root; empty for the root itself.
+    /// Path relative to the root; empty for the root itself.
     pub(super) relative: PathBuf,
-    /// Whether the path ended with a slash, as that of a directory does.
+    /// True if the path ends with a slash, which denotes a directory.
     pub(super) slash: bool,
 }
 
 impl Target {
-    /// Reads the path of a request, `/a/b`, as it came. Repeated slashes count as one. `None` where it names nothing.
+    /// Parses a raw request path such as `/a/b`. Repeated slashes count as one. Returns `None` if no file can have this
+    /// path.
     pub(super) fn parse(path: &str, hidden: bool) -> Option<Target> {
         let mut segments = path.split('/').peekable();
-        // What stands before the first slash; `*` and an authority have none.
+        // The path must begin with a slash, which `*` and an authority do not.
         if segments.next() != Some("") {
             return None;
         }
@@ -43,7 +44,7 @@ impl Target {
         Some(Target { relative, slash })
     }
 
-    /// The one way to write the path of this target: what needs no percent-encoding has none.
+    /// Returns the canonical spelling of the path, with the minimum of percent-encoding.
     pub(super) fn canonical(&self) -> String {
         let mut path = canonical(&self.relative);
         if self.slash {
@@ -53,26 +54,27 @@ impl Target {
     }
 }
 
-/// The path of a file or directory in a URL, with a slash before each name and none behind: empty for the root.
+/// Returns the canonical URL path of a file or directory: a slash before each name and none at the end; empty for the
+/// root.
 pub(super) fn canonical(relative: &Path) -> String {
     let mut path = String::new();
     for name in relative {
         path.push('/');
         for &byte in name.as_encoded_bytes() {
-            push_octet(&mut path, byte);
+            push_byte(&mut path, byte);
         }
     }
     path
 }
 
-/// Whether this is the name of one thing in a directory.
+/// Returns whether `name` can be the name of a directory entry.
 fn is_name(name: &[u8]) -> bool {
     name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/')
 }
 
-/// Any octets are a name.
+/// Converts a decoded segment to a file name; on Unix any bytes are valid.
 #[cfg(unix)]
-#[allow(clippy::unnecessary_wraps, reason = "elsewhere not every name is one")]
+#[allow(clippy::unnecessary_wraps, reason = "other platforms reject some names")]
 fn os_name(name: Vec<u8>) -> Option<std::ffi::OsString> {
     Some(std::os::unix::ffi::OsStringExt::from_vec(name))
 }
@@ -83,8 +85,9 @@ fn os_name(name: Vec<u8>) -> Option<std::ffi::OsString> {
     is_windows_name(&name).then(|| name.into())
 }
 
-/// Whether Windows takes this for the name of a file and for nothing else: no separator, no drive, no alternate stream,
-/// no wildcard, no device, nothing that it would strip, and no short name (`GIT~1`), by which a hidden file could be had.
+/// Returns whether `name` is a plain file name on Windows: without separators, drive letter, alternate data stream,
+/// wildcards, or trailing dots and spaces (which Windows strips), and neither a device name nor an 8.3 short name
+/// (`GIT~1`), which could refer to a hidden file.
 #[cfg(any(not(unix), test))]
 fn is_windows_name(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_uppercase();
@@ -94,9 +97,9 @@ fn is_windows_name(name: &str) -> bool {
             let mut rest = rest.chars();
             matches!((rest.next(), rest.next()), (Some('0'..='9' | '\u{b9}' | '\u{b2}' | '\u{b3}'), None))
         });
-    let is_odd = |char: char| char.is_control() || r#"\/:*?"<>|"#.contains(char);
+    let is_invalid = |c: char| c.is_control() || r#"\/:*?"<>|"#.contains(c);
     let is_short = stem.rsplit_once('~').is_some_and(|(_, number)| number.parse::<u32>().is_ok()) && stem.len() <= 8;
-    !is_device && !is_short && !name.contains(is_odd) && !name.ends_with(['.', ' '])
+    !is_device && !is_short && !name.contains(is_invalid) && !name.ends_with(['.', ' '])
 }
 
 #[cfg(test)]
@@ -104,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_split_and_then_decoded_once() {
+    fn paths_are_split_then_decoded_once() {
         for (path, names, slash) in [
             ("/", "", true),
             ("", "", false),
@@ -114,7 +117,7 @@ mod tests {
             ("/a%20b/%c3%a9", "a b/\u{e9}", false),
             ("/%252e%252e", "%2e%2e", false),
             ("/a;b=c/d", "a;b=c/d", false),
-            // No name on Windows.
+            // Not a valid name on Windows.
             #[cfg(unix)]
             ("/...", "...", false),
         ] {
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_names_nothing() {
+    fn invalid_and_hidden_names_are_rejected() {
         for path in ["/..", "/%2e%2e/a", "/.%2E", "/.", "/a/%2e/b", "/a%2fb", "/a%00", "/%00", "*", "x.test:80"] {
             assert_eq!(Target::parse(path, true), None, "{path}");
         }
@@ -135,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_way_to_write_a_path() {
+    fn each_path_has_one_canonical_spelling() {
         for (path, canonical) in [
             ("/", "/"),
             ("//evil.test//", "/evil.test/"),
             ("/%61%2f", ""),
-            // Of these, Windows allows few in a name.
+            // Windows does not allow most of these in a name.
             #[cfg(unix)]
             ("/a%20%22%3c%25%23%3f%0a%5c", "/a%20%22%3C%25%23%3F%0A%5C"),
             ("/a%20%25%23%c3%a9", "/a%20%25%23%C3%A9"),
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_names_are_plain() {
+    fn windows_special_names_are_rejected() {
         for name in [
             "a",
             "a b.txt",

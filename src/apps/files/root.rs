@@ -1,9 +1,9 @@
-//! The directory that is served, as a handle: nothing is ever opened but through it.
+//! The served directory as a capability: files are opened only through its handle.
 //!
-//! cap-std has the kernel keep a name below the directory while it is looked up (openat2 with `RESOLVE_BENEATH` on
-//! Linux; elsewhere, and where a filter refuses that call, name by name, each through the handle of the one before). So
-//! neither a name nor a symbolic link leads out, also when somebody exchanges directories meanwhile. With
-//! `follow` names are looked up as the system does, and links may lead anywhere; names may not, as `path` sees to that.
+//! cap-std confines path resolution to the directory (openat2 with `RESOLVE_BENEATH` on Linux; elsewhere, and where a
+//! seccomp filter blocks that call, component by component, each relative to the previous handle). Neither `..` nor a
+//! symbolic link escapes the root, even if directories are replaced during the lookup. With `follow`, paths are
+//! resolved by the operating system and symbolic links may lead anywhere; `..` is still rejected by `path`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata};
 
-/// What is there under a name.
-pub(super) enum Found {
+/// The kinds of file system object that are served.
+pub(super) enum FileKind {
     File,
     Directory,
 }
 
-/// A directory.
+/// A served directory.
 pub(super) struct Root {
     directory: Dir,
-    /// Where it is, if links may lead out of it.
+    /// The absolute path of the directory; set only if symbolic links may lead out of it.
     follow: Option<PathBuf>,
     hidden: bool,
 }
@@ -33,20 +33,20 @@ impl Root {
         Ok(Root { directory, follow, hidden })
     }
 
-    /// What is there; not found is also what is neither a file nor a directory.
-    pub(super) fn find(&self, relative: &Path) -> io::Result<Found> {
+    /// Returns the kind of a file, or a `NotFound` error if it is neither a regular file nor a directory.
+    pub(super) fn kind(&self, relative: &Path) -> io::Result<FileKind> {
         let metadata = self.metadata(relative)?;
         if metadata.is_dir() {
-            Ok(Found::Directory)
+            Ok(FileKind::Directory)
         } else if metadata.is_file() {
-            Ok(Found::File)
+            Ok(FileKind::File)
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
     }
 
     pub(super) fn metadata(&self, relative: &Path) -> io::Result<Metadata> {
-        let relative = below(relative);
+        let relative = or_dot(relative);
         if !self.hidden && self.is_hidden(relative) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -56,14 +56,14 @@ impl Root {
         }
     }
 
-    /// Goes through what is served of a directory, in no order.
-    pub(super) fn list(
+    /// Calls `each` for every served entry of a directory, in no particular order.
+    pub(super) fn read_dir(
         &self,
         relative: &Path,
         mut each: impl FnMut(&OsStr, &Metadata) -> io::Result<()>,
     ) -> io::Result<()> {
         let directory = match &self.follow {
-            None => self.directory.open_dir(below(relative))?,
+            None => self.directory.open_dir(or_dot(relative))?,
             Some(root) => Dir::open_ambient_dir(root.join(relative), ambient_authority())?,
         };
         for entry in directory.entries()? {
@@ -72,7 +72,7 @@ impl Root {
             if !self.hidden && name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            // What has gone meanwhile, and what leads out, is not there.
+            // Skip entries that have been removed since, and symbolic links that lead out of the root.
             let metadata = match entry.metadata() {
                 Ok(metadata) if cfg!(not(windows)) && !metadata.is_symlink() => metadata,
                 Ok(_) => match self.metadata(&relative.join(&name)) {
@@ -88,18 +88,18 @@ impl Root {
         Ok(())
     }
 
-    /// Opens a regular file for reading, and nothing else. Never waits: a FIFO would, for its other end.
-    pub(super) fn file(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
+    /// Opens a regular file for reading. Opens without blocking, as opening a FIFO would wait for a writer.
+    pub(super) fn open_file(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
         let file = match &self.follow {
-            None => self.directory.open_with(relative, &beneath())?.into_std(),
-            Some(root) => anywhere().open(root.join(relative))?,
+            None => self.directory.open_with(relative, &beneath_options())?.into_std(),
+            Some(root) => ambient_options().open(root.join(relative))?,
         };
-        // The name may stand for something else by now; what is open does not change any more.
+        // Check the open file rather than the path, which may refer to another file by now.
         let metadata = Metadata::from_file(&file)?;
         if metadata.is_file() { Ok((file, metadata)) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// Whether one of the names has the attribute.
+    /// Returns whether any component of the path has the hidden attribute.
     #[cfg(windows)]
     fn is_hidden(&self, relative: &Path) -> bool {
         use cap_std::fs::MetadataExt;
@@ -110,23 +110,23 @@ impl Root {
             .any(|metadata| metadata.is_ok_and(|metadata| metadata.file_attributes() & HIDDEN != 0))
     }
 
-    /// Names that begin with a dot are the only hidden ones.
+    /// Returns false: outside Windows only names that begin with a dot are hidden, and `path` rejects them.
     #[cfg(not(windows))]
-    #[allow(clippy::unused_self, reason = "elsewhere the directory is asked")]
+    #[allow(clippy::unused_self, reason = "Windows reads attributes")]
     fn is_hidden(&self, _: &Path) -> bool {
         false
     }
 }
 
-/// The root has no name below itself.
-fn below(relative: &Path) -> &Path {
+/// Returns `relative`, or `.` if it is empty, which denotes the root.
+fn or_dot(relative: &Path) -> &Path {
     if relative.as_os_str().is_empty() { Path::new(".") } else { relative }
 }
 
 #[cfg(unix)]
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
-fn beneath() -> cap_std::fs::OpenOptions {
+fn beneath_options() -> cap_std::fs::OpenOptions {
     let mut options = cap_std::fs::OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
@@ -134,7 +134,7 @@ fn beneath() -> cap_std::fs::OpenOptions {
     options
 }
 
-fn anywhere() -> std::fs::OpenOptions {
+fn ambient_options() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
     options.read(true);
     #[cfg(unix)]

@@ -1,26 +1,27 @@
-//! What tells one state of a file from another: entity tag and date (RFC 9110 section 8.8).
+//! Validators: ETag and Last-Modified (RFC 9110 section 8.8).
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cap_std::fs::Metadata;
 
-/// As long as a file may be changed again without a change of its time: that of FAT, the coarsest in use.
-const GRANULARITY: Duration = Duration::from_secs(2);
+/// Within this time after its mtime, a file may change again without a new mtime: the granularity of FAT, the coarsest
+/// in use.
+const MTIME_GRANULARITY: Duration = Duration::from_secs(2);
 
-/// What the system tells of a file that changes when the file does, as far as it can be told.
+/// File metadata that changes when the file does, as far as the operating system can detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct Fingerprint {
     pub(super) len: u64,
     modified: Option<SystemTime>,
-    /// Device and inode, and when the latter was changed; nothing where there is no such thing.
+    /// Device, inode number and ctime (seconds, nanoseconds); zeros outside Unix.
     inode: (u64, u64, i64, i64),
 }
 
-impl Identity {
+impl Fingerprint {
     pub(super) fn of(metadata: &Metadata) -> Self {
         let modified = metadata.modified().ok().map(cap_std::time::SystemTime::into_std);
-        Identity { len: metadata.len(), modified, inode: inode(metadata) }
+        Fingerprint { len: metadata.len(), modified, inode: inode(metadata) }
     }
 }
 
@@ -38,46 +39,48 @@ fn inode(_: &Metadata) -> (u64, u64, i64, i64) {
 /// The validators of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Validators {
-    /// With its quotes, and `W/` in front where it is weak.
+    /// The entity tag including its quotes, and the prefix `W/` if it is weak.
     pub(super) etag: String,
-    /// In seconds since 1970; `None` where the system does not know.
+    /// The mtime as a Unix time in seconds; `None` if the file system has none.
     pub(super) modified: Option<u64>,
-    /// Whether the file was at rest when this was looked up: any change since then shows, and the validators are strong.
-    pub(super) settled: bool,
+    /// True if the mtime was old enough that any later change must alter it, which makes the validators strong.
+    pub(super) mtime_is_stable: bool,
 }
 
 impl Validators {
-    /// Those of a file that was looked at `now`.
-    pub(super) fn new(identity: &Identity, now: SystemTime) -> Self {
-        let Identity { len, modified, inode } = *identity;
-        let settled = modified.is_some_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= GRANULARITY));
-        let mut etag = String::from(if settled { "\"" } else { "W/\"" });
+    /// Creates the validators of a file whose metadata was read at `now`.
+    pub(super) fn new(fingerprint: &Fingerprint, now: SystemTime) -> Self {
+        let Fingerprint { len, modified, inode } = *fingerprint;
+        let mtime_is_stable =
+            modified.is_some_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= MTIME_GRANULARITY));
+        let mut etag = String::from(if mtime_is_stable { "\"" } else { "W/\"" });
         let nanoseconds = modified.map_or(0, nanoseconds);
         let _ = write!(etag, "{nanoseconds:x}-{len:x}-{:x}\"", inode.1);
-        // RFC 9110 section 8.8.2.1: a date that is to come is replaced by that of the message.
+        // RFC 9110 section 8.8.2.1: a date in the future is replaced with the date of the response.
         let modified = modified.map(|modified| seconds(modified.min(now)));
-        Validators { etag, modified, settled }
+        Validators { etag, modified, mtime_is_stable }
     }
 
-    /// Those of a form of its own, in this coding: where there are no inodes, nothing else may tell it from the others.
-    pub(super) fn coded(mut self, coding: Option<&str>) -> Self {
+    /// Adds the content coding to the entity tag on platforms without inode numbers, where two representations could
+    /// otherwise have the same tag.
+    pub(super) fn with_coding(mut self, coding: Option<&str>) -> Self {
         if let Some(coding) = coding.filter(|_| cfg!(not(unix))) {
             self.etag.insert_str(self.etag.len() - 1, coding);
         }
         self
     }
 
-    /// The value of Last-Modified.
+    /// Returns the value of Last-Modified, if the mtime is known.
     pub(super) fn last_modified(&self) -> Option<String> {
         self.modified.map(|seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
     }
 
-    /// Whether an entity tag is this one, by the strong comparison (RFC 9110 section 8.8.3.2).
+    /// Compares entity tags by the strong comparison (RFC 9110 section 8.8.3.2).
     pub(super) fn matches_strongly(&self, tag: &str) -> bool {
-        self.settled && self.etag == tag
+        self.mtime_is_stable && self.etag == tag
     }
 
-    /// Whether an entity tag is this one, by the weak comparison.
+    /// Compares entity tags by the weak comparison (RFC 9110 section 8.8.3.2).
     pub(super) fn matches_weakly(&self, tag: &str) -> bool {
         opaque(&self.etag) == opaque(tag)
     }
@@ -87,13 +90,13 @@ fn opaque(tag: &str) -> &str {
     tag.strip_prefix("W/").unwrap_or(tag)
 }
 
-/// Files may be older than time.
+/// Returns the nanoseconds since the Unix epoch; negative for earlier times.
 fn nanoseconds(time: SystemTime) -> i128 {
     let count = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
     time.duration_since(UNIX_EPOCH).map_or_else(|before| -count(before.duration()), count)
 }
 
-/// What a date in HTTP can tell: from 1970 to 9999.
+/// Returns a Unix time in seconds, clamped to what an HTTP date can express: 1970 to 9999.
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(253_402_300_799))
 }
@@ -106,33 +109,33 @@ mod tests {
         UNIX_EPOCH + Duration::new(seconds, nanoseconds)
     }
 
-    fn identity(modified: SystemTime) -> Identity {
-        Identity { len: 255, modified: Some(modified), inode: (0, 16, 0, 0) }
+    fn fingerprint(modified: SystemTime) -> Fingerprint {
+        Fingerprint { len: 255, modified: Some(modified), inode: (0, 16, 0, 0) }
     }
 
-    /// Windows tells times by 100 ns.
+    /// Times are multiples of 100 ns, the resolution of Windows.
     #[test]
-    fn a_tag_is_strong_once_the_file_is_at_rest() {
-        let file = identity(at(1, 500));
+    fn an_etag_is_strong_once_the_mtime_is_stable() {
+        let file = fingerprint(at(1, 500));
         let fresh = Validators::new(&file, at(3, 400));
-        assert_eq!((fresh.etag.as_str(), fresh.settled), ("W/\"3b9acbf4-ff-10\"", false));
-        let settled = Validators::new(&file, at(3, 500));
-        assert_eq!((settled.etag.as_str(), settled.settled), ("\"3b9acbf4-ff-10\"", true));
-        assert!(settled.matches_strongly("\"3b9acbf4-ff-10\"") && !settled.matches_strongly("W/\"3b9acbf4-ff-10\""));
-        assert!(settled.matches_weakly(&fresh.etag) && !fresh.matches_strongly(&fresh.etag));
+        assert_eq!((fresh.etag.as_str(), fresh.mtime_is_stable), ("W/\"3b9acbf4-ff-10\"", false));
+        let stable = Validators::new(&file, at(3, 500));
+        assert_eq!((stable.etag.as_str(), stable.mtime_is_stable), ("\"3b9acbf4-ff-10\"", true));
+        assert!(stable.matches_strongly("\"3b9acbf4-ff-10\"") && !stable.matches_strongly("W/\"3b9acbf4-ff-10\""));
+        assert!(stable.matches_weakly(&fresh.etag) && !fresh.matches_strongly(&fresh.etag));
     }
 
     #[test]
-    fn dates_stay_within_what_can_be_told() {
+    fn dates_are_clamped_to_the_http_range() {
         let now = at(1_000_000_000, 0);
         for (modified, seconds) in [
             (at(784_111_777, 999_999_999), 784_111_777),
             (at(2_000_000_000, 0), 1_000_000_000),
             (UNIX_EPOCH - Duration::from_secs(5), 0),
         ] {
-            assert_eq!(Validators::new(&identity(modified), now).modified, Some(seconds));
+            assert_eq!(Validators::new(&fingerprint(modified), now).modified, Some(seconds));
         }
-        let date = Validators::new(&identity(at(784_111_777, 1)), now).last_modified();
+        let date = Validators::new(&fingerprint(at(784_111_777, 1)), now).last_modified();
         assert_eq!(date.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
     }
 }

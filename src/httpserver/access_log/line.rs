@@ -1,8 +1,8 @@
-//! One line about one request.
+//! Formatting of access log lines.
 //!
-//! What a client sent is never written as it came: in the combined format and on a terminal everything but visible
-//! ASCII becomes `\xHH`, as do quotes and backslashes, which is what nginx does; in JSON `\u00HH`. So a line is a line
-//! whatever a client sends, and no octet of it reaches a terminal that could do something there.
+//! Everything a client sends is escaped, so it cannot forge lines (log injection) or send control sequences to a
+//! terminal. In the combined and short formats, quotes, backslashes and bytes other than printable ASCII become `\xHH`,
+//! as in nginx. In JSON, quotes and backslashes are escaped as usual, and the other bytes become `\u00HH`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,32 +12,32 @@ use super::LogFormat;
 use crate::http1::Version;
 use crate::httpserver::RequestHead;
 
-/// What is written of a target or a field at most.
+/// Maximum length of a logged target or header value; longer ones are truncated.
 const VALUE_BYTES_MAX: usize = 4096;
 
-/// What is known of a request when it begins, rendered.
+/// The part of a line that is known when the request arrives, already formatted.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// What stands before the status.
+pub(super) struct LogRecord {
+    /// Text before the status.
     before: Vec<u8>,
-    /// What stands at the end.
+    /// Text at the end of the line.
     after: Vec<u8>,
 }
 
-/// How a request ended.
+/// The part of a line that is known when the response ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ended {
+pub(super) struct Outcome {
     pub(super) status: u16,
     pub(super) bytes: u64,
     pub(super) duration_ms: u64,
 }
 
-impl Asked {
-    /// A request that could be read.
-    pub(super) fn by(mut self, format: LogFormat, head: &RequestHead<'_>) -> Self {
+impl LogRecord {
+    /// Fills the record for a parsed request.
+    pub(super) fn for_request(mut self, format: LogFormat, head: &RequestHead<'_>) -> Self {
         let (method, target) = (head.method_bytes(), head.target().as_bytes());
         let version = if head.version() == Version::Http10 { "1.0" } else { "1.1" };
-        let field = |name| head.field(name);
+        let header = |name| head.header(name);
         self.clear();
         match format {
             LogFormat::Combined => {
@@ -45,7 +45,7 @@ impl Asked {
                 self.before.push(b' ');
                 escape(&mut self.before, target);
                 let _ = write!(self.before, " HTTP/{version}");
-                self.after_combined(field("referer"), field("user-agent"));
+                self.after_combined(header("referer"), header("user-agent"));
             }
             LogFormat::Json => {
                 self.before.extend_from_slice(b"\"method\":");
@@ -53,7 +53,7 @@ impl Asked {
                 self.before.extend_from_slice(b",\"target\":");
                 json_string(&mut self.before, Some(target));
                 let _ = write!(self.before, ",\"version\":\"{version}\"");
-                self.after_json(field("referer"), field("user-agent"));
+                self.after_json(header("referer"), header("user-agent"));
             }
             LogFormat::Short => {
                 escape(&mut self.before, method);
@@ -64,8 +64,8 @@ impl Asked {
         self
     }
 
-    /// A request that could not be read: the beginning of what came instead.
-    pub(super) fn unreadable(mut self, format: LogFormat, input: &[u8]) -> Self {
+    /// Fills the record for a malformed request with the first line of its input.
+    pub(super) fn for_malformed(mut self, format: LogFormat, input: &[u8]) -> Self {
         self.clear();
         let end = memchr::memchr2(b'\r', b'\n', input).unwrap_or(input.len());
         let line = &input[..end];
@@ -106,42 +106,42 @@ impl Asked {
     }
 }
 
-/// Appends a whole line.
+/// Appends a complete line.
 pub(super) fn write(
     out: &mut Vec<u8>,
     format: LogFormat,
     color: bool,
     date: &Date,
     peer: Option<SocketAddr>,
-    asked: &Asked,
-    ended: Ended,
+    record: &LogRecord,
+    outcome: Outcome,
 ) {
-    let Ended { status, bytes, duration_ms } = ended;
-    // A write to a vector does not fail.
+    let Outcome { status, bytes, duration_ms } = outcome;
+    // Writing to a vector cannot fail.
     let _ = match format {
         LogFormat::Combined => {
             let _ = write!(out, "{} - - [{}] \"", Host(peer), date.common);
-            out.extend_from_slice(&asked.before);
+            out.extend_from_slice(&record.before);
             write!(out, "\" {status} {bytes}")
         }
         LogFormat::Json => {
             let _ = write!(out, "{{\"time\":\"{}\",\"peer\":\"{}\",", date.rfc3339, Peer(peer));
-            out.extend_from_slice(&asked.before);
+            out.extend_from_slice(&record.before);
             write!(out, ",\"status\":{status},\"bytes\":{bytes},\"duration_ms\":{duration_ms}")
         }
         LogFormat::Short => {
-            let (dim, plain) = if color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-            let _ = write!(out, "{dim}{} {}{plain} ", &date.rfc3339[11..], Host(peer));
-            out.extend_from_slice(&asked.before);
-            let hue = if color { hue(status) } else { "" };
-            write!(out, " {hue}{status}{plain} {} {dim}{duration_ms} ms{plain}", Size(bytes))
+            let (dim, reset) = if color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+            let _ = write!(out, "{dim}{} {}{reset} ", &date.rfc3339[11..], Host(peer));
+            out.extend_from_slice(&record.before);
+            let color = if color { status_color(status) } else { "" };
+            write!(out, " {color}{status}{reset} {} {dim}{duration_ms} ms{reset}", Size(bytes))
         }
     };
-    out.extend_from_slice(&asked.after);
+    out.extend_from_slice(&record.after);
     out.extend_from_slice(if format == LogFormat::Json { b"}\n" } else { b"\n" });
 }
 
-fn hue(status: u16) -> &'static str {
+fn status_color(status: u16) -> &'static str {
     match status {
         ..300 => "\x1b[32m",
         300..400 => "\x1b[36m",
@@ -150,9 +150,9 @@ fn hue(status: u16) -> &'static str {
     }
 }
 
-/// Appends what a client sent, as nginx does.
+/// Appends a client-supplied value, escaped as in nginx.
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
-    for &byte in cut(value) {
+    for &byte in truncated(value) {
         match byte {
             b'"' | b'\\' | ..0x20 | 0x7f.. => {
                 let _ = write!(out, "\\x{byte:02X}");
@@ -160,14 +160,15 @@ fn escape(out: &mut Vec<u8>, value: &[u8]) {
             _ => out.push(byte),
         }
     }
-    mark_cut(out, value);
+    mark_truncated(out, value);
 }
 
-/// Appends a string of JSON, or `null`. Octets that are not ASCII stand for themselves, as in Latin-1: nothing is lost.
+/// Appends a JSON string, or `null`. Non-ASCII bytes are mapped to U+0080 to U+00FF (Latin-1), so no information is
+/// lost.
 fn json_string(out: &mut Vec<u8>, value: Option<&[u8]>) {
     let Some(value) = value else { return out.extend_from_slice(b"null") };
     out.push(b'"');
-    for &byte in cut(value) {
+    for &byte in truncated(value) {
         match byte {
             b'"' | b'\\' => out.extend([b'\\', byte]),
             ..0x20 | 0x7f.. => {
@@ -176,21 +177,21 @@ fn json_string(out: &mut Vec<u8>, value: Option<&[u8]>) {
             _ => out.push(byte),
         }
     }
-    mark_cut(out, value);
+    mark_truncated(out, value);
     out.push(b'"');
 }
 
-fn cut(value: &[u8]) -> &[u8] {
+fn truncated(value: &[u8]) -> &[u8] {
     &value[..value.len().min(VALUE_BYTES_MAX)]
 }
 
-fn mark_cut(out: &mut Vec<u8>, value: &[u8]) {
+fn mark_truncated(out: &mut Vec<u8>, value: &[u8]) {
     if value.len() > VALUE_BYTES_MAX {
         out.extend_from_slice(b"...");
     }
 }
 
-/// An address without its port; that of IPv4 as such, also where it came through a socket of IPv6.
+/// An address without its port. An IPv4-mapped IPv6 address is written as IPv4.
 struct Host(Option<SocketAddr>);
 
 impl std::fmt::Display for Host {
@@ -214,7 +215,7 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// A number of octets for people.
+/// A human-readable size.
 struct Size(u64);
 
 impl std::fmt::Display for Size {
@@ -232,7 +233,7 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// The time of a line, rendered once a second.
+/// The current time in both log formats. Formatted again only when the second changes.
 #[derive(Debug, Default)]
 pub(super) struct Date {
     second: Option<u64>,
@@ -243,12 +244,12 @@ pub(super) struct Date {
 }
 
 impl Date {
-    /// `now` is the calendar time in seconds since 1970.
+    /// Sets the time, in seconds since the Unix epoch.
     pub(super) fn set(&mut self, now: u64) {
         if self.second.replace(now) == Some(now) {
             return;
         }
-        // The last second with four digits for its year, which is as far as the crate goes.
+        // Clamped to the end of the year 9999, the limit of the `httpdate` crate.
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.min(253_402_300_799));
         // "Sun, 06 Nov 1994 08:49:37 GMT"
         let text = httpdate::fmt_http_date(time);
@@ -257,7 +258,7 @@ impl Date {
         let number = months.iter().position(|name| *name == month).map_or(0, |index| index + 1);
         self.common.clear();
         self.rfc3339.clear();
-        // A write to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.common, "{day}/{month}/{year}:{clock} +0000");
         let _ = write!(self.rfc3339, "{year}-{number:02}-{day}T{clock}Z");
     }
@@ -274,20 +275,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_visible_ascii_is_escaped_as_nginx_does() {
+    fn non_printable_bytes_quotes_and_backslashes_are_escaped_as_in_nginx() {
         assert_eq!(escaped(b"/a b~"), "/a b~");
         assert_eq!(escaped(b"\r\n\x1b[31m\x7f"), "\\x0D\\x0A\\x1B[31m\\x7F");
         assert_eq!(escaped("\"\\\u{e4}".as_bytes()), "\\x22\\x5C\\xC3\\xA4");
     }
 
     #[test]
-    fn values_are_cut_at_their_bound() {
+    fn long_values_are_truncated() {
         let long = escaped(&[b'a'; VALUE_BYTES_MAX + 1]);
         assert_eq!((long.len(), long.ends_with("aaa...")), (VALUE_BYTES_MAX + 3, true));
     }
 
     #[test]
-    fn every_octet_is_a_character_of_json() {
+    fn every_byte_becomes_one_json_character() {
         let all: Vec<u8> = (0..=255).collect();
         let mut out = Vec::new();
         json_string(&mut out, Some(&all));
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_formats() {
+    fn dates_match_the_log_formats() {
         let mut date = Date::default();
         date.set(784_111_777);
         assert_eq!(
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_for_people() {
+    fn sizes_are_human_readable() {
         let texts = [0, 1023, 1024, 1536, 1 << 20, u64::MAX].map(|bytes| Size(bytes).to_string());
         assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "15.9 EiB"]);
     }

@@ -1,36 +1,37 @@
-//! The access log: a line for each request, when its answer has ended.
+//! The access log: one line per request, written when its response ends.
 
-mod journal;
 mod line;
+mod recorder;
 mod sink;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) use journal::Journal;
+pub(super) use recorder::Recorder;
 use sink::{Sink, Target};
 
-/// How a line of the access log is written. Times are those of UTC.
+/// Format of the access log. Times are in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: time, client, method, target, status, octets of the content, duration.
+    /// Short and human-readable: time, client, method, target, status, content length, duration.
     Short,
-    /// What Apache and nginx call combined: `client - - [time] "request line" status octets "Referer" "User-Agent"`.
+    /// The combined format of Apache and nginx: `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
     Combined,
-    /// An object of JSON: `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`, `referer`,
-    /// `user_agent`; what is not known is `null`. Of a request that could not be read the first line is `request`.
+    /// One JSON object per line: `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
+    /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line.
     Json,
 }
 
-/// Where the requests of a server are written down, a line each: clones are the same log, for any number of loops.
+/// An access log with one line per request. Clones share one log, for any number of loops.
 ///
-/// A line is written when the answer has ended. Its status is the one that was sent, 499 where the client left before
-/// that; its octets are those of the content that were handed to the system, and its duration is that from the head to the
-/// end, in milliseconds. Refused requests are written too. What clients send is escaped, so that a line is a line.
+/// A line is written when the response ends, completely or not. It contains the response status, or 499 if the client
+/// closed the connection before a response; the number of content bytes passed to the operating system; and the time
+/// from the request head to the end of the response, in milliseconds. Rejected requests are logged too. Everything a
+/// client sends is escaped, so clients cannot forge lines.
 ///
-/// A thread writes: neither a disk nor the reader of a pipe stops a loop. At most 1 MiB waits for it; beyond that, and where
-/// a write fails, lines are dropped and counted, and `log` is told once.
+/// Lines are written by a separate thread, so that a slow disk or pipe does not block a loop. At most 1 MiB of lines is
+/// buffered for it. If the buffer is full or a write fails, lines are dropped and counted, and a warning is logged.
 ///
 /// # Examples
 /// ```
@@ -49,39 +50,40 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// A log that is appended to a file, which is made where there is none.
+    /// Creates a log that appends to a file, which is created if it does not exist.
     ///
     /// # Errors
-    /// Where the file cannot be opened, or no thread can be started.
+    /// Returns an error if the file cannot be opened or the writer thread cannot be started.
     pub fn file(path: impl Into<PathBuf>, format: LogFormat) -> io::Result<Self> {
-        Self::over(Target::open(path.into())?, format)
+        Self::start(Target::open(path.into())?, format)
     }
 
-    /// A log that is written to something else, whole lines in each call as far as it takes them.
+    /// Creates a log that writes to any [`Write`]. Each write passes complete lines, unless it continues a partial
+    /// write.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// Returns an error if the writer thread cannot be started.
     pub fn to(writer: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
-        Self::over(Target::Writer(Box::new(writer)), format)
+        Self::start(Target::Writer(Box::new(writer)), format)
     }
 
-    fn over(target: Target, format: LogFormat) -> io::Result<Self> {
+    fn start(target: Target, format: LogFormat) -> io::Result<Self> {
         Ok(AccessLog { sink: Arc::new(Sink::start(target)?), format, color: false })
     }
 
-    /// The same log with the status in colour, in [`LogFormat::Short`].
+    /// Sets whether [`LogFormat::Short`] uses terminal colors.
     #[must_use]
     pub fn with_color(self, color: bool) -> Self {
         AccessLog { color, ..self }
     }
 
-    /// Opens the file again by its name, after it was renamed: what comes then goes to a new one. Where that fails the lines
-    /// go on to the old one, and `log` is told. Nothing changes for what is no file.
+    /// Reopens the log file by its path, for use after log rotation has renamed it. If that fails, an error is logged
+    /// and the old file remains in use. Does nothing for a log that is not a file.
     pub fn reopen(&self) {
         self.sink.reopen();
     }
 
-    /// As [`AccessLog::reopen`], for whoever shall not keep the log from its end.
+    /// Returns a closure that reopens the log without keeping it alive.
     pub(crate) fn reopener(&self) -> impl Fn() + Send + use<> {
         let sink = Arc::downgrade(&self.sink);
         move || {
@@ -91,23 +93,24 @@ impl AccessLog {
         }
     }
 
-    /// Writes nothing until [`AccessLog::release`]; what comes meanwhile is kept, within the bound.
+    /// Buffers lines without writing them, up to the limit of the buffer, until [`AccessLog::release`] or
+    /// [`AccessLog::flush`].
     pub fn hold(&self) {
         self.sink.hold();
     }
 
-    /// Writes what was held back, and from now on at once.
+    /// Resumes writing after [`AccessLog::hold`], starting with the buffered lines.
     pub fn release(&self) {
         self.sink.release();
     }
 
-    /// Waits until everything that was handed over is written, at most for a second. A loop hands over at the end of each
-    /// of its turns.
+    /// Waits until the buffered lines are written, for at most one second. A loop adds its lines to the buffer at the
+    /// end of each turn, so lines of the current turn are not included.
     pub fn flush(&self) {
         self.sink.flush();
     }
 
-    /// How many lines were dropped so far.
+    /// Returns the number of lines dropped so far.
     pub fn dropped(&self) -> u64 {
         self.sink.dropped()
     }

@@ -1,7 +1,8 @@
-//! Where the lines go: a thread that writes them, so that neither a disk nor the reader of a pipe stops a loop.
+//! The writer thread of the access log, so that a slow disk or pipe does not block a loop.
 //!
-//! Each loop hands over what a turn brought, whole lines; while one write is under way the next ones gather, so a busy
-//! server makes fewer writes than turns. What gathers is bounded: beyond that lines are dropped, counted, and told of.
+//! Each loop adds the complete lines of a turn to a shared buffer. Lines added during a write are combined into the
+//! next write, so a busy server makes fewer writes than turns. The buffer is bounded: if it is full, lines are dropped,
+//! counted and reported.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,20 +11,20 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::httpserver::link::lock;
+use crate::httpserver::exchange_handle::lock;
 
-/// What may wait to be written, of all loops together: some thousand lines, which a disk takes in milliseconds.
+/// Limit of the buffer that all loops share: several thousand lines, which a disk writes in milliseconds.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long the end of a server waits for what is not written yet.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum time to wait for the writer when flushing.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Troubles are told of once in this time.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Minimum interval between reports of dropped lines.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is written to.
+/// Destination of the log.
 pub(super) enum Target {
-    /// A file that is opened anew when it was renamed.
+    /// A file, which can be reopened after log rotation.
     File(PathBuf, File),
     /// Anything else.
     Writer(Box<dyn Write + Send>),
@@ -40,7 +41,7 @@ impl Target {
             match append(path) {
                 Ok(new) => *file = new,
                 Err(error) => log::error!(
-                    "cannot open the access log {} again: {error}; lines go on to the old file",
+                    "cannot reopen the access log {}: {error}; still writing to the old file",
                     path.display()
                 ),
             }
@@ -59,40 +60,40 @@ impl Target {
     }
 }
 
-/// Each write goes to the end, wherever that is: other processes may write too, and who rotates may cut the file.
+/// Opens a file for appending: each write goes to its current end, as other processes may append to it or truncate it.
 fn append(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each tells of one thing, and none depends on another")]
+#[allow(clippy::struct_excessive_bools, reason = "independent flags")]
 struct State {
-    /// Whole lines.
+    /// Complete lines.
     queue: Vec<u8>,
     lines: u64,
-    /// Lines that were dropped, and are not told of.
-    untold: u64,
+    /// Dropped lines not reported yet.
+    unreported: u64,
     dropped: u64,
-    /// It was told that lines are dropped, and not yet how many.
-    complained: bool,
-    /// Nothing is written for now.
+    /// The warning that lines are being dropped has been logged, but not yet their number.
+    warned: bool,
+    /// Writing is suspended by [`Sink::hold`].
     held: bool,
     reopen: bool,
     closed: bool,
-    /// A write is under way.
+    /// A write is in progress.
     busy: bool,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// For the thread that writes.
-    news: Condvar,
-    /// For who waits until it has nothing to do.
-    rest: Condvar,
+    /// Wakes the writer thread.
+    changed: Condvar,
+    /// Wakes threads that wait for the writer to be idle.
+    idle: Condvar,
 }
 
-/// The way to the thread.
+/// Handle to the writer thread.
 pub(super) struct Sink {
     shared: Arc<Shared>,
 }
@@ -100,20 +101,20 @@ pub(super) struct Sink {
 impl Sink {
     pub(super) fn start(target: Target) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let writer = Writer { shared: Arc::clone(&shared), target, torn: false, failing: false, told: None };
+        let writer = Writer { shared: Arc::clone(&shared), target, mid_line: false, failing: false, reported_at: None };
         thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
         Ok(Sink { shared })
     }
 
-    /// Takes whole lines over; the vector is empty afterwards.
+    /// Adds complete lines to the buffer, or drops them if it is full. `batch` is left empty.
     pub(super) fn push(&self, batch: &mut Vec<u8>, lines: u64) {
         let mut state = lock(&self.shared.state);
         if state.queue.len() + batch.len() > QUEUE_BYTES_MAX {
             state.drop_lines(lines);
             batch.clear();
-            if !std::mem::replace(&mut state.complained, true) {
+            if !std::mem::replace(&mut state.warned, true) {
                 drop(state);
-                complain();
+                warn_dropping();
             }
             return;
         }
@@ -121,25 +122,25 @@ impl Sink {
         if state.queue.is_empty() {
             std::mem::swap(&mut state.queue, batch);
             drop(state);
-            self.shared.news.notify_one();
+            self.shared.changed.notify_one();
         } else {
             state.queue.append(batch);
         }
     }
 
-    /// Nothing is written until [`Sink::release`].
+    /// Suspends writing until [`Sink::release`] or [`Sink::flush`].
     pub(super) fn hold(&self) {
         lock(&self.shared.state).held = true;
     }
 
     pub(super) fn release(&self) {
         lock(&self.shared.state).held = false;
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
     }
 
     pub(super) fn reopen(&self) {
         lock(&self.shared.state).reopen = true;
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -148,38 +149,38 @@ impl Sink {
 }
 
 impl Sink {
-    /// Waits for what is not written, within bounds.
+    /// Waits until the buffer is written, for up to [`FLUSH_WAIT_MAX`].
     pub(super) fn flush(&self) {
         let mut state = lock(&self.shared.state);
         state.held = false;
-        self.shared.news.notify_one();
-        let waits = |state: &mut State| state.busy || !state.queue.is_empty();
-        let waited = self.shared.rest.wait_timeout_while(state, PATIENCE, waits);
+        self.shared.changed.notify_one();
+        let is_busy = |state: &mut State| state.busy || !state.queue.is_empty();
+        let waited = self.shared.idle.wait_timeout_while(state, FLUSH_WAIT_MAX, is_busy);
         if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
-            log::warn!("the last lines of the access log could not be written in time");
+            log::warn!("timed out writing the last lines of the access log");
         }
     }
 }
 
-/// The thread ends.
+/// Flushes the buffer and stops the writer thread.
 impl Drop for Sink {
     fn drop(&mut self) {
         self.flush();
         lock(&self.shared.state).closed = true;
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
     }
 }
 
-/// On a thread of its own: where the errors go may be what does not move.
-fn complain() {
-    let tell = || log::warn!("the access log takes no more for now: lines are dropped");
-    // Without a thread it is told when the lines go through again.
-    let _ = thread::Builder::new().name("access-log-full".into()).spawn(tell);
+/// Logs a warning from a separate thread, because standard error may itself be blocked.
+fn warn_dropping() {
+    let warn = || log::warn!("access log writer is behind; dropping lines");
+    // If no thread can be started, `report_dropped` still reports the number later.
+    let _ = thread::Builder::new().name("access-log-full".into()).spawn(warn);
 }
 
 impl State {
     fn drop_lines(&mut self, lines: u64) {
-        self.untold += lines;
+        self.unreported += lines;
         self.dropped += lines;
     }
 
@@ -188,14 +189,15 @@ impl State {
     }
 }
 
-/// The thread's own.
+/// State of the writer thread.
 struct Writer {
     shared: Arc<Shared>,
     target: Target,
-    /// The last write ended within a line.
-    torn: bool,
+    /// The last write ended in the middle of a line.
+    mid_line: bool,
+    /// The last write failed.
     failing: bool,
-    told: Option<Instant>,
+    reported_at: Option<Instant>,
 }
 
 impl Writer {
@@ -203,7 +205,7 @@ impl Writer {
         let mut batch = Vec::new();
         loop {
             let state = lock(&self.shared.state);
-            let waited = self.shared.news.wait_while(state, |state| !state.has_work());
+            let waited = self.shared.changed.wait_while(state, |state| !state.has_work());
             let mut state = waited.unwrap_or_else(PoisonError::into_inner);
             let mut lines = 0;
             if !state.held {
@@ -219,9 +221,9 @@ impl Writer {
             if !batch.is_empty() {
                 self.write(&batch, lines);
                 batch.clear();
-                self.tell_dropped();
+                self.report_dropped();
                 lock(&self.shared.state).busy = false;
-                self.shared.rest.notify_all();
+                self.shared.idle.notify_all();
             } else if closed {
                 return;
             }
@@ -230,31 +232,31 @@ impl Writer {
 
     fn write(&mut self, batch: &[u8], lines: u64) {
         let mut rest = batch;
-        let mut outcome = Ok(());
-        // Half a line stands at the end of the file: what comes is a line of its own.
-        if self.torn {
-            outcome = self.write_all(&mut &b"\n"[..]);
+        let mut result = Ok(());
+        // The log ends with an incomplete line: terminate it, so that the next line is intact.
+        if self.mid_line {
+            result = self.write_all(&mut &b"\n"[..]);
         }
-        let outcome = outcome.and_then(|()| self.write_all(&mut rest));
-        let Err(error) = outcome else {
+        let result = result.and_then(|()| self.write_all(&mut rest));
+        let Err(error) = result else {
             self.failing = false;
             return;
         };
         let written = &batch[..batch.len() - rest.len()];
-        let whole = memchr::memchr_iter(b'\n', written).count() as u64;
-        lock(&self.shared.state).drop_lines(lines.saturating_sub(whole));
+        let complete = memchr::memchr_iter(b'\n', written).count() as u64;
+        lock(&self.shared.state).drop_lines(lines.saturating_sub(complete));
         if !std::mem::replace(&mut self.failing, true) {
-            log::error!("cannot write the access log: {error}; lines are dropped until it can be written again");
+            log::error!("cannot write the access log: {error}; dropping lines until writes succeed again");
         }
     }
 
-    /// Leaves what could not be written.
+    /// Writes all of `rest`; after an error, `rest` holds the bytes that were not written.
     fn write_all(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
             match self.target.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    self.torn = rest[count - 1] != b'\n';
+                    self.mid_line = rest[count - 1] != b'\n';
                     *rest = &rest[count..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -264,18 +266,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Once the lines go through again.
-    fn tell_dropped(&mut self) {
-        if self.failing || self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+    /// Reports the number of dropped lines, once writes succeed again.
+    fn report_dropped(&mut self) {
+        if self.failing || self.reported_at.is_some_and(|at| at.elapsed() < REPORT_INTERVAL) {
             return;
         }
         let mut state = lock(&self.shared.state);
-        let dropped = std::mem::take(&mut state.untold);
-        state.complained = false;
+        let dropped = std::mem::take(&mut state.unreported);
+        state.warned = false;
         drop(state);
         if dropped > 0 {
-            log::warn!("{dropped} lines of the access log were dropped: it could not be written fast enough");
-            self.told = Some(Instant::now());
+            log::warn!("dropped {dropped} access log lines: the writer could not keep up");
+            self.reported_at = Some(Instant::now());
         }
     }
 }

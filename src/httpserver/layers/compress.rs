@@ -1,7 +1,7 @@
-//! Content that is compressed while it is sent.
+//! Layer that compresses responses on the fly.
 //!
-//! gzip comes first where the client takes both: the zstd encoder that is pure Rust makes more octets of a text than gzip
-//! does at level 4, and takes as long. It is for clients that take nothing else, or prefer it.
+//! gzip is preferred if the client accepts both: the pure Rust zstd encoder is no faster than gzip at level 4 and
+//! compresses text less. zstd is used for clients that prefer it or do not accept gzip.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Write};
@@ -13,27 +13,29 @@ use flate2::write::GzEncoder;
 use http::StatusCode;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-use super::super::outgoing::Source;
+use super::super::body_stream::Source;
 use super::super::response::Body;
-use crate::httpserver::{AcceptedCodings, ContentCoding, Handler, Intake, Pool, Request, RequestHead, Response};
+use crate::httpserver::{AcceptedCodings, BodyMode, ContentCoding, Handler, Pool, Request, RequestHead, Response};
 use crate::r#loop::read_at;
 
-/// A shorter text gains less than the field that tells of it.
+/// Minimum content length. Shorter text is not worth the extra header.
 const LENGTH_MIN: u64 = 1024;
 
-/// What is read, and about what is sent, at a time.
+/// Size of one read, and approximate size of one piece sent, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// zstd is made in one piece, so larger content is left to gzip.
+/// Maximum content length for zstd, which compresses in a single pass; larger content uses gzip.
 const ZSTD_LENGTH_MAX: u64 = 1 << 20;
 
-/// Level 6 takes twice to thrice as long for the last 3 %.
+/// gzip level. Level 6 takes two to three times as long to save another 3 %.
 const LEVEL: u32 = 4;
 
-/// Compresses text of more than 1 KiB by gzip or zstd for who accepts that (RFC 9110 section 12.5.3), on the threads of the
-/// pool, while it is sent. Parts of content (206), content that has a coding already, answers with
-/// `Cache-Control: no-transform`, and bodies that other threads push ([`Response::channel`]) stay as they are. Compressed
-/// content has no length and no ranges, and its entity tag is a weak one. Where the pool is full, it goes out as it is.
+/// Compresses text responses of at least 1 KiB with gzip or zstd while they are sent, if the client accepts it (RFC
+/// 9110 section 12.5.3). Compression runs on the thread pool; if its queue is full, the response is sent uncompressed.
+///
+/// Partial content (206), content that is already encoded, responses with `Cache-Control: no-transform`, and bodies
+/// pushed by other threads ([`Response::channel`]) are not compressed. A compressed response has no Content-Length,
+/// does not support ranges, and has a weak entity tag.
 ///
 /// # Examples
 /// ```
@@ -54,34 +56,34 @@ struct Compress<H> {
 }
 
 impl<H: Handler> Handler for Compress<H> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        let asked = self.asked(head);
-        self.inner.head(head).map(|response| asked.compress(response))
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        let compression = self.request(head);
+        self.inner.head(head).map(|response| compression.compress(response))
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
-        let asked = self.asked(request);
-        self.inner.call(request).map(|response| asked.compress(response))
+        let compression = self.request(request);
+        self.inner.call(request).map(|response| compression.compress(response))
     }
 }
 
 impl<H> Compress<H> {
-    fn asked(&self, head: &RequestHead<'_>) -> Asked {
+    fn request(&self, head: &RequestHead<'_>) -> CompressionRequest {
         let is_head = head.method_bytes() == b"HEAD";
-        Asked { codings: head.accepted_codings(), is_head, pool: self.pool.clone() }
+        CompressionRequest { codings: head.accepted_codings(), is_head, pool: self.pool.clone() }
     }
 }
 
-/// What an answer has to know of its request.
-struct Asked {
+/// The properties of a request that decide how its response is compressed.
+struct CompressionRequest {
     codings: AcceptedCodings,
     is_head: bool,
     pool: Pool,
 }
 
-impl Asked {
+impl CompressionRequest {
     fn compress(self, response: Response) -> Response {
-        // RFC 9110 sections 15.3.7 and 15.4.5: what the 200 would have said of its choice.
+        // RFC 9110 sections 15.3.7 and 15.4.5: a 206 or 304 has the Vary header that the 200 would have.
         if matches!(response.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT) {
             return response.vary("Accept-Encoding");
         }
@@ -89,21 +91,21 @@ impl Asked {
             return response;
         }
         let mut response = response.vary("Accept-Encoding");
-        let coding = match self.coding(known_length(&response.body)) {
+        let coding = match self.choose_coding(known_length(&response.body)) {
             Some(coding @ (ContentCoding::Gzip | ContentCoding::Zstd)) if self.pool.has_room() => coding,
             _ => return response,
         };
         let Some(source) = take_source(&mut response) else { return response };
-        let Some(body) = self.body(coding, source) else {
-            return Response::from(StatusCode::SERVICE_UNAVAILABLE).field("Retry-After", "1");
+        let Some(body) = self.compressed_body(coding, source) else {
+            return Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1");
         };
         response.body = body;
         response.weaken_etag();
-        response.remove_field("accept-ranges");
-        response.field("Content-Encoding", coding.name().unwrap_or_default())
+        response.remove_header("accept-ranges");
+        response.header("Content-Encoding", coding.name().unwrap_or_default())
     }
 
-    fn coding(&self, length: Option<u64>) -> Option<ContentCoding> {
+    fn choose_coding(&self, length: Option<u64>) -> Option<ContentCoding> {
         use ContentCoding::{Gzip, Identity, Zstd};
         let all = [Gzip, Zstd, Identity];
         match self.codings.best(&all) {
@@ -112,8 +114,8 @@ impl Asked {
         }
     }
 
-    /// Nothing where the pool has become full just now.
-    fn body(&self, coding: ContentCoding, source: Box<dyn Read + Send>) -> Option<Body> {
+    /// Returns `None` if the pool has become full in the meantime.
+    fn compressed_body(&self, coding: ContentCoding, source: Box<dyn Read + Send>) -> Option<Body> {
         if self.is_head {
             return Some(Response::stream(std::iter::empty::<Bytes>()).body);
         }
@@ -121,18 +123,18 @@ impl Asked {
             self.pool.stream(std::iter::once_with(|| zstd(source)))
         } else {
             let encoder = GzEncoder::new(Vec::with_capacity(PIECE_BYTES), Compression::new(LEVEL));
-            self.pool.stream(Gzip { source, encoder: Some(encoder) })
+            self.pool.stream(GzipPieces { source, encoder: Some(encoder) })
         };
         streamed.ok().map(|response| response.body)
     }
 }
 
-/// RFC 9110 section 8.3: what is text, whatever it is called.
-fn is_text(content_type: &[u8]) -> bool {
+/// Returns whether content of a media type compresses well: text, in a broad sense.
+fn is_compressible_type(content_type: &[u8]) -> bool {
     let end = content_type.iter().position(|&byte| byte == b';').unwrap_or(content_type.len());
     let media_type = content_type[..end].trim_ascii().to_ascii_lowercase();
     match media_type.as_slice() {
-        // Each event of which is to be seen at once.
+        // Compression would delay events.
         b"text/event-stream" => false,
         b"application/javascript"
         | b"application/json"
@@ -152,17 +154,17 @@ fn is_text(content_type: &[u8]) -> bool {
 fn is_compressible(response: &Response) -> bool {
     let status = response.status;
     let has_content = status == StatusCode::OK || status.is_client_error() || status.is_server_error();
-    let content_type = response.content_type.map(str::as_bytes).or_else(|| response.field_value("content-type"));
+    let content_type = response.content_type.map(str::as_bytes).or_else(|| response.header_value("content-type"));
     let no_transform = || {
-        let value = response.field_value("cache-control").unwrap_or_default().to_ascii_lowercase();
+        let value = response.header_value("cache-control").unwrap_or_default().to_ascii_lowercase();
         value.windows(12).any(|window| window == b"no-transform")
     };
     has_content
         && known_length(&response.body).is_none_or(|length| length >= LENGTH_MIN)
         && is_pulled(&response.body)
-        && content_type.is_some_and(is_text)
-        && response.field_value("content-encoding").is_none()
-        && response.field_value("content-range").is_none()
+        && content_type.is_some_and(is_compressible_type)
+        && response.header_value("content-encoding").is_none()
+        && response.header_value("content-range").is_none()
         && !no_transform()
 }
 
@@ -173,42 +175,44 @@ fn known_length(body: &Body) -> Option<u64> {
     }
 }
 
-/// Whether a body can be taken and read on another thread.
+/// Returns whether [`take_source`] can turn this body into a reader for another thread.
 fn is_pulled(body: &Body) -> bool {
     match body {
         Body::Bytes(_) | Body::File(..) => true,
         Body::Stream(stream) => stream.is_pulled(),
-        Body::Parts(_) | Body::Later(_) => false,
+        Body::Parts(_) | Body::Deferred(_) => false,
     }
 }
 
-/// Takes the body out of a response, as something that can be read on another thread.
+/// Takes the body out of a response, as a reader for another thread.
 fn take_source(response: &mut Response) -> Option<Box<dyn Read + Send>> {
     match std::mem::replace(&mut response.body, Body::Bytes(Bytes::new())) {
         Body::Bytes(bytes) => Some(Box::new(Cursor::new(bytes))),
         Body::File(file, range) => {
             let length = range.end.saturating_sub(range.start);
-            Some(Exactly::limited(Positioned { file, at: range.start }, Some(length)))
+            Some(ExactReader::limited(FileReader { file, at: range.start }, Some(length)))
         }
         Body::Stream(stream) => {
             let length = stream.length;
             match stream.into_source() {
-                Source::Reader(reader) => Some(Exactly::limited(reader, length)),
-                Source::Pieces(pieces) => Some(Exactly::limited(Joined { pieces, piece: Bytes::new() }, length)),
+                Source::Reader(reader) => Some(ExactReader::limited(reader, length)),
+                Source::Pieces(pieces) => {
+                    Some(ExactReader::limited(PieceReader { pieces, piece: Bytes::new() }, length))
+                }
                 Source::Queue(_) => None,
             }
         }
-        Body::Parts(_) | Body::Later(_) => None,
+        Body::Parts(_) | Body::Deferred(_) => None,
     }
 }
 
-/// A file that others read too, each from a position of its own.
-struct Positioned {
+/// Reads a shared file, independently of the position of other readers.
+struct FileReader {
     file: Arc<File>,
     at: u64,
 }
 
-impl Read for Positioned {
+impl Read for FileReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = read_at(&self.file, buffer, self.at)?;
         self.at += count as u64;
@@ -216,13 +220,13 @@ impl Read for Positioned {
     }
 }
 
-/// Pieces as something to read.
-struct Joined {
+/// Reads the concatenation of pieces.
+struct PieceReader {
     pieces: Box<dyn Iterator<Item = io::Result<Bytes>> + Send>,
     piece: Bytes,
 }
 
-impl Read for Joined {
+impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
             match self.pieces.next().transpose()? {
@@ -236,48 +240,48 @@ impl Read for Joined {
     }
 }
 
-/// A reader of which so much was announced: no more is read, and less is an error.
-struct Exactly<R> {
+/// Reads exactly the declared length: ignores anything beyond it, and fails if the content is shorter.
+struct ExactReader<R> {
     reader: R,
     left: u64,
 }
 
-impl<R: Read + Send + 'static> Exactly<R> {
+impl<R: Read + Send + 'static> ExactReader<R> {
     fn limited(reader: R, length: Option<u64>) -> Box<dyn Read + Send> {
         match length {
-            Some(left) => Box::new(Exactly { reader, left }),
+            Some(left) => Box::new(ExactReader { reader, left }),
             None => Box::new(reader),
         }
     }
 }
 
-impl<R: Read> Read for Exactly<R> {
+impl<R: Read> Read for ExactReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.reader.read(&mut buffer[..room])?;
         if count == 0 && room > 0 {
-            return Err(io::Error::other(format!("it is {} bytes shorter than announced", self.left)));
+            return Err(io::Error::other(format!("{} bytes short of the declared length", self.left)));
         }
         self.left -= count as u64;
         Ok(count)
     }
 }
 
-/// The pieces of compressed content.
-struct Gzip {
+/// Iterator over the pieces of gzip-compressed content.
+struct GzipPieces {
     source: Box<dyn Read + Send>,
-    /// Taken at the end.
+    /// `None` after the end.
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
-impl Gzip {
-    fn piece(&mut self) -> io::Result<Option<Bytes>> {
+impl GzipPieces {
+    fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
         let mut buffer = [0; PIECE_BYTES];
         let Some(mut encoder) = self.encoder.take() else { return Ok(None) };
         loop {
             let count = match self.source.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                outcome => outcome?,
+                result => result?,
             };
             if count == 0 {
                 return encoder.finish().map(|rest| Some(rest.into()));
@@ -292,16 +296,16 @@ impl Gzip {
     }
 }
 
-impl Iterator for Gzip {
+impl Iterator for GzipPieces {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<io::Result<Bytes>> {
-        self.piece().transpose()
+        self.next_piece().transpose()
     }
 }
 
 fn zstd(mut source: Box<dyn Read + Send>) -> io::Result<Vec<u8>> {
-    // The encoder takes errors of its source for bugs.
+    // The encoder panics on read errors, so read everything first.
     let mut content = Vec::new();
     source.read_to_end(&mut content)?;
     Ok(compress_to_vec(content.as_slice(), CompressionLevel::Fastest))
@@ -312,8 +316,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_by_its_media_type() {
-        for (content_type, text) in [
+    fn compressible_media_types_are_recognized() {
+        for (content_type, expected) in [
             ("text/html; charset=utf-8", true),
             ("TEXT/CSS", true),
             ("image/svg+xml", true),
@@ -324,34 +328,34 @@ mod tests {
             ("application/octet-stream", false),
             ("", false),
         ] {
-            assert_eq!(is_text(content_type.as_bytes()), text, "{content_type}");
+            assert_eq!(is_compressible_type(content_type.as_bytes()), expected, "{content_type}");
         }
     }
 
     #[test]
-    fn compressed_content_comes_in_bounded_pieces_and_is_the_same() {
+    fn compressed_content_round_trips_in_bounded_pieces() {
         let text: Vec<u8> = (0..200_000_u32)
             .flat_map(|number| (number.wrapping_mul(2_654_435_761) >> 7).to_string().into_bytes())
             .collect();
         let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(LEVEL)));
         let pieces: Vec<Bytes> =
-            Gzip { source: Box::new(Cursor::new(text.clone())), encoder }.collect::<io::Result<_>>().unwrap();
+            GzipPieces { source: Box::new(Cursor::new(text.clone())), encoder }.collect::<io::Result<_>>().unwrap();
         assert!(pieces.len() > 10 && pieces.iter().all(|piece| piece.len() < 4 * PIECE_BYTES), "{}", pieces.len());
-        let mut back = Vec::new();
-        flate2::read::GzDecoder::new(&*pieces.concat()).read_to_end(&mut back).unwrap();
-        assert!(back == text);
+        let mut decoded = Vec::new();
+        flate2::read::GzDecoder::new(&*pieces.concat()).read_to_end(&mut decoded).unwrap();
+        assert!(decoded == text);
         let small = zstd(Box::new(Cursor::new(text[..100_000].to_vec()))).unwrap();
-        let mut back = Vec::new();
-        ruzstd::decoding::StreamingDecoder::new(&*small).unwrap().read_to_end(&mut back).unwrap();
-        assert!(back == text[..100_000] && small.len() < 90_000);
+        let mut decoded = Vec::new();
+        ruzstd::decoding::StreamingDecoder::new(&*small).unwrap().read_to_end(&mut decoded).unwrap();
+        assert!(decoded == text[..100_000] && small.len() < 90_000);
     }
 
     #[test]
-    fn what_is_shorter_than_announced_breaks_off() {
-        let mut short = Exactly::limited(Cursor::new(b"abc"), Some(5));
+    fn content_shorter_than_declared_is_an_error() {
+        let mut short = ExactReader::limited(Cursor::new(b"abc"), Some(5));
         assert!(short.read_to_end(&mut Vec::new()).is_err());
         let mut text = String::new();
-        Exactly::limited(Cursor::new(b"abcdef"), Some(5)).read_to_string(&mut text).unwrap();
+        ExactReader::limited(Cursor::new(b"abcdef"), Some(5)).read_to_string(&mut text).unwrap();
         assert_eq!(text, "abcde");
     }
 }

@@ -2,19 +2,22 @@
 
 use http::StatusCode;
 
-use crate::httpserver::{Handler, Intake, Request, RequestHead, Response};
+use crate::httpserver::{BodyMode, Handler, Request, RequestHead, Response};
 
-/// What scripts of other origins may read besides what they always may: all that ranges and caches need.
+/// Response headers that scripts of other origins may read in addition to the safelisted ones: those for ranges and
+/// caching.
 const EXPOSED: &str = "Accept-Ranges, Content-Encoding, Content-Length, Content-Range, Date, ETag, Location";
 
-/// How long a browser may remember what it was allowed, in seconds: no browser takes more than a day.
+/// Access-Control-Max-Age: how long a browser may cache the preflight response, in seconds. Browsers allow at most a
+/// day.
 const MAX_AGE: &str = "86400";
 
-/// Lets scripts of every origin read the answers, without credentials: `Access-Control-Allow-Origin: *` on each of
-/// them, and preflight requests answered, for these methods. For what anybody may read.
+/// Allows scripts of any origin to read the responses of a handler, without credentials: sends
+/// `Access-Control-Allow-Origin: *`, and answers preflight requests, allowing the given methods (such as `"GET,
+/// HEAD"`). For public resources only.
 ///
-/// What the server answers itself (400, 408, 413, 431 and the like, and the 500 of a panic) does not carry the field,
-/// so that a script learns no more of it than that its request failed.
+/// Responses that the server generates itself (400, 408, 413, 431 and others, and the 500 after a panic) do not have
+/// the header; to a script, such a response looks like a network error.
 ///
 /// # Examples
 /// ```
@@ -34,30 +37,30 @@ struct Cors<H> {
 }
 
 impl<H: Handler> Handler for Cors<H> {
-    fn head(&mut self, head: &RequestHead<'_>) -> Intake {
-        if is_preflight(head) { Intake::Default } else { self.inner.head(head).map(open) }
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        if is_preflight(head) { BodyMode::Default } else { self.inner.head(head).map(allow_any_origin) }
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
         if !is_preflight(request) {
-            return self.inner.call(request).map(open);
+            return self.inner.call(request).map(allow_any_origin);
         }
         Response::new(StatusCode::NO_CONTENT)
-            .field("Access-Control-Allow-Origin", "*")
-            .field("Access-Control-Allow-Methods", self.methods)
-            // The asterisk stands for every field but this one, by the Fetch standard.
-            .field("Access-Control-Allow-Headers", "*, Authorization")
-            .field("Access-Control-Max-Age", MAX_AGE)
+            .header("Access-Control-Allow-Origin", "*")
+            .header("Access-Control-Allow-Methods", self.methods)
+            // In the Fetch standard, the wildcard does not cover Authorization.
+            .header("Access-Control-Allow-Headers", "*, Authorization")
+            .header("Access-Control-Max-Age", MAX_AGE)
     }
 }
 
-/// Whether a browser asks if it may ask.
+/// Returns whether this is a CORS preflight request.
 fn is_preflight(head: &RequestHead<'_>) -> bool {
     head.method_bytes() == b"OPTIONS"
-        && head.field("origin").is_some()
-        && head.field("access-control-request-method").is_some()
+        && head.header("origin").is_some()
+        && head.header("access-control-request-method").is_some()
 }
 
-fn open(response: Response) -> Response {
-    response.field("Access-Control-Allow-Origin", "*").field("Access-Control-Expose-Headers", EXPOSED)
+fn allow_any_origin(response: Response) -> Response {
+    response.header("Access-Control-Allow-Origin", "*").header("Access-Control-Expose-Headers", EXPOSED)
 }

@@ -1,110 +1,111 @@
-//! Calling the application, and obeying the flow it returns.
+//! Calls the application and applies the flow it returns.
 
 use std::io;
 
-use super::{Connection, Lent, Stage};
-use crate::r#loop::app::{App, Closed, ConnId, Ends, Flow, Wire};
+use super::{Connection, LoopContext, Stage};
+use crate::r#loop::app::{Addrs, App, CloseReason, ConnId, Flow, Wire};
 use crate::r#loop::readiness::Stream;
 
 impl<S: Stream, T> Connection<S, T> {
-    /// Calls one method of the application and obeys the flow it returns; returns how much it consumed.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Calls a method of the application and applies the flow it returns. Returns the number of bytes consumed.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub(in crate::r#loop) fn call<A>(
         &mut self,
-        lent: &mut Lent<A>,
+        context: &mut LoopContext<A>,
         id: ConnId,
         input: &[u8],
-        method: impl FnOnce(&mut A, &mut T, &mut Wire<'_, A::Letter>) -> Flow,
+        method: impl FnOnce(&mut A, &mut T, &mut Wire<'_, A::Message>) -> Flow,
     ) -> usize
     where
         A: App<State = T>,
     {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
-            None => &mut lent.scratch,
+            None => &mut context.scratch,
         };
         let mut wire = Wire {
             id,
             input,
             consumed: 0,
             output,
-            posts: &mut lent.posts,
-            returned: 0..0,
-            ends: Ends { stream: Some(&self.stream) },
-            wall: lent.wall,
-            now_ms: lent.now_ms,
+            messages: &mut context.messages,
+            echoed: 0..0,
+            addrs: Addrs { stream: Some(&self.stream) },
+            unix_time: context.unix_time,
+            now_ms: context.now_ms,
             restarted: false,
             panics: 0,
             ended: self.ended,
-            draining: lent.draining,
+            draining: context.draining,
         };
-        let flow = method(&mut lent.app, &mut self.state, &mut wire);
-        let Wire { consumed, restarted, returned, panics, .. } = wire;
+        let flow = method(&mut context.app, &mut self.state, &mut wire);
+        let Wire { consumed, restarted, echoed, panics, .. } = wire;
         self.restart |= restarted;
-        lent.counters.panics += u64::from(panics);
-        if !returned.is_empty() {
-            self.send_back(lent, &input[returned]);
+        context.counters.panics += u64::from(panics);
+        if !echoed.is_empty() {
+            self.send_back(context, &input[echoed]);
         }
-        self.obey(flow);
+        self.apply_flow(flow);
         if flow == Flow::Abort {
-            lent.scratch.clear();
+            context.scratch.clear();
         }
         consumed
     }
 
-    /// Sends input back from where it lies; only what the socket does not take is copied. Nothing else waits to be sent.
-    fn send_back<A>(&mut self, lent: &mut Lent<A>, bytes: &[u8])
+    /// Echoes input straight from the read buffer; only bytes that the socket does not accept are copied. No other
+    /// output may be pending.
+    fn send_back<A>(&mut self, context: &mut LoopContext<A>, bytes: &[u8])
     where
         A: App<State = T>,
     {
-        let mut taken = 0;
+        let mut sent_bytes = 0;
         if self.writable {
-            lent.counters.writes += 1;
+            context.counters.writes += 1;
             match self.stream.write(bytes) {
                 Ok(sent) => {
-                    taken = sent.bytes;
+                    sent_bytes = sent.bytes;
                     self.writable = sent.more;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                // The flush that follows meets the same error, and tells it.
+                // The flush that follows gets the same error and returns it.
                 Err(_) => {}
             }
         }
         match &mut self.pending {
-            Some(pending) => pending.extend(&bytes[taken..]),
-            None => lent.scratch.extend(&bytes[taken..]),
+            Some(pending) => pending.extend(&bytes[sent_bytes..]),
+            None => context.scratch.extend(&bytes[sent_bytes..]),
         }
     }
 
     #[inline]
-    pub(in crate::r#loop) fn obey(&mut self, flow: Flow) {
+    pub(in crate::r#loop) fn apply_flow(&mut self, flow: Flow) {
         match flow {
             Flow::Read(phase) if !self.ended => {
                 self.phase = phase;
                 self.stage = Stage::Reading;
             }
-            other => self.obey_other(other),
+            other => self.apply_other_flow(other),
         }
     }
 
-    fn obey_other(&mut self, flow: Flow) {
+    fn apply_other_flow(&mut self, flow: Flow) {
         match flow {
-            // Nothing more will come.
-            Flow::Read(_) => self.close(false, Closed::Peer),
+            // The input has ended.
+            Flow::Read(_) => self.close(false, CloseReason::Peer),
             Flow::Yield(phase) => {
                 self.phase = phase;
                 self.stage = Stage::Yielded;
             }
             Flow::Pause => self.stage = Stage::Paused,
-            Flow::Close => self.close(false, if self.ended { Closed::Peer } else { Closed::Done }),
-            Flow::Linger => self.close(true, Closed::Done),
-            Flow::Refuse => self.close(true, Closed::Refused),
+            Flow::Close => self.close(false, if self.ended { CloseReason::Peer } else { CloseReason::Done }),
+            Flow::Linger => self.close(true, CloseReason::Done),
+            Flow::Refuse => self.close(true, CloseReason::Refused),
             Flow::Abort => {
                 self.stream.abort();
                 self.pending = None;
                 self.ended = true;
-                self.close(false, Closed::Refused);
+                self.close(false, CloseReason::Refused);
             }
         }
     }

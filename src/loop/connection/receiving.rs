@@ -1,28 +1,30 @@
-//! Reading, and showing the application what came.
+//! Reads input and passes it to the application.
 
 use std::io;
 
-use super::{Connection, Lent, Stage};
+use super::{Connection, LoopContext, Stage};
 use crate::r#loop::app::{App, ConnId};
-use crate::r#loop::eager::Eager;
+use crate::r#loop::eager::EagerRead;
 use crate::r#loop::readiness::Stream;
 
-/// What a paused connection may have in hand before the peer has to wait: some pipelined requests.
-const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// Maximum input buffered for a paused connection, enough for a few pipelined requests. Further input stays in the
+/// kernel's socket buffer.
+const PAUSED_INPUT_BYTES_MAX: usize = 16 * 1024;
 
 impl<S: Stream, T> Connection<S, T> {
-    /// Reads within the quota and lets the application work on it. One that had yielded works on what is at hand.
+    /// Reads up to the quota and calls the application. After [`Flow::Yield`](crate::Flow::Yield) the application is
+    /// called with the buffered input instead.
     #[inline]
-    pub(super) fn receive<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<()>
+    pub(super) fn receive<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()>
     where
         A: App<State = T>,
     {
         if self.stage == Stage::Yielded {
-            return self.work(id, lent, buffer).map(drop);
+            return self.read_and_deliver(id, context, buffer).map(drop);
         }
-        let mut quota = lent.limits.read_bytes_per_turn;
-        while self.readable && !self.ended && !self.stuffed {
-            quota = quota.saturating_sub(self.work(id, lent, buffer)?);
+        let mut quota = context.limits.read_bytes_per_turn;
+        while self.readable && !self.ended && !self.backpressured {
+            quota = quota.saturating_sub(self.read_and_deliver(id, context, buffer)?);
             if quota == 0 || self.stage != Stage::Reading {
                 break;
             }
@@ -30,104 +32,113 @@ impl<S: Stream, T> Connection<S, T> {
         Ok(())
     }
 
-    /// One read, unless the application had yielded, and the answers to what is at hand. Returns what the read counts for.
+    /// Reads once, unless the application has yielded, calls the application and sends its output. Returns the number
+    /// of bytes to count against the quota.
     #[inline(never)]
-    fn work<A>(&mut self, id: ConnId, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<usize>
+    fn read_and_deliver<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<usize>
     where
         A: App<State = T>,
     {
         let mut count = 0;
         if self.stage == Stage::Reading {
-            let Some(bytes) = self.read(lent, buffer)? else { return Ok(0) };
+            let Some(bytes) = self.read(context, buffer)? else { return Ok(0) };
             count = bytes;
         }
-        self.show(id, lent, &buffer[..count])?;
-        self.flush_answer(lent)?;
+        self.deliver_input(id, context, &buffer[..count])?;
+        self.flush_fast(context)?;
         Ok(count.max(1))
     }
 
-    /// One read into the loop's buffer. `None`: nothing there.
-    #[allow(clippy::inline_always, reason = "on the way of every request")]
+    /// Reads once into the loop's buffer. Returns `None` if the read would block.
+    #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    pub(super) fn read<A: App>(&mut self, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        lent.counters.reads += 1;
+    pub(super) fn read<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<usize>> {
+        context.counters.reads += 1;
         match self.stream.read(buffer) {
             Ok(received) => {
                 self.ended = received.bytes == 0;
-                // Behind the data of a peer that closed stands the end of file, and no further event tells.
+                // After a hangup, keep reading up to the end of file: no further event will announce it.
                 self.readable = (received.more || self.hangup) && !self.ended;
                 self.received += received.bytes as u64;
-                self.teach(&mut lent.eager, true);
+                self.record_eager_read(&mut context.eager, true);
                 Ok(Some(received.bytes))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
-                self.teach(&mut lent.eager, false);
+                self.record_eager_read(&mut context.eager, false);
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// A read of a connection the backend does not know yet tells whether the next one is worth it.
+    /// Updates the eager-read heuristic with the result of a read before registration.
     #[inline]
-    fn teach(&self, eager: &mut Eager, found: bool) {
+    fn record_eager_read(&self, eager: &mut EagerRead, found: bool) {
         if self.registered.is_none() {
-            eager.learn(found);
+            eager.record(found);
         }
     }
 
-    /// Shows the application what is at hand: what was left over, then what was just read.
+    /// Passes leftover and new input to the application.
     #[inline]
-    fn show<A>(&mut self, id: ConnId, lent: &mut Lent<A>, fresh: &[u8]) -> io::Result<()>
+    fn deliver_input<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, fresh: &[u8]) -> io::Result<()>
     where
         A: App<State = T>,
     {
         if !self.leftover.is_empty() {
-            return self.show_more(id, lent, fresh);
+            return self.deliver_with_leftover(id, context, fresh);
         }
-        let consumed = self.call(lent, id, fresh, App::receive);
-        if consumed < fresh.len() { self.keep(lent, fresh[consumed..].to_vec()) } else { Ok(()) }
+        let consumed = self.call(context, id, fresh, App::receive);
+        if consumed < fresh.len() { self.keep_leftover(context, fresh[consumed..].to_vec()) } else { Ok(()) }
     }
 
-    /// The same where something was left over.
+    /// Appends the new input to the leftover input and passes both to the application.
     #[inline(never)]
-    fn show_more<A>(&mut self, id: ConnId, lent: &mut Lent<A>, fresh: &[u8]) -> io::Result<()>
+    fn deliver_with_leftover<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, fresh: &[u8]) -> io::Result<()>
     where
         A: App<State = T>,
     {
         let mut input = std::mem::take(&mut self.leftover);
         input.extend_from_slice(fresh);
-        let consumed = self.call(lent, id, &input, App::receive);
+        let consumed = self.call(context, id, &input, App::receive);
         if consumed == input.len() {
-            // An empty buffer goes back to the system.
+            // Dropping the buffer frees its memory.
             return Ok(());
         }
         input.drain(..consumed);
-        self.keep(lent, input)
+        self.keep_leftover(context, input)
     }
 
-    /// Keeps what the application has not consumed.
+    /// Keeps input that the application has not consumed.
     #[inline(never)]
-    fn keep<A: App>(&mut self, lent: &Lent<A>, input: Vec<u8>) -> io::Result<()> {
+    fn keep_leftover<A: App>(&mut self, context: &LoopContext<A>, input: Vec<u8>) -> io::Result<()> {
         self.leftover = input;
-        if self.leftover.len() > lent.limits.input_bytes_max && self.stage == Stage::Reading {
-            return Err(io::Error::other("the application left more input unconsumed than the limit allows"));
+        if self.leftover.len() > context.limits.input_bytes_max && self.stage == Stage::Reading {
+            return Err(io::Error::other("application left more input unconsumed than input_bytes_max"));
         }
         Ok(())
     }
 
-    /// Whether a paused connection still takes input in.
-    pub(super) fn may_read_ahead(&self) -> bool {
-        !self.ended && self.leftover.len() < READ_AHEAD_BYTES
+    /// Returns whether a paused connection may buffer more input.
+    pub(super) fn may_buffer_input(&self) -> bool {
+        !self.ended && self.leftover.len() < PAUSED_INPUT_BYTES_MAX
     }
 
-    /// While the application waits for something else: takes a little in, so that the end of the stream or its
-    /// failure is seen, and leaves the rest to the peer's own patience.
-    pub(super) fn read_ahead<A: App>(&mut self, lent: &mut Lent<A>, buffer: &mut [u8]) -> io::Result<()> {
-        while self.readable && self.may_read_ahead() {
-            let room = (READ_AHEAD_BYTES - self.leftover.len()).min(buffer.len());
-            let Some(count) = self.read(lent, &mut buffer[..room])? else { break };
+    /// Buffers a limited amount of input while the application is paused, so that a reset or the end of input is
+    /// detected. The rest is left in the kernel's socket buffer.
+    pub(super) fn read_while_paused<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        while self.readable && self.may_buffer_input() {
+            let room = (PAUSED_INPUT_BYTES_MAX - self.leftover.len()).min(buffer.len());
+            let Some(count) = self.read(context, &mut buffer[..room])? else { break };
             self.leftover.extend_from_slice(&buffer[..count]);
         }
         Ok(())

@@ -1,114 +1,122 @@
-//! Sending: what the socket takes goes at once, the rest is kept, and so much may be kept and no more.
+//! Sends output: writes immediately, buffers what the socket does not accept, and applies back-pressure above
+//! `output_bytes_max`.
 
 use std::io;
 
-use super::{Connection, Lent, Stage};
-use crate::r#loop::Limits;
+use super::{Connection, LoopContext, Stage};
+use crate::r#loop::LoopLimits;
 use crate::r#loop::app::{App, ConnId};
 use crate::r#loop::output::Flushed;
-use crate::r#loop::read_ahead::Cold;
+use crate::r#loop::readahead::Readahead;
 use crate::r#loop::readiness::Stream;
 
-/// Whether the file that is to be sent next is in memory.
+/// Page cache state of the next block of a file to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Disk {
-    /// As far as is known.
+pub(super) enum FileCache {
+    /// Cached, or not known to be missing from the cache.
     Ready,
-    /// It is not, and nobody has been told.
-    Cold,
-    /// Somebody reads it.
-    Asked,
+    /// Not cached; a read-ahead has to be requested.
+    Missing,
+    /// Not cached; a read-ahead is pending.
+    Requested,
 }
 
 impl<S: Stream, T> Connection<S, T> {
-    /// As [`Connection::flush`], and made for the common case that nothing was kept and the socket takes all.
+    /// Sends output like [`Connection::flush`], with a fast path for the common case: no pending output, and the socket
+    /// accepts everything.
     #[inline]
-    pub(super) fn flush_answer<A: App>(&mut self, lent: &mut Lent<A>) -> io::Result<()> {
+    pub(super) fn flush_fast<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
         if self.pending.is_some() || !self.writable {
-            return self.flush(lent);
+            return self.flush(context);
         }
-        self.stuffed = false;
-        if lent.scratch.is_empty() {
+        self.backpressured = false;
+        if context.scratch.is_empty() {
             return Ok(());
         }
-        lent.counters.writes += 1;
-        match lent.scratch.flush(&mut self.stream, lent.limits.write_bytes_per_turn) {
+        context.counters.writes += 1;
+        match context.scratch.flush(&mut self.stream, context.limits.write_bytes_per_turn) {
             Ok((Flushed::All, _)) => Ok(()),
-            outcome => self.end_flush(lent, outcome),
+            outcome => self.after_flush(context, outcome),
         }
     }
 
-    /// Sends what there is; what the socket does not take is kept.
+    /// Sends output up to the quota; buffers what the socket does not accept.
     #[inline(never)]
-    pub(in crate::r#loop) fn flush<A: App>(&mut self, lent: &mut Lent<A>) -> io::Result<()> {
+    pub(in crate::r#loop) fn flush<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
-            None => &mut lent.scratch,
+            None => &mut context.scratch,
         };
         if output.is_empty() {
             self.pending = None;
-            self.stuffed = false;
+            self.backpressured = false;
             return Ok(());
         }
         if !self.writable {
-            self.park(lent);
+            self.buffer_unsent(context);
             return Ok(());
         }
-        lent.counters.writes += 1;
-        let outcome = output.flush(&mut self.stream, lent.limits.write_bytes_per_turn);
-        self.end_flush(lent, outcome)
+        context.counters.writes += 1;
+        let outcome = output.flush(&mut self.stream, context.limits.write_bytes_per_turn);
+        self.after_flush(context, outcome)
     }
 
-    fn end_flush<A: App>(&mut self, lent: &mut Lent<A>, outcome: io::Result<(Flushed, usize)>) -> io::Result<()> {
-        let (how, gone) = match outcome {
+    /// Updates the connection for the result of a flush.
+    fn after_flush<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        outcome: io::Result<(Flushed, usize)>,
+    ) -> io::Result<()> {
+        let (flushed, sent) = match outcome {
             Ok(done) => done,
             Err(error) => {
-                // Kept to be counted, since the application is told of what was not sent.
-                self.park(lent);
+                // Kept so that `CloseInfo::unsent_bytes` is correct.
+                self.buffer_unsent(context);
                 return Err(error);
             }
         };
-        self.restart |= gone > 0 && self.pending.is_some();
-        match how {
+        self.restart |= sent > 0 && self.pending.is_some();
+        match flushed {
             Flushed::All => {
                 self.pending = None;
-                self.stuffed = false;
+                self.backpressured = false;
             }
             Flushed::Blocked => {
                 self.writable = false;
-                self.disk = Disk::Ready;
-                self.park(lent);
+                self.file_cache = FileCache::Ready;
+                self.buffer_unsent(context);
             }
             Flushed::Quota => {
-                self.disk = Disk::Ready;
-                self.park(lent);
+                self.file_cache = FileCache::Ready;
+                self.buffer_unsent(context);
             }
-            Flushed::Cold => {
+            Flushed::NeedsReadahead => {
                 self.writable = false;
-                if self.disk == Disk::Ready {
-                    self.disk = Disk::Cold;
+                if self.file_cache == FileCache::Ready {
+                    self.file_cache = FileCache::Missing;
                 }
-                self.park(lent);
+                self.buffer_unsent(context);
             }
         }
         Ok(())
     }
 
-    pub(super) fn flush_pending<A>(&mut self, id: ConnId, lent: &mut Lent<A>) -> io::Result<()>
+    /// Sends pending output and calls [`App::output_drained`] when it is sent or has dropped to the low watermark.
+    pub(super) fn flush_pending<A>(&mut self, id: ConnId, context: &mut LoopContext<A>) -> io::Result<()>
     where
         A: App<State = T>,
     {
-        let waiting = self.pending_bytes();
-        self.flush(lent)?;
-        if self.has_drained(waiting, &lent.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
-            self.call(lent, id, &[], App::drained);
-            self.flush(lent)?;
+        let unsent = self.pending_bytes();
+        self.flush(context)?;
+        if self.has_drained(unsent, &context.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
+            self.call(context, id, &[], App::output_drained);
+            self.flush(context)?;
         }
         Ok(())
     }
 
-    /// Whether a flush that found `before` bytes left nothing, or crossed the low mark.
-    fn has_drained(&self, before: usize, limits: &Limits) -> bool {
+    /// Returns whether a flush that started with `before` bytes sent everything or crossed the low watermark.
+    fn has_drained(&self, before: usize, limits: &LoopLimits) -> bool {
         let left = self.pending_bytes();
         left == 0 || (left <= limits.output_resume_bytes && before > limits.output_resume_bytes)
     }
@@ -117,40 +125,40 @@ impl<S: Stream, T> Connection<S, T> {
         self.pending.as_ref().map_or(0, |output| output.len())
     }
 
-    /// Compares what waits with the high and the low mark.
-    fn gauge(&mut self, limits: &Limits) {
-        let waiting = self.pending_bytes();
-        if waiting > limits.output_bytes_max {
-            self.stuffed = true;
-        } else if waiting <= limits.output_resume_bytes {
-            self.stuffed = false;
+    /// Updates back-pressure: on above the high watermark, off at the low watermark.
+    fn update_backpressure(&mut self, limits: &LoopLimits) {
+        let unsent = self.pending_bytes();
+        if unsent > limits.output_bytes_max {
+            self.backpressured = true;
+        } else if unsent <= limits.output_resume_bytes {
+            self.backpressured = false;
         }
     }
 
-    /// Moves what is unsent from the loop's buffer into one of the connection's own.
+    /// Moves unsent output from the loop's buffer to a buffer owned by the connection.
     #[cold]
-    fn park<A: App>(&mut self, lent: &mut Lent<A>) {
+    fn buffer_unsent<A: App>(&mut self, context: &mut LoopContext<A>) {
         if self.pending.is_none() {
-            self.pending = Some(Box::new(std::mem::take(&mut lent.scratch)));
+            self.pending = Some(Box::new(std::mem::take(&mut context.scratch)));
         }
-        self.gauge(&lent.limits);
+        self.update_backpressure(&context.limits);
     }
 
-    /// What has to be read from a disk, once for each time.
-    pub(in crate::r#loop) fn take_cold(&mut self) -> Option<Cold> {
-        if self.disk != Disk::Cold {
+    /// Takes the read-ahead to request, if one is needed and not requested yet.
+    pub(in crate::r#loop) fn take_readahead(&mut self) -> Option<Readahead> {
+        if self.file_cache != FileCache::Missing {
             return None;
         }
-        self.disk = Disk::Asked;
-        self.pending.as_ref()?.cold()
+        self.file_cache = FileCache::Requested;
+        self.pending.as_ref()?.readahead()
     }
 
-    /// That was read, or cannot be.
-    pub(in crate::r#loop) fn warmed(&mut self) {
-        self.disk = Disk::Ready;
+    /// Resumes sending after a read-ahead, whether it succeeded or not.
+    pub(in crate::r#loop) fn readahead_done(&mut self) {
+        self.file_cache = FileCache::Ready;
         self.writable = true;
         if let Some(pending) = &mut self.pending {
-            pending.warmed();
+            pending.readahead_done();
         }
     }
 }

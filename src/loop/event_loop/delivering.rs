@@ -1,4 +1,4 @@
-//! Handing out letters, those of other threads and those of the turn, and telling the application that a turn is over.
+//! Delivers messages from other threads and from this turn, and ends the turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,55 +8,54 @@ use crate::r#loop::connection::{Outcome, Stage};
 use crate::r#loop::readiness::Readiness;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Hands out the letters of other threads and of the connections themselves.
+    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages.
     #[inline]
-    pub(super) fn deliver(&mut self) {
-        let rung = self.mailbox.bell.answer();
-        if rung || !self.lent.posts.is_empty() {
-            self.stirred = true;
-            let mut letters = std::mem::take(&mut self.letters);
-            letters.append(&mut self.lent.posts);
-            if rung {
-                self.mailbox.collect(&mut letters);
-                self.schedule.extend(&mut self.mailbox.bell.tasks());
-                for id in self.mailbox.bell.warmed() {
-                    self.with_connection(id, |connection, lent, buffer| {
-                        connection.warmed();
-                        connection.step_apart(id, lent, buffer)
+    pub(super) fn process_mailbox(&mut self) {
+        let notified = self.mailbox.waker.take_notified();
+        if notified || !self.context.messages.is_empty() {
+            self.wakeup_dirty = true;
+            let mut batch = std::mem::take(&mut self.message_batch);
+            batch.append(&mut self.context.messages);
+            if notified {
+                self.mailbox.collect(&mut batch);
+                self.schedule.extend(&mut self.mailbox.waker.take_tasks());
+                for id in self.mailbox.waker.take_readahead_done() {
+                    self.with_connection(id, |connection, context, buffer| {
+                        connection.readahead_done();
+                        connection.step_outlined(id, context, buffer)
                     });
                 }
             }
-            self.hand_out(letters);
+            self.deliver_messages(batch);
         }
     }
 
-    /// Tells the application that the turn is over, and delivers what it posts then: whatever a turn brought a
-    /// connection can leave in one send.
+    /// Calls [`App::end_of_turn`] and delivers the messages it sends.
     pub(super) fn end_turn(&mut self) {
-        let (app, posts) = (&mut self.lent.app, &mut self.lent.posts);
-        if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(posts))).is_err() {
-            self.lent.counters.panics += 1;
-            log::error!("the application panicked at the end of a turn");
+        let (app, messages) = (&mut self.context.app, &mut self.context.messages);
+        if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(messages))).is_err() {
+            self.context.counters.panics += 1;
+            log::error!("application panicked in its end_of_turn callback");
         }
-        let closes = self.lent.counters.closes;
-        if !self.lent.posts.is_empty() {
-            let mut letters = std::mem::take(&mut self.letters);
-            letters.append(&mut self.lent.posts);
-            self.hand_out(letters);
+        let closes = self.context.counters.closes;
+        if !self.context.messages.is_empty() {
+            let mut batch = std::mem::take(&mut self.message_batch);
+            batch.append(&mut self.context.messages);
+            self.deliver_messages(batch);
         }
-        self.unheard = self.lent.counters.closes != closes;
+        self.end_of_turn_pending = self.context.counters.closes != closes;
     }
 
-    fn hand_out(&mut self, mut letters: Vec<(ConnId, A::Letter)>) {
-        for (id, letter) in letters.drain(..) {
-            self.with_connection(id, |connection, lent, _| {
+    fn deliver_messages(&mut self, mut batch: Vec<(ConnId, A::Message)>) {
+        for (id, message) in batch.drain(..) {
+            self.with_connection(id, |connection, context, _| {
                 if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
-                    return Outcome::Stay;
+                    return Outcome::Open;
                 }
-                connection.call(lent, id, &[], |app, state, wire| app.letter(state, letter, wire));
-                connection.finish(lent)
+                connection.call(context, id, &[], |app, state, wire| app.message(state, message, wire));
+                connection.finish(context)
             });
         }
-        self.letters = letters;
+        self.message_batch = batch;
     }
 }

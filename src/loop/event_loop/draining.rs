@@ -1,130 +1,130 @@
-//! Ending the loop: at once, or after a drain, which lets in whoever has come and finishes what is under way.
+//! Ends the loop: at once, or by a graceful shutdown (drain), which accepts queued connections and finishes in-flight
+//! requests.
 
 use std::time::Duration;
 
 use super::EventLoop;
-use crate::r#loop::app::{App, Closed};
+use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::connection::{Outcome, Stage};
-use crate::r#loop::mailbox::Order;
+use crate::r#loop::mailbox::Command;
 use crate::r#loop::readiness::Readiness;
 use crate::r#loop::timers::Timers;
 
-/// How long idle and silent connections are kept once the loop drains, for a request already on its way.
+/// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a drain keeps the listeners for connections whose handshake has begun, where no further one can begin:
-/// some round trips.
-const SETTLE_MS: u64 = 100;
+/// If new handshakes can be blocked, the listeners stay open this long (a few round trips) for handshakes in progress.
+const DRAIN_ACCEPT_MS: u64 = 100;
 
-/// So often a drain tries to empty a listener that nobody can be accepted from, when no connection is left.
-const SETTLING_MAX: u32 = 10;
+/// Attempts to drain a failing listener once no connection is left that could free resources.
+const CLOSE_ATTEMPTS_MAX: u32 = 10;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Carries out what a [`Handle`] ordered. Says whether everything was closed at once.
+    /// Applies drain and stop commands of a [`Handle`](crate::Handle). Returns whether everything was closed.
     #[inline]
-    pub(super) fn obey_orders(&mut self) -> bool {
-        let order = self.mailbox.bell.order();
-        if order == Order::Run && self.drain.is_none() {
+    pub(super) fn apply_commands(&mut self) -> bool {
+        let command = self.mailbox.waker.command();
+        if command == Command::Run && self.drain_deadline_ms.is_none() {
             return false;
         }
-        self.stirred = true;
-        self.obey(order)
+        self.wakeup_dirty = true;
+        self.apply(command)
     }
 
-    fn obey(&mut self, order: Order) -> bool {
-        let late = self.drain.is_some_and(|deadline| deadline <= self.lent.now_ms);
-        if late && self.table.len() > 0 {
-            log::warn!("the drain took longer than its limit; {} connections are cut off", self.table.len());
+    fn apply(&mut self, command: Command) -> bool {
+        let timed_out = self.drain_deadline_ms.is_some_and(|deadline| deadline <= self.context.now_ms);
+        if timed_out && self.table.len() > 0 {
+            log::warn!("graceful shutdown timed out; closing {} connections", self.table.len());
         }
-        if order == Order::Stop || late {
+        if command == Command::Stop || timed_out {
             self.close_all();
             return true;
         }
-        if order == Order::Drain && self.drain.is_none() {
-            self.begin_drain();
-        } else if self.drain.is_some() {
-            self.close_doors();
+        if command == Command::Drain && self.drain_deadline_ms.is_none() {
+            self.start_drain();
+        } else if self.drain_deadline_ms.is_some() {
+            self.close_listeners();
         }
         false
     }
 
-    /// Begins to drain: nobody new may come, whoever has come to a door is let in, then the doors are closed.
+    /// Starts a graceful shutdown: blocks new handshakes, accepts queued connections, then closes the listeners.
     ///
-    /// A connection whose handshake is under way belongs to the listener it began at, also where several loops
-    /// listen on one port, and would be reset with it. So where the system can turn away newcomers, the doors stay
-    /// open for some round trips after that.
-    fn begin_drain(&mut self) {
-        // The order may have come when this turn had gone on for a while.
-        self.clock.tick(&self.backend, &mut self.lent);
-        let limit_ms = u64::try_from(self.lent.limits.drain.as_millis()).unwrap_or(u64::MAX);
-        // One more millisecond, because the clock is cut to milliseconds: never early.
-        self.drain = Some(self.lent.now_ms.saturating_add(limit_ms).saturating_add(1));
-        self.lent.draining = true;
-        let mut able = true;
-        for door in &mut self.doors {
-            able &= door.turn_away();
+    /// A handshake in progress belongs to the listener that received its SYN, even if several loops listen on the same
+    /// port, and is reset when that listener closes. If the system can block new handshakes, the listeners therefore
+    /// stay open for a few more round trips.
+    fn start_drain(&mut self) {
+        // The command may have arrived late in a long turn.
+        self.clock.tick(&self.backend, &mut self.context);
+        let limit_ms = u64::try_from(self.context.limits.drain.as_millis()).unwrap_or(u64::MAX);
+        // The clock is truncated to milliseconds; an extra millisecond keeps the deadline from being early.
+        self.drain_deadline_ms = Some(self.context.now_ms.saturating_add(limit_ms).saturating_add(1));
+        self.context.draining = true;
+        let mut can_block = true;
+        for listener in &mut self.listeners {
+            can_block &= listener.stop_new_connections();
         }
-        self.settled_ms = Some(self.lent.now_ms + if able { SETTLE_MS } else { 0 });
+        self.close_listeners_at_ms = Some(self.context.now_ms + if can_block { DRAIN_ACCEPT_MS } else { 0 });
         self.accept(usize::MAX);
-        self.close_doors();
-        self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
-        self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |own| own.min(DRAIN_GRACE)));
+        self.close_listeners();
+        self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |limit| limit.min(DRAIN_GRACE)));
+        self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |limit| limit.min(DRAIN_GRACE)));
         self.timers = Timers::new(&self.timeouts);
         for id in self.table.ids() {
-            self.with_connection(id, |connection, lent, _| {
+            self.with_connection(id, |connection, context, _| {
                 if !matches!(connection.stage, Stage::Reading | Stage::Paused | Stage::Yielded) {
-                    return Outcome::Stay;
+                    return Outcome::Open;
                 }
                 let yielded = connection.stage == Stage::Yielded;
-                connection.call(lent, id, &[], App::drain);
+                connection.call(context, id, &[], App::drain);
                 if yielded && connection.stage == Stage::Reading {
-                    // Input is at hand that was not shown in this call.
+                    // There is buffered input that was not delivered in this call.
                     connection.stage = Stage::Yielded;
                 }
                 if matches!(connection.stage, Stage::Closing { .. }) {
-                    connection.blame(Closed::Drain);
+                    connection.set_close_reason(CloseReason::Drain);
                 }
-                connection.finish(lent)
+                connection.finish(context)
             });
         }
     }
 
-    /// Closes the doors of a drain once nobody stands there any more.
-    fn close_doors(&mut self) {
-        if self.settled_ms.is_none_or(|settled| self.lent.now_ms < settled) {
+    /// Closes the listeners whose accept queues are empty; the others are retried later.
+    fn close_listeners(&mut self) {
+        if self.close_listeners_at_ms.is_none_or(|at_ms| self.context.now_ms < at_ms) {
             return;
         }
-        self.settling += 1;
+        self.close_attempts += 1;
         let mut index = 0;
-        while index < self.doors.len() {
-            let was_quiet = self.doors[index].is_quiet();
-            self.doors[index].note();
-            if self.doors[index].due_ms() <= self.lent.now_ms {
-                self.let_in(index, usize::MAX);
+        while index < self.listeners.len() {
+            let was_empty = self.listeners[index].is_empty();
+            self.listeners[index].mark_ready();
+            if self.listeners[index].due_ms() <= self.context.now_ms {
+                self.accept_from(index, usize::MAX);
             }
-            // A door that could not be emptied is tried again while connections may leave that hold what is short.
-            let hopeless = self.table.len() == 0 && self.settling > SETTLING_MAX;
-            if was_quiet || self.doors[index].is_quiet() || hopeless {
-                self.doors.swap_remove(index).close(&mut self.backend);
+            // Accepting can fail for lack of descriptors or memory; retry while open connections may free some.
+            let give_up = self.table.len() == 0 && self.close_attempts > CLOSE_ATTEMPTS_MAX;
+            if was_empty || self.listeners[index].is_empty() || give_up {
+                self.listeners.swap_remove(index).close(&mut self.backend);
             } else {
                 index += 1;
             }
         }
-        self.settled_ms = (!self.doors.is_empty()).then_some(self.lent.now_ms + SETTLE_MS);
+        self.close_listeners_at_ms = (!self.listeners.is_empty()).then_some(self.context.now_ms + DRAIN_ACCEPT_MS);
     }
 
     /// Closes everything at once.
     fn close_all(&mut self) {
-        for door in self.doors.drain(..) {
-            door.close(&mut self.backend);
+        for listener in self.listeners.drain(..) {
+            listener.close(&mut self.backend);
         }
         for id in self.table.ids() {
-            self.bury(id, Closed::Drain);
+            self.close_connection(id, CloseReason::Drain);
         }
     }
 
-    /// Nothing is open any more, and nobody will come.
+    /// Returns whether a graceful shutdown is complete: no listener and no connection is open.
     pub(super) fn is_drained(&self) -> bool {
-        self.drain.is_some() && self.doors.is_empty() && self.table.len() == 0
+        self.drain_deadline_ms.is_some() && self.listeners.is_empty() && self.table.len() == 0
     }
 }

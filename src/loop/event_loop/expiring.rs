@@ -1,44 +1,45 @@
-//! Ending whoever ran out of time, after a last look at what came.
+//! Handles expired phase timers, after one last read.
 
 use super::EventLoop;
-use crate::r#loop::app::{App, Closed, ConnId, Phase};
-use crate::r#loop::connection::{Connection, Lent, Outcome, Stage};
+use crate::r#loop::app::{App, CloseReason, ConnId, Phase};
+use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::readiness::{Readiness, Stream};
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Ends, or asks the application about, whoever ran out of time.
+    /// Handles every connection whose phase timer has expired.
     pub(super) fn expire(&mut self) {
-        while let Some((index, phase)) = self.timers.expired(self.lent.now_ms) {
+        while let Some((index, phase)) = self.timers.expired(self.context.now_ms) {
             let Some(id) = self.table.at(index) else {
                 self.timers.cancel(index);
                 continue;
             };
-            // Before the work, so that the connection is armed anew whatever comes of it.
+            // Cancelled first, so that a connection that stays open gets a new timer.
             self.timers.cancel(index);
-            let pace = self.timeouts.body_bytes_min();
-            self.with_connection(id, |connection, lent, buffer| match phase {
+            let bytes_min = self.timeouts.body_bytes_min();
+            self.with_connection(id, |connection, context, buffer| match phase {
                 Phase::Writing => {
                     connection.stream.abort();
-                    Outcome::Gone(Closed::TooSlow)
+                    Outcome::Closed(CloseReason::TooSlow)
                 }
-                Phase::Lingering | Phase::Parting => Outcome::Gone(connection.reason()),
-                Phase::Body if connection.received >= pace.max(1) => Outcome::Stay,
-                Phase::Reply => time_out(connection, lent, id, phase),
-                _ => last_look(connection, lent, buffer, id, phase, pace.max(1)),
+                Phase::Lingering | Phase::LingeringBriefly => Outcome::Closed(connection.take_reason()),
+                Phase::Body if connection.received >= bytes_min.max(1) => Outcome::Open,
+                Phase::Handling => on_timeout(connection, context, id, phase),
+                _ => final_read(connection, context, buffer, id, phase, bytes_min.max(1)),
             });
         }
     }
 }
 
-/// A connection that has been waited for long enough: what came in the last moment, and is not reported yet, counts. So
-/// it is not the client's fault that the process stood still, as after SIGCONT, which interrupts the wait as well.
-fn last_look<S, A>(
+/// Reads once more before the timeout takes effect, since data may have arrived that was not reported yet. Clients
+/// are thus not disconnected because the process was stopped (SIGSTOP); SIGCONT interrupts the poll without reporting
+/// events.
+fn final_read<S, A>(
     connection: &mut Connection<S, A::State>,
-    lent: &mut Lent<A>,
+    context: &mut LoopContext<A>,
     buffer: &mut [u8],
     id: ConnId,
     phase: Phase,
-    pace: u64,
+    bytes_min: u64,
 ) -> Outcome
 where
     S: Stream,
@@ -46,29 +47,34 @@ where
 {
     let before = connection.received;
     connection.readable = true;
-    let outcome = connection.step_apart(id, lent, buffer);
-    let is_same = connection.clock() == phase && !connection.restart;
-    let in_vain = match phase {
-        Phase::Head => is_same,
-        Phase::Body => is_same && connection.received < pace,
+    let outcome = connection.step_outlined(id, context, buffer);
+    let in_same_phase = connection.timed_phase() == phase && !connection.restart;
+    let timed_out = match phase {
+        Phase::Head => in_same_phase,
+        Phase::Body => in_same_phase && connection.received < bytes_min,
         _ => connection.received == before,
     };
     match outcome {
-        Outcome::Stay if in_vain => time_out(connection, lent, id, phase),
+        Outcome::Open if timed_out => on_timeout(connection, context, id, phase),
         outcome => outcome,
     }
 }
 
-/// Tells the application that a phase ran out, and why the connection ends if it does.
-fn time_out<S, A>(connection: &mut Connection<S, A::State>, lent: &mut Lent<A>, id: ConnId, phase: Phase) -> Outcome
+/// Calls [`App::timer`] and, if the application closes the connection, sets the reason.
+fn on_timeout<S, A>(
+    connection: &mut Connection<S, A::State>,
+    context: &mut LoopContext<A>,
+    id: ConnId,
+    phase: Phase,
+) -> Outcome
 where
     S: Stream,
     A: App,
 {
-    let reason = if lent.draining { Closed::Drain } else { Closed::Timeout(phase) };
-    connection.call(lent, id, &[], |app, state, wire| app.timer(state, phase, wire));
+    let reason = if context.draining { CloseReason::Drain } else { CloseReason::Timeout(phase) };
+    connection.call(context, id, &[], |app, state, wire| app.timer(state, phase, wire));
     if matches!(connection.stage, Stage::Closing { .. }) {
-        connection.blame(reason);
+        connection.set_close_reason(reason);
     }
-    connection.finish(lent)
+    connection.finish(context)
 }

@@ -1,7 +1,8 @@
-//! select(2) on Unix: bitmaps that grow.
+//! select(2) on Unix, with growable bitmaps.
 //!
-//! The limit of 1,024 descriptors belongs to the `fd_set` type of the C library, not to the call: the kernel reads
-//! as many words as the highest descriptor needs. So the sets here are vectors of words, and grow.
+//! The limit of 1,024 descriptors (`FD_SETSIZE`) is a limit of the C library's `fd_set` type, not of the system call:
+//! the kernel reads as many words as the highest descriptor requires. The sets here are vectors of words that grow on
+//! demand.
 #![allow(unsafe_code, reason = "the call takes raw descriptors")]
 
 use std::io;
@@ -15,21 +16,21 @@ use rustix::event::{
 
 use crate::r#loop::readiness::{SystemSource, Token};
 
-/// How many descriptors a word of a set holds.
+/// Number of descriptors in a word of a set.
 const WORD_BITS: usize = size_of::<FdSetElement>() * 8;
 
-/// The system's name for a source.
+/// Returns the file descriptor of a source.
 pub(super) fn raw(source: &SystemSource) -> RawFd {
     source.as_fd().as_raw_fd()
 }
 
-/// Descriptors are never negative.
+/// Converts a descriptor to an index; descriptors are never negative.
 #[inline]
 fn index(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
 }
 
-/// What is ready.
+/// Readiness of one descriptor.
 #[derive(Clone, Copy)]
 pub(super) struct Ready {
     pub(super) readable: bool,
@@ -41,9 +42,9 @@ pub(super) struct Ready {
 #[derive(Default)]
 struct Set {
     words: Vec<FdSetElement>,
-    /// The copy the call works on.
+    /// The copy passed to the call, which leaves the ready descriptors in it.
     ready: Vec<FdSetElement>,
-    /// One more than the highest descriptor.
+    /// The highest descriptor plus one.
     bound: RawFd,
     members: usize,
 }
@@ -55,7 +56,7 @@ impl Set {
         self.words.get(word..=word).is_some_and(|words| FdSetIter::new(words).any(|found| index(found) == bit))
     }
 
-    fn put(&mut self, fd: RawFd, member: bool) {
+    fn set_member(&mut self, fd: RawFd, member: bool) {
         if self.contains(fd) == member {
             return;
         }
@@ -76,31 +77,31 @@ impl Set {
         }
     }
 
-    /// Copies what lies below `bound`; `None` when nobody is in the set.
+    /// Copies the words below `bound` for the call; returns `None` if the set is empty.
     fn prepare(&mut self, bound: RawFd) -> Option<&mut [FdSetElement]> {
         self.ready.clear();
         if self.members == 0 {
             return None;
         }
         let words = fd_set_num_elements(index(bound), bound);
-        let have = words.min(self.words.len());
-        self.ready.extend_from_slice(&self.words[..have]);
+        let copied = words.min(self.words.len());
+        self.ready.extend_from_slice(&self.words[..copied]);
         self.ready.resize(words, FdSetElement::default());
         Some(&mut self.ready)
     }
 
-    /// Shows up to `left` ready descriptors, from `first` on and then from the beginning.
-    fn report(&self, first: RawFd, left: &mut usize, mut show: impl FnMut(RawFd)) {
+    /// Calls `on_ready` for up to `left` ready descriptors, starting at `first` and wrapping around.
+    fn report(&self, first: RawFd, left: &mut usize, mut on_ready: impl FnMut(RawFd)) {
         let words = self.ready.len();
         let split = (index(first) / WORD_BITS).min(words);
-        let later = self.scan(split, words).skip_while(|&fd| fd < first);
-        let sooner = self.scan(0, (split + 1).min(words)).take_while(|&fd| fd < first);
-        for fd in later.chain(sooner) {
+        let high = self.scan(split, words).skip_while(|&fd| fd < first);
+        let low = self.scan(0, (split + 1).min(words)).take_while(|&fd| fd < first);
+        for fd in high.chain(low) {
             if *left == 0 {
                 return;
             }
             *left -= 1;
-            show(fd);
+            on_ready(fd);
         }
     }
 
@@ -110,46 +111,50 @@ impl Set {
     }
 }
 
-/// The sets of a poller.
+/// The read and write sets of the backend.
 #[derive(Default)]
 pub(super) struct Sets {
     read: Set,
     write: Set,
-    /// Where the scan begins: behind who came first the last time, so that everybody does in turn.
+    /// Descriptor at which the scan starts; for fairness, one past the descriptor reported first by the previous call.
     first: RawFd,
 }
 
 impl Sets {
     pub(super) fn set(&mut self, fd: RawFd, read: bool, write: bool) {
-        self.read.put(fd, read);
-        self.write.put(fd, write);
+        self.read.set_member(fd, read);
+        self.write.set_member(fd, write);
     }
 
-    /// Waits, and shows what is ready.
-    pub(super) fn select(&mut self, timeout: Option<Duration>, mut show: impl FnMut(RawFd, Ready)) -> io::Result<()> {
+    /// Waits, and calls `on_ready` for each ready descriptor and direction.
+    pub(super) fn select(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_ready: impl FnMut(RawFd, Ready),
+    ) -> io::Result<()> {
         let bound = self.read.bound.max(self.write.bound);
         let timeout =
             timeout.map(|limit| Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 }));
         let (read, write) = (self.read.prepare(bound), self.write.prepare(bound));
         // SAFETY: every descriptor in the sets is borrowed from a source that the loop removes before it closes it
-        // (the contract of `Readiness::remove`), or is the bell's own; both sets have the words that `bound` needs.
+        // (the contract of `Readiness::remove`), or belongs to the waker; both sets have the words that `bound` needs.
         let found = unsafe { rustix::event::select(bound, read, write, None, timeout.as_ref())? };
         let mut left = usize::try_from(found).unwrap_or(0);
-        let mut leader = None;
+        let mut first = None;
         self.read.report(self.first, &mut left, |fd| {
-            leader.get_or_insert(fd);
-            show(fd, Ready { readable: true, writable: false, hangup: false });
+            first.get_or_insert(fd);
+            on_ready(fd, Ready { readable: true, writable: false, hangup: false });
         });
         self.write.report(self.first, &mut left, |fd| {
-            leader.get_or_insert(fd);
-            show(fd, Ready { readable: false, writable: true, hangup: false });
+            first.get_or_insert(fd);
+            on_ready(fd, Ready { readable: false, writable: true, hangup: false });
         });
-        self.first = leader.map_or(self.first, |leader| leader + 1);
+        self.first = first.map_or(self.first, |first| first + 1);
         Ok(())
     }
 }
 
-/// The token of each descriptor; [`Token::RESERVED`], which no source has, where nobody is watched.
+/// The token of each descriptor, indexed by descriptor; [`Token::RESERVED`] marks a free entry.
 #[derive(Default)]
 pub(super) struct Tokens(Vec<Token>);
 
@@ -159,17 +164,17 @@ impl Tokens {
         self.0.get(index(fd)).copied().filter(|&token| token != Token::RESERVED)
     }
 
-    /// Returns the token that stood there; then nothing changes.
+    /// Inserts a token unless the descriptor already has one; returns the existing token, if any.
     pub(super) fn insert(&mut self, fd: RawFd, token: Token) -> Option<Token> {
-        let occupied = self.get(fd);
-        if occupied.is_none() {
-            let place = index(fd);
-            if self.0.len() <= place {
-                self.0.resize(place + 1, Token::RESERVED);
+        let existing = self.get(fd);
+        if existing.is_none() {
+            let index = index(fd);
+            if self.0.len() <= index {
+                self.0.resize(index + 1, Token::RESERVED);
             }
-            self.0[place] = token;
+            self.0[index] = token;
         }
-        occupied
+        existing
     }
 
     pub(super) fn remove(&mut self, fd: RawFd) -> Option<Token> {
@@ -179,28 +184,29 @@ impl Tokens {
     }
 }
 
-/// One end of a pair of sockets: what is written at one end makes the other readable.
-pub(in crate::r#loop) struct Bell(UnixStream);
+/// One end of a Unix socket pair: writing to one end makes the other readable.
+pub(in crate::r#loop) struct SocketWaker(UnixStream);
 
-impl Bell {
-    /// The end that is watched, and the end that is rung.
-    pub(in crate::r#loop) fn pair() -> io::Result<(Bell, Bell)> {
-        let (near, far) = UnixStream::pair()?;
-        near.set_nonblocking(true)?;
-        far.set_nonblocking(true)?;
-        Ok((Bell(near), Bell(far)))
+impl SocketWaker {
+    /// Creates a pair: the end to watch and the end to wake it with.
+    pub(in crate::r#loop) fn pair() -> io::Result<(SocketWaker, SocketWaker)> {
+        let (read_end, write_end) = UnixStream::pair()?;
+        read_end.set_nonblocking(true)?;
+        write_end.set_nonblocking(true)?;
+        Ok((SocketWaker(read_end), SocketWaker(write_end)))
     }
 
     pub(in crate::r#loop) fn source(&self) -> &SystemSource {
         &self.0
     }
 
-    pub(in crate::r#loop) fn ring(&self) -> io::Result<()> {
+    /// Makes the watched end readable.
+    pub(in crate::r#loop) fn wake(&self) -> io::Result<()> {
         io::Write::write(&mut &self.0, &[1]).map(drop)
     }
 
-    /// Takes everything that was written.
-    pub(in crate::r#loop) fn silence(&self) {
+    /// Reads and discards pending wake-ups.
+    pub(in crate::r#loop) fn clear(&self) {
         while matches!(io::Read::read(&mut &self.0, &mut [0; 64]), Ok(64)) {}
     }
 }

@@ -1,8 +1,9 @@
-//! select on Windows: counted arrays that grow.
+//! select on Windows, with growable socket arrays.
 //!
-//! Winsock's `fd_set` is a count and an array of sockets, and the limit of 64 belongs to the declared array, not to
-//! the call, which goes by the count. So the sets here are vectors laid out as that structure, and grow.
-#![allow(unsafe_code, reason = "Winsock has no safe face for select")]
+//! Winsock's `fd_set` is a count followed by an array of sockets. The limit of 64 (`FD_SETSIZE`) is the length of the
+//! declared array, not a limit of the call, which uses the count. The sets here are vectors with the layout of that
+//! structure that grow on demand.
+#![allow(unsafe_code, reason = "there is no safe wrapper for Winsock's select")]
 
 use std::collections::HashMap;
 use std::io;
@@ -15,13 +16,13 @@ use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, SOCKET_ERROR, TIME
 
 use crate::r#loop::readiness::{SystemSource, Token};
 
-/// The system's name for a source.
+/// Returns the socket handle of a source.
 #[allow(clippy::cast_possible_truncation, reason = "a socket is as wide as a pointer")]
 pub(super) fn raw(source: &SystemSource) -> SOCKET {
     source.as_socket().as_raw_socket() as SOCKET
 }
 
-/// What is ready.
+/// Readiness of one socket.
 #[derive(Clone, Copy)]
 pub(super) struct Ready {
     pub(super) readable: bool,
@@ -30,31 +31,31 @@ pub(super) struct Ready {
 }
 
 /// A set of sockets. The first element is the count: `fd_count` has 32 bits and the array is aligned to the size of a
-/// socket, so on the little-endian machines Windows runs on, a count in a whole element reads the same.
+/// socket, so on the little-endian machines Windows runs on, a count stored in a whole element reads the same.
 struct Set {
     elements: Vec<usize>,
-    places: HashMap<SOCKET, usize>,
+    positions: HashMap<SOCKET, usize>,
     ready: Vec<usize>,
 }
 
 impl Default for Set {
     fn default() -> Self {
-        Set { elements: vec![0], places: HashMap::new(), ready: vec![0] }
+        Set { elements: vec![0], positions: HashMap::new(), ready: vec![0] }
     }
 }
 
 impl Set {
-    fn put(&mut self, socket: SOCKET, member: bool) {
-        match (self.places.get(&socket).copied(), member) {
+    fn set_member(&mut self, socket: SOCKET, member: bool) {
+        match (self.positions.get(&socket).copied(), member) {
             (None, true) => {
-                self.places.insert(socket, self.elements.len());
+                self.positions.insert(socket, self.elements.len());
                 self.elements.push(socket);
             }
-            (Some(place), false) => {
-                self.places.remove(&socket);
-                self.elements.swap_remove(place);
-                if let Some(&moved) = self.elements.get(place) {
-                    self.places.insert(moved, place);
+            (Some(position), false) => {
+                self.positions.remove(&socket);
+                self.elements.swap_remove(position);
+                if let Some(&moved) = self.elements.get(position) {
+                    self.positions.insert(moved, position);
                 }
             }
             _ => return,
@@ -62,43 +63,49 @@ impl Set {
         self.elements[0] = self.elements.len() - 1;
     }
 
-    /// Copies the set for the call; null when nobody is in it.
+    /// Copies the set for the call; returns null if it is empty.
     fn prepare(&mut self) -> *mut FD_SET {
         self.ready.clear();
         self.ready.extend_from_slice(&self.elements);
         if self.elements[0] == 0 { ptr::null_mut() } else { self.ready.as_mut_ptr().cast() }
     }
 
-    /// Shows the sockets the call left in the copy, beginning somewhere else each time.
-    fn report(&self, first: usize, mut show: impl FnMut(SOCKET)) {
+    /// Calls `on_ready` for the sockets that the call left in the copy, starting at the index `first` (modulo their
+    /// number) and wrapping around.
+    fn report(&self, first: usize, mut on_ready: impl FnMut(SOCKET)) {
         let count = (self.ready[0] & 0xffff_ffff).min(self.ready.len() - 1);
         let ready = &self.ready[1..=count];
         let first = if count == 0 { 0 } else { first % count };
         for &socket in ready[first..].iter().chain(&ready[..first]) {
-            show(socket);
+            on_ready(socket);
         }
     }
 }
 
-/// The sets of a poller.
+/// The sets of the backend.
 #[derive(Default)]
 pub(super) struct Sets {
     read: Set,
     write: Set,
-    /// A connect that fails is reported in the third set only; it has the members of the write set.
+    /// Has the same members as the write set: Winsock reports a failed connect only here.
     except: Set,
+    /// Index at which the scan starts; incremented by each call, for fairness.
     first: usize,
 }
 
 impl Sets {
     pub(super) fn set(&mut self, socket: SOCKET, read: bool, write: bool) {
-        self.read.put(socket, read);
-        self.write.put(socket, write);
-        self.except.put(socket, write);
+        self.read.set_member(socket, read);
+        self.write.set_member(socket, write);
+        self.except.set_member(socket, write);
     }
 
-    /// Waits, and shows what is ready.
-    pub(super) fn select(&mut self, timeout: Option<Duration>, mut show: impl FnMut(SOCKET, Ready)) -> io::Result<()> {
+    /// Waits, and calls `on_ready` for each ready socket and direction.
+    pub(super) fn select(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_ready: impl FnMut(SOCKET, Ready),
+    ) -> io::Result<()> {
         let timeout = timeout.map(timeval);
         let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
         let (read, write, except) = (self.read.prepare(), self.write.prepare(), self.except.prepare());
@@ -114,14 +121,17 @@ impl Sets {
             return Ok(());
         }
         self.first = self.first.wrapping_add(1);
-        self.read.report(self.first, |socket| show(socket, Ready { readable: true, writable: false, hangup: false }));
-        self.write.report(self.first, |socket| show(socket, Ready { readable: false, writable: true, hangup: false }));
-        self.except.report(self.first, |socket| show(socket, Ready { readable: true, writable: true, hangup: true }));
+        self.read
+            .report(self.first, |socket| on_ready(socket, Ready { readable: true, writable: false, hangup: false }));
+        self.write
+            .report(self.first, |socket| on_ready(socket, Ready { readable: false, writable: true, hangup: false }));
+        self.except
+            .report(self.first, |socket| on_ready(socket, Ready { readable: true, writable: true, hangup: true }));
         Ok(())
     }
 }
 
-/// Rounded up: a wait is never over early.
+/// Converts a timeout, rounding up so that a wait never returns early.
 fn timeval(limit: Duration) -> TIMEVAL {
     let micros = limit.as_nanos().div_ceil(1000);
     let seconds = i32::try_from(micros / 1_000_000).unwrap_or(i32::MAX);
@@ -137,11 +147,11 @@ impl Tokens {
         self.0.get(&socket).copied()
     }
 
-    /// Returns the token that stood there; then nothing changes.
+    /// Inserts a token unless the socket already has one; returns the existing token, if any.
     pub(super) fn insert(&mut self, socket: SOCKET, token: Token) -> Option<Token> {
-        let before = self.get(socket);
+        let existing = self.get(socket);
         self.0.entry(socket).or_insert(token);
-        before
+        existing
     }
 
     pub(super) fn remove(&mut self, socket: SOCKET) -> Option<Token> {
@@ -149,29 +159,30 @@ impl Tokens {
     }
 }
 
-/// A loopback socket that is connected to itself: what is sent makes it readable.
-pub(in crate::r#loop) struct Bell(UdpSocket);
+/// A loopback UDP socket connected to itself: sending makes it readable.
+pub(in crate::r#loop) struct SocketWaker(UdpSocket);
 
-impl Bell {
-    /// The end that is watched, and the end that is rung.
-    pub(in crate::r#loop) fn pair() -> io::Result<(Bell, Bell)> {
-        let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        near.connect(near.local_addr()?)?;
-        near.set_nonblocking(true)?;
-        let far = near.try_clone()?;
-        Ok((Bell(near), Bell(far)))
+impl SocketWaker {
+    /// Creates a pair: the handle to watch and the handle to wake it with.
+    pub(in crate::r#loop) fn pair() -> io::Result<(SocketWaker, SocketWaker)> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.connect(socket.local_addr()?)?;
+        socket.set_nonblocking(true)?;
+        let clone = socket.try_clone()?;
+        Ok((SocketWaker(socket), SocketWaker(clone)))
     }
 
     pub(in crate::r#loop) fn source(&self) -> &SystemSource {
         &self.0
     }
 
-    pub(in crate::r#loop) fn ring(&self) -> io::Result<()> {
+    /// Makes the socket readable.
+    pub(in crate::r#loop) fn wake(&self) -> io::Result<()> {
         self.0.send(&[1]).map(drop)
     }
 
-    /// Takes everything that was sent.
-    pub(in crate::r#loop) fn silence(&self) {
+    /// Reads and discards pending wake-ups.
+    pub(in crate::r#loop) fn clear(&self) {
         while self.0.recv(&mut [0; 64]).is_ok() {}
     }
 }

@@ -1,16 +1,16 @@
-//! Files that change while they are served.
+//! Files that change while they are being served.
 
 use std::io::Read;
 
-use super::{Tree, ask, get, get_until};
+use super::{Tree, get, get_until, request};
 use crate::harness::{Client, Random, on_every_backend};
 
 on_every_backend! {
-    fn what_changes_is_seen_within_a_second<B>() {
+    fn changes_are_visible_within_a_second<B>() {
         if cfg!(windows) {
-            // A change that keeps length and time shows in the time of the inode's change, which Windows has not; and the
-            // name of a file that somebody has open cannot be given to a directory.
-            return println!("skipped on Windows: there is no time of the inode's change");
+            // A change that preserves length and mtime is visible only in the ctime, which Windows does not have.
+            // Also, an open file cannot be replaced with a directory of the same name there.
+            return println!("skipped on Windows: no ctime");
         }
         let large = "x".repeat(100_000);
         let tree = Tree::new(&[("a.txt", "one"), ("large.txt", &large), ("gone.txt", "here"), ("dir/other.txt", "")]);
@@ -22,42 +22,42 @@ on_every_backend! {
         assert_eq!(get(&mut client, "/gone.txt").text(), "here");
         assert_ne!(get(&mut client, "/dir/").text(), "index");
 
-        // Written anew in place; replaced by a rename; removed; and there for the first time.
+        // Rewrite in place, replace by renaming, remove, and create.
         tree.write("a.txt", "two");
-        std::fs::rename(tree.write("new", "y".repeat(200_000)), tree.path().join("large.txt")).expect("own");
-        std::fs::remove_file(tree.path().join("gone.txt")).expect("own");
+        std::fs::rename(tree.write("new", "y".repeat(200_000)), tree.path().join("large.txt")).expect("rename");
+        std::fs::remove_file(tree.path().join("gone.txt")).expect("remove file");
         tree.write("dir/index.html", "index");
 
         assert_eq!(get(&mut client, "/dir/").text(), "index");
-        let after = get_until(&mut client, "/a.txt", |answer| answer.text() == "two");
-        // The same length and time; what tells them apart is when the inode was changed.
-        assert_eq!(after.field("last-modified"), before.field("last-modified"));
-        let after = get_until(&mut client, "/large.txt", |answer| answer.body.len() == 200_000);
+        let after = get_until(&mut client, "/a.txt", |response| response.text() == "two");
+        // Length and mtime are unchanged; only the ctime differs.
+        assert_eq!(after.header("last-modified"), before.header("last-modified"));
+        let after = get_until(&mut client, "/large.txt", |response| response.body.len() == 200_000);
         assert!(after.body.iter().all(|&byte| byte == b'y'));
-        get_until(&mut client, "/gone.txt", |answer| answer.status == 404);
-        std::fs::remove_file(tree.path().join("a.txt")).expect("own");
-        std::fs::create_dir(tree.path().join("a.txt")).expect("own");
-        get_until(&mut client, "/a.txt", |answer| answer.status == 301);
+        get_until(&mut client, "/gone.txt", |response| response.status == 404);
+        std::fs::remove_file(tree.path().join("a.txt")).expect("remove file");
+        std::fs::create_dir(tree.path().join("a.txt")).expect("create directory");
+        get_until(&mut client, "/a.txt", |response| response.status == 301);
     }
 
-    fn a_file_that_shrinks_under_way_ends_the_connection_short<B>() {
+    fn a_file_truncated_during_a_download_closes_the_connection_early<B>() {
         let tree = Tree::new(&[]);
         let path = tree.write("large.bin", vec![b'x'; 64 << 20]);
         let server = tree.serve::<B>();
         let mut client = server.connect();
         client.send("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
-        // Some of it comes; the rest is more than the sockets hold.
+        // The socket buffers are too small for the rest, so the server has not read all of the file yet.
         client.read(1000);
-        std::fs::File::options().write(true).open(&path).expect("own").set_len(1 << 20).expect("own");
+        std::fs::File::options().write(true).open(&path).expect("open file").set_len(1 << 20).expect("truncate file");
         let mut rest = Vec::new();
-        // A reset is an end as well.
+        // Both end of file and a reset are acceptable.
         let _ = client.socket.read_to_end(&mut rest);
-        assert!(rest.len() < 63 << 20, "not made up: {}", rest.len());
-        // Others are served as before.
-        assert_eq!(ask(&mut server.connect(), "HEAD", "/large.bin", "").status, 200);
+        assert!(rest.len() < 63 << 20, "received {} bytes, more than the file still had", rest.len());
+        // Other requests are still served.
+        assert_eq!(request(&mut server.connect(), "HEAD", "/large.bin", "").status, 200);
     }
 
-    fn a_file_that_is_removed_under_way_is_sent_to_its_end<B>() {
+    fn a_file_removed_during_a_download_is_sent_completely<B>() {
         let tree = Tree::new(&[]);
         let bytes = Random::new(3).bytes(16 << 20);
         let path = tree.write("large.bin", &bytes);
@@ -66,27 +66,27 @@ on_every_backend! {
         client.send("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
         let head = client.line();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        std::fs::remove_file(path).expect("own");
+        std::fs::remove_file(path).expect("remove file");
         while client.line() != "\r" {}
         assert!(client.read(bytes.len()) == bytes);
     }
 
-    fn a_thousand_downloads_at_once_are_right_to_the_byte<B>() {
-        crate::harness::raise_descriptor_limit();
+    fn a_thousand_concurrent_downloads_are_byte_exact<B>() {
+        crate::harness::raise_fd_limit();
         let tree = Tree::new(&[]);
         let bytes = Random::new(4).bytes(60_000);
         tree.write("large.bin", &bytes);
         let server = tree.serve::<B>();
         let mut clients: Vec<Client> = Vec::new();
         for _ in 0..1000 {
-            // Who is silent until all are there may be so for too long.
+            // Send at once: a client that waited until all have connected might time out.
             let mut client = server.connect();
             client.send("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
             clients.push(client);
         }
         for client in &mut clients {
-            let answer = client.answer();
-            assert!(answer.status == 200 && answer.body == bytes);
+            let response = client.response();
+            assert!(response.status == 200 && response.body == bytes);
         }
     }
 }

@@ -1,19 +1,19 @@
-//! `serverd::Files` serves a directory: real files, in a tree that each test plants for itself.
+//! Tests of `serverd::Files` with real files, in a temporary directory per test.
 
-mod bounds;
+mod cache_limits;
 mod changes;
 mod command;
 mod conditions;
-#[cfg(unix)]
-mod kinds;
 mod listing;
 #[cfg(unix)]
 mod names;
+mod precompressed;
 mod ranges;
 mod serving;
-mod site;
+#[cfg(unix)]
+mod special_files;
 mod traversal;
-mod variants;
+mod website;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -22,18 +22,18 @@ use serverd::apps::files::Options;
 use serverd::{Files, HttpServer};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, Backend, Client, PATIENCE, Server, serve};
+use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, serve};
 
-/// A directory to be served, in one that is not.
+/// A served directory inside a temporary directory that is not served.
 pub(crate) struct Tree {
     outside: TempDir,
 }
 
 impl Tree {
-    /// Plants files by their names; a name that ends with `/` is a directory.
+    /// Creates files from names and contents; a name that ends with `/` creates a directory.
     pub(crate) fn new(files: &[(&str, &str)]) -> Tree {
-        let tree = Tree { outside: TempDir::new().expect("a directory") };
-        std::fs::create_dir(tree.path()).expect("a directory");
+        let tree = Tree { outside: TempDir::new().expect("create temporary directory") };
+        std::fs::create_dir(tree.path()).expect("create directory");
         for (name, text) in files {
             tree.write(name, text);
         }
@@ -44,21 +44,21 @@ impl Tree {
         self.outside.path().join("root")
     }
 
-    /// Beside the directory, where nobody may get.
+    /// The parent of the served directory, which must not be reachable.
     pub(crate) fn outside(&self) -> &Path {
         self.outside.path()
     }
 
-    /// Writes a file that was last changed long ago, as most were.
+    /// Writes a file with an mtime in the distant past, or creates a directory if `name` ends with `/`.
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         if name.ends_with('/') {
-            std::fs::create_dir_all(&path).expect("a directory");
+            std::fs::create_dir_all(&path).expect("create directory");
             return path;
         }
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        std::fs::write(&path, text).expect("a file");
-        settle(&path);
+        std::fs::create_dir_all(path.parent().expect("parent directory")).expect("create directory");
+        std::fs::write(&path, text).expect("write file");
+        set_old_mtime(&path);
         path
     }
 
@@ -67,40 +67,40 @@ impl Tree {
     }
 
     pub(crate) fn serve_with<B: Backend>(&self, options: Options) -> Server {
-        let files = Files::with(self.path(), options).expect("a directory");
+        let files = Files::with_options(self.path(), options).expect("open directory");
         serve::<B, _>(move || HttpServer::with(files))
     }
 }
 
-/// Sat, 14 Nov 2020 12:00:00.123456789 GMT.
+/// Sat, 14 Nov 2020 12:00:00.123456789 GMT, as seconds and nanoseconds since the Unix epoch.
 pub(crate) const LONG_AGO: (u64, u32) = (1_605_355_200, 123_456_789);
 pub(crate) const LONG_AGO_TEXT: &str = "Sat, 14 Nov 2020 12:00:00 GMT";
 
-/// Makes a file one that was last changed long ago.
-pub(crate) fn settle(path: &Path) {
-    let file = std::fs::File::options().write(true).open(path).expect("a file");
+/// Sets the mtime of a file to `LONG_AGO`.
+pub(crate) fn set_old_mtime(path: &Path) {
+    let file = std::fs::File::options().write(true).open(path).expect("open file");
     let time = std::time::UNIX_EPOCH + std::time::Duration::new(LONG_AGO.0, LONG_AGO.1);
-    file.set_modified(time).expect("a time");
+    file.set_modified(time).expect("set mtime");
 }
 
-/// Asks for a path, with more fields.
-pub(crate) fn ask(client: &mut Client, method: &str, path: &str, fields: &str) -> Answer {
-    client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n"));
-    client.answer_to(method)
+/// Sends a request with additional headers and reads the response.
+pub(crate) fn request(client: &mut Client, method: &str, path: &str, headers: &str) -> RawResponse {
+    client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"));
+    client.response_to(method)
 }
 
-pub(crate) fn get(client: &mut Client, path: &str) -> Answer {
-    ask(client, "GET", path, "")
+pub(crate) fn get(client: &mut Client, path: &str) -> RawResponse {
+    request(client, "GET", path, "")
 }
 
-/// Asks until the answer is as wanted, which takes a second at most: so long is a file taken for what it was.
-pub(crate) fn get_until(client: &mut Client, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
+/// Repeats a request until the response matches. Takes about a second, as cached files are revalidated once per second.
+pub(crate) fn get_until(client: &mut Client, path: &str, matches: impl Fn(&RawResponse) -> bool) -> RawResponse {
     let start = Instant::now();
     loop {
-        let answer = get(client, path);
-        if is_it(&answer) {
-            return answer;
+        let response = get(client, path);
+        if matches(&response) {
+            return response;
         }
-        assert!(start.elapsed() < PATIENCE, "{path}: still {} {:?}", answer.status, answer.head);
+        assert!(start.elapsed() < WAIT_MAX, "{path}: still {} {:?}", response.status, response.head);
     }
 }

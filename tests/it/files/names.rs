@@ -1,9 +1,9 @@
-//! Hostile names of files.
+//! Unusual and hostile file names.
 
 use super::{Tree, get};
 use crate::harness::on_every_backend;
 
-/// Each octet but the unreserved ones as a percent-encoding.
+/// Percent-encodes all bytes except ASCII alphanumerics.
 fn encoded(name: &[u8]) -> String {
     let encode = |byte: &u8| match byte {
         byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
@@ -41,20 +41,20 @@ fn names() -> Vec<Vec<u8>> {
     .map(<[u8]>::to_vec)
     .into();
     names.push(vec![b'l'; 255]);
-    // macOS takes only UTF-8.
+    // macOS only accepts UTF-8.
     names.retain(|name| cfg!(target_os = "linux") || std::str::from_utf8(name).is_ok());
     names
 }
 
 on_every_backend! {
-    fn every_name_is_served_by_its_encoding<B>() {
+    fn every_file_name_is_served_percent_encoded<B>() {
         use std::os::unix::ffi::OsStrExt;
         let tree = Tree::new(&[]);
         for (at, name) in names().iter().enumerate() {
             let name = std::ffi::OsStr::from_bytes(name);
-            std::fs::write(tree.path().join(name), at.to_string()).expect("a file");
-            std::fs::create_dir(tree.path().join(format!("dir{at}"))).expect("a directory");
-            std::fs::create_dir(tree.path().join(format!("dir{at}")).join(name)).expect("a directory");
+            std::fs::write(tree.path().join(name), at.to_string()).expect("write file");
+            std::fs::create_dir(tree.path().join(format!("dir{at}"))).expect("create directory");
+            std::fs::create_dir(tree.path().join(format!("dir{at}")).join(name)).expect("create directory");
         }
         let server = tree.serve_with::<B>(serverd::apps::files::Options { hidden: true, ..Default::default() });
         let mut client = server.connect();
@@ -63,12 +63,12 @@ on_every_backend! {
             for _ in 0..2 {
                 assert_eq!(get(&mut client, &format!("/{path}")).text(), at.to_string(), "{path}");
             }
-            // The redirect names it so that it is found again, and nothing of it gets into the head.
-            let answer = get(&mut client, &format!("/dir{at}/{path}"));
-            let location = answer.field("location").expect("a place").to_owned();
-            assert_eq!((answer.status, answer.field("x")), (301, None), "{path}");
+            // The redirect escapes the name: following it works, and it cannot inject headers.
+            let response = get(&mut client, &format!("/dir{at}/{path}"));
+            let location = response.header("location").expect("Location").to_owned();
+            assert_eq!((response.status, response.header("x")), (301, None), "{path}");
             assert!(location.starts_with(&format!("/dir{at}/")) && location.ends_with('/'), "{location}");
-            assert_eq!(get(&mut client, location.trim_end_matches('/')).field("location"), Some(location.as_str()));
+            assert_eq!(get(&mut client, location.trim_end_matches('/')).header("location"), Some(location.as_str()));
         }
     }
 

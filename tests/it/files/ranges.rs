@@ -1,7 +1,7 @@
-//! Parts of files (RFC 9110 section 14), of small ones that are kept in memory and of large ones that are not.
+//! Range requests (RFC 9110 section 14), for small files held in memory and large ones sent from a descriptor.
 
-use super::{Tree, ask};
-use crate::harness::{Answer, Random, on_every_backend};
+use super::{Tree, request};
+use crate::harness::{Random, RawResponse, on_every_backend};
 
 const LARGE: usize = 300_000;
 
@@ -13,34 +13,34 @@ fn tree() -> (Tree, Vec<u8>) {
     (tree, bytes)
 }
 
-/// The parts of a multipart answer, with their ranges.
-fn parts(answer: &Answer) -> Vec<(String, Vec<u8>)> {
-    let content_type = answer.field("content-type").expect("a type");
-    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").expect("a boundary");
+/// Parses a multipart/byteranges response into its ranges and their bytes.
+fn parts(response: &RawResponse) -> Vec<(String, Vec<u8>)> {
+    let content_type = response.header("content-type").expect("Content-Type");
+    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").expect("boundary");
     assert!((1..=70).contains(&boundary.len()), "RFC 2046 section 5.1.1: {boundary}");
-    let (mut rest, mut parts) = (&answer.body[..], Vec::new());
-    let take = |rest: &mut &[u8], text: &str| {
+    let (mut rest, mut parts) = (&response.body[..], Vec::new());
+    let skip = |rest: &mut &[u8], text: &str| {
         *rest = rest.strip_prefix(text.as_bytes()).unwrap_or_else(|| panic!("no {text:?} in {rest:?}"));
     };
-    take(&mut rest, &format!("--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes "));
+    skip(&mut rest, &format!("--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes "));
     loop {
-        let end = rest.windows(4).position(|four| four == b"\r\n\r\n").expect("an empty line");
-        let range = String::from_utf8(rest[..end].to_vec()).expect("text");
+        let end = rest.windows(4).position(|window| window == b"\r\n\r\n").expect("end of part headers");
+        let range = String::from_utf8(rest[..end].to_vec()).expect("UTF-8");
         rest = &rest[end + 4..];
-        let (first, last) = range.split_once('/').and_then(|(range, _)| range.split_once('-')).expect("a range");
-        let len = last.parse::<usize>().expect("a number") - first.parse::<usize>().expect("a number") + 1;
+        let (first, last) = range.split_once('/').and_then(|(range, _)| range.split_once('-')).expect("range");
+        let len = last.parse::<usize>().expect("number") - first.parse::<usize>().expect("number") + 1;
         parts.push((range, rest[..len].to_vec()));
         rest = &rest[len..];
-        take(&mut rest, &format!("\r\n--{boundary}"));
+        skip(&mut rest, &format!("\r\n--{boundary}"));
         if rest == b"--\r\n" {
             return parts;
         }
-        take(&mut rest, "\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes ");
+        skip(&mut rest, "\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes ");
     }
 }
 
 on_every_backend! {
-    fn one_part_is_what_was_asked_for<B>() {
+    fn a_single_range_returns_the_requested_bytes<B>() {
         let (tree, bytes) = tree();
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -54,55 +54,55 @@ on_every_backend! {
                 ("5-999999999999", 5, len),
                 ("0-9,100-199", 0, 200),
             ] {
-                let answer = ask(&mut client, "GET", path, &format!("Range: bytes={range}\r\n"));
-                assert_eq!(answer.status, 206, "{path} {range}");
+                let response = request(&mut client, "GET", path, &format!("Range: bytes={range}\r\n"));
+                assert_eq!(response.status, 206, "{path} {range}");
                 let content_range = format!("bytes {first}-{}/{len}", end - 1);
-                assert_eq!(answer.field("content-range"), Some(content_range.as_str()), "{path} {range}");
-                assert!(answer.body == bytes[first..end], "{path} {range}");
+                assert_eq!(response.header("content-range"), Some(content_range.as_str()), "{path} {range}");
+                assert!(response.body == bytes[first..end], "{path} {range}");
             }
         }
     }
 
-    fn several_parts_come_in_one_answer<B>() {
+    fn several_ranges_are_sent_as_multipart<B>() {
         let (tree, bytes) = tree();
         let server = tree.serve::<B>();
         let mut client = server.connect();
         for (path, len) in [("/small.bin", 10_000), ("/large.bin", LARGE)] {
-            let answer = ask(&mut client, "GET", path, "Range: bytes=5000-5999, 0-9 ,-5\r\n");
-            assert_eq!((answer.status, answer.field("content-range")), (206, None), "{path}");
+            let response = request(&mut client, "GET", path, "Range: bytes=5000-5999, 0-9 ,-5\r\n");
+            assert_eq!((response.status, response.header("content-range")), (206, None), "{path}");
             let expected = [(5000, 6000), (0, 10), (len - 5, len)].map(|(first, end)| {
                 (format!("{first}-{}/{len}", end - 1), bytes[first..end].to_vec())
             });
-            assert!(parts(&answer) == expected, "{path}");
-            assert!(answer.field("etag").is_some() && answer.field("last-modified").is_some());
+            assert!(parts(&response) == expected, "{path}");
+            assert!(response.header("etag").is_some() && response.header("last-modified").is_some());
         }
     }
 
-    fn an_attack_by_ranges_costs_no_more_than_the_file<B>() {
+    fn a_range_attack_costs_no_more_than_the_whole_file<B>() {
         let (tree, bytes) = tree();
         let server = tree.serve::<B>();
         let mut client = server.connect();
         let starts = |count: usize| (0..count).fold("Range: bytes=".to_owned(), |list, at| format!("{list}{at}-,")) + "\r\n";
-        let answer = ask(&mut client, "GET", "/large.bin", &starts(200));
-        assert!(answer.status == 200 && answer.body == bytes, "too many are ignored");
-        let answer = ask(&mut client, "GET", "/large.bin", &starts(90));
-        assert!(answer.status == 206 && answer.body == bytes, "what overlaps is sent once");
+        let response = request(&mut client, "GET", "/large.bin", &starts(200));
+        assert!(response.status == 200 && response.body == bytes, "a Range header with too many ranges is ignored");
+        let response = request(&mut client, "GET", "/large.bin", &starts(90));
+        assert!(response.status == 206 && response.body == bytes, "overlapping ranges are merged");
     }
 
-    fn what_is_no_range_and_other_methods_get_everything<B>() {
+    fn invalid_ranges_and_other_methods_get_the_whole_file<B>() {
         let (tree, bytes) = tree();
         let server = tree.serve::<B>();
         let mut client = server.connect();
         for range in ["bytes=2-1", "bytes=x-", "chapters=1-2", "bytes", "bytes=-"] {
-            let answer = ask(&mut client, "GET", "/small.bin", &format!("Range: {range}\r\n"));
-            assert!(answer.status == 200 && answer.body == bytes[..10_000], "{range}");
+            let response = request(&mut client, "GET", "/small.bin", &format!("Range: {range}\r\n"));
+            assert!(response.status == 200 && response.body == bytes[..10_000], "{range}");
         }
-        // RFC 9110 section 14.2: ranges are defined for GET.
-        let answer = ask(&mut client, "HEAD", "/small.bin", "Range: bytes=0-1\r\n");
-        assert_eq!((answer.status, answer.field("content-length")), (200, Some("10000")));
+        // RFC 9110 section 14.2: Range is only defined for GET.
+        let response = request(&mut client, "HEAD", "/small.bin", "Range: bytes=0-1\r\n");
+        assert_eq!((response.status, response.header("content-length")), (200, Some("10000")));
         for (range, status) in [("bytes=0-", 416), ("bytes=-0", 416), ("bytes=-1", 200)] {
-            let answer = ask(&mut client, "GET", "/empty.txt", &format!("Range: {range}\r\n"));
-            assert_eq!(answer.status, status, "{range} of nothing");
+            let response = request(&mut client, "GET", "/empty.txt", &format!("Range: {range}\r\n"));
+            assert_eq!(response.status, status, "{range} of an empty file");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What is served, and what is not.
+//! Basic file serving: paths, index files, redirects, methods and mounts.
 
 use serverd::apps::files::Options;
 use serverd::{Files, HttpServer, RequestHead, Router, StatusCode, layers};
 
-use super::{Tree, ask, get};
+use super::{Tree, get, request};
 use crate::harness::{on_every_backend, serve};
 use crate::process::{Running, backends, run};
 
@@ -20,7 +20,7 @@ fn site() -> Tree {
 }
 
 on_every_backend! {
-    fn a_file_is_served_with_its_type_and_length<B>() {
+    fn a_file_is_served_with_content_type_and_length<B>() {
         let tree = site();
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -32,16 +32,16 @@ on_every_backend! {
             ("//bare///b.css", "text/css; charset=utf-8", "b{}"),
             ("http://x/a.txt", "text/plain; charset=utf-8", "text\n"),
         ] {
-            let answer = get(&mut client, path);
-            assert_eq!((answer.status, answer.text().as_str()), (200, text), "{path}");
-            assert_eq!(answer.field("content-type"), Some(content_type), "{path}");
-            assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
-            let head = ask(&mut client, "HEAD", path, "");
-            assert_eq!((head.status, head.field("content-length")), (200, Some(text.len().to_string().as_str())));
+            let response = get(&mut client, path);
+            assert_eq!((response.status, response.text().as_str()), (200, text), "{path}");
+            assert_eq!(response.header("content-type"), Some(content_type), "{path}");
+            assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+            let head = request(&mut client, "HEAD", path, "");
+            assert_eq!((head.status, head.header("content-length")), (200, Some(text.len().to_string().as_str())));
         }
     }
 
-    fn an_index_stands_for_its_directory<B>() {
+    fn a_directory_serves_its_index_file<B>() {
         let tree = site();
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -53,7 +53,7 @@ on_every_backend! {
         assert_eq!(get(&mut server.connect(), "/bare/").text(), "b{}");
     }
 
-    fn a_directory_without_a_slash_is_redirected_and_keeps_its_query<B>() {
+    fn a_directory_without_a_trailing_slash_redirects_and_keeps_the_query<B>() {
         let tree = site();
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -65,13 +65,13 @@ on_every_backend! {
             ("//sub//?//x", ""),
             ("/s%75b?%0d", "/sub/?%0d"),
         ] {
-            let answer = get(&mut client, path);
+            let response = get(&mut client, path);
             let expected = if location.is_empty() { (200, None) } else { (301, Some(location)) };
-            assert_eq!((answer.status, answer.field("location")), expected, "{path}");
+            assert_eq!((response.status, response.header("location")), expected, "{path}");
         }
     }
 
-    fn what_is_not_there_is_404<B>() {
+    fn missing_and_hidden_files_are_404<B>() {
         let tree = site();
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -83,24 +83,24 @@ on_every_backend! {
         assert_eq!(get(&mut client, "/.git/config").text(), "hidden");
     }
 
-    fn other_methods_are_refused<B>() {
+    fn unsupported_methods_are_rejected<B>() {
         let tree = site();
         let server = tree.serve::<B>();
         let mut client = server.connect();
-        let answer = ask(&mut client, "OPTIONS", "/a.txt", "");
-        assert_eq!((answer.status, answer.field("allow")), (204, Some("GET, HEAD, OPTIONS")));
+        let response = request(&mut client, "OPTIONS", "/a.txt", "");
+        assert_eq!((response.status, response.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
         for method in ["PUT", "DELETE", "TRACE"] {
-            let answer = ask(&mut client, method, "/a.txt", "");
-            assert_eq!((answer.status, answer.field("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
+            let response = request(&mut client, method, "/a.txt", "");
+            assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
         }
-        assert_eq!(ask(&mut client, "BREW", "/a.txt", "").status, 501);
-        // Without waiting for its body.
-        assert_eq!(ask(&mut client, "POST", "/a.txt", "Content-Length: 5\r\n").status, 405);
+        assert_eq!(request(&mut client, "BREW", "/a.txt", "").status, 501);
+        // The response does not wait for the body.
+        assert_eq!(request(&mut client, "POST", "/a.txt", "Content-Length: 5\r\n").status, 405);
     }
 
     fn a_directory_can_be_mounted_below_a_route<B>() {
         let tree = site();
-        let files = Files::new(tree.path()).expect("a directory");
+        let files = Files::new(tree.path()).expect("open directory");
         let server = serve::<B, _>(move || {
             let inner = Router::new().get("/", |_| "inner").mount("/deep", files.clone());
             let router = Router::new().get("/", |_| "hello").get("/files/own", |_| "own");
@@ -119,19 +119,19 @@ on_every_backend! {
             assert_eq!(get(&mut client, path).text(), text, "{path}");
         }
         for (path, location) in [("/files?x", "/files/?x"), ("/files/sub", "/files/sub/"), ("/nest/deep", "/nest/deep/")] {
-            assert_eq!(get(&mut client, path).field("location"), Some(location), "{path}");
+            assert_eq!(get(&mut client, path).header("location"), Some(location), "{path}");
         }
         assert_eq!(get(&mut client, "/filesystem").status, 404);
-        assert_eq!(ask(&mut client, "PUT", "/files/a.txt", "").status, 405);
-        // Two slashes in front would lead to a host of that name.
-        assert_eq!(get(&mut client, "//files//sub").field("location"), Some("/files/sub/"));
+        assert_eq!(request(&mut client, "PUT", "/files/a.txt", "").status, 405);
+        // A Location that begins with two slashes would redirect to another host.
+        assert_eq!(get(&mut client, "//files//sub").header("location"), Some("/files/sub/"));
     }
 
-    fn what_is_guarded_where_it_is_mounted_is_had_by_no_other_spelling<B>() {
+    fn a_guarded_mount_cannot_be_bypassed_by_another_spelling<B>() {
         let tree = Tree::new(&[("private@home/s.txt", "secret"), ("a.txt", "text\n")]);
         let below = tree.path().join("private@home");
-        let all = Files::new(tree.path()).expect("a directory");
-        let guarded = Files::new(below).expect("a directory");
+        let all = Files::new(tree.path()).expect("open directory");
+        let guarded = Files::new(below).expect("open directory");
         let server = serve::<B, _>(move || {
             let guarded = layers::guard(guarded, |_: &RequestHead<'_>| Some(StatusCode::UNAUTHORIZED.into()));
             HttpServer::with(Router::new().mount("/private@home", guarded).mount("/", all))
@@ -153,7 +153,7 @@ on_every_backend! {
         for path in ["/./private@home/s.txt", "/a/../private@home/s.txt", "/%2Fprivate@home/s.txt", "/private@home%2Fs.txt"] {
             assert_eq!(get(&mut client, path).status, 404, "{path}");
         }
-        // Every octet of the path may be encoded by itself.
+        // Any single byte of the path may be percent-encoded.
         let path = "/private@home/s.txt";
         for (at, byte) in path.bytes().enumerate().filter(|&(_, byte)| byte != b'/') {
             let path = format!("{}%{byte:02x}{}", &path[..at], &path[at + 1..]);
@@ -163,25 +163,25 @@ on_every_backend! {
 }
 
 #[test]
-fn the_command_serves_a_directory_and_says_so() {
+fn the_command_serves_a_directory_and_prints_its_url() {
     let tree = site();
     let directory = tree.path();
-    let directory = directory.to_str().expect("text");
+    let directory = directory.to_str().expect("UTF-8");
     for backend in backends() {
         let server = Running::start(&["files", directory, "-p", "0", "-b", backend, "--index", "a.txt,x"]);
         assert!(
-            server.line.starts_with(&format!("serverd: files of {directory} on http://127.0.0.1:")),
+            server.line.starts_with(&format!("serverd: serving {directory} on http://127.0.0.1:")),
             "{}",
             server.line
         );
         assert_eq!(get(&mut server.connect(), "/").text(), "text\n");
     }
-    for (words, said) in
+    for (arguments, expected) in
         [(["files", "/no/such"], "cannot serve /no/such: "), (["files", "Cargo.toml"], "cannot serve Cargo.toml: ")]
     {
-        let (code, text) = run(&words);
+        let (code, text) = run(&arguments);
         assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-        assert!(text.contains(said) && text.contains("name a directory"), "{text}");
+        assert!(text.contains(expected) && text.contains("specify a readable directory"), "{text}");
     }
     assert_eq!(run(&["files", "--index", "a/b"]).0, Some(2));
 }

@@ -1,4 +1,4 @@
-//! Clients of the simulated world: each follows a script and knows what must come of it.
+//! Clients of the simulation: each follows a script that contains the expected responses.
 
 use bytes::Bytes;
 
@@ -9,64 +9,65 @@ use super::world::World;
 pub(super) enum Step {
     /// Sends bytes, in pieces.
     Send(Bytes),
-    /// Sends a byte again and again, so many milliseconds apart, until an answer or an end comes.
+    /// Sends one byte at a time, at this interval in milliseconds, until a response or the end of the stream arrives.
     Drip(u64),
-    /// Sends bytes, whatever comes, until all are sent or the server resets.
+    /// Sends bytes, ignoring responses, until all are sent or the server resets the connection.
     Push(Bytes),
-    /// Does nothing for so many milliseconds.
+    /// Pauses for this number of milliseconds.
     Pause(u64),
-    /// Reads one answer with this status and a body that begins so.
-    Answer(u16, String),
-    /// Remembers the time.
+    /// Expects one response with this status and a body that begins with this text.
+    Response(u16, String),
+    /// Records the time.
     Mark,
-    /// The end comes, with nothing before it.
+    /// Expects the end of the stream, with nothing before it.
     End,
-    /// What came last took so many milliseconds since the mark: at least the first, at most the second.
+    /// Expects that the previous step finished this long after the mark: at least and at most, in milliseconds.
     Took(u64, u64),
-    /// The server has given up on who takes nothing.
+    /// Expects that the server has reset the connection of a client that does not read.
     WasReset,
-    /// Closes its sending half.
+    /// Half-closes the connection.
     Finish,
-    /// Goes away with a reset.
+    /// Resets the connection.
     Reset,
 }
 
-/// How a client ended.
+/// Outcome of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Not yet.
-    Underway,
-    /// As the script says.
+pub(super) enum Outcome {
+    /// Still running.
+    Running,
+    /// Completed as scripted.
     Done,
-    /// Nobody listens any more.
-    NotAdmitted,
-    /// Otherwise, with the reason.
-    Wronged(String),
+    /// The connection was refused: the server no longer listens.
+    Refused,
+    /// Failed, with the reason.
+    Failed(String),
 }
 
 pub(super) struct Client {
     pub(super) kind: &'static str,
     script: Vec<Step>,
-    place: usize,
-    /// How much of a `Send` is gone.
+    /// Index of the current step.
+    position: usize,
+    /// Bytes sent of the current `Send`.
     sent: usize,
     pub(super) socket: Option<usize>,
     seen: Vec<u8>,
     mark_us: u64,
-    /// The pause under way ends then.
+    /// End of the current pause.
     until_us: Option<u64>,
-    /// When the first byte of the last `Send` left.
-    asked_us: u64,
-    /// The last answer said that it is the last.
-    pub(super) told_close: bool,
-    pub(super) fate: Fate,
-    pub(super) answers: usize,
+    /// Time at which the first byte of the last `Send` was sent.
+    requested_us: u64,
+    /// The server has announced the close, with `Connection: close`.
+    pub(super) close_announced: bool,
+    pub(super) outcome: Outcome,
+    pub(super) responses: usize,
 }
 
-/// What looking for an answer finds.
-enum Look {
-    Wait,
-    Answer { status: u16, body: String, close: bool },
+/// Result of reading from the server.
+enum Received {
+    Incomplete,
+    Response { status: u16, body: String, close: bool },
     End,
     Reset,
 }
@@ -76,31 +77,31 @@ impl Client {
         Client {
             kind,
             script,
-            place: 0,
+            position: 0,
             sent: 0,
             socket: None,
             seen: Vec::new(),
             mark_us: 0,
             until_us: None,
-            asked_us: 0,
-            told_close: false,
-            fate: Fate::Underway,
-            answers: 0,
+            requested_us: 0,
+            close_announced: false,
+            outcome: Outcome::Running,
+            responses: 0,
         }
     }
 
-    /// Acts as far as it can now.
+    /// Runs steps until one has to wait.
     pub(super) fn act(&mut self, world: &mut World, index: usize) {
-        if self.fate != Fate::Underway {
+        if self.outcome != Outcome::Running {
             return;
         }
         let Some(socket) = self.socket.or_else(|| self.connect(world, index)) else {
-            self.fate = Fate::NotAdmitted;
+            self.outcome = Outcome::Refused;
             return;
         };
-        while self.fate == Fate::Underway {
-            let Some(step) = self.script.get(self.place).cloned() else {
-                self.fate = Fate::Done;
+        while self.outcome == Outcome::Running {
+            let Some(step) = self.script.get(self.position).cloned() else {
+                self.outcome = Outcome::Done;
                 world.client_finish(socket);
                 return;
             };
@@ -108,7 +109,7 @@ impl Client {
                 return;
             }
         }
-        // A client that was wronged goes away.
+        // A failed client disconnects.
         world.client_reset(socket);
     }
 
@@ -120,39 +121,39 @@ impl Client {
     }
 
     fn next(&mut self) -> bool {
-        self.place += 1;
+        self.position += 1;
         self.sent = 0;
         self.until_us = None;
         true
     }
 
-    /// What came is not what the script wants: a wrong, unless the connection was struck by a fault of the world, or
-    /// the server drains and the client is of a kind that has no claim then.
-    fn wronged(&mut self, world: &World, what: &str) -> bool {
-        let struck = self.socket.is_some_and(|socket| world.sockets[socket].doomed);
-        let unclaimed = !matches!(self.kind, "keep-alive" | "pipelining" | "half-closing" | "refused");
-        if struck || (unclaimed && world.drain_us.is_some()) {
-            self.fate = Fate::Done;
+    /// Fails because of an unexpected event, unless a fault was injected into the connection, or the server is draining
+    /// and may close connections of this kind of client.
+    fn fail(&mut self, world: &World, what: &str) -> bool {
+        let faulted = self.socket.is_some_and(|socket| world.sockets[socket].failed);
+        let droppable = !matches!(self.kind, "keep-alive" | "pipelining" | "half-closing" | "malformed");
+        if faulted || (droppable && world.drain_us.is_some()) {
+            self.outcome = Outcome::Done;
             return true;
         }
-        let step = &self.script[self.place];
+        let step = &self.script[self.position];
         let step = format!("{step:?}").chars().take(80).collect::<String>();
-        self.fate =
-            Fate::Wronged(format!("{} at {} us, step {} {step}: {what}", self.kind, world.now_us(), self.place));
+        self.outcome =
+            Outcome::Failed(format!("{} at {} us, step {} {step}: {what}", self.kind, world.now_us(), self.position));
         true
     }
 
-    /// Takes a step; false when it has to wait.
+    /// Runs a step; returns false if it has to wait.
     fn step(&mut self, world: &mut World, index: usize, socket: usize, step: Step) -> bool {
         match step {
             Step::Send(bytes) => self.send(world, index, socket, &bytes, false),
             Step::Push(bytes) => self.send(world, index, socket, &bytes, true),
             Step::Pause(ms) => self.pause(world, index, ms) && self.next(),
             Step::Drip(ms) => {
-                if self.sees_nothing(world, socket) {
+                if self.has_received_nothing(world, socket) {
                     if self.pause(world, index, ms) {
                         self.until_us = None;
-                        // Who still waits at the door would fill the head before its clock starts.
+                        // The head timeout starts when the connection is accepted; do not drip before that.
                         if world.sockets[socket].accepted_us.is_some() {
                             let _ = world.client_send(socket, b"a");
                         }
@@ -166,46 +167,35 @@ impl Client {
                 self.mark_us = world.now_us();
                 self.next()
             }
-            Step::Answer(status, body) => match self.look(world, socket) {
-                Look::Wait => false,
-                Look::Answer { status: got, body: text, close } => {
-                    self.answers += 1;
-                    self.told_close |= close;
+            Step::Response(status, body) => match self.receive(world, socket) {
+                Received::Incomplete => false,
+                Received::Response { status: got, body: text, close } => {
+                    self.responses += 1;
+                    self.close_announced |= close;
                     if got == status && text.starts_with(&body) {
                         self.next()
                     } else {
-                        self.wronged(world, &format!("got {got} {:?}", text.chars().take(40).collect::<String>()))
+                        self.fail(world, &format!("got {got} {:?}", text.chars().take(40).collect::<String>()))
                     }
                 }
-                Look::End => self.unanswered(world, "an end"),
-                Look::Reset => self.unanswered(world, "a reset"),
+                Received::End => self.no_response(world, "end of stream"),
+                Received::Reset => self.no_response(world, "reset"),
             },
-            Step::End => match self.look(world, socket) {
-                Look::Wait => false,
-                Look::End => self.next(),
-                Look::Reset => self.unanswered(world, "a reset"),
-                Look::Answer { status, body, .. } => self.wronged(world, &format!("got {status} {body:?}")),
+            Step::End => match self.receive(world, socket) {
+                Received::Incomplete => false,
+                Received::End => self.next(),
+                Received::Reset => self.no_response(world, "reset"),
+                Received::Response { status, body, .. } => self.fail(world, &format!("got {status} {body:?}")),
             },
             Step::WasReset => {
-                let end = &world.sockets[socket];
-                let due_us = end.accepted_us.unwrap_or(u64::MAX).saturating_add(35_000_000 + world.stalled_us);
-                if !end.down_reset && world.now_us() >= due_us {
-                    return self.wronged(world, "not reset");
+                let conn = &world.sockets[socket];
+                let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(35_000_000 + world.stalled_us);
+                if !conn.down_reset && world.now_us() >= due_us {
+                    return self.fail(world, "not reset");
                 }
                 self.next()
             }
-            Step::Took(least_ms, most_ms) => {
-                let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
-                let took_us = world.now_us() - since_us;
-                let latest_us = most_ms * 1000 + 150_000 + world.stalled_us;
-                if took_us < least_ms * 1000 {
-                    return self.wronged(world, &format!("early, after {took_us} us"));
-                }
-                if took_us > latest_us {
-                    return self.wronged(world, &format!("late, after {took_us} us"));
-                }
-                self.next()
-            }
+            Step::Took(min_ms, max_ms) => self.check_duration(world, socket, min_ms, max_ms),
             Step::Finish => {
                 world.client_finish(socket);
                 self.next()
@@ -217,19 +207,33 @@ impl Client {
         }
     }
 
-    /// What is not answered was asked of a server that had said it would not, or that has drained for a while.
-    fn unanswered(&mut self, world: &World, what: &str) -> bool {
-        let late = world.drain_us.is_some_and(|drain| self.asked_us >= drain + 900_000);
-        // Who pushes while the server stands still may push longer than the server promises to listen.
-        let stalled = self.kind == "refused" && world.stalled_us > 1_000_000;
-        // Where accepting fails for seconds while the server drains, it gives up who waits at the door.
-        let waiting = self.socket.is_some_and(|socket| world.sockets[socket].accepted_us.is_none());
-        let given_up = waiting && world.nature.faulty && world.drain_us.is_some();
-        if self.told_close || late || stalled || given_up {
-            self.fate = Fate::Done;
+    /// Checks the time since the last mark or, if later, since the connection was accepted.
+    fn check_duration(&mut self, world: &World, socket: usize, min_ms: u64, max_ms: u64) -> bool {
+        let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
+        let took_us = world.now_us() - since_us;
+        let latest_us = max_ms * 1000 + 150_000 + world.stalled_us;
+        if took_us < min_ms * 1000 {
+            return self.fail(world, &format!("early, after {took_us} us"));
+        }
+        if took_us > latest_us {
+            return self.fail(world, &format!("late, after {took_us} us"));
+        }
+        self.next()
+    }
+
+    /// Handles a missing response: permitted if the server had announced the close, or had been draining for a while.
+    fn no_response(&mut self, world: &World, what: &str) -> bool {
+        let late = world.drain_us.is_some_and(|drain| self.requested_us >= drain + 900_000);
+        // While the server was stalled, a client may have kept sending for longer than the lingering close lasts.
+        let stalled = self.kind == "malformed" && world.stalled_us > 1_000_000;
+        // If accepting fails for seconds during a drain, the server gives up on the accept queue.
+        let queued = self.socket.is_some_and(|socket| world.sockets[socket].accepted_us.is_none());
+        let given_up = queued && world.conditions.faulty && world.drain_us.is_some();
+        if self.close_announced || late || stalled || given_up {
+            self.outcome = Outcome::Done;
             return true;
         }
-        self.wronged(world, what)
+        self.fail(world, what)
     }
 
     fn pause(&mut self, world: &mut World, index: usize, ms: u64) -> bool {
@@ -244,60 +248,60 @@ impl Client {
         }
     }
 
-    fn send(&mut self, world: &mut World, index: usize, socket: usize, bytes: &[u8], regardless: bool) -> bool {
+    fn send(&mut self, world: &mut World, index: usize, socket: usize, bytes: &[u8], ignore_responses: bool) -> bool {
         if self.until_us.is_some_and(|until| world.now_us() < until) {
             return false;
         }
         if self.sent == 0 {
-            self.asked_us = world.now_us();
+            self.requested_us = world.now_us();
         }
-        if self.kind != "deaf" {
-            // Who asks for much and reads nothing meanwhile may find the server waiting for him.
+        if self.kind != "non-reading" {
+            // A client that sends a lot without reading might be blocked by the server's back-pressure.
             world.client_read(socket, &mut self.seen);
         }
         let Some(count) = world.client_send(socket, &bytes[self.sent..]) else {
-            self.told_close |= self.seen.windows(17).any(|word| word == b"Connection: close");
-            return if regardless { self.next() } else { self.unanswered(world, "a reset while sending") };
+            self.close_announced |= self.seen.windows(17).any(|word| word == b"Connection: close");
+            return if ignore_responses { self.next() } else { self.no_response(world, "reset while sending") };
         };
         self.sent += count;
         if self.sent == bytes.len() {
             return self.next();
         }
-        let delay_us = 1 + world.dice.below(20_000);
+        let delay_us = 1 + world.rng.below(20_000);
         self.until_us = Some(world.now_us() + delay_us);
         world.wake_client(index, delay_us);
         false
     }
 
-    /// Whether neither a byte nor an end has come.
-    fn sees_nothing(&mut self, world: &mut World, socket: usize) -> bool {
+    /// Returns whether neither a byte nor the end of the stream has arrived.
+    fn has_received_nothing(&mut self, world: &mut World, socket: usize) -> bool {
         world.client_read(socket, &mut self.seen);
-        let end = &world.sockets[socket];
-        self.seen.is_empty() && !end.down_reset && !end.down_fin
+        let conn = &world.sockets[socket];
+        self.seen.is_empty() && !conn.down_reset && !conn.down_fin
     }
 
-    /// Reads what there is and looks whether it is an answer.
-    fn look(&mut self, world: &mut World, socket: usize) -> Look {
+    /// Reads until there is a complete response or nothing more to read.
+    fn receive(&mut self, world: &mut World, socket: usize) -> Received {
         loop {
-            if let Some((used, look)) = answer(&self.seen) {
+            if let Some((used, received)) = parse_response(&self.seen) {
                 self.seen.drain(..used);
-                return look;
+                return received;
             }
             if world.client_read(socket, &mut self.seen) == 0 {
                 break;
             }
         }
-        let end = &world.sockets[socket];
-        match (end.down_reset, end.down_fin) {
-            (true, _) => Look::Reset,
-            (_, true) => Look::End,
-            _ => Look::Wait,
+        let conn = &world.sockets[socket];
+        match (conn.down_reset, conn.down_fin) {
+            (true, _) => Received::Reset,
+            (_, true) => Received::End,
+            _ => Received::Incomplete,
         }
     }
 }
 
-/// A whole answer at the beginning of some bytes, with its length.
-fn answer(seen: &[u8]) -> Option<(usize, Look)> {
+/// Parses a complete response at the beginning of `seen`; returns its length as well.
+fn parse_response(seen: &[u8]) -> Option<(usize, Received)> {
     let head_len = seen.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&seen[..head_len]).expect("a head in ASCII");
     let status = head.get(9..12)?.parse().expect("a status");
@@ -307,5 +311,5 @@ fn answer(seen: &[u8]) -> Option<(usize, Look)> {
     let body = seen.get(head_len..head_len + length)?;
     let body = String::from_utf8_lossy(&body[..length.min(200)]).into_owned();
     let close = lower.contains("connection: close");
-    Some((head_len + length, Look::Answer { status, body, close }))
+    Some((head_len + length, Received::Response { status, body, close }))
 }

@@ -1,7 +1,8 @@
-//! The loop in a simulated world: hours of a busy server in a moment, the same for the same seed.
+//! Deterministic simulation of a server: hours of virtual time take moments of real time. Each run is reproducible from
+//! its seed.
 //!
-//! `SERVERD_SIM_SEEDS` says how many seeds to try, `SERVERD_SIM_FIRST` where to begin. A seed that fails prints
-//! itself; add it to `SEEDS`, so that it is tried for ever.
+//! `SERVERD_SIM_SEEDS` is the number of seeds to try, `SERVERD_SIM_FIRST` the first one. Failing seeds are printed; add
+//! them to `SEEDS` as regression tests.
 
 mod client;
 mod world;
@@ -13,19 +14,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serverd::r#loop::{Limits, Readiness};
+use serverd::r#loop::{LoopLimits, Readiness};
 use serverd::{EventLoop, Handle, HttpServer, Part, Poller, Request, Response, StatusCode, Timeouts, Turn};
 
-use self::client::{Client, Fate, Step};
-use self::world::{Dice, Nature, Sim, SimListener, World};
+use self::client::{Client, Outcome, Step};
+use self::world::{Conditions, Rng, Sim, SimListener, World};
 
-/// Seeds that found something once.
+/// Regression tests: seeds that have found bugs.
 const SEEDS: [u64; 9] = [23, 76, 596, 1334, 1463, 1825, 3363, 9431, 20365];
 
-/// What a large answer has.
+/// Body size of a large response.
 const LARGE_BYTES: usize = 700_000;
 
-/// How many seeds are tried when nothing else is asked for.
+/// Default number of seeds.
 const COUNT: u64 = 12;
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -33,12 +34,12 @@ fn variable(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn every_request_is_answered_once_in_order_and_in_time_in_a_level_triggered_world() {
+fn every_request_is_answered_once_in_order_and_in_time_on_a_level_triggered_backend() {
     try_seeds::<false>();
 }
 
 #[test]
-fn every_request_is_answered_once_in_order_and_in_time_in_an_edge_triggered_world() {
+fn every_request_is_answered_once_in_order_and_in_time_on_an_edge_triggered_backend() {
     try_seeds::<true>();
 }
 
@@ -47,9 +48,9 @@ fn try_seeds<const EDGE: bool>() {
     let seeds = SEEDS.into_iter().chain(first..first + variable("SERVERD_SIM_SEEDS", COUNT));
     let (mut clients, mut virtual_us, mut failing) = (0, 0, Vec::new());
     for seed in seeds {
-        if let Ok((came, lasted_us)) = std::panic::catch_unwind(|| run::<EDGE>(seed)) {
-            clients += came;
-            virtual_us += lasted_us;
+        if let Ok((seed_clients, seed_us)) = std::panic::catch_unwind(|| run::<EDGE>(seed)) {
+            clients += seed_clients;
+            virtual_us += seed_us;
         } else {
             println!("seed {seed} fails: SERVERD_SIM_FIRST={seed} SERVERD_SIM_SEEDS=1 cargo test --test it sim::");
             failing.push(seed);
@@ -59,43 +60,41 @@ fn try_seeds<const EDGE: bool>() {
     assert!(failing.is_empty(), "failing seeds: {failing:?}");
 }
 
-/// One world from its beginning to its end; how many clients came, and how long it lasted.
+/// Runs one simulation; returns the number of clients and the virtual time in microseconds.
 fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
-    let mut dice = Dice::new(seed ^ 0x5eed);
-    let nature = Nature { faulty: dice.one_in(3), stalls: dice.one_in(4) };
-    let world = World::new(seed, EDGE, nature);
+    let mut rng = Rng::new(seed ^ 0x5eed);
+    let conditions = Conditions { faulty: rng.one_in(3), stalls: rng.one_in(4) };
+    let world = World::new(seed, EDGE, conditions);
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
-    let connections_max = if dice.one_in(4) { 3 + usize::try_from(dice.below(20)).expect("small") } else { 1 << 20 };
-    let limits = Limits { connections_max, ..Limits::default() };
+    let connections_max = if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { 1 << 20 };
+    let limits = LoopLimits { connections_max, ..LoopLimits::default() };
     let app = HttpServer::new(handler(&handle));
-    let mut event_loop = EventLoop::over(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
-    event_loop.listen(SimListener(Rc::clone(&world))).expect("a world without faults");
+    let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
+    event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
     *handle.borrow_mut() = Some(event_loop.handle());
-    let crowd = populate(&world, &mut dice);
-    let drains = dice.one_in(2);
+    let arrivals = populate(&world, &mut rng);
+    let drains = rng.one_in(2);
     {
         let world = &mut *world.borrow_mut();
         let own = event_loop.handle();
         world.drain = Some(Box::new(move || own.drain()));
         if drains {
-            let us = dice.below(crowd.span_us);
+            let us = rng.below(arrivals.span_us);
             world.drain_at(us);
         }
     }
-    turn_to_the_end(&mut event_loop, &world);
+    run_to_end(&mut event_loop, &world);
     let world = world.borrow();
     check(&world, event_loop.counters().closes);
     (world.clients.len(), world.now_us())
 }
 
-/// Turns until everybody is gone, then drains; the loop must come to its end by itself.
-fn turn_to_the_end<const EDGE: bool, A: serverd::App>(
-    event_loop: &mut EventLoop<Sim<EDGE>, A>,
-    world: &Rc<RefCell<World>>,
-) where
+/// Runs the loop until all clients are done, then drains it; it must end by itself.
+fn run_to_end<const EDGE: bool, A: serverd::App>(event_loop: &mut EventLoop<Sim<EDGE>, A>, world: &Rc<RefCell<World>>)
+where
     Sim<EDGE>: Readiness<Stream: 'static>,
 {
-    let mut told = false;
+    let mut drained = false;
     loop {
         let turn = event_loop.turn().expect("waiting does not fail");
         let asleep = std::mem::take(&mut world.borrow_mut().asleep);
@@ -103,10 +102,10 @@ fn turn_to_the_end<const EDGE: bool, A: serverd::App>(
             break;
         }
         if asleep {
-            assert!(!told, "the loop sleeps for ever with {} connections open", event_loop.connections());
-            told = true;
+            assert!(!drained, "the loop waits forever with {} open connections", event_loop.connections());
+            drained = true;
             let world = &mut *world.borrow_mut();
-            assert!(world.backlog.is_empty(), "the loop sleeps while somebody waits at the door");
+            assert!(world.backlog.is_empty(), "the loop waits while the accept queue is not empty");
             world.drain_us.get_or_insert(world.now_us());
             event_loop.handle().drain();
         }
@@ -116,26 +115,26 @@ fn turn_to_the_end<const EDGE: bool, A: serverd::App>(
 }
 
 fn check(world: &World, closes: u64) {
-    let accepted = world.sockets.iter().filter(|end| end.accepted_us.is_some()).count();
-    assert_eq!(closes, accepted as u64, "as many ends as beginnings");
-    assert!(world.sockets.iter().all(|end| !end.open), "a stream is open at the end");
+    let accepted = world.sockets.iter().filter(|conn| conn.accepted_us.is_some()).count();
+    assert_eq!(closes, accepted as u64, "every accepted connection is closed once");
+    assert!(world.sockets.iter().all(|conn| !conn.open), "a stream is still open at the end");
     for client in world.clients.iter().flatten() {
-        match &client.fate {
-            Fate::Done => {}
-            Fate::NotAdmitted if world.drain_us.is_some() => {}
-            fate => panic!("{}: {fate:?}", client.kind),
+        match &client.outcome {
+            Outcome::Done => {}
+            Outcome::Refused if world.drain_us.is_some() => {}
+            outcome => panic!("{}: {outcome:?}", client.kind),
         }
     }
 }
 
-/// A file of the same octets as the large body, in the real world: its content is the same whenever it is read.
+/// Returns a real file with the bytes of the large body. Reading it is deterministic, since its content never changes.
 fn large_file() -> Arc<File> {
     static FILE: OnceLock<Arc<File>> = OnceLock::new();
     let make = || {
         let path = std::env::temp_dir().join(format!("serverd-sim-{}", std::process::id()));
         std::fs::write(&path, vec![b'x'; LARGE_BYTES]).expect("a temporary file");
-        let file = File::open(&path).expect("it is there");
-        std::fs::remove_file(&path).expect("it is there");
+        let file = File::open(&path).expect("the file exists");
+        std::fs::remove_file(&path).expect("the file exists");
         Arc::new(file)
     };
     Arc::clone(FILE.get_or_init(make))
@@ -173,22 +172,24 @@ fn handler(handle: &Rc<RefCell<Option<Handle>>>) -> impl FnMut(&Request<'_>) -> 
     }
 }
 
-struct Crowd {
+/// Time distribution of the client arrivals.
+struct Arrivals {
+    /// Time span within which all clients start.
     span_us: u64,
 }
 
-/// Everybody who will come, and when.
-fn populate(world: &Rc<RefCell<World>>, dice: &mut Dice) -> Crowd {
+/// Adds all clients, with their start times.
+fn populate(world: &Rc<RefCell<World>>, rng: &mut Rng) -> Arrivals {
     let world = &mut *world.borrow_mut();
-    let crowded = dice.one_in(50);
-    let count = if crowded { 2000 + dice.below(1000) } else { 5 + dice.below(80) };
-    let span_us = [1_000_000, 60_000_000, 3_600_000_000][usize::try_from(dice.below(3)).expect("small")];
+    let crowded = rng.one_in(50);
+    let count = if crowded { 2000 + rng.below(1000) } else { 5 + rng.below(80) };
+    let span_us = [1_000_000, 60_000_000, 3_600_000_000][usize::try_from(rng.below(3)).expect("small")];
     for number in 0..count {
-        let client = client(number, dice);
-        let start_us = dice.below(span_us);
+        let client = client(number, rng);
+        let start_us = rng.below(span_us);
         world.add_client(client, start_us);
     }
-    Crowd { span_us }
+    Arrivals { span_us }
 }
 
 fn get(path: &str) -> Vec<u8> {
@@ -199,22 +200,22 @@ fn send(bytes: impl Into<Bytes>) -> Step {
     Step::Send(bytes.into())
 }
 
-/// A limit in milliseconds, and the latest time the loop promises to keep it.
-fn window(limit_ms: u64) -> Step {
+/// Expects a timeout after `limit_ms`, within the accuracy of the loop's timers.
+fn timed_out_after(limit_ms: u64) -> Step {
     Step::Took(limit_ms, limit_ms + (limit_ms / 16).min(550) + 2)
 }
 
-fn client(number: u64, dice: &mut Dice) -> Client {
-    match dice.below(14) {
-        0..=3 => Client::new("keep-alive", keep_alive(number, dice)),
-        4 => Client::new("pipelining", pipelining(number, dice)),
-        5 => Client::new("silent", vec![Step::End, window(10_000)]),
+fn client(number: u64, rng: &mut Rng) -> Client {
+    match rng.below(14) {
+        0..=3 => Client::new("keep-alive", keep_alive(number, rng)),
+        4 => Client::new("pipelining", pipelining(number, rng)),
+        5 => Client::new("silent", vec![Step::End, timed_out_after(10_000)]),
         6 => {
             let script = vec![
                 Step::Mark,
                 send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec()),
-                Step::Drip(50 + dice.below(2000)),
-                Step::Answer(408, "the head".into()),
+                Step::Drip(50 + rng.below(2000)),
+                Step::Response(408, "request head".into()),
                 Step::Took(10_000, 10_502 + 2000),
                 Step::Finish,
                 Step::End,
@@ -225,7 +226,7 @@ fn client(number: u64, dice: &mut Dice) -> Client {
             let script = vec![
                 send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n".to_vec()),
                 Step::Mark,
-                Step::Answer(408, "the body".into()),
+                Step::Response(408, "request body".into()),
                 Step::Took(4_500, 5_000 + 312 + 500),
                 Step::Finish,
                 Step::End,
@@ -234,12 +235,12 @@ fn client(number: u64, dice: &mut Dice) -> Client {
         }
         8 => {
             let id = format!("/idle/{number}");
-            let script = vec![send(get(&id)), Step::Mark, Step::Answer(200, id), Step::End, window(75_000)];
+            let script = vec![send(get(&id)), Step::Mark, Step::Response(200, id), Step::End, timed_out_after(75_000)];
             Client::new("idle", script)
         }
         9 => {
-            let mut script = vec![send(get("/cut/1")), Step::Pause(dice.below(50)), Step::Reset];
-            if dice.one_in(2) {
+            let mut script = vec![send(get("/cut/1")), Step::Pause(rng.below(50)), Step::Reset];
+            if rng.one_in(2) {
                 script.remove(0);
             }
             Client::new("vanishing", script)
@@ -249,8 +250,8 @@ fn client(number: u64, dice: &mut Dice) -> Client {
             let script = vec![
                 send([get(&first), get(&second)].concat()),
                 Step::Finish,
-                Step::Answer(200, first),
-                Step::Answer(200, second),
+                Step::Response(200, first),
+                Step::Response(200, second),
                 Step::End,
             ];
             Client::new("half-closing", script)
@@ -258,63 +259,63 @@ fn client(number: u64, dice: &mut Dice) -> Client {
         11 => {
             let script = vec![
                 send(b"GET / HTTP/1.1\r\nBad Field: x\r\n\r\n".to_vec()),
-                Step::Push(vec![b'x'; usize::try_from(dice.below(60_000)).expect("small")].into()),
-                Step::Answer(400, String::new()),
+                Step::Push(vec![b'x'; usize::try_from(rng.below(60_000)).expect("small")].into()),
+                Step::Response(400, String::new()),
                 Step::End,
             ];
-            Client::new("refused", script)
+            Client::new("malformed", script)
         }
         12 => {
             let cut = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhello";
-            let len = 1 + usize::try_from(dice.below(cut.len() as u64)).expect("small");
+            let len = 1 + usize::try_from(rng.below(cut.len() as u64)).expect("small");
             let script = vec![send(cut[..len].to_vec()), Step::Finish, Step::Mark, Step::End, Step::Took(0, 100)];
             Client::new("interrupted", script)
         }
         _ => {
             let script =
                 vec![send(get("/large")), send(get("/large")), Step::Pause(40_000), Step::WasReset, Step::Reset];
-            Client::new("deaf", script)
+            Client::new("non-reading", script)
         }
     }
 }
 
-/// Requests one after the other, with pauses, bodies, large and late answers.
-fn keep_alive(number: u64, dice: &mut Dice) -> Vec<Step> {
+/// Sequential requests, with pauses, request bodies, and large and deferred responses.
+fn keep_alive(number: u64, rng: &mut Rng) -> Vec<Step> {
     let mut script = Vec::new();
-    for turn in 0..=dice.below(12) {
+    for turn in 0..=rng.below(12) {
         let id = format!("{number}/{turn}");
-        match dice.below(6) {
+        match rng.below(6) {
             0 => {
-                let length = usize::try_from(dice.below(150_000)).expect("small");
+                let length = usize::try_from(rng.below(150_000)).expect("small");
                 let head = format!("PUT /put/{id} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
                 script.push(send([head.into_bytes(), vec![b'x'; length]].concat()));
-                script.push(Step::Answer(200, format!("/put/{id} {length};")));
+                script.push(Step::Response(200, format!("/put/{id} {length};")));
             }
             1 => {
                 script.push(send(get(&format!("/large/{id}"))));
-                script.push(Step::Answer(200, "xxxx".into()));
+                script.push(Step::Response(200, "xxxx".into()));
             }
             2 => {
-                let path = format!("/later/{}/{id}", dice.below(3000));
+                let path = format!("/later/{}/{id}", rng.below(3000));
                 script.push(send(get(&path)));
-                script.push(Step::Answer(200, format!("{path} 0;")));
+                script.push(Step::Response(200, format!("{path} 0;")));
             }
             _ => {
                 script.push(send(get(&format!("/get/{id}"))));
-                script.push(Step::Answer(200, format!("/get/{id} 0;")));
+                script.push(Step::Response(200, format!("/get/{id} 0;")));
             }
         }
-        if dice.one_in(3) {
-            script.push(Step::Pause(dice.below(30_000)));
+        if rng.one_in(3) {
+            script.push(Step::Pause(rng.below(30_000)));
         }
     }
     script
 }
 
-/// Many requests at once, answers afterwards.
-fn pipelining(number: u64, dice: &mut Dice) -> Vec<Step> {
-    let paths: Vec<String> = (0..=dice.below(200)).map(|turn| format!("/pipe/{number}/{turn}")).collect();
+/// Many pipelined requests.
+fn pipelining(number: u64, rng: &mut Rng) -> Vec<Step> {
+    let paths: Vec<String> = (0..=rng.below(200)).map(|turn| format!("/pipe/{number}/{turn}")).collect();
     let requests: Vec<u8> = paths.iter().flat_map(|path| get(path)).collect();
-    let answers = paths.into_iter().map(|path| Step::Answer(200, format!("{path} 0;")));
-    std::iter::once(send(requests)).chain(answers).collect()
+    let responses = paths.into_iter().map(|path| Step::Response(200, format!("{path} 0;")));
+    std::iter::once(send(requests)).chain(responses).collect()
 }

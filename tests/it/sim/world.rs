@@ -1,9 +1,9 @@
-//! A network and a clock that exist only in memory, as a backend for the loop.
+//! A simulated network and clock, as a backend for the loop.
 //!
-//! Time passes only while the loop waits. The world is as unkind as the contract of `readiness` allows: it reports
-//! ready sources in any order, some of them later, some that are not ready at all; its edge-triggered kind reports a
-//! readiness once and never again before the stream was found empty or full; reads and writes move as little as they
-//! please; a connection that is closed over unread input is reset, and may lose what its peer has not read yet.
+//! Time passes only while the loop waits. The simulation is as adverse as the contract of `readiness` permits: it
+//! reports ready sources in any order, some of them late, and some that are not ready at all; in edge-triggered mode it
+//! reports a ready source only once until a call has found it empty or full; reads and writes transfer arbitrarily few
+//! bytes; a connection closed with unread input is reset, and may lose data that its peer has not read yet.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -24,44 +24,46 @@ use serverd::r#loop::readiness::{Event, Interest, Listener, Received, Sent, Stre
 
 use super::client::Client;
 
-/// A small generator (xorshift64*): repeatable is all it has to be.
-pub(super) struct Dice(u64);
+/// A small random number generator (xorshift64*); it only has to be reproducible.
+pub(super) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        Dice(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Rng(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn below(&mut self, sides: u64) -> u64 {
+    /// Returns a random number below `bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides.max(1)
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound.max(1)
     }
 
-    pub(super) fn one_in(&mut self, sides: u64) -> bool {
-        self.below(sides) == 0
+    /// Returns true once in `count` calls on average.
+    pub(super) fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
     }
 
-    /// At most `len` and at least 1, in sizes from bytes to everything.
+    /// Returns a random length between 1 and `len`, of any magnitude from a few bytes to all of it.
     pub(super) fn some_of(&mut self, len: usize) -> usize {
-        let most = [7, 200, 3000, usize::MAX, usize::MAX][usize::try_from(self.below(5)).expect("small")];
-        let least = (len / 40).max(1);
-        least.max(1 + usize::try_from(self.below(len as u64)).expect("small")).min(most.max(least)).min(len)
+        let max = [7, 200, 3000, usize::MAX, usize::MAX][usize::try_from(self.below(5)).expect("small")];
+        let min = (len / 40).max(1);
+        min.max(1 + usize::try_from(self.below(len as u64)).expect("small")).min(max.max(min)).min(len)
     }
 }
 
-/// What a seed decides about the world.
+/// Adverse conditions, chosen by the seed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nature {
-    /// Streams fail now and then, accepting fails for a while.
+pub(super) struct Conditions {
+    /// Streams occasionally fail, and accepting fails for a while.
     pub(super) faulty: bool,
-    /// The server does not run for some seconds now and then.
+    /// The server occasionally does not run for up to four seconds.
     pub(super) stalls: bool,
 }
 
-/// One connection: the kernel's buffers at the server's end.
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about a connection")]
+/// One connection: the kernel's buffers at the server's end. `up` is from the client to the server, `down` the reverse.
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of a connection")]
 pub(super) struct Socket {
     up: Vec<u8>,
     up_max: usize,
@@ -71,111 +73,112 @@ pub(super) struct Socket {
     down_max: usize,
     pub(super) down_fin: bool,
     pub(super) down_reset: bool,
-    /// The server holds it.
+    /// The server has accepted the connection and not closed it yet.
     pub(super) open: bool,
     pub(super) accepted_us: Option<u64>,
     abort: bool,
-    watch: Option<Watch>,
-    /// Calls until one fails for good.
-    doom: u64,
-    pub(super) doomed: bool,
-    /// What this turn has read and written.
+    registration: Option<Registration>,
+    /// Number of calls until the stream fails permanently.
+    calls_until_failure: u64,
+    pub(super) failed: bool,
+    /// Bytes the server has read and written in this turn.
     turn: (usize, usize),
-    /// Whose it is.
+    /// Index of the client.
     client: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Watch {
+struct Registration {
     token: Token,
     interest: Interest,
-    /// A readiness of this direction is still to be reported, once (edge-triggered).
+    /// The next readiness of this direction is still to be reported (edge-triggered).
     read_armed: bool,
     write_armed: bool,
-    /// A hang-up was reported, and is not reported again.
-    hangup_told: bool,
+    /// A hang-up was already reported.
+    hangup_reported: bool,
 }
 
-impl Watch {
+impl Registration {
     fn new(token: Token, interest: Interest) -> Self {
-        Watch { token, interest, read_armed: true, write_armed: true, hangup_told: false }
+        Registration { token, interest, read_armed: true, write_armed: true, hangup_reported: false }
     }
 }
 
-/// What happens at a time.
+/// A scheduled action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+enum Action {
     Client(usize),
     Drain,
 }
 
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the world")]
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of the world")]
 pub(super) struct World {
     now_us: u64,
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     edge: bool,
-    pub(super) nature: Nature,
+    pub(super) conditions: Conditions,
     pub(super) sockets: Vec<Socket>,
     pub(super) clients: Vec<Option<Client>>,
-    happenings: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    schedule: BinaryHeap<Reverse<(u64, u64, Action)>>,
     serial: u64,
     pub(super) backlog: VecDeque<usize>,
-    listener: Option<Watch>,
+    listener: Option<Registration>,
     pub(super) listening: bool,
-    turned_away: bool,
+    new_connections_stopped: bool,
     accept_fails_until_us: u64,
-    watched: BTreeMap<Token, Name>,
+    watched: BTreeMap<Token, SimSource>,
     /// Sources that may have become ready.
-    stirred: BTreeSet<Name>,
+    changed: BTreeSet<SimSource>,
     /// Sockets that were read or written in this turn.
     touched: Vec<usize>,
-    bell: Arc<Bell>,
-    /// How long the server stood still, in all.
+    waker: Arc<FlagWaker>,
+    /// Total time for which the server has been stalled.
     pub(super) stalled_us: u64,
     pub(super) drain_us: Option<u64>,
     pub(super) drain: Option<Box<dyn Fn()>>,
-    /// Waits in a row that reported nothing and let no time pass.
+    /// Consecutive waits with a timeout of zero that reported no events, while almost no time passed.
     idle_waits: u32,
     accepts_turn: usize,
+    /// The last wait would have blocked forever: it had no timeout, and no action is scheduled.
     pub(super) asleep: bool,
 }
 
-/// The name of a source.
+/// A source: the listener, or a socket by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Name {
+pub(super) enum SimSource {
     Listener,
     Socket(usize),
 }
 
 #[derive(Default)]
-struct Bell(AtomicBool);
+struct FlagWaker(AtomicBool);
 
-impl Wake for Bell {
+impl Wake for FlagWaker {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
 impl World {
-    pub(super) fn new(seed: u64, edge: bool, nature: Nature) -> Rc<RefCell<World>> {
+    pub(super) fn new(seed: u64, edge: bool, conditions: Conditions) -> Rc<RefCell<World>> {
         Rc::new(RefCell::new(World {
             now_us: 0,
-            dice: Dice::new(seed),
+            rng: Rng::new(seed),
             edge,
-            nature,
+            conditions,
             sockets: Vec::new(),
             clients: Vec::new(),
-            happenings: BinaryHeap::new(),
+            schedule: BinaryHeap::new(),
             serial: 0,
             backlog: VecDeque::new(),
             listener: None,
             listening: false,
-            turned_away: false,
+            new_connections_stopped: false,
             accept_fails_until_us: 0,
             watched: BTreeMap::new(),
-            stirred: BTreeSet::new(),
+            changed: BTreeSet::new(),
             touched: Vec::new(),
-            bell: Arc::default(),
+            waker: Arc::default(),
             stalled_us: 0,
             drain_us: None,
             drain: None,
@@ -189,34 +192,35 @@ impl World {
         self.now_us
     }
 
-    fn at(&mut self, us: u64, what: Happening) {
+    fn at(&mut self, us: u64, action: Action) {
         self.serial += 1;
-        self.happenings.push(Reverse((us, self.serial, what)));
+        self.schedule.push(Reverse((us, self.serial, action)));
     }
 
-    /// Lets a client act after a delay.
+    /// Schedules a client to act after a delay.
     pub(super) fn wake_client(&mut self, index: usize, delay_us: u64) {
-        self.at(self.now_us + delay_us, Happening::Client(index));
+        self.at(self.now_us + delay_us, Action::Client(index));
     }
 
     pub(super) fn drain_at(&mut self, us: u64) {
-        self.at(us, Happening::Drain);
+        self.at(us, Action::Drain);
     }
 
     pub(super) fn add_client(&mut self, client: Client, start_us: u64) {
         let index = self.clients.len();
         self.clients.push(Some(client));
-        self.at(start_us, Happening::Client(index));
+        self.at(start_us, Action::Client(index));
     }
 
-    /// A client connects; refused when nobody listens any more.
+    /// Connects a client; `None` if the connection is refused because the listener is closed or stopped.
     pub(super) fn connect(&mut self, client: usize) -> Option<usize> {
-        if !self.listening || self.turned_away {
+        if !self.listening || self.new_connections_stopped {
             return None;
         }
-        let doom = if self.nature.faulty && self.dice.one_in(10) { 1 + self.dice.below(30) } else { u64::MAX };
+        let calls_until_failure =
+            if self.conditions.faulty && self.rng.one_in(10) { 1 + self.rng.below(30) } else { u64::MAX };
         let sizes = [1 << 10, 16 << 10, 64 << 10, 256 << 10];
-        let mut size = || sizes[usize::try_from(self.dice.below(4)).expect("small")];
+        let mut size = || sizes[usize::try_from(self.rng.below(4)).expect("small")];
         let (up_max, down_max) = (size(), size());
         self.sockets.push(Socket {
             up: Vec::new(),
@@ -230,169 +234,170 @@ impl World {
             open: false,
             accepted_us: None,
             abort: false,
-            watch: None,
-            doom,
-            doomed: false,
+            registration: None,
+            calls_until_failure,
+            failed: false,
             turn: (0, 0),
             client,
         });
         let socket = self.sockets.len() - 1;
         self.backlog.push_back(socket);
-        self.stirred.insert(Name::Listener);
+        self.changed.insert(SimSource::Listener);
         Some(socket)
     }
 
-    /// Moves some bytes of a client towards the server; how many, or `None` when the connection was reset.
+    /// Sends bytes from a client to the server; returns how many were sent, or `None` if the connection was reset.
     pub(super) fn client_send(&mut self, socket: usize, bytes: &[u8]) -> Option<usize> {
-        let end = &mut self.sockets[socket];
-        if end.down_reset {
+        let conn = &mut self.sockets[socket];
+        if conn.down_reset {
             return None;
         }
-        if end.accepted_us.is_some() && !end.open {
-            // The server has closed: what comes now is answered with a reset, which may destroy what is unread.
-            end.down_reset = true;
-            if self.dice.one_in(2) {
+        if conn.accepted_us.is_some() && !conn.open {
+            // The server has closed the connection: its kernel responds with a reset, which may discard data that the
+            // client has not read.
+            conn.down_reset = true;
+            if self.rng.one_in(2) {
                 self.sockets[socket].down.clear();
             }
             return None;
         }
-        let room = end.up_max - end.up.len();
+        let room = conn.up_max - conn.up.len();
         if room == 0 {
             return Some(0);
         }
-        let count = self.dice.some_of(bytes.len()).min(room);
-        end.up.extend_from_slice(&bytes[..count]);
-        self.stir(socket);
+        let count = self.rng.some_of(bytes.len()).min(room);
+        conn.up.extend_from_slice(&bytes[..count]);
+        self.mark_changed(socket);
         Some(count)
     }
 
     pub(super) fn client_finish(&mut self, socket: usize) {
         self.sockets[socket].up_fin = true;
-        self.stir(socket);
+        self.mark_changed(socket);
     }
 
     pub(super) fn client_reset(&mut self, socket: usize) {
-        let end = &mut self.sockets[socket];
-        end.up_reset = true;
-        end.up.clear();
-        self.stir(socket);
+        let conn = &mut self.sockets[socket];
+        conn.up_reset = true;
+        conn.up.clear();
+        self.mark_changed(socket);
     }
 
-    /// Some of what the server sent.
+    /// Reads some of what the server has sent.
     pub(super) fn client_read(&mut self, socket: usize, into: &mut Vec<u8>) -> usize {
         let waiting = self.sockets[socket].down.len();
         if waiting == 0 {
             return 0;
         }
-        let count = self.dice.some_of(waiting);
+        let count = self.rng.some_of(waiting);
         into.extend_from_slice(&self.sockets[socket].down[..count]);
         self.sockets[socket].down.drain(..count);
-        self.stir(socket);
+        self.mark_changed(socket);
         count
     }
 
-    fn stir(&mut self, socket: usize) {
-        self.stirred.insert(Name::Socket(socket));
+    fn mark_changed(&mut self, socket: usize) {
+        self.changed.insert(SimSource::Socket(socket));
     }
 
-    fn is_readable(&self, name: Name) -> bool {
-        match name {
-            Name::Listener => !self.backlog.is_empty(),
-            Name::Socket(index) => {
-                let end = &self.sockets[index];
-                !end.up.is_empty() || end.up_fin || end.up_reset
+    fn is_readable(&self, source: SimSource) -> bool {
+        match source {
+            SimSource::Listener => !self.backlog.is_empty(),
+            SimSource::Socket(index) => {
+                let conn = &self.sockets[index];
+                !conn.up.is_empty() || conn.up_fin || conn.up_reset
             }
         }
     }
 
-    fn is_writable(&self, name: Name) -> bool {
-        match name {
-            Name::Listener => false,
-            Name::Socket(index) => {
-                let end = &self.sockets[index];
-                end.up_reset || end.down.len() < end.down_max
+    fn is_writable(&self, source: SimSource) -> bool {
+        match source {
+            SimSource::Listener => false,
+            SimSource::Socket(index) => {
+                let conn = &self.sockets[index];
+                conn.up_reset || conn.down.len() < conn.down_max
             }
         }
     }
 
-    fn watch(&mut self, name: Name) -> &mut Option<Watch> {
-        match name {
-            Name::Listener => &mut self.listener,
-            Name::Socket(index) => &mut self.sockets[index].watch,
+    fn registration(&mut self, source: SimSource) -> &mut Option<Registration> {
+        match source {
+            SimSource::Listener => &mut self.listener,
+            SimSource::Socket(index) => &mut self.sockets[index].registration,
         }
     }
 
-    /// What a wait could report now.
-    fn ready(&mut self) -> Vec<(Name, Event)> {
-        let names = std::mem::take(&mut self.stirred);
+    /// Returns the events a wait could report now.
+    fn ready(&mut self) -> Vec<(SimSource, Event)> {
+        let sources = std::mem::take(&mut self.changed);
         let mut ready = Vec::new();
-        for name in names {
-            let (can_read, can_write) = (self.is_readable(name), self.is_writable(name));
+        for source in sources {
+            let (can_read, can_write) = (self.is_readable(source), self.is_writable(source));
             let edge = self.edge;
-            let Some(watch) = self.watch(name).as_mut() else { continue };
-            let readable = can_read && if edge { watch.read_armed } else { watch.interest.read };
-            let writable = can_write && watch.interest.write && (!edge || watch.write_armed);
+            let Some(registration) = self.registration(source).as_mut() else { continue };
+            let readable = can_read && if edge { registration.read_armed } else { registration.interest.read };
+            let writable = can_write && registration.interest.write && (!edge || registration.write_armed);
             if readable || writable {
-                let token = watch.token;
+                let token = registration.token;
                 let hangup = edge
-                    && matches!(name, Name::Socket(index) if self.sockets[index].up_fin || self.sockets[index].up_reset);
+                    && matches!(source, SimSource::Socket(index) if self.sockets[index].up_fin || self.sockets[index].up_reset);
                 let event = Event { token, readable: readable || hangup, writable: writable || hangup, hangup };
-                ready.push((name, event));
-                self.stirred.insert(name);
+                ready.push((source, event));
+                self.changed.insert(source);
             }
         }
         ready
     }
 
-    /// Shows some of what is ready, in any order; what is not shown is ready still.
-    fn report(&mut self, ready: Vec<(Name, Event)>, events: &mut Vec<Event>) {
-        let all = self.dice.one_in(2);
-        for (name, event) in ready {
-            if !all && self.dice.one_in(3) {
+    /// Reports some of the ready sources, in random order; the others remain ready.
+    fn report(&mut self, ready: Vec<(SimSource, Event)>, events: &mut Vec<Event>) {
+        let all = self.rng.one_in(2);
+        for (source, event) in ready {
+            if !all && self.rng.one_in(3) {
                 continue;
             }
-            if let Some(watch) = self.watch(name).as_mut() {
-                watch.read_armed &= !event.readable;
-                watch.write_armed &= !event.writable;
-                watch.hangup_told |= event.hangup;
+            if let Some(registration) = self.registration(source).as_mut() {
+                registration.read_armed &= !event.readable;
+                registration.write_armed &= !event.writable;
+                registration.hangup_reported |= event.hangup;
             }
-            let place = usize::try_from(self.dice.below(events.len() as u64 + 1)).expect("small");
-            events.insert(place, event);
+            let position = usize::try_from(self.rng.below(events.len() as u64 + 1)).expect("small");
+            events.insert(position, event);
         }
-        if self.dice.one_in(8) && !self.watched.is_empty() {
-            let which = usize::try_from(self.dice.below(self.watched.len() as u64)).expect("small");
-            let token = *self.watched.keys().nth(which).expect("below the length");
-            events.push(Event { token, readable: true, writable: self.dice.one_in(2), hangup: false });
+        if self.rng.one_in(8) && !self.watched.is_empty() {
+            let index = usize::try_from(self.rng.below(self.watched.len() as u64)).expect("small");
+            let token = *self.watched.keys().nth(index).expect("below the length");
+            events.push(Event { token, readable: true, writable: self.rng.one_in(2), hangup: false });
         }
     }
 
-    /// Lets everything happen that is due up to a time.
-    fn pass_until(&mut self, us: u64) {
-        while self.happenings.peek().is_some_and(|Reverse((at, ..))| *at <= us) {
-            let Reverse((at, _, what)) = self.happenings.pop().expect("peeked");
+    /// Advances the clock to `us`, running all actions that are due by then.
+    fn advance_to(&mut self, us: u64) {
+        while self.schedule.peek().is_some_and(|Reverse((at, ..))| *at <= us) {
+            let Reverse((at, _, action)) = self.schedule.pop().expect("peeked");
             self.now_us = self.now_us.max(at);
-            self.happen(what);
+            self.run_action(action);
         }
         self.now_us = self.now_us.max(us);
     }
 
-    /// Lets everything happen that was still to come, without a server.
+    /// Runs all remaining actions, after the server has ended.
     pub(super) fn finish(&mut self) {
-        while let Some(Reverse((at, ..))) = self.happenings.peek() {
+        while let Some(Reverse((at, ..))) = self.schedule.peek() {
             let at = *at;
-            self.pass_until(at);
+            self.advance_to(at);
         }
     }
 
-    fn happen(&mut self, what: Happening) {
-        match what {
-            Happening::Client(index) => {
+    fn run_action(&mut self, action: Action) {
+        match action {
+            Action::Client(index) => {
                 if let Some(mut client) = self.clients[index].take() {
                     client.act(self, index);
                     self.clients[index] = Some(client);
                 }
             }
-            Happening::Drain => {
+            Action::Drain => {
                 self.drain_us.get_or_insert(self.now_us);
                 if let Some(drain) = &self.drain {
                     drain();
@@ -407,28 +412,28 @@ impl World {
         let deadline_us = timeout.map(|limit| {
             self.now_us.saturating_add(u64::try_from(limit.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX))
         });
-        if self.nature.stalls && self.dice.one_in(2000) {
-            let pause_us = self.dice.below(4_000_000);
+        if self.conditions.stalls && self.rng.one_in(2000) {
+            let pause_us = self.rng.below(4_000_000);
             self.stalled_us += pause_us;
-            self.pass_until(self.now_us + pause_us);
+            self.advance_to(self.now_us + pause_us);
         }
-        let jitter_us = self.dice.below(300);
-        self.pass_until(self.now_us + jitter_us);
+        let jitter_us = self.rng.below(300);
+        self.advance_to(self.now_us + jitter_us);
         loop {
             let ready = self.ready();
-            if !ready.is_empty() || self.bell.0.swap(false, Ordering::SeqCst) {
+            if !ready.is_empty() || self.waker.0.swap(false, Ordering::SeqCst) {
                 self.report(ready, events);
                 break;
             }
-            let next_us = self.happenings.peek().map(|Reverse((at, ..))| *at);
+            let next_us = self.schedule.peek().map(|Reverse((at, ..))| *at);
             match (next_us, deadline_us) {
                 (Some(next), Some(deadline)) if next > deadline => {
-                    self.pass_until(deadline);
+                    self.advance_to(deadline);
                     break;
                 }
-                (Some(next), _) => self.pass_until(next),
+                (Some(next), _) => self.advance_to(next),
                 (None, Some(deadline)) => {
-                    self.pass_until(deadline);
+                    self.advance_to(deadline);
                     break;
                 }
                 (None, None) => {
@@ -442,11 +447,11 @@ impl World {
         assert!(self.idle_waits < 2000, "the loop spins");
     }
 
-    /// What one turn may do to one connection has a bound.
+    /// Checks the limits on the work per connection and turn.
     fn end_turn(&mut self) {
         for index in self.touched.drain(..) {
-            let end = &mut self.sockets[index];
-            let (read, written) = std::mem::take(&mut end.turn);
+            let conn = &mut self.sockets[index];
+            let (read, written) = std::mem::take(&mut conn.turn);
             assert!(read < 2 * 64 * 1024, "{read} bytes read in one turn");
             assert!(written < 4 * 256 * 1024, "{written} bytes written in one turn");
         }
@@ -454,22 +459,23 @@ impl World {
         assert!(accepts <= 64 || self.drain_us.is_some(), "{accepts} accepted in one turn");
     }
 
-    /// Whether this call of a stream is the one that fails.
-    fn strikes(&mut self, index: usize) -> bool {
-        let end = &mut self.sockets[index];
-        end.doom = end.doom.saturating_sub(u64::from(end.doom != u64::MAX));
-        end.doomed |= end.doom == 0;
-        end.doomed
+    /// Counts a call on a stream and returns whether it fails.
+    fn call_fails(&mut self, index: usize) -> bool {
+        let conn = &mut self.sockets[index];
+        conn.calls_until_failure =
+            conn.calls_until_failure.saturating_sub(u64::from(conn.calls_until_failure != u64::MAX));
+        conn.failed |= conn.calls_until_failure == 0;
+        conn.failed
     }
 
-    /// Lets the client of a socket see what the server did, a little later.
-    fn tell(&mut self, index: usize) {
-        let delay_us = self.dice.below(30_000);
+    /// Wakes the client of a socket after a short delay, to react to what the server did.
+    fn notify_client(&mut self, index: usize) {
+        let delay_us = self.rng.below(30_000);
         self.wake_client(self.sockets[index].client, delay_us);
     }
 }
 
-/// The backend.
+/// The simulated backend.
 pub(super) struct Sim<const EDGE: bool>(pub(super) Rc<RefCell<World>>);
 
 pub(super) struct SimListener(pub(super) Rc<RefCell<World>>);
@@ -477,42 +483,46 @@ pub(super) struct SimListener(pub(super) Rc<RefCell<World>>);
 pub(super) struct SimStream {
     world: Rc<RefCell<World>>,
     index: usize,
-    name: Name,
+    source: SimSource,
 }
 
 impl<const EDGE: bool> Readiness for Sim<EDGE> {
     type Listener = SimListener;
     type Stream = SimStream;
-    type Source = Name;
+    type Source = SimSource;
 
     const NAME: &'static str = "sim";
-    const REPEATS: bool = !EDGE;
+    const LEVEL_TRIGGERED: bool = !EDGE;
 
     fn new() -> io::Result<Self> {
-        Ok(Sim(World::new(0, EDGE, Nature { faulty: false, stalls: false })))
+        Ok(Sim(World::new(0, EDGE, Conditions { faulty: false, stalls: false })))
     }
 
-    fn add(&mut self, source: &Name, token: Token, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, source: &SimSource, token: Token, interest: Interest) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
-        assert!(world.watched.insert(token, *source).is_none(), "a token that is in use");
-        world.stirred.insert(*source);
-        let before = world.watch(*source).replace(Watch::new(token, interest));
-        assert!(before.is_none(), "a source that is watched already");
+        assert!(world.watched.insert(token, *source).is_none(), "the token is already in use");
+        world.changed.insert(*source);
+        let before = world.registration(*source).replace(Registration::new(token, interest));
+        assert!(before.is_none(), "the source is already registered");
         Ok(())
     }
 
-    fn set_interest(&mut self, source: &Name, token: Token, interest: Interest) -> io::Result<()> {
+    fn set_interest(&mut self, source: &SimSource, token: Token, interest: Interest) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
-        world.stirred.insert(*source);
-        let before = world.watch(*source).replace(Watch::new(token, interest));
-        assert_eq!(before.map(|watch| watch.token), Some(token), "a source that is not watched");
+        world.changed.insert(*source);
+        let before = world.registration(*source).replace(Registration::new(token, interest));
+        assert_eq!(
+            before.map(|registration| registration.token),
+            Some(token),
+            "the source is not registered with this token"
+        );
         Ok(())
     }
 
-    fn remove(&mut self, source: &Name, token: Token) -> io::Result<()> {
+    fn remove(&mut self, source: &SimSource, token: Token) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
         assert_eq!(world.watched.remove(&token), Some(*source));
-        *world.watch(*source) = None;
+        *world.registration(*source) = None;
         Ok(())
     }
 
@@ -522,14 +532,14 @@ impl<const EDGE: bool> Readiness for Sim<EDGE> {
     }
 
     fn waker(&self) -> Waker {
-        Arc::clone(&self.0.borrow().bell).into()
+        Arc::clone(&self.0.borrow().waker).into()
     }
 
     fn now(&self) -> Duration {
         Duration::from_micros(self.0.borrow().now_us)
     }
 
-    fn wall(&self) -> SystemTime {
+    fn system_time(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_000 + self.0.borrow().now_us)
     }
 }
@@ -542,45 +552,45 @@ impl Listener for SimListener {
         Ok(())
     }
 
-    fn turn_away(&mut self) -> bool {
+    fn stop_new_connections(&mut self) -> bool {
         let world = &mut *self.0.borrow_mut();
-        world.turned_away = world.dice.one_in(2);
-        world.turned_away
+        world.new_connections_stopped = world.rng.one_in(2);
+        world.new_connections_stopped
     }
 
     fn accept(&mut self) -> io::Result<(SimStream, SocketAddr)> {
         let world = &mut *self.0.borrow_mut();
-        if world.nature.faulty && world.accept_fails_until_us == 0 && world.dice.one_in(40) {
-            world.accept_fails_until_us = world.now_us + world.dice.below(3_000_000);
+        if world.conditions.faulty && world.accept_fails_until_us == 0 && world.rng.one_in(40) {
+            world.accept_fails_until_us = world.now_us + world.rng.below(3_000_000);
         }
         if world.now_us < world.accept_fails_until_us {
             return Err(Errno::MFILE.into());
         }
-        if world.nature.faulty && world.dice.one_in(20) {
+        if world.conditions.faulty && world.rng.one_in(20) {
             return Err(Errno::CONNABORTED.into());
         }
         let Some(index) = world.backlog.pop_front() else {
-            if let Some(watch) = &mut world.listener {
-                watch.read_armed = true;
+            if let Some(registration) = &mut world.listener {
+                registration.read_armed = true;
             }
             return Err(io::ErrorKind::WouldBlock.into());
         };
         world.accepts_turn += 1;
         let now_us = world.now_us;
-        let end = &mut world.sockets[index];
-        end.open = true;
-        end.accepted_us = Some(now_us);
-        let name = Name::Socket(index);
+        let conn = &mut world.sockets[index];
+        conn.open = true;
+        conn.accepted_us = Some(now_us);
+        let source = SimSource::Socket(index);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Ok((SimStream { world: Rc::clone(&self.0), index, name }, peer))
+        Ok((SimStream { world: Rc::clone(&self.0), index, source }, peer))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(SocketAddr::from(([127, 0, 0, 1], 80)))
     }
 
-    fn source(&self) -> &Name {
-        &Name::Listener
+    fn source(&self) -> &SimSource {
+        &SimSource::Listener
     }
 }
 
@@ -588,74 +598,74 @@ impl Drop for SimListener {
     fn drop(&mut self) {
         let world = &mut *self.0.borrow_mut();
         world.listening = false;
-        // Who still waits is reset.
+        // Queued connections are reset.
         while let Some(index) = world.backlog.pop_front() {
             world.sockets[index].down_reset = true;
-            world.tell(index);
+            world.notify_client(index);
         }
     }
 }
 
 impl Stream for SimStream {
-    type Source = Name;
+    type Source = SimSource;
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let world = &mut *self.world.borrow_mut();
-        if world.strikes(self.index) || world.sockets[self.index].up_reset {
+        if world.call_fails(self.index) || world.sockets[self.index].up_reset {
             return Err(Errno::CONNRESET.into());
         }
-        let end = &mut world.sockets[self.index];
-        if end.up.is_empty() {
-            if end.up_fin {
+        let conn = &mut world.sockets[self.index];
+        if conn.up.is_empty() {
+            if conn.up_fin {
                 return Ok(Received { bytes: 0, more: false });
             }
-            if let Some(watch) = &mut end.watch {
-                watch.read_armed = true;
+            if let Some(registration) = &mut conn.registration {
+                registration.read_armed = true;
             }
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let most = end.up.len().min(buffer.len());
-        let bytes = if world.dice.one_in(4) { world.dice.some_of(most) } else { most };
-        let may_lie = world.dice.one_in(8);
-        let end = &mut world.sockets[self.index];
-        buffer[..bytes].copy_from_slice(&end.up[..bytes]);
-        end.up.drain(..bytes);
-        end.turn.0 += bytes;
-        let more = !end.up.is_empty() || may_lie;
-        let at_end = end.up_fin;
-        if let Some(watch) = &mut end.watch {
-            watch.read_armed |= !(more || at_end && watch.hangup_told);
+        let max = conn.up.len().min(buffer.len());
+        let bytes = if world.rng.one_in(4) { world.rng.some_of(max) } else { max };
+        let spurious_more = world.rng.one_in(8);
+        let conn = &mut world.sockets[self.index];
+        buffer[..bytes].copy_from_slice(&conn.up[..bytes]);
+        conn.up.drain(..bytes);
+        conn.turn.0 += bytes;
+        let more = !conn.up.is_empty() || spurious_more;
+        let at_end = conn.up_fin;
+        if let Some(registration) = &mut conn.registration {
+            registration.read_armed |= !(more || at_end && registration.hangup_reported);
         }
         world.touched.push(self.index);
-        // There is room for more of what the client sends.
-        world.tell(self.index);
+        // The client can send more.
+        world.notify_client(self.index);
         Ok(Received { bytes, more })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<Sent> {
         let world = &mut *self.world.borrow_mut();
-        if world.strikes(self.index) || world.sockets[self.index].up_reset {
+        if world.call_fails(self.index) || world.sockets[self.index].up_reset {
             return Err(Errno::PIPE.into());
         }
-        let end = &mut world.sockets[self.index];
-        let room = end.down_max - end.down.len();
+        let conn = &mut world.sockets[self.index];
+        let room = conn.down_max - conn.down.len();
         if room == 0 {
-            if let Some(watch) = &mut end.watch {
-                watch.write_armed = true;
+            if let Some(registration) = &mut conn.registration {
+                registration.write_armed = true;
             }
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let most = room.min(bytes.len());
-        let count = if world.dice.one_in(4) { world.dice.some_of(most) } else { most };
-        let end = &mut world.sockets[self.index];
-        end.down.extend_from_slice(&bytes[..count]);
-        end.turn.1 += count;
-        let more = end.down.len() < end.down_max;
-        if let Some(watch) = &mut end.watch {
-            watch.write_armed |= !more;
+        let max = room.min(bytes.len());
+        let count = if world.rng.one_in(4) { world.rng.some_of(max) } else { max };
+        let conn = &mut world.sockets[self.index];
+        conn.down.extend_from_slice(&bytes[..count]);
+        conn.turn.1 += count;
+        let more = conn.down.len() < conn.down_max;
+        if let Some(registration) = &mut conn.registration {
+            registration.write_armed |= !more;
         }
         world.touched.push(self.index);
-        world.tell(self.index);
+        world.notify_client(self.index);
         Ok(Sent { bytes: count, more })
     }
 
@@ -664,11 +674,11 @@ impl Stream for SimStream {
         first.map_or(Ok(Sent { bytes: 0, more: true }), |slice| self.write(slice))
     }
 
-    /// Reads no more than there is room for.
+    /// Reads no more of the file than the stream has room for.
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
         let room = {
-            let end = &self.world.borrow().sockets[self.index];
-            end.down_max - end.down.len()
+            let conn = &self.world.borrow().sockets[self.index];
+            conn.down_max - conn.down.len()
         };
         let mut bytes = vec![0; count.min(room.max(1))];
         let read = file.read_at(&mut bytes, offset)?;
@@ -677,11 +687,11 @@ impl Stream for SimStream {
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         let world = &mut *self.world.borrow_mut();
-        if world.strikes(self.index) || world.sockets[self.index].up_reset {
+        if world.call_fails(self.index) || world.sockets[self.index].up_reset {
             return Err(Errno::NOTCONN.into());
         }
         world.sockets[self.index].down_fin = true;
-        world.tell(self.index);
+        world.notify_client(self.index);
         Ok(())
     }
 
@@ -701,25 +711,25 @@ impl Stream for SimStream {
         Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
     }
 
-    fn source(&self) -> &Name {
-        &self.name
+    fn source(&self) -> &SimSource {
+        &self.source
     }
 }
 
 impl Drop for SimStream {
     fn drop(&mut self) {
         let world = &mut *self.world.borrow_mut();
-        let loses = world.dice.one_in(2);
-        let end = &mut world.sockets[self.index];
-        assert!(end.open && end.watch.is_none(), "closed while it is watched");
-        end.open = false;
-        end.down_fin = true;
-        if end.abort || !end.up.is_empty() || end.doomed {
-            end.down_reset = true;
+        let loses = world.rng.one_in(2);
+        let conn = &mut world.sockets[self.index];
+        assert!(conn.open && conn.registration.is_none(), "closed while registered");
+        conn.open = false;
+        conn.down_fin = true;
+        if conn.abort || !conn.up.is_empty() || conn.failed {
+            conn.down_reset = true;
             if loses {
-                end.down.clear();
+                conn.down.clear();
             }
         }
-        world.tell(self.index);
+        world.notify_client(self.index);
     }
 }

@@ -1,33 +1,33 @@
-//! What is in a directory, in little memory: one list of numbers, and one of all names.
+//! The entries of a directory in compact form: a list of fixed-size records and a single buffer for all names.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// Names of one directory; what is beyond is left out, and said to be.
+/// Maximum number of entries in a listing. A longer listing is truncated, and says so.
 const ENTRIES_MAX: usize = 1_000_000;
 
-/// Memory of all listings that are under way together: ten of 100,000 names take half of it.
-const BYTES_MAX: usize = 128 << 20;
+/// Maximum memory of all in-flight listings together. Ten listings of 100,000 names use half of it.
+const TOTAL_BYTES_MAX: usize = 128 << 20;
 
-/// Memory of one listing, so that it never fails for want of what it takes itself.
-const OWN_BYTES_MAX: usize = BYTES_MAX / 2;
+/// Maximum memory of one listing, so that a single one never exhausts the budget.
+const LISTING_BYTES_MAX: usize = TOTAL_BYTES_MAX / 2;
 
-/// What a name stands for. Nothing else is served, so nothing else is listed.
+/// The kind of an entry. Other file types are not served, and therefore not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
     File,
 }
 
-/// One name and what it stands for.
+/// A directory entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
     pub(super) name: &'a [u8],
     pub(super) kind: Kind,
-    /// Octets; of a directory it means nothing.
+    /// In bytes; meaningless for a directory.
     pub(super) size: u64,
-    /// The last change, in seconds since 1970.
+    /// The mtime as a Unix time in seconds.
     pub(super) modified: i64,
 }
 
@@ -39,62 +39,62 @@ struct Record {
     kind: Kind,
 }
 
-/// By what a listing is sorted. Directories come first whatever it is.
+/// The sort key of a listing. Directories always come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum SortKey {
     Name,
     Size,
     Date,
 }
 
-/// The memory that listings under way have in common.
+/// The memory budget of all in-flight listings; holds the number of bytes in use.
 #[derive(Clone, Default)]
 pub(super) struct Budget(Arc<AtomicUsize>);
 
-/// All names of a directory.
+/// All entries of a directory.
 pub(super) struct Entries {
     names: Vec<u8>,
     records: Vec<Record>,
     budget: Budget,
-    /// What was taken from the budget.
-    taken: usize,
-    pub(super) cut: bool,
+    /// Bytes reserved from the budget.
+    reserved: usize,
+    pub(super) truncated: bool,
 }
 
-/// There is no memory for a listing now, or no room for more of it.
+/// A limit that stops a listing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    /// More names than a listing may have; those that are there are listed.
-    Cut,
-    /// Other listings have all the memory.
+pub(super) enum LimitReached {
+    /// The listing has reached its own maximum; the entries so far are listed.
+    Truncated,
+    /// The shared budget is exhausted (503).
     Busy,
 }
 
 impl Entries {
     pub(super) fn new(budget: Budget) -> Self {
-        Entries { names: Vec::new(), records: Vec::new(), budget, taken: 0, cut: false }
+        Entries { names: Vec::new(), records: Vec::new(), budget, reserved: 0, truncated: false }
     }
 
-    /// Adds a name.
-    pub(super) fn push(&mut self, entry: Entry<'_>) -> Result<(), Full> {
+    /// Adds an entry.
+    pub(super) fn push(&mut self, entry: Entry<'_>) -> Result<(), LimitReached> {
         let (start, len) = (u32::try_from(self.names.len()), u16::try_from(entry.name.len()));
         let (Ok(name_start), Ok(name_len), true) = (start, len, self.records.len() < ENTRIES_MAX) else {
-            self.cut = true;
-            return Err(Full::Cut);
+            self.truncated = true;
+            return Err(LimitReached::Truncated);
         };
         self.names.extend_from_slice(entry.name);
         let Entry { kind, size, modified, .. } = entry;
         self.records.push(Record { size, modified, name_start, name_len, kind });
         let bytes = self.names.capacity() + self.records.capacity() * size_of::<Record>();
-        if bytes > OWN_BYTES_MAX {
-            self.cut = true;
-            return Err(Full::Cut);
+        if bytes > LISTING_BYTES_MAX {
+            self.truncated = true;
+            return Err(LimitReached::Truncated);
         }
-        if bytes > self.taken {
-            let total = self.budget.0.fetch_add(bytes - self.taken, SeqCst) + bytes - self.taken;
-            self.taken = bytes;
-            if total > BYTES_MAX {
-                return Err(Full::Busy);
+        if bytes > self.reserved {
+            let total = self.budget.0.fetch_add(bytes - self.reserved, SeqCst) + bytes - self.reserved;
+            self.reserved = bytes;
+            if total > TOTAL_BYTES_MAX {
+                return Err(LimitReached::Busy);
             }
         }
         Ok(())
@@ -104,8 +104,8 @@ impl Entries {
         self.records.len()
     }
 
-    pub(super) fn get(&self, at: usize) -> Option<Entry<'_>> {
-        self.records.get(at).map(|record| self.entry(record))
+    pub(super) fn get(&self, index: usize) -> Option<Entry<'_>> {
+        self.records.get(index).map(|record| self.entry(record))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
@@ -116,20 +116,20 @@ impl Entries {
         Entry { name: name(&self.names, record), kind: record.kind, size: record.size, modified: record.modified }
     }
 
-    /// Directories first, and within each kind by the key; names decide among equals.
-    pub(super) fn sort(&mut self, key: Key, descending: bool) {
+    /// Sorts directories first, then by `key`, then by name.
+    pub(super) fn sort(&mut self, key: SortKey, descending: bool) {
         let names = &self.names;
-        self.records.sort_unstable_by(|one, other| {
-            let by_name = || compare_names(name(names, one), name(names, other));
+        self.records.sort_unstable_by(|a, b| {
+            let by_name = || compare_names(name(names, a), name(names, b));
             let order = match key {
-                Key::Name => by_name(),
-                // Directories have no size of their own.
-                Key::Size if one.kind == Kind::Directory && other.kind == Kind::Directory => return by_name(),
-                Key::Size => one.size.cmp(&other.size),
-                Key::Date => one.modified.cmp(&other.modified),
+                SortKey::Name => by_name(),
+                // The size of a directory is meaningless.
+                SortKey::Size if a.kind == Kind::Directory && b.kind == Kind::Directory => return by_name(),
+                SortKey::Size => a.size.cmp(&b.size),
+                SortKey::Date => a.modified.cmp(&b.modified),
             };
             let order = if descending { order.reverse() } else { order };
-            let directories_first = (one.kind == Kind::File).cmp(&(other.kind == Kind::File));
+            let directories_first = (a.kind == Kind::File).cmp(&(b.kind == Kind::File));
             directories_first.then(order).then_with(by_name)
         });
     }
@@ -137,7 +137,7 @@ impl Entries {
 
 impl Drop for Entries {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.taken, SeqCst);
+        self.budget.0.fetch_sub(self.reserved, SeqCst);
     }
 }
 
@@ -146,8 +146,8 @@ fn name<'a>(names: &'a [u8], record: &Record) -> &'a [u8] {
     &names[start..start + usize::from(record.name_len)]
 }
 
-/// As people expect it: without regard to the case of ASCII letters, and numbers by their value (`file9` before
-/// `file10`); what is equal so far by its octets.
+/// Compares names in natural order: ASCII case is ignored, and runs of digits compare by value (`file9` before
+/// `file10`). Ties are broken by comparing bytes.
 fn compare_names(one: &[u8], other: &[u8]) -> Ordering {
     let (mut left, mut right) = (one, other);
     loop {
@@ -172,7 +172,7 @@ fn compare_names(one: &[u8], other: &[u8]) -> Ordering {
     }
 }
 
-/// The digits at the front without leading zeros, and what follows.
+/// Splits off the leading number. Returns its digits without leading zeros, and the rest.
 fn split_number(text: &[u8]) -> (&[u8], &[u8]) {
     let len = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(len);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_come_first_whatever_the_order_is() {
+    fn directories_come_first_in_every_order() {
         use Kind::{Directory, File};
         let mut all = entries(&[
             ("b10", File, 5, 3),
@@ -208,12 +208,12 @@ mod tests {
             ("007", File, 6, 4),
         ]);
         for (key, descending, expected) in [
-            (Key::Name, false, ["a", "z", "007", "B9", "b9", "b10"]),
-            (Key::Name, true, ["z", "a", "b10", "b9", "B9", "007"]),
-            (Key::Size, false, ["a", "z", "b10", "007", "B9", "b9"]),
-            (Key::Size, true, ["a", "z", "B9", "b9", "007", "b10"]),
-            (Key::Date, false, ["a", "z", "B9", "b9", "b10", "007"]),
-            (Key::Date, true, ["z", "a", "007", "b10", "b9", "B9"]),
+            (SortKey::Name, false, ["a", "z", "007", "B9", "b9", "b10"]),
+            (SortKey::Name, true, ["z", "a", "b10", "b9", "B9", "007"]),
+            (SortKey::Size, false, ["a", "z", "b10", "007", "B9", "b9"]),
+            (SortKey::Size, true, ["a", "z", "B9", "b9", "007", "b10"]),
+            (SortKey::Date, false, ["a", "z", "B9", "b9", "b10", "007"]),
+            (SortKey::Date, true, ["z", "a", "007", "b10", "b9", "B9"]),
         ] {
             all.sort(key, descending);
             assert_eq!(names(&all), expected, "{key:?} {descending}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_by_value_and_letters_without_case() {
+    fn names_compare_naturally_and_ignore_ascii_case() {
         for (one, other) in
             [("a2", "a10"), ("A", "b"), ("a", "B"), ("a", "aa"), ("a01", "a2"), ("a1", "a1b"), ("x 9 y", "x 10 a")]
         {
@@ -233,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_and_bounded_for_all_together() {
+    fn memory_is_bounded_across_listings_and_released() {
         let budget = Budget::default();
         let name = [b'x'; 200];
         let entry = Entry { name: &name, kind: Kind::File, size: 0, modified: 0 };
         let fill = || {
             let mut entries = Entries::new(budget.clone());
-            let refused = (0..ENTRIES_MAX).find_map(|_| entries.push(entry).err());
-            (entries, refused)
+            let limit_reached = (0..ENTRIES_MAX).find_map(|_| entries.push(entry).err());
+            (entries, limit_reached)
         };
-        let filled: Vec<(Entries, Option<Full>)> = (0..10).map(|_| fill()).collect();
-        assert_eq!(filled[0].1, Some(Full::Cut), "one alone is cut");
-        assert!(filled[0].0.cut && filled[0].0.len() > 100_000);
-        assert_eq!(filled[9].1, Some(Full::Busy));
+        let filled: Vec<(Entries, Option<LimitReached>)> = (0..10).map(|_| fill()).collect();
+        assert_eq!(filled[0].1, Some(LimitReached::Truncated), "a single listing is truncated");
+        assert!(filled[0].0.truncated && filled[0].0.len() > 100_000);
+        assert_eq!(filled[9].1, Some(LimitReached::Busy));
         drop(filled);
         assert_eq!(budget.0.load(SeqCst), 0);
         assert_eq!(Entries::new(budget).push(entry), Ok(()));

@@ -1,6 +1,6 @@
-//! Which picture stands before a name: by its extension, as mail programs and desktops do it.
+//! Selects icons by file extension.
 
-/// Extensions by the class that the style sheet knows. In lower case.
+/// The CSS class of each icon, and the lower-case extensions that use it.
 const CLASSES: [(&str, &[&str]); 6] = [
     (
         "im",
@@ -35,11 +35,11 @@ const CLASSES: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// The class of a file's icon; `fi` where nothing is known of it.
+/// Returns the CSS class of a file's icon; `fi` for an unknown extension.
 pub(super) fn class(name: &[u8]) -> &'static str {
     let Some(dot) = name.iter().rposition(|&byte| byte == b'.').filter(|&dot| dot > 0) else { return "fi" };
     let extension = &name[dot + 1..];
-    let has = |list: &[&str]| list.iter().any(|own| extension.eq_ignore_ascii_case(own.as_bytes()));
+    let has = |list: &[&str]| list.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes()));
     CLASSES.iter().find(|(_, list)| has(list)).map_or("fi", |(class, _)| class)
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_told_apart_by_their_extension() {
+    fn icons_are_chosen_by_extension() {
         for (name, expected) in [
             ("a.PNG", "im"),
             ("a.tar.gz", "ar"),

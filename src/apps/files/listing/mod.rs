@@ -1,7 +1,7 @@
-//! Listings of directories: read and sorted on a thread of their own, written as fast as the client takes them.
+//! Directory listings, read and sorted on a thread pool and streamed to the client with back-pressure.
 //!
-//! What is held for one is its names and some numbers, 24 octets each, until the last is written; all listings under
-//! way share a budget. The text is made in pieces.
+//! An in-flight listing holds its names and a record of 24 bytes per entry until the last entry is rendered. All
+//! listings share a memory budget. The text is rendered in chunks, on demand.
 
 mod entries;
 mod icons;
@@ -19,24 +19,24 @@ use std::time::UNIX_EPOCH;
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
-use self::entries::{Budget, Entries, Entry, Full, Kind};
+use self::entries::{Budget, Entries, Entry, Kind, LimitReached};
 use self::view::{Format, View};
-use super::{Files, failure};
+use super::{Files, error_response};
 use crate::httpserver::{Pool, RequestHead, Response};
 
-/// Threads that read directories; there are none before the first listing.
+/// Number of threads that read directories. They are started for the first listing.
 const THREADS: usize = 2;
 
-/// Listings that wait for them.
+/// Maximum number of listings that wait for a thread.
 const QUEUED_MAX: usize = 64;
 
-/// A piece of the text: some hundred names.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Approximate size of a chunk of text: about a hundred entries.
+const CHUNK_BYTES: usize = 16 * 1024;
 
-/// A text up to here is made at once, and has a length.
-const WHOLE_BYTES: usize = 64 * 1024;
+/// A listing of up to about this size is rendered at once and sent with a Content-Length. A longer one is streamed.
+const BUFFERED_BYTES_MAX: usize = 64 * 1024;
 
-/// What all listings of a directory have in common, those of all workers.
+/// The thread pool and the memory budget, shared by all workers.
 #[derive(Default)]
 pub(super) struct Lister {
     pool: OnceLock<Option<Pool>>,
@@ -45,32 +45,38 @@ pub(super) struct Lister {
 
 impl Lister {
     fn pool(&self) -> Option<&Pool> {
-        let start = || Pool::new(THREADS, QUEUED_MAX).inspect_err(|error| log::error!("cannot list: {error}")).ok();
+        let start = || {
+            Pool::new(THREADS, QUEUED_MAX)
+                .inspect_err(|error| log::error!("cannot start the directory listing threads: {error}"))
+                .ok()
+        };
         self.pool.get_or_init(start).as_ref()
     }
 }
 
 impl Files {
-    /// The answer with what is in a directory.
+    /// Responds with a listing of a directory.
     pub(super) fn list(&self, head: &RequestHead<'_>, relative: PathBuf) -> Response {
         let Some(pool) = self.lister.pool() else { return StatusCode::INTERNAL_SERVER_ERROR.into() };
         let segments = relative.iter().map(|name| name.as_encoded_bytes().to_vec()).collect();
         let view = View::new(head, segments);
         let (root, mut entries) = (Arc::clone(&self.root), Entries::new(self.lister.budget.clone()));
         let work = move || {
-            let mut full = None;
-            let outcome = root.list(&relative, |name, metadata| {
-                full = entries.push(entry(name, metadata)).err();
-                if full.is_some() { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
+            let mut limit_reached = None;
+            let outcome = root.read_dir(&relative, |name, metadata| {
+                limit_reached = entries.push(entry(name, metadata)).err();
+                if limit_reached.is_some() { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
             });
-            if full != Some(Full::Cut) {
+            if limit_reached != Some(LimitReached::Truncated) {
                 outcome?;
             }
             entries.sort(view.key, view.descending);
-            Ok(Writer { view, entries, at: 0, done: false }.response())
+            Ok(ListingWriter { view, entries, next_index: 0, done: false }.response())
         };
         let path = head.path().to_owned();
-        pool.offload(work, move |outcome: io::Result<Response>| outcome.unwrap_or_else(|error| failure(&path, &error)))
+        pool.offload(work, move |outcome: io::Result<Response>| {
+            outcome.unwrap_or_else(|error| error_response(&path, &error))
+        })
     }
 }
 
@@ -83,56 +89,56 @@ fn entry<'a>(name: &'a OsStr, metadata: &Metadata) -> Entry<'a> {
     Entry { name: name.as_encoded_bytes(), kind, size: metadata.len(), modified: modified.unwrap_or(0) }
 }
 
-/// The text of a listing, piece by piece.
-struct Writer {
+/// Renders a listing, chunk by chunk.
+struct ListingWriter {
     view: View,
     entries: Entries,
-    at: usize,
+    next_index: usize,
     done: bool,
 }
 
-impl Writer {
+impl ListingWriter {
     fn response(mut self) -> Response {
         let format = self.view.format;
-        let mut whole = String::new();
-        while !self.done && whole.len() < WHOLE_BYTES {
-            self.push_piece(&mut whole);
+        let mut buffered = String::new();
+        while !self.done && buffered.len() < BUFFERED_BYTES_MAX {
+            self.push_chunk(&mut buffered);
         }
         let response = if self.done {
-            Response::new(StatusCode::OK).body(whole)
+            Response::new(StatusCode::OK).body(buffered)
         } else {
-            Response::stream(std::iter::once(whole).chain(self))
+            Response::stream(std::iter::once(buffered).chain(self))
         };
         let response = response
-            .field("Cache-Control", "no-cache")
-            .field("Vary", "Accept")
-            .field("X-Content-Type-Options", "nosniff");
+            .header("Cache-Control", "no-cache")
+            .header("Vary", "Accept")
+            .header("X-Content-Type-Options", "nosniff");
         match format {
             Format::Html => {
                 let policy = page::POLICY.as_str();
-                response.content_type("text/html; charset=utf-8").field("Content-Security-Policy", policy)
+                response.content_type("text/html; charset=utf-8").header("Content-Security-Policy", policy)
             }
             Format::Json => response.content_type("application/json"),
         }
     }
 
-    fn push_piece(&mut self, out: &mut String) {
+    fn push_chunk(&mut self, out: &mut String) {
         let (html, start) = (self.view.format == Format::Html, out.len());
-        if self.at == 0 {
+        if self.next_index == 0 {
             if html {
                 page::push_start(out, &self.view, &self.entries);
             } else {
                 out.push('[');
             }
         }
-        while let Some(entry) = self.entries.get(self.at) {
+        while let Some(entry) = self.entries.get(self.next_index) {
             if html {
                 page::push_entry(out, &self.view, entry);
             } else {
-                json::push_entry(out, self.at, entry);
+                json::push_entry(out, self.next_index, entry);
             }
-            self.at += 1;
-            if out.len() - start >= PIECE_BYTES {
+            self.next_index += 1;
+            if out.len() - start >= CHUNK_BYTES {
                 return;
             }
         }
@@ -145,15 +151,15 @@ impl Writer {
     }
 }
 
-impl Iterator for Writer {
+impl Iterator for ListingWriter {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
         if self.done {
             return None;
         }
-        let mut piece = String::with_capacity(PIECE_BYTES + 1024);
-        self.push_piece(&mut piece);
-        Some(piece)
+        let mut chunk = String::with_capacity(CHUNK_BYTES + 1024);
+        self.push_chunk(&mut chunk);
+        Some(chunk)
     }
 }

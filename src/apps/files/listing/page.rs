@@ -1,4 +1,4 @@
-//! A listing as a page: plain HTML and CSS, whole in itself, the same without scripts.
+//! Renders a listing as an HTML page: self-contained, with inline CSS and without scripts.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -7,14 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::entries::{Entries, Entry, Key, Kind};
+use super::entries::{Entries, Entry, Kind, SortKey};
 use super::icons;
-use super::text::{Moment, push_grouped, push_html, push_segment, push_size};
+use super::text::{DateTime, push_grouped, push_html, push_segment, push_size};
 use super::view::View;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing is loaded, nothing runs, and no style but ours applies, whatever a name may bring in. Icons are in the style.
+/// The Content-Security-Policy: no external resources, no scripts, and no style sheet but our own, as a second line of
+/// defense against hostile file names. Icons are part of the style sheet.
 pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'; \
@@ -23,7 +24,7 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Everything before the first name.
+/// Appends everything before the first entry.
 pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
     out.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n");
@@ -37,15 +38,15 @@ pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
     push_breadcrumb(out, view);
     out.push_str("</h1></nav>\n<p>");
     push_summary(out, entries);
-    out.push_str("</p>\n</header>\n<table>\n<caption class=\"h\">What is in ");
+    out.push_str("</p>\n</header>\n<table>\n<caption class=\"h\">Contents of ");
     push_path(out, view);
     out.push_str("</caption>\n<thead><tr>");
-    push_column(out, view, Key::Name, "n", "Name");
-    push_column(out, view, Key::Size, "s", "Size");
-    push_column(out, view, Key::Date, "t", "Changed (UTC)");
+    push_column(out, view, SortKey::Name, "n", "Name");
+    push_column(out, view, SortKey::Size, "s", "Size");
+    push_column(out, view, SortKey::Date, "t", "Modified (UTC)");
     out.push_str("</tr></thead>\n<tbody>\n");
     if !view.segments.is_empty() {
-        let _ = write!(out, "<tr><td class=\"n up\"><a href=\"../{}\">Parent directory</a>", view.suffix());
+        let _ = write!(out, "<tr><td class=\"n up\"><a href=\"../{}\">Parent directory</a>", view.query());
         out.push_str("<td class=\"s\"><td class=\"t\">\n");
     }
     if entries.len() == 0 {
@@ -53,7 +54,7 @@ pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
     }
 }
 
-/// One name.
+/// Appends one entry.
 pub(super) fn push_entry(out: &mut String, view: &View, entry: Entry<'_>) {
     let Entry { name, kind, size, modified } = entry;
     let directory = kind == Kind::Directory;
@@ -62,7 +63,7 @@ pub(super) fn push_entry(out: &mut String, view: &View, entry: Entry<'_>) {
     push_segment(out, name);
     if directory {
         out.push('/');
-        out.push_str(view.suffix());
+        out.push_str(view.query());
     }
     out.push_str("\">");
     push_html(out, name);
@@ -73,20 +74,20 @@ pub(super) fn push_entry(out: &mut String, view: &View, entry: Entry<'_>) {
         push_size(out, size);
     }
     out.push_str("<td class=\"t\"><time datetime=\"");
-    let moment = Moment::new(modified);
-    moment.push_iso(out);
+    let time = DateTime::new(modified);
+    time.push_iso(out);
     out.push_str("\">");
-    moment.push_minute(out, ' ');
+    time.push_minute(out, ' ');
     out.push_str("</time>\n");
 }
 
-/// Everything after the last name.
+/// Appends everything after the last entry.
 pub(super) fn push_end(out: &mut String, entries: &Entries) {
     out.push_str("</tbody>\n</table>\n<footer>");
-    if entries.cut {
-        out.push_str("There is more here than is listed. ");
+    if entries.truncated {
+        out.push_str("This listing is truncated. ");
     }
-    out.push_str("<a href=\"?format=json\">As JSON</a></footer>\n</main>\n</body>\n</html>\n");
+    out.push_str("<a href=\"?format=json\">View as JSON</a></footer>\n</main>\n</body>\n</html>\n");
 }
 
 fn push_path(out: &mut String, view: &View) {
@@ -97,22 +98,22 @@ fn push_path(out: &mut String, view: &View) {
     }
 }
 
-/// Links are relative, so that they hold behind a proxy that changes the front of the path.
+/// Appends the breadcrumb trail. Its links are relative, so they work behind a proxy that changes the path prefix.
 fn push_breadcrumb(out: &mut String, view: &View) {
-    const HOME: &str = "<span class=\"home\"></span><span class=\"h\">Top directory</span>";
+    const HOME: &str = "<span class=\"home\"></span><span class=\"h\">Root directory</span>";
     let depth = view.segments.len();
     if depth == 0 {
         let _ = write!(out, "<span aria-current=\"page\">{HOME}</span>");
         return;
     }
-    let _ = write!(out, "<a href=\"{}{}\">{HOME}</a>", "../".repeat(depth), view.suffix());
+    let _ = write!(out, "<a href=\"{}{}\">{HOME}</a>", "../".repeat(depth), view.query());
     for (at, segment) in view.segments.iter().enumerate() {
         out.push_str("<i>/</i>");
         let last = at + 1 == depth;
         if last {
             out.push_str("<span aria-current=\"page\">");
         } else {
-            let _ = write!(out, "<a href=\"{}{}\">", "../".repeat(depth - at - 1), view.suffix());
+            let _ = write!(out, "<a href=\"{}{}\">", "../".repeat(depth - at - 1), view.query());
         }
         push_html(out, segment);
         out.push_str(if last { "</span>" } else { "</a>" });
@@ -137,12 +138,13 @@ fn push_summary(out: &mut String, entries: &Entries) {
     push_size(out, bytes);
 }
 
-/// The head of a column is the link that sorts by it; that of the one in force turns the order around.
-fn push_column(out: &mut String, view: &View, key: Key, class: &str, label: &str) {
-    let in_force = view.key == key;
-    let descending = if in_force { !view.descending } else { key.begins_descending() };
+/// Appends a column header: a link that sorts by the column, or reverses the order if the listing is already sorted by
+/// it.
+fn push_column(out: &mut String, view: &View, key: SortKey, class: &str, label: &str) {
+    let is_active = view.key == key;
+    let descending = if is_active { !view.descending } else { key.default_descending() };
     let _ = write!(out, "<th class=\"{class}\" scope=\"col\"");
-    if in_force {
+    if is_active {
         let order = if view.descending { "descending" } else { "ascending" };
         let _ = write!(out, " aria-sort=\"{order}\"");
     }

@@ -1,19 +1,19 @@
-//! Names, sizes and times as they are shown, and names as they stand in links.
+//! Formats names, sizes and times for listings, and encodes names for links.
 
 use std::fmt::Write;
 
-/// Appends a name as text for HTML. What would not be seen, or would turn the text around, is shown as what it is: a
-/// line end as its picture, a directional control and what is not UTF-8 as U+FFFD.
+/// Appends a name as HTML text. ASCII control characters are replaced with control pictures; other invisible or
+/// bidirectional characters and invalid UTF-8 are replaced with U+FFFD.
 pub(super) fn push_html(out: &mut String, name: &[u8]) {
     for chunk in name.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
+        for c in chunk.valid().chars() {
+            match c {
                 '&' => out.push_str("&amp;"),
                 '<' => out.push_str("&lt;"),
                 '>' => out.push_str("&gt;"),
                 '"' => out.push_str("&quot;"),
                 '\'' => out.push_str("&#39;"),
-                _ => out.push(visible(letter)),
+                _ => out.push(visible(c)),
             }
         }
         if !chunk.invalid().is_empty() {
@@ -22,9 +22,9 @@ pub(super) fn push_html(out: &mut String, name: &[u8]) {
     }
 }
 
-fn visible(letter: char) -> char {
-    match letter {
-        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(letter)).unwrap_or(char::REPLACEMENT_CHARACTER),
+fn visible(c: char) -> char {
+    match c {
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER),
         '\u{7f}' => '\u{2421}',
         '\u{80}'..='\u{9f}'
         | '\u{200b}'..='\u{200f}'
@@ -33,12 +33,12 @@ fn visible(letter: char) -> char {
         | '\u{61c}'
         | '\u{feff}'
         | '\u{fff9}'..='\u{fffb}' => char::REPLACEMENT_CHARACTER,
-        _ => letter,
+        _ => c,
     }
 }
 
-/// Appends a name as one segment of a relative URL: all but the unreserved letters of RFC 3986 percent-encoded, so that
-/// no colon looks like a scheme, and octets that are not UTF-8 come back as they are.
+/// Appends a name as one segment of a relative URL. Percent-encodes all but the unreserved characters of RFC 3986, so
+/// that a colon is not mistaken for the end of a scheme, and bytes that are not UTF-8 are preserved.
 pub(super) fn push_segment(out: &mut String, name: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in name {
@@ -52,20 +52,20 @@ pub(super) fn push_segment(out: &mut String, name: &[u8]) {
     }
 }
 
-/// Appends a name as a JSON string (RFC 8259 section 7); what is not UTF-8 becomes U+FFFD.
+/// Appends a name as a JSON string (RFC 8259 section 7), with invalid UTF-8 replaced by U+FFFD.
 pub(super) fn push_json(out: &mut String, name: &[u8]) {
     out.push('"');
     for chunk in name.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
+        for c in chunk.valid().chars() {
+            match c {
                 '"' | '\\' => {
                     out.push('\\');
-                    out.push(letter);
+                    out.push(c);
                 }
                 '\0'..='\u{1f}' => {
-                    let _ = write!(out, "\\u{:04x}", u32::from(letter));
+                    let _ = write!(out, "\\u{:04x}", u32::from(c));
                 }
-                _ => out.push(letter),
+                _ => out.push(c),
             }
         }
         if !chunk.invalid().is_empty() {
@@ -75,14 +75,15 @@ pub(super) fn push_json(out: &mut String, name: &[u8]) {
     out.push('"');
 }
 
-/// Appends a size with three digits, such as `1.21 MiB`, `15.3 KiB` or `999 B`.
+/// Appends a size with three significant digits, such as `1.21 MiB`, `15.3 KiB` or `999 B`.
 pub(super) fn push_size(out: &mut String, bytes: u64) {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1000 {
         let _ = write!(out, "{bytes} B");
         return;
     }
-    // The largest unit of which there are less than a thousand; in hundredths, rounded down, without floating point.
+    // Use the smallest unit in which the size is below 1,000. Calculate in hundredths, rounded down, to avoid floating
+    // point.
     let hundredths = |shift: u32| (u128::from(bytes) * 100) >> shift;
     let at = (0..5).find(|&at| hundredths(10 * (at + 1)) < 100_000).unwrap_or(5);
     let value = hundredths(10 * (at + 1));
@@ -106,19 +107,20 @@ pub(super) fn push_grouped(out: &mut String, number: u64) {
     }
 }
 
-/// A moment in UTC, from seconds since 1970.
+/// A date and time in UTC, converted from a Unix time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct DateTime {
     year: i64,
     month: u8,
     day: u8,
     second_of_day: u32,
 }
 
-impl Moment {
-    /// The days of the civil calendar are counted from 1 March of year 0, so that the leap day is a year's last.
+impl DateTime {
+    /// Converts a Unix time in seconds. Counts days from 1 March of year 0, so that a leap day is the last day of its
+    /// year.
     pub(super) fn new(seconds: i64) -> Self {
-        // Years of four digits are all that a page has room for.
+        // Clamp to years of four digits.
         let seconds = seconds.clamp(-62_135_596_800, 253_402_300_799);
         let days = seconds.div_euclid(86_400) + 719_468;
         let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -130,19 +132,19 @@ impl Moment {
         let year = era * 400 + year_of_era + i64::from(month <= 2);
         let narrow = |number: i64| u8::try_from(number).unwrap_or(1);
         let second_of_day = u32::try_from(seconds.rem_euclid(86_400)).unwrap_or(0);
-        Moment { year, month: narrow(month), day: narrow(day), second_of_day }
+        DateTime { year, month: narrow(month), day: narrow(day), second_of_day }
     }
 
-    /// Appends `2026-11-25T10:50:31Z`.
+    /// Appends the time in ISO 8601 format, such as `2026-11-25T10:50:31Z`.
     pub(super) fn push_iso(self, out: &mut String) {
         self.push_minute(out, 'T');
         let _ = write!(out, ":{:02}Z", self.second_of_day % 60);
     }
 
-    /// Appends `2026-11-25 10:50`, with this letter in the middle.
-    pub(super) fn push_minute(self, out: &mut String, middle: char) {
+    /// Appends the time to the minute, such as `2026-11-25 10:50`, with `separator` between date and time.
+    pub(super) fn push_minute(self, out: &mut String, separator: char) {
         let (hour, minute) = (self.second_of_day / 3600, self.second_of_day / 60 % 60);
-        let _ = write!(out, "{:04}-{:02}-{:02}{middle}{hour:02}:{minute:02}", self.year, self.month, self.day);
+        let _ = write!(out, "{:04}-{:02}-{:02}{separator}{hour:02}:{minute:02}", self.year, self.month, self.day);
     }
 }
 
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_harmless_in_html() {
+    fn names_are_escaped_in_html() {
         let html = |name: &[u8]| text(|out| push_html(out, name));
         assert_eq!(html(b"<script>alert('&\"')</script>"), "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt;");
         assert_eq!(html(b"a\nb\x7f\x00"), "a\u{240a}b\u{2421}\u{2400}");
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_segment_in_links() {
+    fn names_are_percent_encoded_as_one_segment() {
         let segment = |name: &[u8]| text(|out| push_segment(out, name));
         assert_eq!(segment(b"a b%#?&;:/\\\"'<>\n\xff"), "a%20b%25%23%3F%26%3B%3A%2F%5C%22%27%3C%3E%0A%FF");
         assert_eq!(segment(b"javascript:alert(1)"), "javascript%3Aalert%281%29");
@@ -175,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn names_are_strings_in_json() {
+    fn names_are_escaped_in_json() {
         assert_eq!(text(|out| push_json(out, b"a\"\\\n\x01\xff")), "\"a\\\"\\\\\\u000a\\u0001\u{fffd}\"");
     }
 
     #[test]
-    fn sizes_have_three_digits() {
+    fn sizes_have_three_significant_digits() {
         for (bytes, expected) in [
             (0, "0 B"),
             (999, "999 B"),
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_those_of_the_civil_calendar() {
+    fn dates_follow_the_gregorian_calendar() {
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -211,8 +213,8 @@ mod tests {
             (i64::MAX, "9999-12-31T23:59:59Z"),
             (i64::MIN, "0001-01-01T00:00:00Z"),
         ] {
-            assert_eq!(text(|out| Moment::new(seconds).push_iso(out)), expected, "{seconds}");
+            assert_eq!(text(|out| DateTime::new(seconds).push_iso(out)), expected, "{seconds}");
         }
-        assert_eq!(text(|out| Moment::new(951_782_460).push_minute(out, ' ')), "2000-02-29 00:01");
+        assert_eq!(text(|out| DateTime::new(951_782_460).push_minute(out, ' ')), "2000-02-29 00:01");
     }
 }

@@ -1,6 +1,6 @@
-//! How a listing was asked for.
+//! The requested format and order of a listing.
 
-use super::entries::Key;
+use super::entries::SortKey;
 use crate::httpserver::RequestHead;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,45 +9,45 @@ pub(super) enum Format {
     Json,
 }
 
-/// What is to be shown, and in which order.
+/// The directory, format and order of a listing.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) format: Format,
-    pub(super) key: Key,
+    pub(super) key: SortKey,
     pub(super) descending: bool,
     /// The names of the directories from the root to this one, percent-decoded.
     pub(super) segments: Vec<Vec<u8>>,
 }
 
-impl Key {
-    /// The value of `sort`.
+impl SortKey {
+    /// Returns the value of the `sort` parameter.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Key::Name => "name",
-            Key::Size => "size",
-            Key::Date => "date",
+            SortKey::Name => "name",
+            SortKey::Size => "size",
+            SortKey::Date => "date",
         }
     }
 
-    /// Whether the largest, or the newest, is what people look for.
-    pub(super) fn begins_descending(self) -> bool {
-        self != Key::Name
+    /// Returns whether descending is the default order: largest or newest first.
+    pub(super) fn default_descending(self) -> bool {
+        self != SortKey::Name
     }
 }
 
 impl View {
-    /// Reads `?sort=name|size|date`, `?order=asc|desc` and `?format=html|json`; what is not understood is as if it were
-    /// not there. Without a format Accept decides.
+    /// Parses `?sort=name|size|date`, `?order=asc|desc` and `?format=html|json`, ignoring invalid values. Without
+    /// `format`, the Accept header selects the format.
     pub(super) fn new(head: &RequestHead<'_>, segments: Vec<Vec<u8>>) -> Self {
         let key = match head.query_value("sort").as_deref() {
-            Some("size") => Key::Size,
-            Some("date") => Key::Date,
-            _ => Key::Name,
+            Some("size") => SortKey::Size,
+            Some("date") => SortKey::Date,
+            _ => SortKey::Name,
         };
         let descending = match head.query_value("order").as_deref() {
             Some("asc") => false,
             Some("desc") => true,
-            _ => key.begins_descending(),
+            _ => key.default_descending(),
         };
         let format = match head.query_value("format").as_deref() {
             Some("json") => Format::Json,
@@ -58,15 +58,15 @@ impl View {
         View { format, key, descending, segments }
     }
 
-    /// The query that links to other directories carry on, so that the order stays.
-    pub(super) fn suffix(&self) -> &'static str {
+    /// Returns the HTML-escaped query string that preserves the order in links to other directories.
+    pub(super) fn query(&self) -> &'static str {
         match (self.key, self.descending) {
-            (Key::Name, false) => "",
-            (Key::Name, true) => "?sort=name&amp;order=desc",
-            (Key::Size, false) => "?sort=size&amp;order=asc",
-            (Key::Size, true) => "?sort=size&amp;order=desc",
-            (Key::Date, false) => "?sort=date&amp;order=asc",
-            (Key::Date, true) => "?sort=date&amp;order=desc",
+            (SortKey::Name, false) => "",
+            (SortKey::Name, true) => "?sort=name&amp;order=desc",
+            (SortKey::Size, false) => "?sort=size&amp;order=asc",
+            (SortKey::Size, true) => "?sort=size&amp;order=desc",
+            (SortKey::Date, false) => "?sort=date&amp;order=asc",
+            (SortKey::Date, true) => "?sort=date&amp;order=desc",
         }
     }
 }

@@ -1,0 +1,105 @@
+# The checks that .ci/run runs as stages, one function each. Sourced by .ci/run.
+
+install() {
+    local missing=() sudo=""
+    declare -A packages=([curl]=curl [nc]=netcat-openbsd [ncat]=ncat [telnet]=telnet [strace]=strace [valgrind]=valgrind [python3]=python3
+        [wget]=wget [wrk]=wrk [h2load]=nghttp2-client [node]=nodejs [chromium]=chromium [chromedriver]=chromium-driver)
+    for program in "${!packages[@]}"; do
+        command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+    done
+    python3 -c 'import requests' 2>/dev/null || missing+=(python3-requests)
+    [ ${#missing[@]} -eq 0 ] && return
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    $sudo apt-get -o DPkg::Lock::Timeout=300 update -qq
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+# Commit subjects must fit on one line of `git log`. Commits older than this rule are not checked.
+commit_subjects() {
+    local first=0f0787834f28 range=HEAD long
+    git cat-file -e "$first^{commit}" 2>/dev/null && range=$first..HEAD
+    long=$(git log --format=%s "$range" | awk 'length > 72')
+    [ -z "$long" ] || { echo "longer than 72 characters:"; echo "$long"; return 1; }
+}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked; }
+
+features() { # without features, and with all of them
+    cargo check --locked --no-default-features --lib --bins
+    cargo test --locked --all-features --test it -- routes whoami
+    cargo test --locked --all-features --doc httpserver
+}
+
+suite() { timeout 900 nice -n 5 bash tests/platforms/suite.sh "$1"; } # TARGET
+
+windows_server() { # black-box tests of serverd.exe
+    (. tests/platforms/env.sh; cargo build --locked --target x86_64-pc-windows-gnu --bin serverd)
+    bash tests/platforms/windows.sh target/x86_64-pc-windows-gnu/debug/serverd.exe
+}
+
+# Tests src/loop/kqueue.rs on Linux, where mio uses epoll. docs/PLATFORMS.md describes what this covers.
+kqueue_by_epoll() {
+    RUSTC_WORKSPACE_WRAPPER=$PWD/tests/platforms/kqueue-by-epoll cargo test --locked --lib --test it -- kqueue process::
+}
+
+many_clients() { # BACKEND: 5,000 clients at once, each served within 2 s
+    local failed=0
+    start --backend "$1"
+    python3 tests/platforms/many_clients.py "127.0.0.1:$port" 5000 2 || failed=1
+    finish && [ $failed = 0 ]
+}
+
+# Clippy does not link, so `true` can replace the C compiler of the target, except for msvc. There, the tests, whose
+# dependencies need a C compiler, are not checked; they are the same as for windows-gnu.
+cross_clippy() { # TARGET
+    local name=${1//-/_} crates=(--all-targets)
+    case $1 in
+    *-msvc) crates=(--lib --bins) ;;
+    *-windows-gnu) ;;
+    *) export "CC_$name=true" "AR_$name=true" ;;
+    esac
+    cargo clippy --locked "${crates[@]}" --target "$1" -- -D warnings
+}
+
+clients() { # BACKEND WORKERS
+    local response text="this is response from server"
+    start --backend "$1" --workers "$2"
+    target/release/serverd check "http://127.0.0.1:$port/" --print body | grep -qxF "$text" || return 1
+    response=$(curl -sSi -m 10 "http://127.0.0.1:$port/")
+    grep -q '^Content-Length: 28' <<<"$response" && [[ $response == "HTTP/1.1 200 OK"* && $response == *"$text" ]] || return 1
+    [[ $(printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\n' | nc -N 127.0.0.1 "$port") == *"$text" ]] || return 1
+    [[ $(printf 'GET / HTTP/1.1\nHost: x\n\n' | nc -q 1 127.0.0.1 "$port") == *"$text" ]] || return 1
+    finish
+}
+
+real_clients() { # BACKEND: widely used HTTP clients
+    local failed=0
+    start --backend "$1"
+    bash tests/scripts/clients_http.sh "127.0.0.1:$port" || failed=1
+    finish && [ $failed = 0 ]
+}
+
+conformance() { # RUNNER BACKEND WORKERS [OPTIONS]
+    local runner=$1 failed=0
+    start --backend "$2" --workers "$3"
+    shift 3
+    python3 "$runner" "127.0.0.1:$port" "$@" | grep -v '^ok ' || failed=1
+    finish && [ $failed = 0 ]
+}
+
+slow_conformance() { # cases that wait for timeouts, with all servers in parallel
+    local jobs=() failed=0
+    for setup in "epoll 1" "select 1" "epoll 2"; do
+        # shellcheck disable=SC2086
+        (servers=(); conformance tests/conformance/run.py $setup --slow --only 'to-*') &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+    [ $failed = 0 ]
+}
+
+simulation() { # SEEDS
+    SERVERD_SIM_SEEDS=$1 cargo test --locked --profile sim --test it sim:: -- --nocapture
+}
+
+drains() { SERVERD_DRAINS=$1 cargo test --locked --test it drain_load; } # RUNS

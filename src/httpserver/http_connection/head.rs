@@ -1,0 +1,272 @@
+//! Handles a parsed request head: calls the handler without copying the head, or starts receiving the request body.
+
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::body::Collected;
+use super::{Exchange, HttpConnection, Step, error_response};
+use crate::http1::{CONTINUE, Encoder, Framing, Head};
+use crate::httpserver::body_reader::Pipe;
+use crate::httpserver::deferred::Deferred;
+use crate::httpserver::exchange_handle::Wakeup;
+use crate::httpserver::request::Context;
+use crate::httpserver::response::{self, Body, PendingReply};
+use crate::httpserver::{
+    BodyMode, BodyReader, Handler, HeaderBlock, HttpServer, Next, ReplyContext, Request, RequestHead, Responder,
+    Response,
+};
+use crate::r#loop::{Flow, Output, Wire};
+
+#[inline]
+pub(super) fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
+    RequestHead { bytes, head, context, params: &[], mount: 0 }
+}
+
+/// Drops the extensions of a request. Inlined, so that the common case without extensions costs no call.
+#[inline]
+fn discard(context: Context<'_>) {
+    if let Some(extensions) = context.extensions.into_inner() {
+        drop(extensions);
+    }
+}
+
+/// Writes a response on the fast path: 200 (OK) with a body in memory and no further headers, on a persistent
+/// connection.
+#[inline(never)]
+fn write_ok(encoder: &mut Encoder, output: &mut Output, now: u64, content_type: Option<&'static str>, body: &Bytes) {
+    encoder.ok_head(output.buffer(), now, content_type, body.len() as u64);
+    output.push(body);
+}
+
+/// Writes a response on the fast path, as [`write_ok`] does, with a block of shared headers.
+#[inline(never)]
+fn write_ok_with_headers(
+    shared: &HeaderBlock,
+    encoder: &mut Encoder,
+    output: &mut Output,
+    now: u64,
+    content_type: Option<&'static str>,
+    body: &Bytes,
+) {
+    let out = output.buffer();
+    encoder.ok_head(out, now, content_type, body.len() as u64);
+    // Move the empty line that ends the head after the shared headers.
+    out.truncate(out.len() - 2);
+    out.extend_from_slice(shared.lines());
+    out.extend_from_slice(b"\r\n");
+    output.push(body);
+}
+
+fn panicked(wire: &mut Wire<'_, Wakeup>, head: &RequestHead<'_>) -> Response {
+    log::error!("handler panicked on {} {}; replied 500", head.method(), head.target());
+    wire.count_panic();
+    response::internal_error()
+}
+
+/// Calls user code; returns `None` if it panics. The request gets a 500, and the server keeps running.
+pub(super) fn catch_panic<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // The handler may be left in an inconsistent state. That is its author's risk; the alternative is that one bad
+    // request takes the service down for all clients.
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+impl<H: Handler> HttpServer<H> {
+    /// Handles a panic caught by `receive`: replies 500 if the handler panicked, and otherwise resumes unwinding.
+    #[cold]
+    pub(super) fn recover(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        panic: Box<dyn Any + Send>,
+    ) -> Flow {
+        let span = std::mem::take(&mut self.current_request);
+        if span.is_empty() {
+            resume_unwind(panic);
+        }
+        let context = Context::new(wire, None);
+        let input = wire.input();
+        wire.consume(span.end);
+        let head = request_head(&input[span], &self.scratch, &context);
+        let (response, reply) = (panicked(wire, &head), ReplyContext::new(&head));
+        match self.respond(state, wire, reply, response) {
+            Step::Responded(next) => state.flow_after(next).unwrap_or(Flow::Linger),
+            Step::Flow(_) | Step::Parse => Flow::Linger,
+        }
+    }
+
+    /// Calls the handler for a complete request.
+    pub(super) fn call_handler(&mut self, wire: &mut Wire<'_, Wakeup>, request: &Request<'_>) -> Response {
+        catch_panic(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
+    }
+
+    /// Serves a request without a body. Its head is at `span` of the input and is not copied.
+    #[allow(clippy::inline_always, reason = "hot path; a response is large, and a call would copy it")]
+    #[inline(always)]
+    pub(super) fn on_head(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        input: &[u8],
+        span: Range<usize>,
+    ) -> Step {
+        let context = Context::new(wire, None);
+        let end = span.end;
+        let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
+        let is_logged = self.recorder.is_some();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin(wire, &request.head);
+        }
+        // Panics are caught for the whole batch; see `recover`.
+        self.current_request = span;
+        // Destructured so that its parts are not copied.
+        let Response { status, content_type, headers, shared_headers, body, close } = self.handler.call(&request);
+        self.current_request = 0..0;
+        wire.consume(end);
+        let is_fast_path = self.scratch.allows_fast_response()
+            && status == StatusCode::OK
+            && headers.is_empty()
+            && !close
+            && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
+            && !is_logged
+            && !wire.draining();
+        match body {
+            Body::Bytes(body) if is_fast_path => {
+                wire.restart_timer();
+                let now = wire.unix_time();
+                match shared_headers {
+                    None => write_ok(&mut self.encoder, wire.output(), now, content_type, &body),
+                    Some(shared) => {
+                        write_ok_with_headers(&shared, &mut self.encoder, wire.output(), now, content_type, &body);
+                    }
+                }
+                discard(context);
+                Step::Responded(Next::Request)
+            }
+            body => {
+                let response = Response { status, content_type, headers, shared_headers, body, close };
+                let head = request.head;
+                let reply = ReplyContext::for_response(&head, &response);
+                if response.is_suspended() {
+                    let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+                    let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
+                    return self.suspend(state, wire, request, false, response);
+                }
+                self.respond(state, wire, reply, response)
+            }
+        }
+    }
+
+    /// Serves a request with a body. The input may already contain all, part or none of the body after the head.
+    pub(super) fn on_head_with_body(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        input: &[u8],
+        span: Range<usize>,
+    ) -> Step {
+        wire.consume(span.end);
+        let context = Context::new(wire, None);
+        let scratch = std::mem::take(&mut self.scratch);
+        let rest = &input[span.end..];
+        let head = request_head(&input[span], &scratch, &context);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin(wire, &head);
+        }
+        let outcome = self.start_body(state, wire, &head, rest);
+        let at_head = matches!(&outcome, Ok((_, response)) if response.is_suspended());
+        if at_head || matches!(outcome, Err(None)) {
+            let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+            let request = Collected::new(head_bytes, Box::new(scratch), extensions);
+            if let Ok((_, response)) = outcome {
+                return self.suspend(state, wire, request, true, response);
+            }
+            state.exchange = Some(Box::new(Exchange::Collecting(request)));
+            return Step::Parse;
+        }
+        self.scratch = scratch;
+        match outcome {
+            Ok((reply, response)) => self.respond(state, wire, reply, response),
+            Err(exchange) => {
+                state.exchange = exchange.map(Box::new);
+                Step::Parse
+            }
+        }
+    }
+
+    /// Asks the handler how to receive the body. Returns `Ok` with a response that can be sent now, or `Err` with the
+    /// exchange that receives the body (`None`: collect it).
+    pub(super) fn start_body(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        head: &RequestHead<'_>,
+        rest: &[u8],
+    ) -> Result<(ReplyContext, Response), Option<Exchange>> {
+        let unread = |response| (ReplyContext::new(head).with_trailers(head).with_unread_body(), response);
+        let mode = match catch_panic(|| self.handler.head(head)) {
+            Some(BodyMode::Reject(response)) => return Ok(unread(response)),
+            None => return Ok(unread(panicked(wire, head))),
+            Some(mode) => mode,
+        };
+        let bytes_max = match &mode {
+            BodyMode::Collect(bytes_max) | BodyMode::Stream { bytes_max, .. } | BodyMode::Read { bytes_max, .. } => {
+                *bytes_max
+            }
+            _ => self.limits.body_bytes_max,
+        };
+        if let Err(error) = state.http1.set_body_limit(bytes_max) {
+            return Ok(unread(error_response(error)));
+        }
+        let collect = matches!(mode, BodyMode::Default | BodyMode::Collect(_));
+        if collect
+            && let Framing::Length(length) = head.head.framing()
+            && let Ok(length) = usize::try_from(length)
+            && let Some(body) = rest.get(..length)
+        {
+            state.http1.body_taken();
+            wire.consume(length);
+            let response = self.call_handler(wire, &Request { head: *head, body });
+            if !response.is_suspended() {
+                return Ok((ReplyContext::for_response(head, &response), response));
+            }
+            let extensions = head.context.extensions.take();
+            let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions);
+            request.body.extend_from_slice(body);
+            return Err(Some(self.suspended_exchange(wire, request, false, response)));
+        }
+        if head.head.expects_continue() && rest.is_empty() {
+            wire.output().extend(CONTINUE);
+        }
+        let reply = ReplyContext::new(head).with_trailers(head);
+        Err(match mode {
+            BodyMode::Stream { sink, .. } => Some(Exchange::Streaming(reply, sink)),
+            BodyMode::Read { start, .. } => Some(self.start_reader(wire, reply, start)),
+            _ => None,
+        })
+    }
+
+    /// Starts feeding the request body to a reader on another thread.
+    fn start_reader(
+        &self,
+        wire: &mut Wire<'_, Wakeup>,
+        reply: ReplyContext,
+        start: Box<dyn FnOnce(BodyReader, Responder)>,
+    ) -> Exchange {
+        let (feed, reader) = Pipe::open();
+        let (deferred, responder) = Deferred::new();
+        if let Some(id) = self.exchange_id(wire) {
+            feed.attach(id.clone());
+            deferred.attach(id, wire.draining());
+        }
+        // On a panic the dropped responder replies 500.
+        if catch_panic(|| start(reader, responder)).is_none() {
+            wire.count_panic();
+            log::error!("body reader start-up closure panicked");
+        }
+        Exchange::Reading(reply, feed, Box::new(PendingReply::new(deferred)))
+    }
+}

@@ -1,0 +1,362 @@
+//! Basic authentication (RFC 7617) against bcrypt hashes.
+//!
+//! bcrypt is slow by design, so passwords are checked on a thread pool while the request is suspended. Correct
+//! credentials are cached for a few minutes, as a keyed hash of name and password, so only the first request of a
+//! session is slow. Wrong credentials are not cached, so guessing remains slow.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use sha2::{Digest, Sha256};
+
+use super::super::exchange_handle::lock;
+use super::guard;
+use crate::httpserver::{Handler, Pool, RequestHead, Responder, Response};
+
+/// Lifetime of cached credentials.
+const CACHE_TIME: Duration = Duration::from_secs(300);
+
+/// Maximum number of cached credentials.
+const CACHE_ENTRIES_MAX: usize = 1024;
+
+/// Maximum accepted bcrypt cost, the binary logarithm of the number of rounds. At bcrypt's own limit, 31, one check
+/// would take about a day.
+const COST_MAX: u32 = 16;
+
+/// User names with the bcrypt hashes of their passwords.
+///
+/// # Examples
+/// ```
+/// use serverd::layers::Users;
+///
+/// // As `htpasswd -nbB alice wonderland` prints it.
+/// let users = Users::parse("alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy")?;
+/// assert!(Users::parse("alice:wonderland").is_err());
+/// # drop(users);
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    hashes: HashMap<String, String>,
+    /// Hash checked for unknown users, so that the response time does not reveal whether a user exists (no timing
+    /// oracle).
+    decoy: String,
+}
+
+impl Users {
+    /// Parses lines of the form `name:hash`, as written by `htpasswd -B` and `serverd hash`. Empty lines and lines that
+    /// begin with `#` are ignored. All hashes should have the same cost: checking an unknown user takes as long as the
+    /// slowest hash, so a faster check reveals that the user exists.
+    ///
+    /// # Errors
+    /// Returns a message that describes the problem and, if possible, names the user.
+    pub fn parse(lines: &str) -> Result<Self, String> {
+        let mut hashes = HashMap::new();
+        let mut decoy = (0, String::new());
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let Some((name, hash)) = line.split_once(':') else {
+                return Err("expected NAME:HASH, as printed by `serverd hash NAME`".into());
+            };
+            let cost = cost(name, hash)?;
+            if cost >= decoy.0 {
+                decoy = (cost, hash.to_owned());
+            }
+            if hashes.insert(name.to_owned(), hash.to_owned()).is_some() {
+                return Err(format!("duplicate user {name}"));
+            }
+        }
+        if hashes.is_empty() {
+            return Err("no users given; expected NAME:HASH, as printed by `serverd hash NAME`".into());
+        }
+        Ok(Users { hashes, decoy: decoy.1 })
+    }
+
+    /// Checks a password. Takes the same time if the user is unknown.
+    fn check(&self, name: &str, password: &[u8]) -> bool {
+        let known = self.hashes.get(name);
+        // `verify` compares in constant time.
+        let matches = bcrypt::verify(password, known.unwrap_or(&self.decoy)).unwrap_or(false);
+        matches && known.is_some()
+    }
+}
+
+/// Validates a hash and returns its cost.
+fn cost(name: &str, hash: &str) -> Result<u32, String> {
+    let advice = "create one with `serverd hash` or `htpasswd -nbB`, and enclose it in single quotes in the shell";
+    let parts: bcrypt::HashParts =
+        hash.parse().map_err(|_| format!("not a bcrypt hash for user {name:?}; {advice}"))?;
+    match parts.get_cost() {
+        cost @ 4..=COST_MAX => Ok(cost),
+        cost => Err(format!("the bcrypt hash of user {name:?} has cost {cost}; it must be from 4 to {COST_MAX}")),
+    }
+}
+
+/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User(pub Arc<str>);
+
+/// Protects a handler with Basic authentication (RFC 7617): responds 401 with WWW-Authenticate unless a request has the
+/// name and password of one of the `users`.
+///
+/// Passwords are checked on the thread pool; if its queue is full, the response is a 503 with Retry-After. Correct
+/// credentials are cached for five minutes, separately for each call of this function (and so for each worker). Use
+/// TLS: Basic authentication sends passwords unencrypted.
+///
+/// # Examples
+/// ```
+/// use serverd::layers::{self, User, Users};
+/// use serverd::{HttpServer, Pool, Request};
+///
+/// let users = Users::parse("alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy")?;
+/// let page = |request: &Request<'_>| match request.extension::<User>() {
+///     Some(User(name)) => format!("hello {name}\n"),
+///     None => "hello\n".to_owned(),
+/// };
+/// let server = HttpServer::with(layers::basic(page, "the members", users, Pool::new(1, 64).expect("threads")));
+/// # drop(server);
+/// # Ok::<(), String>(())
+/// ```
+pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> impl Handler + use<H> {
+    let realm: String = realm.chars().filter(|char| !char.is_control()).collect();
+    let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
+    let auth = BasicAuth {
+        users: Arc::new(users),
+        cache: Arc::default(),
+        secret: secret(),
+        challenge: challenge.into(),
+        pool,
+    };
+    guard(inner, move |head| auth.check(head))
+}
+
+/// Creates the random key for the hashes in the cache.
+fn secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    for chunk in secret.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
+    }
+    secret
+}
+
+type Key = [u8; 32];
+
+struct BasicAuth {
+    users: Arc<Users>,
+    cache: Arc<Mutex<Cache>>,
+    secret: [u8; 32],
+    challenge: Arc<str>,
+    pool: Pool,
+}
+
+/// Cached correct credentials with their expiry, and the requests that wait for checks in progress.
+#[derive(Default)]
+struct Cache {
+    valid: HashMap<Key, Instant>,
+    waiting: HashMap<Key, Vec<Responder>>,
+}
+
+/// Credentials of a request.
+struct Credentials {
+    name: String,
+    password: Vec<u8>,
+}
+
+impl Credentials {
+    /// Parses an Authorization header (RFC 7617 section 2): `Basic` and `name:password` in Base64. Names must not
+    /// contain control characters.
+    fn parse(header: &[u8]) -> Option<Self> {
+        let (scheme, rest) = header.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let mut name = STANDARD.decode(rest.trim_ascii()).ok()?;
+        let colon = name.iter().position(|&byte| byte == b':')?;
+        let password = name.split_off(colon + 1);
+        name.pop();
+        let name = String::from_utf8(name).ok().filter(|name| !name.contains(char::is_control))?;
+        Some(Credentials { name, password })
+    }
+}
+
+impl BasicAuth {
+    /// Returns `None` if the request is authenticated; otherwise the response, which suspends the request if the
+    /// password has to be checked first.
+    fn check(&self, head: &RequestHead<'_>) -> Option<Response> {
+        if head.extension::<User>().is_some() {
+            return None;
+        }
+        let Some(credentials) = head.header("authorization").and_then(Credentials::parse) else {
+            return Some(unauthorized(&self.challenge));
+        };
+        let key = self.key(&credentials);
+        let mut cache = lock(&self.cache);
+        if cache.is_valid(&key) {
+            drop(cache);
+            head.insert(User(credentials.name.into()));
+            return None;
+        }
+        let (response, responder) = Response::suspend();
+        if let Some(waiting) = cache.waiting.get_mut(&key) {
+            waiting.push(responder);
+            return Some(response);
+        }
+        cache.waiting.insert(key, vec![responder]);
+        drop(cache);
+        Some(self.start_check(key, credentials, response))
+    }
+
+    fn start_check(&self, key: Key, credentials: Credentials, response: Response) -> Response {
+        let (users, challenge, cache) = (self.users.clone(), self.challenge.clone(), self.cache.clone());
+        let check = Check { key, cache, challenge, user: None };
+        if self.pool.run(move || check.perform(&users, credentials)).is_ok() {
+            return response;
+        }
+        // The pool is full. The check has been dropped; no other request can be waiting for it yet.
+        Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1")
+    }
+
+    /// Returns the cache key of the credentials. It is a keyed hash, so it does not reveal the password, and clients
+    /// cannot construct collisions.
+    fn key(&self, credentials: &Credentials) -> Key {
+        let mut hash = Sha256::new();
+        hash.update(self.secret);
+        hash.update((credentials.name.len() as u64).to_le_bytes());
+        hash.update(&credentials.name);
+        hash.update(&credentials.password);
+        hash.finalize().into()
+    }
+}
+
+impl Cache {
+    fn is_valid(&self, key: &Key) -> bool {
+        // Expired entries are removed when space is needed.
+        self.valid.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn insert(&mut self, key: Key) {
+        let now = Instant::now();
+        if self.valid.len() >= CACHE_ENTRIES_MAX {
+            self.valid.retain(|_, until| now < *until);
+        }
+        if self.valid.len() >= CACHE_ENTRIES_MAX
+            && let Some(oldest) = self.valid.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key)
+        {
+            self.valid.remove(&oldest);
+        }
+        self.valid.insert(key, now + CACHE_TIME);
+    }
+}
+
+/// A password check in progress. Dropping it, with or without a result, answers all requests that wait for it.
+struct Check {
+    key: Key,
+    cache: Arc<Mutex<Cache>>,
+    challenge: Arc<str>,
+    /// The user, if the password is correct.
+    user: Option<User>,
+}
+
+impl Check {
+    fn perform(mut self, users: &Users, credentials: Credentials) {
+        let is_needed = |waiting: &Vec<Responder>| waiting.iter().any(|responder| !responder.is_closed());
+        if lock(&self.cache).waiting.get(&self.key).is_some_and(is_needed)
+            && users.check(&credentials.name, &credentials.password)
+        {
+            self.user = Some(User(credentials.name.into()));
+        }
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        let mut cache = lock(&self.cache);
+        if self.user.is_some() {
+            cache.insert(self.key);
+        }
+        let waiting = cache.waiting.remove(&self.key).unwrap_or_default();
+        drop(cache);
+        for responder in waiting {
+            match &self.user {
+                Some(user) => responder.resume(user.clone()),
+                None => responder.respond(unauthorized(&self.challenge)),
+            }
+        }
+    }
+}
+
+fn unauthorized(challenge: &str) -> Response {
+    let text = "authentication required\n";
+    Response::error(StatusCode::UNAUTHORIZED, text).header("WWW-Authenticate", challenge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users() -> Users {
+        let hash = |password: &str, cost| bcrypt::hash(password, cost).unwrap();
+        Users::parse(&format!("# comment\n\nalice:{}\nb\u{f6}b:{}\n", hash("wonder:land", 4), hash("", 5))).unwrap()
+    }
+
+    #[test]
+    fn only_the_correct_password_is_accepted() {
+        let users = users();
+        assert!(users.check("alice", b"wonder:land") && users.check("b\u{f6}b", b""));
+        for (name, password) in
+            [("alice", ""), ("alice", "wonder:lane"), ("Alice", "wonder:land"), ("", ""), ("eve", "")]
+        {
+            assert!(!users.check(name, password.as_bytes()), "{name} {password}");
+        }
+        // The slowest hash is the decoy; its password must not admit unknown users.
+        assert!(users.decoy.starts_with("$2b$05$") && !users.check("unknown", b""));
+    }
+
+    #[test]
+    fn errors_in_a_user_list_are_explained() {
+        for (lines, message) in [
+            ("", "no users given"),
+            ("alice", "expected NAME:HASH"),
+            ("alice:secret", "not a bcrypt hash"),
+            ("alice:$apr1$x$y", "not a bcrypt hash"),
+            ("alice:$2y$31$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy", "cost 31"),
+        ] {
+            let error = Users::parse(lines).unwrap_err();
+            assert!(error.contains(message), "{lines}: {error}");
+        }
+        let line = "a:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy\n";
+        assert!(Users::parse(&line.repeat(2)).unwrap_err().contains("duplicate user"));
+    }
+
+    #[test]
+    fn credentials_are_parsed_according_to_rfc_7617() {
+        let parse = |header: &str| {
+            Credentials::parse(header.as_bytes()).map(|credentials| (credentials.name, credentials.password))
+        };
+        let some = |name: &str, password: &str| Some((name.to_owned(), password.as_bytes().to_vec()));
+        assert_eq!(parse("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), some("Aladdin", "open sesame"));
+        assert_eq!(parse("bAsIc   dGVzdDoxMjPCow=="), some("test", "123\u{a3}"));
+        assert_eq!(parse("Basic YTpiOmM="), some("a", "b:c"));
+        assert_eq!(parse("Basic Og=="), some("", ""));
+        for header in ["", "Basic", "Basic ", "Basic !", "Basic YQ==", "Bearer QTpi", "Basic CjpiCg==", "Basic /zpi"] {
+            assert_eq!(parse(header), None, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_expires() {
+        let mut cache = Cache::default();
+        let key = |number: usize| -> Key { Sha256::digest(number.to_le_bytes()).into() };
+        for number in 0..CACHE_ENTRIES_MAX + 10 {
+            cache.insert(key(number));
+        }
+        assert_eq!(cache.valid.len(), CACHE_ENTRIES_MAX);
+        assert!(!cache.is_valid(&key(0)) && cache.is_valid(&key(CACHE_ENTRIES_MAX + 9)));
+        cache.valid.insert(key(20), Instant::now());
+        assert!(!cache.is_valid(&key(20)));
+    }
+}

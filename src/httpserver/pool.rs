@@ -1,0 +1,182 @@
+//! A thread pool for blocking or slow work, so that it does not block the loop.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+
+use http::StatusCode;
+
+use super::Response;
+use super::exchange_handle::lock;
+
+/// Retry-After of a 503, in seconds (RFC 9110 section 10.2.3).
+const RETRY_AFTER: &str = "1";
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Number of threads running a job.
+    busy: usize,
+    closed: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Maximum number of running and queued jobs.
+    jobs_max: usize,
+}
+
+/// A thread pool with a bounded queue, for work that would block a loop: file access, database queries, password
+/// hashes.
+///
+/// Clones share one pool. When the last clone is dropped, the threads finish the queued work and exit.
+///
+/// # Examples
+/// ```
+/// use serverd::{HttpServer, Pool};
+///
+/// let pool = Pool::new(4, 64)?;
+/// let server = HttpServer::new(move |_| {
+///     pool.offload(|| std::fs::read_to_string("news.txt"), |result| match result {
+///         Ok(text) => text,
+///         Err(error) => format!("{error}\n"),
+///     })
+/// });
+/// # drop(server);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    /// Dropped with the last clone, which shuts the pool down.
+    _owner: Arc<Owner>,
+}
+
+/// Shuts the pool down when dropped.
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        lock(&self.0.queue).closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Pool {
+    /// Creates a pool of `threads` threads (at least one), with a queue for up to `queued_max` jobs that wait for a
+    /// free thread.
+    ///
+    /// # Errors
+    /// Returns an error if a thread cannot be started.
+    pub fn new(threads: usize, queued_max: usize) -> io::Result<Self> {
+        let threads = threads.max(1);
+        let jobs_max = threads.saturating_add(queued_max);
+        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), jobs_max });
+        let owner = Arc::new(Owner(Arc::clone(&shared)));
+        for number in 0..threads {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name(format!("pool-{number}")).spawn(move || work(&shared))?;
+        }
+        Ok(Pool { shared, _owner: owner })
+    }
+
+    /// Runs `work` on a pool thread and returns a deferred response, which `then` creates from the result on the loop's
+    /// thread. If the queue is full, the response is a 503 with Retry-After; if either closure panics, a 500.
+    pub fn offload<T, R>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(T) -> R + Send + 'static,
+    ) -> Response
+    where
+        T: Send + 'static,
+        R: Into<Response>,
+    {
+        let (response, responder) = Response::later();
+        // Skips the work if the client has disconnected. A panic drops the responder, which replies 500.
+        let job = move || {
+            if !responder.is_closed() {
+                let result = work();
+                responder.respond_with(move || then(result));
+            }
+        };
+        match self.push(Box::new(job)) {
+            Ok(()) => response,
+            Err(job) => {
+                // Drop the response first, so that the responder in the job finds the exchange closed.
+                drop(response);
+                drop(job);
+                Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", RETRY_AFTER)
+            }
+        }
+    }
+
+    /// Queues `work` to run on a pool thread.
+    ///
+    /// # Errors
+    /// Returns an error if the queue is full; `work` is then dropped without being run.
+    pub fn run(&self, work: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
+        self.push(Box::new(work)).map_err(|_| PoolFull)
+    }
+
+    /// Returns whether the pool would accept a job now.
+    #[cfg(feature = "files")]
+    pub(super) fn has_room(&self) -> bool {
+        let queue = lock(&self.shared.queue);
+        queue.jobs.len() + queue.busy < self.shared.jobs_max
+    }
+
+    /// Queues the continuation of an accepted job, regardless of the queue limit.
+    pub(super) fn push_unbounded(&self, job: impl FnOnce() + Send + 'static) {
+        lock(&self.shared.queue).jobs.push_back(Box::new(job));
+        self.shared.changed.notify_one();
+    }
+
+    /// Queues a job, or returns it if the pool is full.
+    fn push(&self, job: Job) -> Result<(), Job> {
+        let mut queue = lock(&self.shared.queue);
+        if queue.jobs.len() + queue.busy >= self.shared.jobs_max {
+            return Err(job);
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+}
+
+/// Main loop of a pool thread.
+fn work(shared: &Shared) {
+    loop {
+        let mut queue = lock(&shared.queue);
+        let job = loop {
+            match queue.jobs.pop_front() {
+                Some(job) => break job,
+                None if queue.closed => return,
+                None => queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        queue.busy += 1;
+        drop(queue);
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            log::error!("a job panicked on a pool thread");
+        }
+        lock(&shared.queue).busy -= 1;
+    }
+}
+
+/// Error returned by [`Pool::run`] and [`Pool::stream`] when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFull;
+
+impl std::fmt::Display for PoolFull {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the thread pool's queue is full")
+    }
+}
+
+impl std::error::Error for PoolFull {}

@@ -1,0 +1,82 @@
+//! Closing a connection, including the lingering close (RFC 9112 section 9.6): half-close, then discard input so that
+//! the response is not lost to a reset.
+
+use std::io;
+
+use super::{Connection, LoopContext, Outcome, Stage};
+use crate::r#loop::app::{App, CloseReason};
+use crate::r#loop::readiness::Stream;
+
+impl<S: Stream, T> Connection<S, T> {
+    /// Starts closing: the application is no longer called, but remaining output is still sent. Keeps the first reason.
+    pub(super) fn close(&mut self, linger: bool, reason: CloseReason) {
+        self.stage = Stage::Closing { linger };
+        self.reason.get_or_insert(reason);
+    }
+
+    /// Takes the close reason.
+    pub(in crate::r#loop) fn take_reason(&mut self) -> CloseReason {
+        self.reason.take().unwrap_or(CloseReason::Done)
+    }
+
+    /// Sets the reason to report, overriding the one implied by the application's flow.
+    pub(in crate::r#loop) fn set_close_reason(&mut self, reason: CloseReason) {
+        self.reason = Some(reason);
+    }
+
+    /// Sends the output after a call of the application other than [`App::receive`], and completes a close.
+    pub(in crate::r#loop) fn finish<A>(&mut self, context: &mut LoopContext<A>) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        match self.flush(context) {
+            Err(error) => Outcome::Closed(CloseReason::Error(error)),
+            Ok(()) => self.try_finish_close().map_or(Outcome::Open, Outcome::Closed),
+        }
+    }
+
+    /// Ends a step of a connection that is closing or has failed.
+    pub(super) fn end_step(&mut self, result: io::Result<()>) -> Outcome {
+        match result {
+            Ok(()) => self.try_finish_close().map_or(Outcome::Open, Outcome::Closed),
+            Err(error) => Outcome::Closed(self.reason.take().unwrap_or(CloseReason::Error(error))),
+        }
+    }
+
+    /// Completes a close once all output is sent. If unread input may remain, the connection lingers instead: closing
+    /// the socket would make the kernel send a reset, which can destroy the response (RFC 9112 section 9.6).
+    pub(super) fn try_finish_close(&mut self) -> Option<CloseReason> {
+        let Stage::Closing { linger } = self.stage else {
+            return None;
+        };
+        if self.pending.is_some() {
+            return None;
+        }
+        let unread = linger || self.readable || !self.leftover.is_empty();
+        if self.ended || !unread || self.stream.shutdown_write().is_err() {
+            return Some(self.take_reason());
+        }
+        self.leftover = Vec::new();
+        self.received = 0;
+        // There may be unread input; try one read.
+        self.readable = true;
+        self.stage = Stage::Lingering;
+        None
+    }
+
+    /// Reads and discards input until the peer closes or the limit is reached.
+    pub(super) fn discard_input<A: App>(&mut self, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()> {
+        let mut quota = context.limits.read_bytes_per_turn;
+        while self.readable && quota > 0 {
+            let Some(count) = self.read(context, buffer)? else { break };
+            quota = quota.saturating_sub(count.max(1));
+            if self.ended || self.received > context.limits.linger_bytes_max {
+                // No unread input is left that would cause a reset, or the limit is exceeded.
+                self.ended = true;
+                self.stage = Stage::Closing { linger: false };
+                break;
+            }
+        }
+        Ok(())
+    }
+}

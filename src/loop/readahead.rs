@@ -1,0 +1,160 @@
+//! Reads files that are not in the page cache, on a small thread pool.
+//!
+//! Disk reads cannot be made non-blocking with readiness events, and a blocking read would stall the loop and all of
+//! its connections. If a part of a file is not in the page cache, a pool thread reads it, which brings it into the
+//! cache, and then notifies the loop. The pool serves the whole process; its threads start on demand and exit when
+//! idle.
+//!
+//! This is best effort: pages may be evicted again, and if the queue is full or no thread can be started, the loop
+//! reads the file itself.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::file_range::read_at;
+
+/// Maximum pool threads. Disks handle a few requests in parallel; further threads would only use memory.
+const THREADS_MAX: usize = 4;
+
+/// Maximum queued jobs. Each holds an open file, and one that waits longer than the write timeout is useless.
+const QUEUE_MAX: usize = 1024;
+
+/// Idle time after which a thread exits.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// Size of a thread's read buffer.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A request to read a part of a file into the page cache.
+#[derive(Debug)]
+pub(super) struct Readahead {
+    pub(super) file: Arc<File>,
+    /// The bytes to read now.
+    pub(super) range: Range<u64>,
+    /// End of the range that will be needed soon, for `posix_fadvise`.
+    pub(super) ahead_to: u64,
+}
+
+struct Job {
+    readahead: Readahead,
+    done: Box<dyn FnOnce() + Send>,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 });
+static JOB_ADDED: Condvar = Condvar::new();
+
+/// Locks the state, ignoring poisoning: a thread that panicked during a push or pop leaves it intact.
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Queues a read for the thread pool, which calls `done` when it is finished. Returns false, without calling
+/// `done`, if the queue is full or no thread can be started.
+pub(super) fn request(readahead: Readahead, done: impl FnOnce() + Send + 'static) -> bool {
+    let mut state = lock();
+    if state.queue.len() >= QUEUE_MAX {
+        return false;
+    }
+    if state.idle <= state.queue.len() && state.threads < THREADS_MAX {
+        let started = thread::Builder::new().name("read-ahead".into()).spawn(run_worker);
+        state.threads += usize::from(started.is_ok());
+    }
+    if state.threads == 0 {
+        return false;
+    }
+    state.queue.push_back(Job { readahead, done: Box::new(done) });
+    drop(state);
+    JOB_ADDED.notify_one();
+    true
+}
+
+/// The main function of a pool thread.
+fn run_worker() {
+    let mut buffer = vec![0; READ_BYTES];
+    while let Some(Job { readahead, done }) = next_job() {
+        readahead.read(&mut buffer);
+        done();
+    }
+}
+
+/// Waits for the next job. Returns `None` if the thread has been idle for too long and should exit.
+fn next_job() -> Option<Job> {
+    let mut state = lock();
+    state.idle += 1;
+    let waited = JOB_ADDED.wait_timeout_while(state, IDLE_MAX, |state| state.queue.is_empty());
+    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+    state.idle -= 1;
+    let job = state.queue.pop_front();
+    state.threads -= usize::from(job.is_none());
+    job
+}
+
+impl Readahead {
+    /// Reads the range and discards the data, which stays in the page cache. Errors are ignored: sending the range hits
+    /// them again and reports them.
+    fn read(&self, buffer: &mut [u8]) {
+        self.advise();
+        let mut at = self.range.start;
+        while at < self.range.end {
+            let wanted = usize::try_from(self.range.end - at).unwrap_or(usize::MAX).min(buffer.len());
+            match read_at(&self.file, &mut buffer[..wanted], at) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => at += count as u64,
+            }
+        }
+    }
+
+    /// Advises the kernel to read ahead up to `ahead_to`.
+    #[cfg(target_os = "linux")]
+    fn advise(&self) {
+        use rustix::fs::{Advice, fadvise};
+        let len = std::num::NonZeroU64::new(self.ahead_to - self.range.start);
+        // Only a hint; file systems may not support it.
+        let _ = fadvise(&*self.file, self.range.start, len, Advice::WillNeed);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn advise(&self) {
+        let _ = self.ahead_to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn readahead() -> Readahead {
+        let file = Arc::new(File::open("Cargo.toml").unwrap());
+        let len = file.metadata().unwrap().len();
+        Readahead { file, range: 0..len, ahead_to: len + 1 }
+    }
+
+    #[test]
+    fn every_accepted_request_is_read_and_reported() {
+        let (send, receive) = mpsc::channel();
+        let accepted = (0..100).filter(|&number| {
+            let send = send.clone();
+            request(readahead(), move || send.send(number).unwrap())
+        });
+        let mut accepted: Vec<u32> = accepted.collect();
+        assert!(!accepted.is_empty());
+        drop(send);
+        let mut reported: Vec<u32> = receive.iter().collect();
+        reported.sort_unstable();
+        accepted.sort_unstable();
+        assert_eq!(reported, accepted);
+        assert!(lock().threads <= THREADS_MAX);
+    }
+}

@@ -1,0 +1,181 @@
+//! Least-connections load balancing: one thread accepts for several loops and hands each connection to the least
+//! loaded one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use serverd::apps::Whoami;
+use serverd::r#loop::{Acceptor, AcceptorHandle, ConnectionLimit, LoopLimits};
+use serverd::{EventLoop, Handle, HttpServer, Poller, Timeouts};
+
+use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend};
+use crate::process::{Running, backends};
+
+/// Several loops and the acceptor thread; stopped on drop.
+struct Server {
+    address: SocketAddr,
+    shares: Vec<ConnectionLimit>,
+    handles: Vec<Handle>,
+    acceptor: AcceptorHandle,
+    threads: Vec<JoinHandle<()>>,
+}
+
+fn start<B: Backend>(loops: usize, connections_max: usize) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let mut acceptor = Acceptor::new(listener, 1024).expect("an acceptor");
+    let limit = ConnectionLimit::new(connections_max);
+    let (send, started) = mpsc::channel();
+    let (mut shares, mut threads) = (Vec::new(), Vec::new());
+    for number in 0..loops {
+        let share = limit.share();
+        let worker_listener = acceptor.add_worker(&share).expect("a socket pair");
+        let (own, send) = (share.clone(), send.clone());
+        threads.push(std::thread::spawn(move || {
+            let app = HttpServer::with(Whoami::new(number, 0));
+            let mut event_loop =
+                EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
+            event_loop.share_connection_limit(&own);
+            event_loop.listen(worker_listener).expect("registration succeeds");
+            send.send(event_loop.handle()).expect("the test is waiting");
+            event_loop.run().expect("the loop does not fail");
+        }));
+        shares.push(share);
+    }
+    let handles = (0..loops).map(|_| started.recv_timeout(WAIT_MAX).expect("a loop")).collect();
+    let handle = acceptor.handle();
+    threads.push(std::thread::spawn(move || acceptor.run().expect("the acceptor does not fail")));
+    Server { address, shares, handles, acceptor: handle, threads }
+}
+
+impl Server {
+    /// Returns the open connections of each loop.
+    fn open(&self) -> Vec<usize> {
+        self.shares.iter().map(ConnectionLimit::open_here).collect()
+    }
+
+    /// Opens a connection and completes one request on it.
+    fn client(&self) -> Client {
+        let mut client = Client::new(self.address);
+        request_worker(&mut client);
+        client
+    }
+
+    fn drain(&mut self) {
+        self.acceptor.stop();
+        self.threads.pop().expect("the acceptor thread").join().expect("no panic");
+        self.handles.iter().for_each(Handle::drain);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.acceptor.stop();
+        self.handles.iter().for_each(Handle::stop);
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(std::thread::panicking() || ended.is_ok(), "a loop panicked");
+        }
+    }
+}
+
+/// Sends a request and returns the number of the worker that responds.
+fn request_worker(client: &mut Client) -> usize {
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let text = client.response().text();
+    let worker = text.lines().find_map(|line| line.strip_prefix("worker: ")).expect("a worker");
+    worker.parse().expect("a number")
+}
+
+on_every_backend! {
+    fn each_connection_goes_to_the_loop_with_the_fewest_connections<B>() {
+        let server = start::<B>(3, 1000);
+        let mut clients: Vec<Client> = (0..12).map(|_| server.client()).collect();
+        assert_eq!(server.open(), [4, 4, 4]);
+        // Close all connections of one loop: it receives the next ones.
+        let mut closing = Vec::new();
+        for mut client in std::mem::take(&mut clients) {
+            if request_worker(&mut client) == 1 { closing.push(client) } else { clients.push(client) }
+        }
+        drop(closing);
+        let start = Instant::now();
+        while server.shares[1].open_here() > 0 {
+            assert!(start.elapsed() < WAIT_MAX, "{:?}", server.open());
+            std::thread::yield_now();
+        }
+        for _ in 0..4 {
+            let mut client = Client::new(server.address);
+            assert_eq!(request_worker(&mut client), 1);
+            clients.push(client);
+        }
+        assert_eq!(server.open(), [4, 4, 4]);
+    }
+
+    fn connections_queued_when_a_drain_begins_are_served<B>() {
+        let mut server = start::<B>(2, 1000);
+        let mut established: Vec<Client> = (0..4).map(|_| server.client()).collect();
+        let mut queued: Vec<Client> = (0..40).map(|_| Client::new(server.address)).collect();
+        for client in &mut queued {
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
+        server.drain();
+        for client in &mut queued {
+            assert_eq!(client.response().status, 200);
+            client.expect_close();
+        }
+        for client in &mut established {
+            client.expect_close();
+        }
+        let start = Instant::now();
+        while server.threads.iter().any(|thread| !thread.is_finished()) {
+            assert!(start.elapsed() < WAIT_MAX, "a loop is still running");
+            std::thread::yield_now();
+        }
+    }
+
+    fn the_connection_limit_applies_to_all_loops_together<B>() {
+        let server = start::<B>(2, 4);
+        let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+        let mut fifth = Client::new(server.address);
+        fifth.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        for client in &mut clients {
+            request_worker(client);
+        }
+        assert_eq!(server.open(), [2, 2]);
+        drop(clients.pop());
+        assert_eq!(fifth.response().status, 200);
+    }
+}
+
+#[test]
+fn workers_share_a_port_through_an_acceptor_thread() {
+    for backend in backends() {
+        let options = ["whoami", "-p", "0", "-b", backend, "--workers", "4", "--balance", "least-connections"];
+        let server = Running::start(&options);
+        assert!(server.line.ends_with(&format!(" ({backend}, 4 workers)\n")), "{}", server.line);
+        let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+        let mut workers: Vec<usize> = clients.iter_mut().map(request_worker).collect();
+        workers.sort_unstable();
+        assert_eq!(workers, [0, 0, 1, 1, 2, 2, 3, 3]);
+        if crate::harness::skipped_under_wine(crate::process::NO_CTRL_BREAK) {
+            return;
+        }
+        server.signal("TERM");
+        for client in &mut clients {
+            client.expect_close();
+        }
+        assert_eq!(server.wait(), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn kernel_balancing_where_unsupported_is_a_one_line_error() {
+    if cfg!(target_os = "linux") {
+        return println!("skipped: supported by this kernel");
+    }
+    let (code, text) = crate::process::run(&["--balance", "kernel", "--workers", "2", "-p", "0"]);
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("--balance least-connections"), "{text}");
+}

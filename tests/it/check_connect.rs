@@ -1,0 +1,213 @@
+//! `serverd check` and `serverd connect` against working and misbehaving servers.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::thread::JoinHandle;
+
+use serverd::apps::Echo;
+use serverd::r#loop::Select;
+
+use crate::harness::{RESET_READS_AS_EOF, Random, WAIT_MAX, program, serve, skipped_under_wine};
+
+fn serverd(arguments: &[&str]) -> Command {
+    let mut command = program(env!("CARGO_BIN_EXE_serverd"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the binary until it exits. Returns its exit code, stdout and stderr.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = serverd(arguments).output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("valid UTF-8");
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+/// Runs `serverd check`. Asserts what scripts rely on: stderr is empty on success, and one line on failure.
+fn check(arguments: &[&str]) -> (i32, String, String) {
+    let (code, stdout, stderr) = run(&[&["check"], arguments].concat());
+    assert_eq!(stderr.lines().count(), usize::from(code != 0), "{code} {stderr}");
+    (code, stdout, stderr)
+}
+
+/// Starts a server that accepts one connection per text. On each it reads a request head, sends the text and closes
+/// the connection. Joining the thread returns the request heads.
+fn serve_texts(texts: &[&str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+    let thread = std::thread::spawn(move || {
+        let serve_one = |text: String| {
+            let (mut socket, _) = listener.accept().expect("a client");
+            socket.set_read_timeout(Some(WAIT_MAX)).expect("alive");
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).is_ok_and(|count| count > 0) {
+                head.push(byte[0]);
+            }
+            // The client may already have closed the connection.
+            let _ = socket.write_all(text.as_bytes());
+            String::from_utf8(head).expect("ASCII")
+        };
+        texts.into_iter().map(serve_one).collect()
+    });
+    (address, thread)
+}
+
+#[test]
+fn check_prints_the_requested_part_and_its_exit_code_depends_on_the_status() {
+    let good = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let not_found = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 404 Gone Away\r\n\r\nno such thing";
+    for (text, arguments, code, printed) in [
+        (good, &[][..], 0, "HTTP/1.1 200 OK\n"),
+        (good, &["--print", "head"], 0, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (good, &["--print", "body"], 0, "hi"),
+        (good, &["--print", "all"], 0, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhi"),
+        (good, &["--expect", "404"], 1, "HTTP/1.1 200 OK\n"),
+        (not_found, &[], 1, "HTTP/1.0 404 Gone Away\n"),
+        (not_found, &["--expect", "200-299,404", "--print", "body"], 0, "no such thing"),
+    ] {
+        let (address, thread) = serve_texts(&[text]);
+        let target = format!("http://{address}/a?b#c");
+        let (actual, stdout, stderr) = check(&[&[target.as_str()], arguments].concat());
+        assert_eq!((actual, stdout.as_str()), (code, printed), "{arguments:?} {stderr}");
+        let head = thread.join().expect("all texts were served").remove(0);
+        assert!(head.starts_with(&format!("GET /a?b HTTP/1.1\r\nHost: {address}\r\n")), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn a_failed_check_prints_the_reason() {
+    for (text, reason) in [
+        ("SSH-2.0-x\r\n", "invalid HTTP response"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi", "closed before the response was complete"),
+        ("", "closed before the response was complete"),
+        ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "unexpected status code 500"),
+    ] {
+        let (address, thread) = serve_texts(&[text]);
+        let (code, _, stderr) = check(&[&format!("http://{address}/")]);
+        assert!(code == 1 && stderr.contains(reason), "{stderr}");
+        assert!(stderr.starts_with(&format!("serverd: http://{address}/: ")), "{stderr}");
+        thread.join().expect("all texts were served");
+    }
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("an address");
+    let (code, stdout, stderr) = check(&[&format!("http://{closed}/")]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("connection refused"), "{stderr}");
+    let (code, _, stderr) = check(&["tcp://no.such.host.invalid:1"]);
+    assert!(code == 1 && stderr.contains("cannot resolve host"), "{stderr}");
+    // The connection is accepted by the kernel, but there is no response.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("http://{}/", silent.local_addr().expect("an address"));
+    let (code, _, stderr) = check(&[&target, "--wait", "100ms"]);
+    assert!(code == 1 && stderr.contains("timed out after 100ms"), "{stderr}");
+}
+
+#[test]
+fn a_reset_is_reported() {
+    if skipped_under_wine(RESET_READS_AS_EOF) {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("http://{}/", listener.local_addr().expect("an address"));
+    let thread = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a client");
+        socket.read_exact(&mut [0; 4]).expect("a head");
+        socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).expect("alive");
+    });
+    let (code, _, stderr) = check(&[&target]);
+    assert!(code == 1 && stderr.contains("reset"), "{stderr}");
+    thread.join().expect("reset");
+}
+
+#[test]
+fn check_retries_until_the_server_is_up() {
+    let bad = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+    let good = "HTTP/1.1 204 Fine\r\n\r\n";
+    let (address, thread) = serve_texts(&[bad, "", good]);
+    let target = format!("http://{address}/");
+    let (code, stdout, _) = check(&[&target, "--retry", "5", "--every", "1ms"]);
+    assert_eq!((code, stdout.as_str()), (0, "HTTP/1.1 204 Fine\n"));
+    assert_eq!(thread.join().expect("all texts were served").len(), 3);
+    let (address, thread) = serve_texts(&[bad, bad]);
+    let (code, stdout, _) = check(&[&format!("http://{address}/"), "--retry", "1", "--every", "1ms"]);
+    assert_eq!((code, stdout.as_str()), (1, "HTTP/1.1 503 Busy\n"));
+    thread.join().expect("all texts were served");
+}
+
+#[test]
+fn a_tcp_check_needs_only_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let (code, stdout, _) = check(&[&format!("tcp://{address}")]);
+    assert_eq!((code, stdout), (0, format!("connected to {address}\n")));
+    drop(listener);
+    assert_eq!(check(&[&format!("tcp://{address}")]).0, 1);
+}
+
+#[test]
+fn client_usage_errors_exit_2_and_server_variables_are_ignored() {
+    for arguments in [&["check"][..], &["check", "https://a/"], &["check", "--port", "1", "tcp://a:1"], &["connect"]] {
+        assert_eq!(run(arguments).0, 2, "{arguments:?}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("tcp://{}", listener.local_addr().expect("an address"));
+    let output = serverd(&["check", &target]).env("SERVERD_PORT", "many").output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// Runs `serverd connect` with `input` as stdin. Returns its exit code, stdout and stderr.
+fn connect(address: SocketAddr, input: Vec<u8>) -> (i32, Vec<u8>, String) {
+    let mut child =
+        serverd(&["connect", &address.to_string()]).stdin(Stdio::piped()).spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let writer = std::thread::spawn(move || {
+        // Fails if the server closes before it has received all of the input.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().expect("it exits");
+    writer.join().expect("the writer does not panic");
+    (output.status.code().expect("an exit code"), output.stdout, String::from_utf8(output.stderr).expect("valid UTF-8"))
+}
+
+#[test]
+fn connect_copies_both_directions_until_the_server_closes() {
+    let server = serve::<Select, _>(|| Echo);
+    let bytes = Random::new(9).bytes(64 << 20);
+    let (code, back, stderr) = connect(server.address, bytes.clone());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(back == bytes);
+    assert_eq!(connect(server.address, Vec::new()).0, 0);
+}
+
+#[test]
+fn connect_exits_when_the_server_closes_while_stdin_is_open() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let mut child = serverd(&["connect", &address]).stdin(Stdio::piped()).spawn().expect("the binary starts");
+    let (mut socket, _) = listener.accept().expect("a client");
+    socket.write_all(b"bye\n").expect("alive");
+    socket.shutdown(Shutdown::Both).expect("alive");
+    let mut text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut text).expect("valid UTF-8");
+    assert_eq!(text, "bye\n");
+    // Its stdin is still open.
+    assert_eq!(child.wait().expect("it exits").code(), Some(0));
+}
+
+#[test]
+fn connect_reports_why_it_failed_and_accepts_a_closed_stdout() {
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("an address");
+    let (code, _, stderr) = connect(closed, Vec::new());
+    assert_eq!((code, stderr.lines().count()), (1, 1));
+    assert!(stderr.contains("connection refused"), "{stderr}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let mut child = serverd(&["connect", &address]).spawn().expect("the binary starts");
+    drop(child.stdout.take());
+    let (mut socket, _): (TcpStream, _) = listener.accept().expect("a client");
+    // The writes fail once the client has exited.
+    while socket.write_all(&[b'x'; 4096]).is_ok() {}
+    let output = child.wait_with_output().expect("it exits");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
