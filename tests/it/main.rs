@@ -29,6 +29,7 @@ mod file_bodies;
 mod files;
 mod handlers;
 mod harness;
+mod help;
 mod keepalive;
 mod limits;
 mod panics;
@@ -44,6 +45,8 @@ mod sim;
 mod streams;
 mod suspend;
 mod tcp;
+#[cfg(unix)]
+mod tidy;
 mod timeouts;
 mod uploads;
 mod whoami;

@@ -208,9 +208,9 @@ on_every_backend! {
     fn connections_in_the_accept_queue_are_reported_each_time<B>() {
         let mut fixture = Fixture::<B>::new();
         for _ in 0..5 {
-            let peer: Vec<_> = (0..7).map(|_| TcpStream::connect(fixture.address).expect("a connection")).collect();
+            let peers: Vec<_> = (0..7).map(|_| TcpStream::connect(fixture.address).expect("a connection")).collect();
             let mut accepted = 0;
-            while accepted < peer.len() {
+            while accepted < peers.len() {
                 fixture.wait_for(Fixture::<B>::LISTENER, |event| event.readable);
                 accepted += fixture.accept().len();
             }
