@@ -1,6 +1,6 @@
 //! `serverd echo`: an echo server (RFC 862 over TCP).
 
-use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, LoopLimits, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, Flow, LoopLimits, Phase, Wire};
 
 /// An [`App`] that sends back every byte it receives, in order.
 ///
@@ -28,8 +28,6 @@ impl App for Echo {
     type State = ();
     type Message = ();
 
-    fn start(&mut self, _: Remote<()>) {}
-
     fn open(&mut self, _: &Accepted<'_>, _: &mut Wire<'_, ()>) -> ((), Flow) {
         ((), Flow::Read(Phase::Unlimited))
     }
@@ -39,26 +37,6 @@ impl App for Echo {
         wire.restart_timer();
         Flow::Read(Phase::Unlimited)
     }
-
-    fn message(&mut self, _state: &mut (), (): (), _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn output_drained(&mut self, _state: &mut (), _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn timer(&mut self, _state: &mut (), _: Phase, _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
-    fn drain(&mut self, _state: &mut (), _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
-    fn closed(&mut self, _: ConnId, _state: (), _: CloseInfo) {}
-
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }
 
 #[cfg(test)]

@@ -91,6 +91,9 @@ pub enum Flow {
     Refuse,
     /// Reset the connection at once; unsent output is dropped.
     Abort,
+    /// Keep the flow returned by the previous call. Not useful in [`App::receive`], where it repeats a
+    /// [`Flow::Yield`] without end.
+    Unchanged,
 }
 
 /// The reason a connection was closed.
@@ -204,8 +207,9 @@ impl<S: Stream> Addresses for S {
 ///
 /// Each loop has one application value, which serves all connections of that loop and is always called on its thread.
 ///
-/// The methods deliberately have no default bodies: a wrapper around another application that forgot to forward one
-/// would silently suppress that callback.
+/// Only [`App::open`] and [`App::receive`] must be implemented. The default bodies of the other methods do nothing, except
+/// that the connection closes on a timeout and at the start of a graceful shutdown. A wrapper around another application
+/// must forward all methods, including those with a default body.
 ///
 /// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that transforms input bytes into output bytes. It is
 /// also called without input when a connection opens, so it can send a greeting.
@@ -215,7 +219,7 @@ impl<S: Stream> Addresses for S {
 /// # Examples
 /// Counts the bytes each client sends and replies with the total at the end; idle clients are disconnected.
 /// ```
-/// use serverd::r#loop::{Accepted, App, CloseReason, ConnId, CloseInfo, Flow, Output, Phase, Remote, Wire};
+/// use serverd::r#loop::{Accepted, App, CloseReason, ConnId, CloseInfo, Flow, Output, Phase, Wire};
 /// use std::convert::Infallible;
 ///
 /// struct ByteCounter {
@@ -225,8 +229,6 @@ impl<S: Stream> Addresses for S {
 /// impl App for ByteCounter {
 ///     type State = usize; // bytes received so far
 ///     type Message = Infallible; // no messages are sent
-///
-///     fn start(&mut self, _: Remote<Infallible>) {}
 ///
 ///     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Infallible>) -> (usize, Flow) {
 ///         wire.output().extend(b"ready\n");
@@ -244,28 +246,14 @@ impl<S: Stream> Addresses for S {
 ///         Flow::Close
 ///     }
 ///
-///     fn message(&mut self, _: &mut usize, message: Infallible, _: &mut Wire<'_, Infallible>) -> Flow {
-///         match message {}
-///     }
-///
-///     fn output_drained(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
-///         Flow::Read(Phase::Idle)
-///     }
-///
 ///     fn timer(&mut self, _: &mut usize, _: Phase, wire: &mut Wire<'_, Infallible>) -> Flow {
 ///         wire.output().extend(b"timed out\n");
-///         Flow::Close
-///     }
-///
-///     fn drain(&mut self, _: &mut usize, _: &mut Wire<'_, Infallible>) -> Flow {
 ///         Flow::Close
 ///     }
 ///
 ///     fn closed(&mut self, _: ConnId, _: usize, info: CloseInfo) {
 ///         self.completed += u64::from(matches!(info.reason, CloseReason::Done));
 ///     }
-///
-///     fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Infallible)>) {}
 /// }
 ///
 /// // Runs without a socket: four bytes, then the end of input.
@@ -279,11 +267,15 @@ impl<S: Stream> Addresses for S {
 pub trait App {
     /// The state of one connection.
     type State;
-    /// A message that other connections or threads can send to a connection.
+    /// A message that other connections or threads can send to a connection;
+    /// [`Infallible`](std::convert::Infallible) if none are sent.
     type Message: Send + 'static;
 
-    /// Called once before the loop runs. `remote` sends messages to the loop's connections from any thread.
-    fn start(&mut self, remote: Remote<Self::Message>);
+    /// Called once before the loop runs. `remote` sends messages to the loop's connections from any thread. By default
+    /// it is dropped.
+    fn start(&mut self, remote: Remote<Self::Message>) {
+        drop(remote);
+    }
 
     /// Called when a connection opens. A server that sends a greeting writes it here. The returned flow sets the
     /// initial phase of the connection; [`Flow::Yield`] is treated as [`Flow::Read`].
@@ -293,29 +285,48 @@ pub trait App {
     /// consumed is passed again in the next call, followed by newly received bytes.
     fn receive(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
 
-    /// Called when a message for this connection arrives.
-    fn message(&mut self, state: &mut Self::State, message: Self::Message, wire: &mut Wire<'_, Self::Message>) -> Flow;
+    /// Called when a message for this connection arrives. By default the message is dropped, for applications that send
+    /// none.
+    fn message(&mut self, state: &mut Self::State, message: Self::Message, wire: &mut Wire<'_, Self::Message>) -> Flow {
+        let _ = (state, message, wire);
+        Flow::Unchanged
+    }
 
     /// Called when blocked output was sent completely or has dropped to the low watermark
     /// ([`LoopLimits::output_resume_bytes`](super::LoopLimits::output_resume_bytes)), while the flow is [`Flow::Read`]
-    /// or [`Flow::Pause`].
-    fn output_drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
+    /// or [`Flow::Pause`]. By default that flow is kept.
+    fn output_drained(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow {
+        let _ = (state, wire);
+        Flow::Unchanged
+    }
 
     /// Called when the timeout of a phase expires. The application may append a last response; returning
-    /// [`Flow::Read`] restarts the timer of that phase.
-    fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Message>) -> Flow;
+    /// [`Flow::Read`] restarts the timer of that phase. By default the connection closes.
+    fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Message>) -> Flow {
+        let _ = (state, phase, wire);
+        Flow::Close
+    }
 
     /// Called once for each open connection when a graceful shutdown begins. To finish a message in progress, return
-    /// [`Flow::Read`] or [`Flow::Pause`]. Connections that stay idle or silent are closed a second later.
-    fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow;
+    /// [`Flow::Read`] or [`Flow::Pause`]. Connections that stay idle or silent are closed a second later. By default the
+    /// connection closes once its output is sent.
+    fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow {
+        let _ = (state, wire);
+        Flow::Close
+    }
 
-    /// Called after a connection was closed.
-    fn closed(&mut self, id: ConnId, state: Self::State, info: CloseInfo);
+    /// Called after a connection was closed. By default its state is dropped.
+    fn closed(&mut self, id: ConnId, state: Self::State, info: CloseInfo) {
+        let _ = (id, info);
+        drop(state);
+    }
 
     /// Called at the end of each turn of the loop. Messages appended to `messages`, for connections of this loop, are
     /// delivered before the loop waits again. An application can use this to collect the output of a turn and send it
-    /// in one write per connection.
-    fn end_of_turn(&mut self, messages: &mut Vec<(ConnId, Self::Message)>);
+    /// in one write per connection. Does nothing by default.
+    fn end_of_turn(&mut self, messages: &mut Vec<(ConnId, Self::Message)>) {
+        let _ = messages;
+    }
 }
 
 /// An application's view of a connection: input bytes, output bytes, no socket.
@@ -514,8 +525,6 @@ where
     type State = ();
     type Message = ();
 
-    fn start(&mut self, _: Remote<()>) {}
-
     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, ()>) -> ((), Flow) {
         ((), self(wire))
     }
@@ -523,24 +532,4 @@ where
     fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, ()>) -> Flow {
         self(wire)
     }
-
-    fn message(&mut self, _state: &mut (), _message: (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn output_drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn timer(&mut self, _state: &mut (), _phase: Phase, _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
-    fn drain(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
-    fn closed(&mut self, _: ConnId, _state: (), _: CloseInfo) {}
-
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }

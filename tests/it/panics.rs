@@ -1,6 +1,6 @@
 //! A panic in the application affects only the connection that is being handled.
 
-use serverd::{Accepted, App, CloseInfo, ConnId, Flow, HttpServer, Phase, Remote, Request, Response, Wire};
+use serverd::{Accepted, App, CloseInfo, ConnId, Flow, HttpServer, Phase, Request, Response, Wire};
 
 use crate::harness::{on_every_backend, serve};
 
@@ -15,8 +15,6 @@ struct Panicking {
 impl App for Panicking {
     type State = u8;
     type Message = ();
-
-    fn start(&mut self, _: Remote<()>) {}
 
     fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, ()>) -> (u8, Flow) {
         self.opened += 1;
@@ -39,14 +37,6 @@ impl App for Panicking {
 
     fn message(&mut self, _: &mut u8, (): (), _: &mut Wire<'_, ()>) -> Flow {
         panic!("intentional: on a message")
-    }
-
-    fn output_drained(&mut self, _: &mut u8, _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn timer(&mut self, _: &mut u8, _: Phase, _: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
     }
 
     fn drain(&mut self, state: &mut u8, _: &mut Wire<'_, ()>) -> Flow {

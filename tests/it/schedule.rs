@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serverd::{App, CloseInfo, ConnId, Flow, Handle, HttpServer, Phase, Remote, Request, Response, Wire};
+use serverd::{App, CloseInfo, ConnId, Flow, Handle, HttpServer, Phase, Request, Response, Wire};
 
 use crate::harness::{RESET_READS_AS_EOF, WAIT_MAX, on_every_backend, serve, skipped_under_wine};
 
@@ -20,8 +20,6 @@ impl App for Pauser {
     type State = ();
     type Message = ();
 
-    fn start(&mut self, _: Remote<()>) {}
-
     fn open(&mut self, _: &serverd::Accepted<'_>, _wire: &mut Wire<'_, ()>) -> ((), Flow) {
         ((), Flow::Read(Phase::Unlimited))
     }
@@ -31,27 +29,9 @@ impl App for Pauser {
         Flow::Pause
     }
 
-    fn message(&mut self, _state: &mut (), _message: (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Pause
-    }
-
-    fn output_drained(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Pause
-    }
-
-    fn timer(&mut self, _state: &mut (), _phase: Phase, _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
-    fn drain(&mut self, _state: &mut (), _wire: &mut Wire<'_, ()>) -> Flow {
-        Flow::Close
-    }
-
     fn closed(&mut self, _: ConnId, _state: (), info: CloseInfo) {
         self.0.send(format!("{:?}", info.reason)).expect("open channel");
     }
-
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, ())>) {}
 }
 
 on_every_backend! {

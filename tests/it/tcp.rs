@@ -1,12 +1,14 @@
 //! Raw TCP applications: input and output, messages, half-close, pausing, several listeners, added streams.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use serverd::r#loop::{LoopLimits, Readiness, TcpStream};
 use serverd::{Accepted, App, CloseInfo, ConnId, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
 
-use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve};
+use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with};
 
 fn echo(wire: &mut Wire<'_, ()>) -> Flow {
     let input = wire.input();
@@ -67,14 +69,6 @@ impl App for Recorder {
         Flow::Yield(Phase::Unlimited)
     }
 
-    fn output_drained(&mut self, _state: &mut usize, _wire: &mut Wire<'_, String>) -> Flow {
-        Flow::Read(Phase::Unlimited)
-    }
-
-    fn timer(&mut self, _state: &mut usize, _phase: Phase, _wire: &mut Wire<'_, String>) -> Flow {
-        Flow::Close
-    }
-
     fn drain(&mut self, _state: &mut usize, wire: &mut Wire<'_, String>) -> Flow {
         wire.output().extend(b"going down\n");
         Flow::Close
@@ -83,8 +77,25 @@ impl App for Recorder {
     fn closed(&mut self, _id: ConnId, _state: usize, info: CloseInfo) {
         self.report(format!("{:?}", info.reason));
     }
+}
 
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, String)>) {}
+/// An application with default bodies for all methods that have one. Sends 8 MiB for each byte.
+struct Minimal;
+
+impl App for Minimal {
+    type State = ();
+    type Message = Infallible;
+
+    fn open(&mut self, _: &Accepted<'_>, _: &mut Wire<'_, Infallible>) -> ((), Flow) {
+        ((), Flow::Read(Phase::Idle))
+    }
+
+    fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, Infallible>) -> Flow {
+        let count = wire.input().len();
+        wire.consume(count);
+        wire.output().extend(&vec![b'x'; count << 23]);
+        if wire.ended() { Flow::Close } else { Flow::Read(Phase::Idle) }
+    }
 }
 
 #[allow(clippy::type_complexity, reason = "the server and two channels")]
@@ -96,6 +107,25 @@ fn recorder<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mp
 }
 
 on_every_backend! {
+    fn the_default_bodies_keep_the_flow_while_output_drains<B>() {
+        let timeouts = Timeouts { idle: Some(Duration::from_millis(300)), ..Timeouts::default() };
+        let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || Minimal);
+        let mut client = server.connect();
+        client.send("1");
+        assert_eq!(client.read(1 << 23), vec![b'x'; 1 << 23]);
+        // Closed by the idle timeout, which still applies.
+        client.expect_close();
+    }
+
+    fn an_idle_connection_closes_at_a_graceful_shutdown_by_default<B>() {
+        let server = serve::<B, _>(|| Minimal);
+        let mut client = server.connect();
+        client.send("1");
+        client.read(1 << 23);
+        server.drain();
+        client.expect_close();
+    }
+
     fn a_closure_echoes_every_byte_in_order<B>() {
         let server = serve::<B, _>(|| |wire: &mut Wire<_>| echo(wire));
         let sent: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();

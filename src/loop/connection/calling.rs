@@ -98,6 +98,7 @@ impl<S: Stream, T> Connection<S, T> {
                 self.stage = Stage::Yielded;
             }
             Flow::Pause => self.stage = Stage::Paused,
+            Flow::Unchanged => {}
             Flow::Close => self.close(false, if self.ended { CloseReason::Peer } else { CloseReason::Done }),
             Flow::Linger => self.close(true, CloseReason::Done),
             Flow::Refuse => self.close(true, CloseReason::Refused),
