@@ -19,7 +19,7 @@
 //! | 2.2 | Whitespace before the first header is rejected, not dropped |
 //! | 3 | Exactly one SP, and no other whitespace, separates the elements of the request line |
 //! | 3.2 | An empty Host is rejected: an http URI has a host (RFC 9110 section 4.2.1) |
-//! | 3.2 | A target must match RFC 3986, except for some characters browsers do not encode, such as `[` and `]`; nothing is repaired |
+//! | 3.2 | A target must match RFC 3986, except for some characters browsers do not encode, such as `[` and `]`, and a `%` in a query; nothing is repaired |
 //! | 5.2 | Line folding is rejected, not unfolded |
 //! | 6.1 | Transfer-Encoding together with Content-Length, or in HTTP/1.0, is rejected, not repaired |
 //! | 6.1, 6.3 | An unknown transfer coding gets 501 if chunked comes last, and 400 otherwise |

@@ -2,8 +2,9 @@
 //!
 //! The grammar of RFC 3986 is enforced strictly, with one exception: characters that browsers do not percent-encode,
 //! following the WHATWG URL Standard, are accepted (`[`, `]` and `|` everywhere; `\`, `^`, `` ` ``, `{` and `}` in a
-//! query). All recipients interpret these the same way, and users do type URLs such as `?f=a|b`. A malformed
-//! percent-encoding is rejected although browsers send it, since recipients differ in how they interpret it.
+//! query). All recipients interpret these the same way, and users do type URLs such as `?f=a|b`. A `%` that does not
+//! begin a percent-encoding is accepted in a query, which browsers send as typed (`?q=100%`) and which only the
+//! application interprets. In a path it is rejected, since recipients differ in how they interpret it.
 
 use super::error::Error;
 
@@ -36,7 +37,7 @@ const CLASS: [u8; 256] = {
             class[byte as usize] = PATH | QUERY | HOST;
         } else if matches!(byte, b':' | b'@' | b'/' | b'[' | b']' | b'|') {
             class[byte as usize] = PATH | QUERY;
-        } else if matches!(byte, b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
+        } else if matches!(byte, b'%' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
             class[byte as usize] = QUERY;
         }
         byte += 1;
@@ -235,8 +236,9 @@ mod tests {
             "/{a}",
             "/<",
             "/?<",
-            "/?%",
-            "/?100%&a",
+            "/%?%",
+            "/100%&a",
+            "http://a%/?q",
             "http:/a",
             "://a/",
             "http:///x",
@@ -258,9 +260,10 @@ mod tests {
 
     #[test]
     fn characters_browsers_do_not_encode_are_accepted() {
-        for target in ["/a[1].txt", "/a|b", "/?a[]=1", "/?f=a|b", "/?q={\\^`}"] {
+        for target in ["/a[1].txt", "/a|b", "/?a[]=1", "/?f=a|b", "/?q={\\^`}", "/?q=100%", "/%20?%&a=%4", "/?%zz%25"] {
             assert_eq!(check(b"GET", target.as_bytes()), Ok(TargetForm::Origin), "{target}");
         }
+        assert_eq!(check(b"GET", b"http://a?100%"), Ok(TargetForm::Absolute));
     }
 
     #[test]
