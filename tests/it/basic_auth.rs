@@ -91,6 +91,53 @@ on_every_backend! {
         assert_eq!(client.response().status, 200, "repeated Authorization headers are accepted");
     }
 
+    fn nested_layers_each_check_their_own_list<B>() {
+        let server = serve::<B, _>(|| {
+            let users = |list: [&str; 2]| {
+                let line = |name: &str| format!("{name}:{}\n", bcrypt::hash("secret", 4).expect("a hash"));
+                Users::parse(&list.map(line).concat()).expect("users")
+            };
+            let admin = layers::basic(Inner, "admins", users(["boss", "stranger"]), one_thread());
+            let router = Router::new().get("/", |_| "for the staff\n").mount("/admin", admin);
+            HttpServer::with(layers::basic(router, "staff", users(["boss", "clerk"]), one_thread()))
+        });
+        let mut client = server.connect();
+        // The second round finds the credentials in the caches.
+        for _ in 0..2 {
+            for (name, site, admin) in [("clerk", 200, 401), ("boss", 200, 200), ("stranger", 401, 401)] {
+                let authorization = authorization(&format!("{name}:secret"));
+                client.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{authorization}\r\n"));
+                assert_eq!(client.response().status, site, "{name}");
+                client.send(format!("GET /admin/ HTTP/1.1\r\nHost: x\r\n{authorization}\r\n"));
+                let response = client.response();
+                assert_eq!(response.status, admin, "{name}");
+                if admin == 200 {
+                    assert_eq!(response.text(), format!("hello {name}\n"));
+                }
+                let mut other = server.connect();
+                let head = format!("POST /admin/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{authorization}\r\n");
+                other.send(head + "hello");
+                let response = other.response();
+                assert_eq!(response.status, admin, "{name}, with a body");
+                assert_eq!(response.text() == "received 5\n", admin == 200);
+            }
+        }
+    }
+
+    fn a_user_set_by_another_layer_is_not_authenticated<B>() {
+        let server = serve::<B, _>(|| {
+            let inner = layers::basic(Inner, "members", users(), one_thread());
+            HttpServer::with(layers::guard(inner, |head| {
+                head.insert(User("alice".into()));
+                None
+            }))
+        });
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.response().status, 401);
+        assert_eq!(fetch(&mut client, "alice:wonderland").text(), "hello alice\n");
+    }
+
     fn a_body_is_requested_only_after_authentication<B>() {
         let server = server::<B>(one_thread);
         let post = |credentials: &str| {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,8 @@ fn cost(name: &str, hash: &str) -> Result<u32, String> {
     }
 }
 
-/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`].
+/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`]. With nested layers it
+/// is the user of the innermost one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User(pub Arc<str>);
 
@@ -106,6 +108,10 @@ pub struct User(pub Arc<str>);
 /// Passwords are checked on the thread pool; if its queue is full, the response is a 503 with Retry-After. Correct
 /// credentials are cached for five minutes, separately for each call of this function (and so for each worker). Use
 /// TLS: Basic authentication sends passwords unencrypted.
+///
+/// Layers may be nested, for example one for a site and a second one for a handler mounted in it: each checks the
+/// credentials against its own list, so a request must be accepted by all of them. A [`User`] set by other code does not
+/// authenticate a request.
 ///
 /// # Examples
 /// ```
@@ -125,6 +131,7 @@ pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> imp
     let realm: String = realm.chars().filter(|char| !char.is_control()).collect();
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
     let auth = BasicAuth {
+        layer: LayerId::new(),
         users: Arc::new(users),
         cache: Arc::default(),
         secret: secret(),
@@ -145,7 +152,30 @@ fn secret() -> [u8; 32] {
 
 type Key = [u8; 32];
 
+/// Identifies a layer, so that it accepts only the results of its own checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LayerId(u64);
+
+impl LayerId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        LayerId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The layers that have authenticated a request, which is checked again if it is resumed or has a body.
+#[derive(Clone, Default)]
+struct Passed(Vec<LayerId>);
+
+/// The result of a password check on the thread pool, for the layer that started it.
+#[derive(Clone)]
+struct Verified {
+    layer: LayerId,
+    user: User,
+}
+
 struct BasicAuth {
+    layer: LayerId,
     users: Arc<Users>,
     cache: Arc<Mutex<Cache>>,
     secret: [u8; 32],
@@ -187,7 +217,11 @@ impl BasicAuth {
     /// Returns `None` if the request is authenticated; otherwise the response, which suspends the request if the
     /// password has to be checked first.
     fn check(&self, head: &RequestHead<'_>) -> Option<Response> {
-        if head.extension::<User>().is_some() {
+        if head.extension::<Passed>().is_some_and(|passed| passed.0.contains(&self.layer)) {
+            return None;
+        }
+        if let Some(verified) = head.extension::<Verified>().filter(|verified| verified.layer == self.layer) {
+            self.accept(head, verified.user);
             return None;
         }
         let Some(credentials) = head.header("authorization").and_then(Credentials::parse) else {
@@ -197,7 +231,7 @@ impl BasicAuth {
         let mut cache = lock(&self.cache);
         if cache.is_valid(&key) {
             drop(cache);
-            head.insert(User(credentials.name.into()));
+            self.accept(head, User(credentials.name.into()));
             return None;
         }
         let (response, responder) = Response::suspend();
@@ -210,9 +244,17 @@ impl BasicAuth {
         Some(self.start_check(key, credentials, response))
     }
 
+    /// Marks the request as authenticated by this layer.
+    fn accept(&self, head: &RequestHead<'_>, user: User) {
+        let mut passed = head.extension::<Passed>().unwrap_or_default();
+        passed.0.push(self.layer);
+        head.insert(passed);
+        head.insert(user);
+    }
+
     fn start_check(&self, key: Key, credentials: Credentials, response: Response) -> Response {
         let (users, challenge, cache) = (self.users.clone(), self.challenge.clone(), self.cache.clone());
-        let check = Check { key, cache, challenge, user: None };
+        let check = Check { layer: self.layer, key, cache, challenge, user: None };
         if self.pool.run(move || check.perform(&users, credentials)).is_ok() {
             return response;
         }
@@ -254,6 +296,7 @@ impl Cache {
 
 /// A password check in progress. Dropping it, with or without a result, answers all requests that wait for it.
 struct Check {
+    layer: LayerId,
     key: Key,
     cache: Arc<Mutex<Cache>>,
     challenge: Arc<str>,
@@ -282,7 +325,7 @@ impl Drop for Check {
         drop(cache);
         for responder in waiting {
             match &self.user {
-                Some(user) => responder.resume(user.clone()),
+                Some(user) => responder.resume(Verified { layer: self.layer, user: user.clone() }),
                 None => responder.respond(unauthorized(&self.challenge)),
             }
         }
