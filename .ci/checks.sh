@@ -24,10 +24,19 @@ commit_subjects() {
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked; }
 
-features() { # without features, and with all of them
-    cargo check --locked --no-default-features --lib --bins
+features() { # the library without features, with each alone, and with all of them
+    local feature crates crates_max=23
+    cargo clippy --locked --no-default-features --lib -- -D warnings
+    for feature in files compress basic-auth json http-types testing; do
+        cargo clippy --locked --no-default-features --features $feature --lib -- -D warnings
+    done
+    cargo test --locked --no-default-features --features files --lib --test allocations
     cargo test --locked --all-features --test it -- routes whoami
     cargo test --locked --all-features --doc httpserver
+    crates=$(cargo tree --locked -e normal --no-default-features --prefix none --format '{p}' | sed 's/ (.*//' | sort -u | wc -l)
+    [ "$crates" -le $crates_max ] || { echo "the library without features needs $crates crates, maximum $crates_max"; return 1; }
+    cargo doc --locked --no-deps --no-default-features --target-dir target/library
+    [ ! -e target/library/doc/serverd/cli ] || { echo "the documentation of the library contains the command line"; return 1; }
 }
 
 suite() { timeout 900 nice -n 5 bash tests/platforms/suite.sh "$1"; } # TARGET

@@ -10,8 +10,8 @@ use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, 
 use log::LevelFilter;
 
 use crate::apps::chat;
-use crate::check::Check;
-use crate::connect::Connect;
+use crate::client::check::Check;
+use crate::client::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
 use crate::httpserver::LogFormat;
 use crate::r#loop::{self, Timeouts};
@@ -19,7 +19,6 @@ use crate::server::{Backend, Balance, Command, Config, LogTarget, Logging};
 
 mod client;
 mod environment;
-#[cfg(feature = "files")]
 mod files;
 
 /// The response body of `serverd http`, unless `--body` is given.
@@ -116,8 +115,7 @@ pub enum Task {
     /// Connect to another server.
     Connect(Connect),
     /// Hash a password for `--auth`.
-    #[cfg(feature = "files")]
-    Hash(crate::hash::Hash),
+    Hash(crate::client::hash::Hash),
 }
 
 // The doc comments of the following types are help texts.
@@ -413,7 +411,6 @@ enum CommandName {
     /// Only regular files below DIR are served. No request path leads out of DIR, and symbolic links that do are
     /// followed only with --follow-symlinks. If DIR contains 404.html, 403.html or 500.html, browsers get that page in
     /// place of the plain error message.
-    #[cfg(feature = "files")]
     #[command(after_help = files::EXAMPLE, after_long_help = format!("{}\n\n{EXIT_CODES}", files::EXAMPLES))]
     Files(files::FilesArgs),
     /// Run a TCP echo server
@@ -433,7 +430,6 @@ enum CommandName {
     #[command(disable_help_flag = true)]
     Connect(TrailingArgs),
     /// Hash a password for `serverd files --auth`
-    #[cfg(feature = "files")]
     #[command(disable_help_flag = true)]
     Hash(TrailingArgs),
 }
@@ -441,12 +437,7 @@ enum CommandName {
 impl CommandName {
     /// Returns whether this command accepts no server options, and so must come first on the command line.
     fn is_client(&self) -> bool {
-        match self {
-            CommandName::Check(_) | CommandName::Connect(_) => true,
-            #[cfg(feature = "files")]
-            CommandName::Hash(_) => true,
-            _ => false,
-        }
+        matches!(self, CommandName::Check(_) | CommandName::Connect(_) | CommandName::Hash(_))
     }
 }
 
@@ -645,7 +636,6 @@ impl Cli {
         let limits = self.limits();
         let body = match self.command {
             Some(CommandName::Whoami) => return Command::Whoami { limits },
-            #[cfg(feature = "files")]
             Some(CommandName::Files(args)) => return args.command(limits),
             Some(CommandName::Echo) => return Command::Echo,
             Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main -> cli -> server          flags -> config -> listeners, workers, loops, apps
-//!          |      |              check and connect: clients built on dial and http1
+//!          |      |              client: check and connect, built on http1
 //!         apps    |    httpserver      handler -> status line, headers, body
 //!            \    |     /      \
 //!             v   v    v        v
@@ -47,13 +47,10 @@
 //! ```
 
 pub mod apps;
-pub mod check;
+#[cfg(feature = "cli")]
 pub mod cli;
-pub mod connect;
-pub mod console;
-pub mod dial;
-#[cfg(feature = "files")]
-pub mod hash;
+#[cfg(feature = "cli")]
+pub mod client;
 pub mod http1;
 pub mod httpserver;
 pub mod r#loop;

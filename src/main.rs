@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use serverd::console::Output;
+use serverd::client::console::Output;
 use serverd::{cli, server};
 
 fn main() -> ExitCode {
@@ -26,7 +26,6 @@ fn run(task: &cli::Task) -> Result<(), Box<dyn Error>> {
         cli::Task::Check(check) => {
             check.run(&mut Output::stdout()).map_err(|error| format!("{}: {error}", check.target))?;
         }
-        #[cfg(feature = "files")]
         cli::Task::Hash(hash) => hash.run(&mut io::stdout().lock())?,
         cli::Task::Connect(connect) => {
             let outcome = connect.run(io::stdin(), &mut Output::stdout());

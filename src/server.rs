@@ -19,18 +19,22 @@ use crate::r#loop::{
 };
 
 mod fd_limit;
-#[cfg(feature = "files")]
+#[cfg(feature = "cli")]
 mod files;
 mod listeners;
+#[cfg(feature = "cli")]
 mod logging;
+#[cfg(feature = "cli")]
 mod run;
 mod signals;
 #[cfg(windows)]
 mod windows;
 
-#[cfg(feature = "files")]
+#[cfg(feature = "cli")]
 pub use files::FilesConfig;
+#[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging};
+#[cfg(feature = "cli")]
 pub use run::{Command, run};
 
 /// Configuration of a server with worker threads and signal handling, for applications of your own.

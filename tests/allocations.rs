@@ -19,7 +19,6 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const BROWSER: &str = "GET /a?b=c HTTP/1.1\r\nHost: a.test:8080\r\nConnection: keep-alive\r\nsec-ch-ua: \"X\";v=\"1\"\r\n\
                        User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\n\
                        Accept-Encoding: gzip, br\r\nX-Tab:\ta\r\nCookie: session=0123456789abcdef\r\n\r\n";
-#[cfg(feature = "files")]
 const BROWSER_FILE: &str = "GET /a.txt HTTP/1.1\r\nHost: a.test:8080\r\nConnection: keep-alive\r\n\
                             User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\n\
                             Accept-Encoding: gzip, br\r\n\r\n";
@@ -81,7 +80,6 @@ fn count_allocations<B: Readiness<Listener: From<TcpListener>>, A: App>(
 }
 
 /// Returns the number of allocations when serving a file that is already cached.
-#[cfg(feature = "files")]
 fn allocations_of_a_file<B: Readiness<Listener: From<TcpListener>>>(request: &'static str, depth: u64) -> u64 {
     use serverd::{Files, layers};
     let directory = tempfile::TempDir::new().expect("a directory");
@@ -104,7 +102,6 @@ fn check<B: Readiness<Listener: From<TcpListener>>>() {
         assert_eq!(allocations::<B>(request, depth), 0, "{} with {depth} of {request:?}", B::NAME);
     }
     // The cached file is revalidated once a second, which does allocate.
-    #[cfg(feature = "files")]
     for (request, depth) in [("GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n", 10), (BROWSER_FILE, 1)] {
         let count = allocations_of_a_file::<B>(request, depth);
         assert!(count < 2000, "{} with {depth} of {request:?}: {count}", B::NAME);

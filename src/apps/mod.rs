@@ -6,6 +6,7 @@ mod echo;
 pub mod files;
 mod fixed;
 mod methods;
+#[cfg(feature = "cli")]
 mod whoami;
 
 pub use chat::Chat;
@@ -13,4 +14,5 @@ pub use echo::Echo;
 #[cfg(feature = "files")]
 pub use files::Files;
 pub use fixed::Fixed;
+#[cfg(feature = "cli")]
 pub use whoami::Whoami;

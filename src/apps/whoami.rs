@@ -113,7 +113,6 @@ impl Report {
         text
     }
 
-    #[cfg(feature = "json")]
     fn json(&self, length: u64, hash: &str) -> Response {
         Response::json(&serde_json::json!({
             "request_line": self.request_line,
@@ -124,11 +123,6 @@ impl Report {
             "worker": self.worker,
             "body": { "length": length, "sha256": hash },
         }))
-    }
-
-    #[cfg(not(feature = "json"))]
-    fn json(&self, length: u64, hash: &str) -> Response {
-        Response::text(self.text(length, hash))
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Color, Options, Task, duration};
-use crate::check::{Check, Expect, Print, Target};
-use crate::connect::Connect;
-use crate::dial::Authority;
+use crate::client::check::{Check, Expect, Print, Target};
+use crate::client::connect::Connect;
+use crate::client::dial::Authority;
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -50,12 +50,10 @@ enum ClientCommand {
     /// Hash a password for `serverd files --auth`
     ///
     /// Prints a line NAME:HASH with a bcrypt hash, in the same format as htpasswd -B.
-    #[cfg(feature = "files")]
     #[command(after_help = HASH_EXAMPLES)]
     Hash(HashArgs),
 }
 
-#[cfg(feature = "files")]
 const HASH_EXAMPLES: &str = "\
 Prompts for the password if stdin is a terminal; otherwise reads it from the first line of stdin.
 
@@ -64,7 +62,6 @@ Examples:
   serverd files --auth \"$(serverd hash alice)\"    Use without a file
   htpasswd -nbB alice wonderland                  Create a line in the same format";
 
-#[cfg(feature = "files")]
 #[derive(Debug, Args)]
 struct HashArgs {
     /// User name
@@ -78,7 +75,6 @@ struct HashArgs {
 
 /// Parses a user name. RFC 7617 section 2 forbids colons and control characters. A leading `#` marks a comment in a
 /// file of users, and a leading `@` marks a file in `--auth`.
-#[cfg(feature = "files")]
 fn user_name(text: &str) -> Result<String, String> {
     if text.is_empty()
         || text.starts_with(['#', '@'])
@@ -145,10 +141,8 @@ fn authority(text: &str) -> Result<Authority, String> {
 
 /// Returns whether `args` runs a client command or requests its help.
 pub(super) fn is_client_command(args: &[OsString]) -> bool {
-    let is_command = |arg: Option<&OsString>| {
-        let hash = cfg!(feature = "files") && arg.is_some_and(|arg| arg == "hash");
-        hash || arg.is_some_and(|arg| arg == "check" || arg == "connect")
-    };
+    let is_command =
+        |arg: Option<&OsString>| arg.is_some_and(|arg| arg == "check" || arg == "connect" || arg == "hash");
     is_command(args.get(1)) || (args.get(1).is_some_and(|arg| arg == "help") && is_command(args.get(2)))
 }
 
@@ -167,8 +161,7 @@ pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Options, clap::Error
             retry: args.retry,
             interval: args.every,
         }),
-        #[cfg(feature = "files")]
-        ClientCommand::Hash(args) => Task::Hash(crate::hash::Hash { name: args.name, cost: args.cost }),
+        ClientCommand::Hash(args) => Task::Hash(crate::client::hash::Hash { name: args.name, cost: args.cost }),
         ClientCommand::Connect(args) => Task::Connect(Connect { authority: args.server, timeout: args.wait }),
     };
     Ok(Options { task, log_level: log::LevelFilter::Warn, color: Color::Auto })

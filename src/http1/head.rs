@@ -597,7 +597,7 @@ fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// Rejects input that cannot start a request as soon as possible: a TLS ClientHello, for example, may not contain any
+/// Rejects input that cannot start a request as soon as possible: a TLS `ClientHello`, for example, may not contain any
 /// line ending.
 fn check_first_byte(bytes: &[u8]) -> Result<(), Error> {
     match bytes {

@@ -62,12 +62,12 @@ impl Stream {
     }
 
     /// Returns whether another thread could read the body from its source: it is not pushed and has no trailers.
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn is_pulled(&self) -> bool {
         !matches!(self.source, Source::Queue(_)) && self.trailers.is_none()
     }
 
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn into_source(self) -> Source {
         self.source
     }

@@ -10,16 +10,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(feature = "files")]
+#[cfg(feature = "basic-auth")]
 mod basic_auth;
-#[cfg(feature = "files")]
+#[cfg(feature = "compress")]
 mod compress;
 mod cors;
 mod set_headers;
 
-#[cfg(feature = "files")]
+#[cfg(feature = "basic-auth")]
 pub use basic_auth::{User, Users, basic};
-#[cfg(feature = "files")]
+#[cfg(feature = "compress")]
 pub use compress::compress;
 pub use cors::cors;
 pub use set_headers::set_headers;

@@ -124,7 +124,7 @@ impl Pool {
     }
 
     /// Returns whether the pool would accept a job now.
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn has_room(&self) -> bool {
         let queue = lock(&self.shared.queue);
         queue.jobs.len() + queue.busy < self.shared.jobs_max

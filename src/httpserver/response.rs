@@ -425,7 +425,7 @@ impl Response {
     }
 
     /// Returns the value of the first header with this name.
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn header_value(&self, name: &str) -> Option<&[u8]> {
         let shared = self.shared_headers.as_ref().map(|block| block.lines()).unwrap_or_default();
         let mut lines =
@@ -443,7 +443,7 @@ impl Response {
     }
 
     /// Adds the name of a request header to Vary (RFC 9110 section 12.5.5), unless it is already listed.
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn vary(self, name: &str) -> Self {
         let listed = self.header_value("vary").unwrap_or_default();
         let is_name = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
@@ -452,7 +452,7 @@ impl Response {
 
     /// Makes the entity tag weak: the representation is equivalent but not identical byte for byte (RFC 9110 section
     /// 8.8.1).
-    #[cfg(feature = "files")]
+    #[cfg(feature = "compress")]
     pub(super) fn weaken_etag(&mut self) {
         if let Some(tag) = self.header_value("etag").filter(|tag| tag.starts_with(b"\"")) {
             let weak = [b"W/", tag].concat();

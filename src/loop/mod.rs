@@ -16,6 +16,7 @@
 
 mod acceptor;
 mod app;
+#[cfg(feature = "testing")]
 mod chaos;
 mod connection;
 mod connection_limit;
@@ -64,10 +65,11 @@ use schedule::Task;
 
 pub use acceptor::{Acceptor, AcceptorHandle, HandoffListener};
 pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, ConnId, Flow, Phase, Remote, Wire};
+#[cfg(feature = "testing")]
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use connection_limit::ConnectionLimit;
 pub use event_loop::EventLoop;
-#[cfg(feature = "files")]
+#[cfg(feature = "compress")]
 pub(crate) use file_range::read_at;
 pub use output::Output;
 pub use readiness::Readiness;

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-#[cfg(feature = "files")]
 use super::files::{self, FilesConfig};
 use super::{Config, Logging, StartError, Started, worker_count};
 use crate::apps::{Chat, Echo, Fixed, Whoami, chat};
@@ -26,7 +25,6 @@ pub enum Command {
         limits: Limits,
     },
     /// HTTP server that serves the files of a directory.
-    #[cfg(feature = "files")]
     Files(Box<FilesConfig>),
     /// TCP echo server.
     Echo,
@@ -59,7 +57,6 @@ pub fn run(config: &Config, command: &Command, logging: &Logging) -> Result<(), 
             let make = http_server(&config, limits, move |worker| Whoami::new(worker, body_bytes_max));
             config.serve_with(make, |started| announce("whoami on http", started))
         }
-        #[cfg(feature = "files")]
         Command::Files(files_config) => files::run(config, &files_config),
         Command::Echo => {
             Echo::set_watermarks(&mut config.loop_limits);

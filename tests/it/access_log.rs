@@ -292,7 +292,6 @@ on_every_backend! {
     }
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn the_json_format_has_one_object_per_line() {
     let (server, capture) = start::<serverd::r#loop::Select>(LogFormat::Json);

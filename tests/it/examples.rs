@@ -64,7 +64,6 @@ fn hello_tcp_says_hello() {
     assert_eq!(start("hello_tcp").connect().read_to_end(), b"hello\n");
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn router_json_stores_notes() {
     let example = start("router_json");

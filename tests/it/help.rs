@@ -16,10 +16,6 @@ const COLUMNS: usize = 100;
 /// All commands; the empty string is `serverd` without a command.
 const COMMANDS: [&str; 9] = ["", "http", "whoami", "files", "echo", "chat", "check", "connect", "hash"];
 
-fn is_available(command: &str) -> bool {
-    cfg!(feature = "files") || !["files", "hash"].contains(&command)
-}
-
 /// Returns the output of `serverd COMMAND FLAG`, normalized to be the same on every platform.
 fn help(command: &str, flag: &str) -> String {
     let mut binary = program(env!("CARGO_BIN_EXE_serverd"));
@@ -36,9 +32,6 @@ fn help(command: &str, flag: &str) -> String {
 
 #[test]
 fn help_texts_match_their_snapshots() {
-    if !cfg!(feature = "files") {
-        return println!("skipped: the snapshots need the feature \"files\"");
-    }
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
     let update = std::env::var_os(UPDATE).is_some_and(|value| !value.is_empty());
     for command in COMMANDS {
@@ -63,7 +56,7 @@ fn help_texts_match_their_snapshots() {
 
 #[test]
 fn short_help_fits_on_a_small_terminal() {
-    for command in COMMANDS.into_iter().filter(|command| is_available(command)) {
+    for command in COMMANDS {
         let text = help(command, "-h");
         assert!(text.lines().count() <= SHORT_HELP_LINES_MAX, "serverd {command} -h is too long:\n{text}");
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "serverd {command} -h is too wide:\n{text}");

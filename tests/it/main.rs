@@ -3,12 +3,10 @@
 
 mod acceptor;
 mod access_log;
-#[cfg(feature = "files")]
 mod basic_auth;
 mod bodies;
 mod chat;
 mod check_connect;
-#[cfg(feature = "files")]
 mod compress;
 mod conformance;
 #[cfg(windows)]
@@ -25,7 +23,6 @@ mod fault_backend;
 mod fault_injection;
 mod feed_input;
 mod file_bodies;
-#[cfg(feature = "files")]
 mod files;
 mod handlers;
 mod harness;

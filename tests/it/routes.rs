@@ -36,7 +36,6 @@ fn router() -> Router {
         .post("/json", json)
 }
 
-#[cfg(feature = "json")]
 fn json(request: &Request<'_>) -> Response {
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Point {
@@ -47,11 +46,6 @@ fn json(request: &Request<'_>) -> Response {
         Ok(point) => Response::json(&Point { x: point.y, y: point.x }),
         Err(error) => error.into(),
     }
-}
-
-#[cfg(not(feature = "json"))]
-fn json(_: &Request<'_>) -> Response {
-    Response::text("the json feature is off")
 }
 
 fn server<B: Backend>() -> Server {
@@ -178,14 +172,10 @@ on_every_backend! {
         let server = server::<B>();
         let mut client = server.connect();
         assert_eq!(fetch(&mut client, "POST", "/form", "a=1+2&b=%C3%A4").1, "a=1 2;b=\u{e4};");
-        if cfg!(feature = "json") {
-            assert_eq!(fetch(&mut client, "POST", "/json", r#"{"x": 1, "y": 2}"#).1, r#"{"x":2,"y":1}"#);
-            let (status, text, _) = fetch(&mut client, "POST", "/json", r#"{"x": 1, "z": "<script>"}"#);
-            assert_eq!((status, text.contains("script")), (400, false), "{text}");
-            assert_eq!(fetch(&mut client, "POST", "/json", "{").1, "unexpected end of JSON at line 1 column 1\n");
-        } else {
-            println!("skipped: the json feature is off");
-        }
+        assert_eq!(fetch(&mut client, "POST", "/json", r#"{"x": 1, "y": 2}"#).1, r#"{"x":2,"y":1}"#);
+        let (status, text, _) = fetch(&mut client, "POST", "/json", r#"{"x": 1, "z": "<script>"}"#);
+        assert_eq!((status, text.contains("script")), (400, false), "{text}");
+        assert_eq!(fetch(&mut client, "POST", "/json", "{").1, "unexpected end of JSON at line 1 column 1\n");
     }
 
     fn layers_see_every_response_including_rejections<B>() {

@@ -72,12 +72,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("httpserver", &["http1", "loop"]),
     ("apps", &["http1", "httpserver", "loop"]),
     ("server", &["apps", "http1", "httpserver", "loop"]),
-    ("dial", &[]),
-    ("hash", &[]),
-    ("console", &[]),
-    ("connect", &["console", "dial"]),
-    ("check", &["console", "dial", "http1"]),
-    ("cli", &["apps", "check", "connect", "console", "dial", "hash", "http1", "httpserver", "loop", "server"]),
+    ("client", &["http1"]),
+    ("cli", &["apps", "client", "http1", "httpserver", "loop", "server"]),
 ];
 
 /// A line of a comment or a page.

@@ -70,7 +70,6 @@ fn a_large_upload_is_not_buffered() {
     }
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn a_request_is_reported_as_json_if_preferred() {
     let server = whoami::<serverd::r#loop::Select>();

@@ -11,8 +11,11 @@ use super::{Files, path, status_for};
 use crate::httpserver::{RequestHead, Response};
 
 impl Files {
-    /// Checks that the single-page app page, if configured, can be read.
-    pub(crate) fn check_spa_page(&self) -> io::Result<()> {
+    /// Checks that the page of the single-page app ([`Options::spa`](super::Options::spa)), if there is one, can be read.
+    ///
+    /// # Errors
+    /// Returns the error of opening or reading it.
+    pub fn check_spa_page(&self) -> io::Result<()> {
         self.options.spa.as_ref().map_or(Ok(()), |page| self.root.open_file(page.as_ref()).map(drop))
     }
 

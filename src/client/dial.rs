@@ -24,7 +24,7 @@ impl Authority {
     ///
     /// # Examples
     /// ```
-    /// use serverd::dial::Authority;
+    /// use serverd::client::dial::Authority;
     /// let authority = Authority::parse("[::1]:8888", None)?;
     /// assert_eq!((authority.host.as_str(), authority.port), ("::1", 8888));
     /// assert!(Authority::parse("localhost", None).is_err());

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::dial::{Authority, Deadline, DialError};
+use super::dial::{Authority, Deadline, DialError};
 
 /// The size of the buffer for each direction.
 const BUFFER_BYTES: usize = 128 * 1024;

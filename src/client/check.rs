@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
-use crate::dial::{Authority, Deadline, DialError};
+use super::dial::{Authority, Deadline, DialError};
 use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
 
 /// The server to check.
@@ -103,7 +103,7 @@ impl Expect {
     ///
     /// # Examples
     /// ```
-    /// use serverd::check::Expect;
+    /// use serverd::client::check::Expect;
     /// let expect = Expect::parse("200-299,404")?;
     /// assert!(expect.contains(204) && expect.contains(404) && !expect.contains(500));
     /// # Ok::<(), String>(())
