@@ -239,7 +239,7 @@ impl Config {
         }
         let listener = listeners.remove(0);
         let make = || {
-            let mut acceptor = Acceptor::new(listener, self.loop_limits.backlog)?;
+            let mut acceptor = Acceptor::new(listener, &self.loop_limits)?;
             let sources = shares.iter().map(|share| acceptor.add_worker(share).map(ConnectionSource::Handoff));
             let sources = sources.collect::<io::Result<_>>()?;
             Ok((local_addr, sources, Some(acceptor)))

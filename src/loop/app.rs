@@ -15,23 +15,7 @@ use std::time::Duration;
 use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
 use super::readiness::Stream;
-
-/// Identifies a connection of a loop.
-///
-/// Ids are not reused: a slot of the connection table gets a new serial number for each connection, so that a message
-/// for a closed connection cannot reach the one that now occupies its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    pub(super) index: u32,
-    pub(super) serial: u32,
-}
-
-impl ConnId {
-    /// Creates an id that belongs to no loop, for testing an application without sockets; see [`Wire::from_bytes`].
-    pub fn detached(number: u32) -> Self {
-        ConnId { index: number, serial: 0 }
-    }
-}
+use super::table::ConnId;
 
 /// The phase of a connection, which selects the timeout that applies to it.
 ///

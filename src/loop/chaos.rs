@@ -14,9 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::acceptor::HandoffListener;
-use super::file_range;
-use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token};
+use super::handoff::HandoffListener;
+use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token, send_file_by_copy};
 
 /// Number of the next random number generator. Each backend and stream has its own, independent of the others.
 static NEXT_GENERATOR: AtomicU64 = AtomicU64::new(1);
@@ -171,6 +170,10 @@ impl<L: Listener> Listener for ChaosListener<L> {
         Ok((inner.into(), peer))
     }
 
+    fn is_counted(&self) -> bool {
+        self.0.is_counted()
+    }
+
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
@@ -204,7 +207,7 @@ impl<S: Stream> Stream for ChaosStream<S> {
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
         let cap = self.rng.cap(count);
         if self.rng.below(2) == 0 {
-            return file_range::copy(&mut self.inner, file, offset, cap);
+            return send_file_by_copy(&mut self.inner, file, offset, cap);
         }
         self.inner.send_file(file, offset, cap)
     }

@@ -3,20 +3,22 @@
 //! Readiness is cached in sticky bits. A step writes pending output, reads up to a quota, passes the input to the
 //! application and writes the response immediately; only what the socket does not accept is buffered. In the common
 //! case a request thus takes one read and one write, and an idle connection owns no buffer.
+//!
+//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
+//! `NAME` is inlined into the hot path and has to stay small there.
 
 use std::io;
 
-use self::sending::FileCache;
-use super::app::{App, CloseReason, ConnId, Phase};
+use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
 use super::eager::EagerRead;
+use super::limits::{Counters, LoopLimits};
 use super::output::Output;
 use super::readiness::{Interest, Stream};
-use super::{Counters, LoopLimits};
+use super::table::ConnId;
 
-mod calling;
 mod close;
-mod receiving;
-mod sending;
+mod receive;
+mod send;
 
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,17 @@ pub(super) enum Stage {
     },
     /// All output is sent and the sending side is shut down; input is discarded.
     Lingering,
+}
+
+/// Page cache state of the next block of a file to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileCache {
+    /// Cached, or not known to be missing from the cache.
+    Ready,
+    /// Not cached; a read-ahead has to be requested.
+    Missing,
+    /// Not cached; a read-ahead is pending.
+    Requested,
 }
 
 /// A connection of a loop.
@@ -83,7 +96,32 @@ pub(super) struct LoopContext<A: App> {
     pub(super) unix_time: u64,
     /// Milliseconds since the loop was created.
     pub(super) now_ms: u64,
-    pub(super) draining: bool,
+    pub(super) life: Life,
+}
+
+/// The life of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// [`App::start`] has not been called yet.
+    New,
+    Running,
+    /// A graceful shutdown has begun.
+    Draining {
+        /// When the remaining connections are closed.
+        deadline_ms: u64,
+    },
+}
+
+impl Life {
+    #[inline]
+    pub(super) fn is_draining(self) -> bool {
+        matches!(self, Life::Draining { .. })
+    }
+
+    /// The time at which the remaining connections are closed; `u64::MAX` for never.
+    pub(super) fn deadline_ms(self) -> u64 {
+        if let Life::Draining { deadline_ms } = self { deadline_ms } else { u64::MAX }
+    }
 }
 
 /// The result of a step.
@@ -242,5 +280,109 @@ impl<S: Stream, T> Connection<S, T> {
         self.stage = Stage::Reading;
         self.readable = true;
         Ok(true)
+    }
+
+    /// Calls a method of the application and applies the flow it returns. Returns the number of bytes consumed.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    pub(super) fn call<A>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        id: ConnId,
+        input: &[u8],
+        method: impl FnOnce(&mut A, &mut T, &mut Wire<'_, A::Message>) -> Flow,
+    ) -> usize
+    where
+        A: App<State = T>,
+    {
+        let output = match &mut self.pending {
+            Some(pending) => &mut **pending,
+            None => &mut context.scratch,
+        };
+        let mut wire = Wire {
+            id,
+            input,
+            consumed: 0,
+            output,
+            messages: &mut context.messages,
+            echoed: 0..0,
+            addrs: Addrs { stream: Some(&self.stream) },
+            unix_time: context.unix_time,
+            now_ms: context.now_ms,
+            restarted: false,
+            panics: 0,
+            ended: self.ended,
+            draining: context.life.is_draining(),
+        };
+        let flow = method(&mut context.app, &mut self.state, &mut wire);
+        let Wire { consumed, restarted, echoed, panics, .. } = wire;
+        self.restart |= restarted;
+        context.counters.panics += u64::from(panics);
+        if !echoed.is_empty() {
+            self.send_back(context, &input[echoed]);
+        }
+        self.apply_flow(flow);
+        if flow == Flow::Abort {
+            context.scratch.clear();
+        }
+        consumed
+    }
+
+    /// Echoes input straight from the read buffer; only bytes that the socket does not accept are copied. No other
+    /// output may be pending.
+    fn send_back<A>(&mut self, context: &mut LoopContext<A>, bytes: &[u8])
+    where
+        A: App<State = T>,
+    {
+        let mut sent_bytes = 0;
+        if self.writable {
+            context.counters.writes += 1;
+            match self.stream.write(bytes) {
+                Ok(sent) => {
+                    sent_bytes = sent.bytes;
+                    self.writable = sent.more;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                // The flush that follows gets the same error and returns it.
+                Err(_) => {}
+            }
+        }
+        match &mut self.pending {
+            Some(pending) => pending.extend(&bytes[sent_bytes..]),
+            None => context.scratch.extend(&bytes[sent_bytes..]),
+        }
+    }
+
+    #[inline]
+    pub(super) fn apply_flow(&mut self, flow: Flow) {
+        match flow {
+            Flow::Read(phase) if !self.ended => {
+                self.phase = phase;
+                self.stage = Stage::Reading;
+            }
+            other => self.apply_flow_outlined(other),
+        }
+    }
+
+    fn apply_flow_outlined(&mut self, flow: Flow) {
+        match flow {
+            // The input has ended.
+            Flow::Read(_) => self.close(false, CloseReason::Peer),
+            Flow::Yield(phase) => {
+                self.phase = phase;
+                self.stage = Stage::Yielded;
+            }
+            Flow::Pause => self.stage = Stage::Paused,
+            Flow::Unchanged => {}
+            Flow::Close => self.close(false, if self.ended { CloseReason::Peer } else { CloseReason::Done }),
+            Flow::Linger => self.close(true, CloseReason::Done),
+            Flow::Refuse => self.close(true, CloseReason::Refused),
+            Flow::Abort => {
+                self.stream.abort();
+                self.pending = None;
+                self.ended = true;
+                self.close(false, CloseReason::Refused);
+            }
+        }
     }
 }

@@ -83,6 +83,12 @@ impl ConnectionLimit {
         self.open_here.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Moves an open connection from this share to another.
+    pub(super) fn move_to(&self, other: &ConnectionLimit) {
+        self.open_here.fetch_sub(1, Ordering::Relaxed);
+        other.open_here.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Releases the slot of a closed connection.
     pub(super) fn release(&self) {
         self.open_here.fetch_sub(1, Ordering::Relaxed);

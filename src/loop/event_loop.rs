@@ -6,39 +6,31 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use self::clock::Clock;
-use super::app::{App, ConnId, Remote};
-use super::connection::{Connection, LoopContext};
+use super::app::{App, Remote};
+use super::connection::{Connection, Life, LoopContext};
 use super::connection_limit::ConnectionLimit;
 use super::eager::EagerRead;
-use super::listener::ManagedListener;
+use super::limits::{Counters, LoopLimits, Timeouts};
+use super::listener::Listeners;
 use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
-use super::readiness::{Event, Readiness, Token};
+use super::poller::{Handle, PollRetry, Poller, Turn};
+use super::readiness::{Event, Readiness};
 use super::schedule::Schedule;
-use super::table::Table;
-use super::timers::{Timeouts, Timers};
-use super::{Counters, Handle, LoopLimits, Poller, Turn};
+use super::table::{ConnId, Table};
+use super::timers::Timers;
 
-mod accepting;
-mod after_step;
-mod clock;
-mod closing;
-mod delivering;
-mod draining;
-mod driving;
-mod expiring;
-mod polling;
-
-/// The token of the first listener. Listener tokens count downwards from here; the value above is the backend's own.
-const LISTENER_TOKEN_BASE: usize = usize::MAX - 1;
+mod accept;
+mod expire;
+mod shutdown;
+mod step;
 
 /// An event loop that runs the application `A` on the backend `B`.
 pub struct EventLoop<B: Readiness, A: App> {
     backend: B,
-    listeners: Vec<ManagedListener<B>>,
+    listeners: Listeners<B>,
     table: Table<Connection<B::Stream, A::State>>,
     /// The application and other state that connections use.
     context: LoopContext<A>,
@@ -59,15 +51,7 @@ pub struct EventLoop<B: Readiness, A: App> {
     /// Reused buffer for the messages being delivered.
     message_batch: Vec<(ConnId, A::Message)>,
     schedule: Schedule,
-    started: bool,
-    /// Consecutive failed polls.
-    poll_errors: u32,
-    /// During a graceful shutdown: when the remaining connections are closed.
-    drain_deadline_ms: Option<u64>,
-    /// During a graceful shutdown: when to try to close the listeners.
-    close_listeners_at_ms: Option<u64>,
-    /// Attempts to close the listeners so far.
-    close_attempts: u32,
+    poll_retry: PollRetry,
     /// A connection closed after `App::end_of_turn`; run another turn at once, which calls it again.
     end_of_turn_pending: bool,
     /// The earliest deadline that is not a connection timer: accept retry, scheduled closure or shutdown. Recomputed if
@@ -131,12 +115,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             eager: EagerRead::default(),
             unix_time: 0,
             now_ms: 0,
-            draining: false,
+            life: Life::New,
         };
         let clock = Clock::start(&backend, &mut context);
         EventLoop {
             backend,
-            listeners: Vec::new(),
+            listeners: Listeners::new(),
             table: Table::new(),
             context,
             buffer,
@@ -151,11 +135,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             mailbox,
             message_batch: Vec::new(),
             schedule: Schedule::default(),
-            started: false,
-            poll_errors: 0,
-            drain_deadline_ms: None,
-            close_listeners_at_ms: None,
-            close_attempts: 0,
+            poll_retry: PollRetry::default(),
             end_of_turn_pending: false,
             next_wakeup_ms: 0,
             wakeup_dirty: true,
@@ -174,13 +154,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// # Errors
     /// Returns an error if the listener cannot be made non-blocking or registered with the backend.
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
-        let token = Token(LISTENER_TOKEN_BASE - self.listeners.len());
-        self.listeners.push(ManagedListener::open(
-            listener.into(),
-            self.context.limits.backlog,
-            &mut self.backend,
-            token,
-        )?);
+        self.listeners.add(listener.into(), self.context.limits.backlog, &mut self.backend)?;
         self.wakeup_dirty = true;
         Ok(())
     }
@@ -199,6 +173,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     fn add(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
         self.start_app();
         self.connection_limit.reserve();
+        self.connection_limit.commit();
         self.open_connection(stream, None, None, connecting)
     }
 
@@ -218,11 +193,34 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     fn start_app(&mut self) {
-        if !self.started {
-            self.started = true;
+        if self.context.life == Life::New {
+            self.context.life = Life::Running;
             let remote = self.remote();
             self.context.app.start(remote);
         }
+    }
+
+    /// The timeout of the next poll; `None` waits for an event.
+    fn poll_timeout(&mut self) -> Option<Duration> {
+        if self.wakeup_dirty {
+            self.update_wakeup();
+        }
+        if self.end_of_turn_pending
+            || !self.ready.is_empty()
+            || !self.next.is_empty()
+            || !self.context.messages.is_empty()
+        {
+            return Some(Duration::ZERO);
+        }
+        let next_ms = self.timers.wake_ms().min(self.next_wakeup_ms);
+        (next_ms != u64::MAX).then(|| Duration::from_millis(next_ms.saturating_sub(self.context.now_ms)))
+    }
+
+    fn update_wakeup(&mut self) {
+        let accept_ms = self.listeners.next_accept_ms().min(self.listeners.next_close_ms());
+        let task_ms = self.schedule.next_ms().unwrap_or(u64::MAX);
+        self.next_wakeup_ms = accept_ms.min(task_ms).min(self.context.life.deadline_ms());
+        self.wakeup_dirty = false;
     }
 
     /// Runs up to `count` turns; fewer if the loop ends.
@@ -235,17 +233,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             if !self.next.is_empty() {
                 self.ready.append(&mut self.next);
             }
-            match self.backend.wait(&mut self.events, poll_timeout) {
-                Ok(()) => self.poll_errors = 0,
-                Err(error) => self.on_poll_error(error)?,
-            }
+            self.poll_retry.check(self.backend.wait(&mut self.events, poll_timeout))?;
             self.clock.tick(&self.backend, &mut self.context);
             if self.next_wakeup_ms <= self.context.now_ms {
                 self.wakeup_dirty = true;
                 self.schedule.run(self.context.now_ms);
             }
             self.drive();
-            if self.wakeup_dirty && self.next_accept_ms() <= self.context.now_ms {
+            if self.wakeup_dirty && self.listeners.next_accept_ms() <= self.context.now_ms {
                 // After the other work, because new connections have probably sent their request by now.
                 self.accept(self.context.limits.accepts_per_turn);
                 self.drive();
@@ -280,4 +275,35 @@ impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
     fn handle(&self) -> Handle {
         Handle { waker: Arc::clone(&self.mailbox.waker) }
     }
+}
+
+/// Reads the monotonic clock once per turn and the wall clock at most once per second, into [`LoopContext`].
+struct Clock {
+    start_ms: u64,
+    unix_time_until_ms: u64,
+}
+
+impl Clock {
+    /// Starts the loop's clock at zero.
+    fn start<A: App>(backend: &impl Readiness, context: &mut LoopContext<A>) -> Self {
+        let mut clock = Clock { start_ms: millis(backend.now()), unix_time_until_ms: 0 };
+        clock.tick(backend, context);
+        clock
+    }
+
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) {
+        context.now_ms = millis(backend.now()).saturating_sub(self.start_ms);
+        if context.now_ms >= self.unix_time_until_ms {
+            let wall_clock = backend.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
+            context.unix_time = wall_clock.as_secs();
+            self.unix_time_until_ms = context.now_ms + 1000 - u64::from(wall_clock.subsec_millis());
+        }
+    }
+}
+
+#[inline]
+fn millis(time: Duration) -> u64 {
+    time.as_secs() * 1000 + u64::from(time.subsec_millis())
 }

@@ -5,13 +5,12 @@
 //! connection, because its Content-Length is already sent. Files are not memory-mapped: a file truncated while mapped
 //! would raise SIGBUS.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::readahead::Readahead;
+use super::file_read::{Readahead, read_at};
 use super::readiness::{Sent, Stream};
 
 /// Maximum bytes sent per call, after checking that they are in the page cache.
@@ -19,14 +18,6 @@ const BLOCK_BYTES: u64 = 256 * 1024;
 
 /// Number of blocks the kernel is advised to read ahead.
 const BLOCKS_AHEAD: u64 = 4;
-
-/// Size of the buffer used where sendfile is not available.
-const COPY_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// Allocated when the first file is sent without sendfile.
-    static COPY_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The unsent range of a file.
 #[derive(Debug)]
@@ -99,39 +90,4 @@ impl FileRange {
 
 fn file_too_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "file was truncated while being sent")
-}
-
-/// Sends file data by read and write, for platforms without sendfile. Bytes that the stream does not accept
-/// are read again in the next call, so nothing is buffered.
-pub(super) fn copy(stream: &mut (impl Stream + ?Sized), file: &File, offset: u64, count: usize) -> io::Result<Sent> {
-    COPY_BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(COPY_BYTES, 0);
-        let wanted = count.min(COPY_BYTES);
-        let read = read_at(file, &mut buffer[..wanted], offset)?;
-        if read == 0 { Ok(Sent { bytes: 0, more: true }) } else { stream.write(&buffer[..read]) }
-    })
-}
-
-pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    loop {
-        match read_once(file, buffer, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Regular files never block. Passed on, the error would make the loop wait for the stream to become
-            // writable.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::other("not a regular file: read would block"));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-#[cfg(unix)]
-fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }

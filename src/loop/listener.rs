@@ -1,4 +1,5 @@
-//! A listener with its accept back-off state.
+//! The listeners of a loop or of an acceptor thread: accepting in rounds, back-off after errors and at the connection
+//! limit, and closing without resetting connections.
 //!
 //! An accept error never closes the listener. After an error that concerns only the new connection, the next accept
 //! follows immediately. After any other error, such as running out of file descriptors or memory, accepting pauses for
@@ -7,7 +8,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::Counters;
+use super::connection_limit::ConnectionLimit;
+use super::limits::Counters;
 use super::readiness::{Interest, Listener, Readiness, Token};
 
 /// Pause after an accept error that is not specific to one connection.
@@ -15,6 +17,13 @@ const PAUSE_MS: u64 = 100;
 
 /// Minimum interval between two warnings about one listener.
 const WARNING_INTERVAL_MS: u64 = 1000;
+
+/// If new handshakes can be blocked, closing listeners stay open this long (a few round trips) for handshakes in
+/// progress. Also the delay between attempts to close a listener whose queue cannot be emptied.
+const CLOSE_DELAY_MS: u64 = 100;
+
+/// Attempts to empty the queue of a failing listener once no connection is left that could free resources.
+const CLOSE_ATTEMPTS_MAX: u32 = 10;
 
 /// Maximum consecutive per-connection errors; after that, accepting pauses as it does after any other error.
 const ERRORS_MAX: u32 = 64;
@@ -32,7 +41,7 @@ enum State {
 }
 
 /// Outcome of one accept call.
-pub(super) enum Accept<S> {
+enum Accept<S> {
     /// An accepted connection and its peer address.
     Connection(S, SocketAddr),
     /// The connection failed before it was accepted; the queue may hold others.
@@ -41,8 +50,173 @@ pub(super) enum Accept<S> {
     Done,
 }
 
+/// A connection from one of several listeners.
+pub(super) struct NewConnection<S> {
+    /// Index of the listener, in the order in which they were opened.
+    pub(super) listener: usize,
+    pub(super) stream: S,
+    pub(super) peer_addr: SocketAddr,
+}
+
+/// A pass over all listeners that accepts up to a quota of connections from each.
+pub(super) struct AcceptRound {
+    /// Position of the current listener.
+    position: usize,
+    quota: usize,
+    /// The rest of the quota for the current listener.
+    left: usize,
+}
+
+impl AcceptRound {
+    pub(super) fn new(quota: usize) -> Self {
+        AcceptRound { position: 0, quota, left: quota }
+    }
+}
+
+/// The backend, counters, connection limit and time for an [`AcceptRound`].
+pub(super) struct AcceptContext<'a, B> {
+    pub(super) backend: &'a mut B,
+    pub(super) counters: &'a mut Counters,
+    pub(super) limit: &'a ConnectionLimit,
+    pub(super) now_ms: u64,
+}
+
+/// The attempts to close the listeners in a graceful shutdown.
+#[derive(Clone, Copy)]
+struct Closing {
+    /// Time of the next attempt.
+    at_ms: u64,
+    attempts: u32,
+}
+
+/// The listeners of a loop or of an acceptor thread.
+pub(super) struct Listeners<B: Readiness> {
+    open: Vec<ManagedListener<B>>,
+    /// Set once a graceful shutdown has begun.
+    closing: Option<Closing>,
+}
+
+/// The token of the first listener. Listener tokens count downwards from here; the value above is the backend's own.
+const TOKEN_BASE: usize = usize::MAX - 1;
+
+impl<B: Readiness> Listeners<B> {
+    pub(super) fn new() -> Self {
+        Listeners { open: Vec::new(), closing: None }
+    }
+
+    pub(super) fn add(&mut self, listener: B::Listener, backlog: u32, backend: &mut B) -> io::Result<()> {
+        let token = Token(TOKEN_BASE - self.open.len());
+        self.open.push(ManagedListener::open(listener, backlog, backend, token)?);
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Records a readiness event. Returns whether the token is that of a listener.
+    pub(super) fn mark_ready(&mut self, token: Token) -> bool {
+        let found = self.open.iter_mut().find(|listener| listener.token == token);
+        let is_listener = found.is_some();
+        found.into_iter().for_each(ManagedListener::mark_ready);
+        is_listener
+    }
+
+    /// Returns the time of the next accept without an event: 0 for at once, `u64::MAX` for never.
+    #[inline]
+    pub(super) fn next_accept_ms(&self) -> u64 {
+        self.open.iter().fold(u64::MAX, |next, listener| next.min(listener.due_ms))
+    }
+
+    /// Returns the time of the next attempt to close the listeners; `u64::MAX` for never.
+    pub(super) fn next_close_ms(&self) -> u64 {
+        self.closing.map_or(u64::MAX, |closing| closing.at_ms)
+    }
+
+    /// Resumes accepting after a connection has closed.
+    #[inline]
+    pub(super) fn on_capacity_freed(&mut self) {
+        for listener in &mut self.open {
+            listener.on_capacity_freed();
+        }
+    }
+
+    /// Accepts the next connection of a round, and reserves its slot in the connection limit; `None` ends the round.
+    pub(super) fn accept(
+        &mut self,
+        round: &mut AcceptRound,
+        mut context: AcceptContext<'_, B>,
+    ) -> Option<NewConnection<B::Stream>> {
+        let enforce_limit = self.closing.is_none();
+        while let Some(listener) = self.open.get_mut(round.position) {
+            while round.left > 0 && listener.due_ms <= context.now_ms {
+                round.left -= 1;
+                match listener.accept_counted(&mut context, enforce_limit) {
+                    Accept::Connection(stream, peer_addr) => {
+                        let listener = TOKEN_BASE - listener.token.0;
+                        return Some(NewConnection { listener, stream, peer_addr });
+                    }
+                    Accept::Retry => {}
+                    Accept::Done => break,
+                }
+            }
+            round.position += 1;
+            round.left = round.quota;
+        }
+        None
+    }
+
+    /// Begins a graceful shutdown: stops new connections where the system supports it, and schedules the close.
+    /// From now on the connection limit is not enforced: connections already in the queue would otherwise be reset.
+    ///
+    /// A handshake in progress belongs to the listener that received its SYN, even if several listeners share the
+    /// port, and is reset when that listener closes. If the system can block new handshakes, the listeners therefore
+    /// stay open for a few more round trips. The caller accepts what is queued and then calls
+    /// [`Listeners::begin_close_attempt`].
+    pub(super) fn start_closing(&mut self, now_ms: u64) {
+        let mut can_block = true;
+        for listener in &mut self.open {
+            can_block &= listener.stop_new_connections();
+        }
+        self.closing = Some(Closing { at_ms: now_ms + if can_block { CLOSE_DELAY_MS } else { 0 }, attempts: 0 });
+    }
+
+    /// Returns whether an attempt to close the listeners is due. If so, all listeners are due for a last accept, after
+    /// which [`Listeners::end_close_attempt`] closes those whose queue is empty.
+    pub(super) fn begin_close_attempt(&mut self, now_ms: u64) -> bool {
+        let due = self.closing.as_mut().filter(|closing| closing.at_ms <= now_ms);
+        let is_due = due.is_some();
+        if let Some(closing) = due {
+            closing.attempts += 1;
+            self.open.iter_mut().for_each(ManagedListener::mark_ready);
+        }
+        is_due
+    }
+
+    /// Closes the listeners with an empty queue and schedules another attempt for the others, since accepting can fail
+    /// for lack of descriptors or memory. After [`CLOSE_ATTEMPTS_MAX`] attempts closes all of them if `may_give_up`,
+    /// that is, if no open connection is left that could free such resources.
+    pub(super) fn end_close_attempt(&mut self, backend: &mut B, now_ms: u64, may_give_up: bool) {
+        let attempts = self.closing.map_or(0, |closing| closing.attempts);
+        let give_up = may_give_up && attempts > CLOSE_ATTEMPTS_MAX;
+        let (closed, open) = self.open.drain(..).partition(|listener| give_up || listener.state == State::Empty);
+        self.open = open;
+        let closed: Vec<ManagedListener<B>> = closed;
+        for listener in closed {
+            listener.close(backend);
+        }
+        let at_ms = if self.open.is_empty() { u64::MAX } else { now_ms + CLOSE_DELAY_MS };
+        self.closing = Some(Closing { at_ms, attempts });
+    }
+
+    /// Closes all listeners at once.
+    pub(super) fn close_all(&mut self, backend: &mut B) {
+        self.open.drain(..).for_each(|listener| listener.close(backend));
+    }
+}
+
 /// A listener registered with a backend, and its accept back-off state.
-pub(super) struct ManagedListener<B: Readiness> {
+struct ManagedListener<B: Readiness> {
     listener: B::Listener,
     token: Token,
     state: State,
@@ -57,7 +231,7 @@ pub(super) struct ManagedListener<B: Readiness> {
 }
 
 impl<B: Readiness> ManagedListener<B> {
-    pub(super) fn open(mut listener: B::Listener, backlog: u32, backend: &mut B, token: Token) -> io::Result<Self> {
+    fn open(mut listener: B::Listener, backlog: u32, backend: &mut B, token: Token) -> io::Result<Self> {
         listener.prepare(backlog)?;
         backend.add(listener.source(), token, Interest::READ)?;
         Ok(ManagedListener {
@@ -72,16 +246,10 @@ impl<B: Readiness> ManagedListener<B> {
     }
 
     /// Records a readiness event of the listener.
-    pub(super) fn mark_ready(&mut self) {
+    fn mark_ready(&mut self) {
         if self.state == State::Empty {
             self.enter(State::Ready);
         }
-    }
-
-    /// Returns the time from which accepting is possible without a readiness event: 0 means now, `u64::MAX` never.
-    #[inline]
-    pub(super) fn due_ms(&self) -> u64 {
-        self.due_ms
     }
 
     #[inline]
@@ -94,14 +262,9 @@ impl<B: Readiness> ManagedListener<B> {
         };
     }
 
-    /// Returns whether the accept queue was empty at the last check.
-    pub(super) fn is_empty(&self) -> bool {
-        self.state == State::Empty
-    }
-
     /// Resumes accepting after a connection has closed.
     #[inline]
-    pub(super) fn on_capacity_freed(&mut self) {
+    fn on_capacity_freed(&mut self) {
         if matches!(self.state, State::Full | State::Paused(_)) {
             self.enter(State::Ready);
         }
@@ -110,22 +273,41 @@ impl<B: Readiness> ManagedListener<B> {
     /// Stops new connections for a graceful shutdown, where the system supports it (see
     /// [`Listener::stop_new_connections`]); those already in the accept queue are still accepted. Returns whether the
     /// system supports it.
-    pub(super) fn stop_new_connections(&mut self) -> bool {
+    fn stop_new_connections(&mut self) -> bool {
         self.enter(State::Ready);
         self.listener.stop_new_connections()
     }
 
     /// Pauses accepting at the connection limit. With a shared limit, no notification arrives when another loop closes
     /// a connection, so accepting is retried after [`PAUSE_MS`].
-    pub(super) fn pause_until_capacity(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
-        self.warn_rate_limited(
-            now_ms,
-            "connection limit reached (--max-connections); new connections wait in the listen queue",
-        );
+    fn pause_until_capacity(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
+        self.warn_rate_limited(now_ms, "connection limit reached; new connections wait in the listen queue");
         self.pause(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
     }
 
-    pub(super) fn accept(&mut self, backend: &mut B, counters: &mut Counters, now_ms: u64) -> Accept<B::Stream> {
+    /// Accepts one connection, with a slot in the connection limit.
+    fn accept_counted(&mut self, context: &mut AcceptContext<'_, B>, enforce_limit: bool) -> Accept<B::Stream> {
+        if self.listener.is_counted() {
+            return self.accept(context);
+        }
+        let AcceptContext { backend, limit, now_ms, .. } = context;
+        if !enforce_limit {
+            limit.reserve();
+        } else if !limit.try_reserve() {
+            self.pause_until_capacity(backend, *now_ms, limit.is_shared());
+            return Accept::Done;
+        }
+        let outcome = self.accept(context);
+        match outcome {
+            Accept::Connection(..) => context.limit.commit(),
+            Accept::Retry | Accept::Done => context.limit.cancel(),
+        }
+        outcome
+    }
+
+    fn accept(&mut self, context: &mut AcceptContext<'_, B>) -> Accept<B::Stream> {
+        let AcceptContext { backend, counters, now_ms, .. } = context;
+        let now_ms = *now_ms;
         self.enter(State::Ready);
         counters.accepts += 1;
         let error = match self.listener.accept() {
@@ -187,7 +369,7 @@ impl<B: Readiness> ManagedListener<B> {
     }
 
     /// Closes the listener. The kernel resets queued connections; drain the queue first.
-    pub(super) fn close(self, backend: &mut B) {
+    fn close(self, backend: &mut B) {
         if let Err(error) = backend.remove(self.listener.source(), self.token) {
             log::warn!("cannot deregister a listener: {error}");
         }

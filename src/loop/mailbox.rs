@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::app::ConnId;
 use super::schedule::Task;
+use super::table::ConnId;
 
 const RUN: u8 = 0;
 const DRAIN: u8 = 1;

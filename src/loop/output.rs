@@ -6,6 +6,9 @@
 //!
 //! `queue` records the order, for example a number of bytes of `buffer`, then a shared body, then a file range. Bytes
 //! in `buffer` after the last queued segment are not represented in the queue; usually that is all of them.
+//!
+//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
+//! `NAME` is inlined into the hot path and has to stay small there.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,7 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_range::FileRange;
-use super::readahead::Readahead;
+use super::file_read::Readahead;
 use super::readiness::{Sent, Stream};
 
 /// Bodies up to this size are copied into the buffer: a copy then costs less than another slice of a vectored write.
@@ -197,10 +200,10 @@ impl Output {
                 Err(error) => return Err(error),
             }
         }
-        self.flush_rest(stream, quota, flushed)
+        self.flush_outlined(stream, quota, flushed)
     }
 
-    fn flush_rest(
+    fn flush_outlined(
         &mut self,
         stream: &mut impl Stream,
         quota: usize,

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
-use super::file_range;
+use super::file_read::with_block;
 
 /// Reads the monotonic clock directly; subtracting two [`Instant`](std::time::Instant)s costs more than reading both.
 #[cfg(unix)]
@@ -153,7 +153,7 @@ pub trait Stream {
     /// # Errors
     /// Returns the errors of [`Stream::write`], and an error if the file cannot be read.
     fn send_file(&mut self, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
-        file_range::copy(self, file, offset, count)
+        send_file_by_copy(self, file, offset, count)
     }
 
     /// Returns whether [`Stream::send_file`] of these bytes would block on disk I/O, because they are not in the page
@@ -193,6 +193,19 @@ pub trait Stream {
     fn source(&self) -> &Self::Source;
 }
 
+/// Sends file data by read and write, for systems and file systems without sendfile.
+pub(super) fn send_file_by_copy(
+    stream: &mut (impl Stream + ?Sized),
+    file: &File,
+    offset: u64,
+    count: usize,
+) -> io::Result<Sent> {
+    with_block(file, offset, count, |block| match block {
+        [] => Ok(Sent { bytes: 0, more: true }),
+        block => stream.write(block),
+    })
+}
+
 /// A non-blocking listening socket.
 pub trait Listener {
     /// The type of accepted connections.
@@ -217,6 +230,12 @@ pub trait Listener {
     /// Returns `WouldBlock` if the accept queue is empty. Other errors concern a single connection or the resources of
     /// the process; the listener remains usable.
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)>;
+
+    /// Returns whether the connections of this listener already have slots in the loop's connection limit. That is so
+    /// for the queue of an [`Acceptor`](super::Acceptor), which reserves a slot before it hands a connection over.
+    fn is_counted(&self) -> bool {
+        false
+    }
 
     /// Returns the local address.
     ///

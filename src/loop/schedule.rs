@@ -3,6 +3,9 @@
 //! Any thread can add closures through [`Handle`](super::Handle). A delay counts from the first clock reading after the
 //! closure was added, so that it is never called early; it may be called one turn late. A binary heap makes adding and
 //! calling O(log n), and a loop without due closures sleeps. Only the program adds closures; a peer cannot.
+//!
+//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
+//! `NAME` is inlined into the hot path and has to stay small there.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -116,11 +119,11 @@ impl Schedule {
     #[inline]
     pub(super) fn run(&mut self, now_ms: u64) {
         if self.next_ms().is_some_and(|next| next <= now_ms) {
-            self.run_due(now_ms);
+            self.run_outlined(now_ms);
         }
     }
 
-    fn run_due(&mut self, now_ms: u64) {
+    fn run_outlined(&mut self, now_ms: u64) {
         for task in std::mem::take(&mut self.incoming) {
             // The clock is truncated to milliseconds; an extra millisecond keeps the call from being early.
             let extra = u64::from(task.delay_ms > 0);

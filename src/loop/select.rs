@@ -17,10 +17,10 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-pub(super) use self::system::SocketWaker;
 use self::system::{Sets, Tokens, raw};
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::socket::{TcpListener, TcpStream};
+use super::socket_waker::SocketWaker;
 
 /// The select backend: available on every system, level-triggered.
 pub struct Select {
@@ -61,19 +61,16 @@ impl Wake for SelectWaker {
     }
 }
 
-/// Number of sources above which a warning suggests another backend: each source costs a fraction of a microsecond in
+/// Number of sources above which a warning recommends other backends: each source costs a fraction of a microsecond in
 /// every call, even when idle.
 const WARN_ABOVE: usize = 1000;
-
-/// The suggested backend.
-const ALTERNATIVE: &str = if cfg!(target_os = "linux") { "epoll" } else { "kqueue" };
 
 impl Select {
     fn count_source(&mut self) {
         self.watched += 1;
         if cfg!(unix) && self.watched > WARN_ABOVE && !self.warned {
             self.warned = true;
-            log::warn!("select is watching more than {WARN_ABOVE} sockets; --backend {ALTERNATIVE} scales better");
+            log::warn!("select is watching more than {WARN_ABOVE} sockets; epoll and kqueue scale better");
         }
     }
 

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::acceptor::HandoffListener;
-use super::file_range;
-use super::readiness::{Listener, Received, Sent, Stream, SystemSource};
+use super::handoff::HandoffListener;
+use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy};
 
 /// A listening TCP socket, or a queue of connections accepted for this loop by an [`Acceptor`](super::Acceptor).
 #[derive(Debug)]
@@ -27,6 +26,12 @@ enum ConnectionSource {
 /// A connected TCP socket.
 #[derive(Debug)]
 pub struct TcpStream(std::net::TcpStream);
+
+impl TcpStream {
+    pub(super) fn into_std(self) -> std::net::TcpStream {
+        self.0
+    }
+}
 
 impl From<std::net::TcpListener> for TcpListener {
     fn from(listener: std::net::TcpListener) -> Self {
@@ -115,8 +120,12 @@ impl Listener for TcpListener {
             ConnectionSource::System(listener) => {
                 retry(|| accept(listener)).map(|(stream, peer)| (TcpStream(stream), peer))
             }
-            ConnectionSource::Handoff(handoff) => handoff.accept(),
+            ConnectionSource::Handoff(handoff) => handoff.accept().map(|(stream, peer)| (TcpStream(stream), peer)),
         }
+    }
+
+    fn is_counted(&self) -> bool {
+        matches!(self.0, ConnectionSource::Handoff(_))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -192,7 +201,7 @@ fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> 
     let mut position = offset;
     match rustix::io::retry_on_intr(|| rustix::fs::sendfile(&stream.0, file, Some(&mut position), count)) {
         Ok(bytes) => Ok(Sent { bytes, more: true }),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => file_range::copy(stream, file, offset, count),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => send_file_by_copy(stream, file, offset, count),
         Err(error) => Err(error.into()),
     }
 }
@@ -214,7 +223,7 @@ fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize
 
 #[cfg(not(target_os = "linux"))]
 fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
-    file_range::copy(stream, file, offset, count)
+    send_file_by_copy(stream, file, offset, count)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -3,14 +3,28 @@
 //! A slot gets a new serial each time it is reused, and every token and [`ConnId`] includes the serial. An event or a
 //! message for a closed connection thus never reaches the connection that now occupies its slot.
 
-use super::app::ConnId;
 use super::readiness::Token;
 
 /// Number of bits of a token that hold the index: 32 of 64; on 32-bit systems 20, enough for a million connections.
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
 const SERIAL_MASK: usize = usize::MAX >> INDEX_BITS;
 
+/// Identifies a connection of a loop.
+///
+/// Ids are not reused: a slot of the connection table gets a new serial number for each connection, so that a message
+/// for a closed connection cannot reach the one that now occupies its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    pub(super) index: u32,
+    pub(super) serial: u32,
+}
+
 impl ConnId {
+    /// Creates an id that belongs to no loop, for testing an application without sockets; see [`Wire::from_bytes`](super::Wire::from_bytes).
+    pub fn detached(number: u32) -> Self {
+        ConnId { index: number, serial: 0 }
+    }
+
     #[inline]
     pub(super) fn token(self) -> Token {
         Token((self.serial as usize & SERIAL_MASK) << INDEX_BITS | self.index as usize)

@@ -3,97 +3,10 @@
 //! Since all entries of a list have the same timeout, appending keeps the list sorted, and arming, cancelling and
 //! finding the next deadline are O(1). The lists are doubly linked through an array indexed by connection slot.
 
-use std::time::Duration;
-
 use super::app::Phase;
+use super::limits::Timeouts;
 
 const NONE: u32 = u32::MAX;
-
-/// The timeouts of a loop's connections. `None` means no timeout.
-///
-/// Timeouts have a resolution of one millisecond and never expire early. They may expire late, by at most 550 ms or a
-/// sixteenth of the timeout, whichever is less: deadlines are coalesced so that one wake-up handles many connections.
-#[derive(Clone, Debug)]
-pub struct Timeouts {
-    /// Maximum time from accept to the first byte, so that a client that sends nothing does not hold a file descriptor.
-    /// Default: 10 s.
-    pub silent: Option<Duration>,
-    /// Maximum time from the first to the last byte of a message head, however steadily it arrives (protects against
-    /// slowloris attacks). Default: 10 s.
-    pub head: Option<Duration>,
-    /// Interval over which the minimum rate of a message body is checked. Default: 5 s.
-    pub body: Option<Duration>,
-    /// Minimum rate of a message body in bytes per second. Default: 240, as in Kestrel.
-    pub body_rate: u32,
-    /// Maximum idle time between messages on a persistent connection. Default: 75 s, as in nginx.
-    pub idle: Option<Duration>,
-    /// Timeout of [`Phase::Unlimited`], used by raw TCP applications. Default: none.
-    pub open: Option<Duration>,
-    /// Maximum time in which the peer accepts no blocked output at all; then the connection is reset. Default: 30 s.
-    pub write: Option<Duration>,
-    /// Maximum time to discard input in a lingering close, after an error response or while the peer is still sending.
-    /// Default: 5 s.
-    pub linger: Option<Duration>,
-    /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
-    /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
-    /// something, `linger` applies instead.
-    pub linger_briefly: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let seconds = |count| Some(Duration::from_secs(count));
-        Timeouts {
-            silent: seconds(10),
-            head: seconds(10),
-            body: seconds(5),
-            body_rate: 240,
-            idle: seconds(75),
-            open: None,
-            write: seconds(30),
-            linger: seconds(5),
-            linger_briefly: seconds(1),
-        }
-    }
-}
-
-impl Timeouts {
-    /// Sets `limit` as the upper bound of all timeouts, including those that are `None`.
-    pub fn cap(&mut self, limit: Duration) {
-        for timeout in [
-            &mut self.silent,
-            &mut self.head,
-            &mut self.body,
-            &mut self.idle,
-            &mut self.open,
-            &mut self.write,
-            &mut self.linger,
-            &mut self.linger_briefly,
-        ] {
-            *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
-        }
-    }
-
-    /// Returns the minimum number of body bytes per interval.
-    pub(super) fn body_bytes_min(&self) -> u64 {
-        let period = self.body.unwrap_or_default();
-        u64::try_from(u128::from(self.body_rate) * period.as_millis() / 1000).unwrap_or(u64::MAX)
-    }
-
-    fn of(&self, phase: Phase) -> Option<Duration> {
-        match phase {
-            Phase::AwaitingFirstByte => self.silent,
-            Phase::Head => self.head,
-            Phase::Body => self.body,
-            Phase::Idle => self.idle,
-            Phase::Unlimited => self.open,
-            Phase::Handling => None,
-            Phase::Writing => self.write,
-            Phase::Lingering => self.linger,
-            Phase::LingeringBriefly => self.linger_briefly,
-        }
-    }
-}
 
 const PHASES: [Phase; Phase::COUNT] = [
     Phase::AwaitingFirstByte,
@@ -309,6 +222,8 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn timers() -> Timers {
@@ -399,14 +314,5 @@ mod tests {
         assert_eq!(timers.wake_ms(), u64::MAX);
         assert_eq!(timers.expired(u64::MAX), None);
         assert!(!timers.enter(0, Phase::Handling, false, 0));
-    }
-
-    #[test]
-    fn a_cap_shortens_every_timeout_and_lengthens_none() {
-        let mut timeouts = Timeouts::default();
-        timeouts.cap(Duration::from_secs(7));
-        assert_eq!(timeouts.body, Some(Duration::from_secs(5)));
-        assert_eq!(timeouts.idle, Some(Duration::from_secs(7)));
-        assert_eq!(timeouts.open, Some(Duration::from_secs(7)));
     }
 }

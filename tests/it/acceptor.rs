@@ -25,7 +25,7 @@ struct Server {
 fn start<B: Backend>(loops: usize, connections_max: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let mut acceptor = Acceptor::new(listener, 1024).expect("an acceptor");
+    let mut acceptor = Acceptor::new(listener, &LoopLimits::default()).expect("an acceptor");
     let limit = ConnectionLimit::new(connections_max);
     let (send, started) = mpsc::channel();
     let (mut shares, mut threads) = (Vec::new(), Vec::new());

@@ -241,6 +241,103 @@ fn modules_import_only_lower_layers() {
     assert!(seen > 50, "found only {seen} imports");
 }
 
+/// Returns the paths that a line of code names through `super::`, `self::` or `crate::`, as module paths of the crate.
+/// `module` is the path of the file's own module; groups in braces are expanded one level.
+fn imported_paths(code: &str, module: &[&str]) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("super::").chain(code.match_indices("crate::")) {
+        let before = code[..at].chars().next_back().unwrap_or(' ');
+        if before.is_alphanumeric() || matches!(before, '_' | ':' | '/') {
+            continue;
+        }
+        let (mut base, mut rest) = (module.to_vec(), &code[at..]);
+        if let Some(absolute) = rest.strip_prefix("crate::") {
+            (base, rest) = (Vec::new(), absolute);
+        }
+        while let Some(relative) = rest.strip_prefix("super::") {
+            base.pop();
+            rest = relative;
+        }
+        let base: Vec<String> = base.into_iter().map(String::from).collect();
+        let groups: Vec<&str> = match rest.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap_or_default().split(',').map(str::trim).collect(),
+            None => vec![rest],
+        };
+        for path in groups {
+            let segments = path.split("::").map_while(|segment| {
+                let segment = segment.strip_prefix("r#").unwrap_or(segment);
+                let end = segment.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+                Some(&segment[..end.unwrap_or(segment.len())]).filter(|segment| !segment.is_empty())
+            });
+            found.push(base.iter().cloned().chain(segments.map(String::from)).collect());
+        }
+    }
+    found
+}
+
+/// Returns the module path of a file, such as `["loop", "event_loop"]`.
+fn module_path(name: &str) -> Vec<&str> {
+    let path = name.trim_start_matches("src/").trim_end_matches(".rs");
+    let path = path.strip_suffix("/mod").unwrap_or(path);
+    path.split('/').filter(|segment| !matches!(*segment, "lib" | "main")).collect()
+}
+
+/// Returns the non-test code of a file without comments.
+fn code_of(text: &str) -> String {
+    let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().filter(|line| comment(line).is_none()).fold(String::new(), |all, line| all + line.trim() + "\n")
+}
+
+/// Returns the imports between the files below `src/`, as pairs of module paths. A `mod.rs` or `lib.rs` is a table of
+/// contents: a path through it leads to the file that it names, or nowhere.
+fn imports() -> Vec<(String, String)> {
+    let sources: Vec<_> = files("src", "rs").iter().map(|path| (name(path), code_of(&read(path)))).collect();
+    let modules: Vec<String> = sources.iter().map(|(name, _)| module_path(name).join("::")).collect();
+    let is_table = |module: &str| {
+        let path = format!("src/{}/mod.rs", module.replace("::", "/"));
+        module.is_empty() || sources.iter().any(|(name, _)| *name == path)
+    };
+    let mut found = Vec::new();
+    for ((name, code), module) in sources.iter().zip(&modules) {
+        if is_table(module) {
+            continue;
+        }
+        let declared = code.replace(",\n", ", ").replace("{\n", "{");
+        for path in imported_paths(&declared, &module_path(name)) {
+            let longest = (1..=path.len()).rev().map(|len| path[..len].join("::")).find(|at| modules.contains(at));
+            if let Some(target) = longest.filter(|target| target != module && !is_table(target)) {
+                found.push((module.clone(), target));
+            }
+        }
+    }
+    found
+}
+
+/// Top-level modules whose files still import each other in a circle.
+const CYCLIC: &[&str] = &["apps", "httpserver", "server"];
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut edges = imports();
+    edges.sort();
+    edges.dedup();
+    assert!(edges.len() > 100, "found only {} imports", edges.len());
+    // Remove files that import nothing that is left, until only circles and their importers remain.
+    loop {
+        let before = edges.len();
+        let importers: Vec<String> = edges.iter().map(|(from, _)| from.clone()).collect();
+        edges.retain(|(_, to)| importers.contains(to));
+        let imported: Vec<String> = edges.iter().map(|(_, to)| to.clone()).collect();
+        edges.retain(|(from, _)| imported.contains(from));
+        if edges.len() == before {
+            break;
+        }
+    }
+    edges.retain(|(from, _)| !CYCLIC.contains(&from.split("::").next().unwrap_or_default()));
+    let lines: Vec<_> = edges.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+    assert!(lines.is_empty(), "imports in a circle:\n{}", lines.join("\n"));
+}
+
 /// Returns whether a function begins on this line, which must be formatted by rustfmt.
 fn begins_function(line: &str) -> bool {
     let code = line.trim_start();

@@ -29,7 +29,7 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        match self.flush(context) {
+        match self.flush_outlined(context) {
             Err(error) => Outcome::Closed(CloseReason::Error(error)),
             Ok(()) => self.try_finish_close().map_or(Outcome::Open, Outcome::Closed),
         }

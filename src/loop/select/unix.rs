@@ -7,7 +7,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{
@@ -181,32 +180,5 @@ impl Tokens {
         let token = self.get(fd)?;
         self.0[index(fd)] = Token::RESERVED;
         Some(token)
-    }
-}
-
-/// One end of a Unix socket pair: writing to one end makes the other readable.
-pub(in crate::r#loop) struct SocketWaker(UnixStream);
-
-impl SocketWaker {
-    /// Creates a pair: the end to watch and the end to wake it with.
-    pub(in crate::r#loop) fn pair() -> io::Result<(SocketWaker, SocketWaker)> {
-        let (read_end, write_end) = UnixStream::pair()?;
-        read_end.set_nonblocking(true)?;
-        write_end.set_nonblocking(true)?;
-        Ok((SocketWaker(read_end), SocketWaker(write_end)))
-    }
-
-    pub(in crate::r#loop) fn source(&self) -> &SystemSource {
-        &self.0
-    }
-
-    /// Makes the watched end readable.
-    pub(in crate::r#loop) fn wake(&self) -> io::Result<()> {
-        io::Write::write(&mut &self.0, &[1]).map(drop)
-    }
-
-    /// Reads and discards pending wake-ups.
-    pub(in crate::r#loop) fn clear(&self) {
-        while matches!(io::Read::read(&mut &self.0, &mut [0; 64]), Ok(64)) {}
     }
 }

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::os::windows::io::AsRawSocket;
 use std::ptr;
 use std::time::Duration;
@@ -156,33 +155,5 @@ impl Tokens {
 
     pub(super) fn remove(&mut self, socket: SOCKET) -> Option<Token> {
         self.0.remove(&socket)
-    }
-}
-
-/// A loopback UDP socket connected to itself: sending makes it readable.
-pub(in crate::r#loop) struct SocketWaker(UdpSocket);
-
-impl SocketWaker {
-    /// Creates a pair: the handle to watch and the handle to wake it with.
-    pub(in crate::r#loop) fn pair() -> io::Result<(SocketWaker, SocketWaker)> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.connect(socket.local_addr()?)?;
-        socket.set_nonblocking(true)?;
-        let clone = socket.try_clone()?;
-        Ok((SocketWaker(socket), SocketWaker(clone)))
-    }
-
-    pub(in crate::r#loop) fn source(&self) -> &SystemSource {
-        &self.0
-    }
-
-    /// Makes the socket readable.
-    pub(in crate::r#loop) fn wake(&self) -> io::Result<()> {
-        self.0.send(&[1]).map(drop)
-    }
-
-    /// Reads and discards pending wake-ups.
-    pub(in crate::r#loop) fn clear(&self) {
-        while self.0.recv(&mut [0; 64]).is_ok() {}
     }
 }

@@ -210,18 +210,7 @@ fn client(number: u64, rng: &mut Rng) -> Client {
         0..=3 => Client::new("keep-alive", keep_alive(number, rng)),
         4 => Client::new("pipelining", pipelining(number, rng)),
         5 => Client::new("silent", vec![Step::End, timed_out_after(10_000)]),
-        6 => {
-            let script = vec![
-                Step::Mark,
-                send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec()),
-                Step::Drip(50 + rng.below(2000)),
-                Step::Response(408, "request head".into()),
-                Step::Took(10_000, 10_502 + 2000),
-                Step::Finish,
-                Step::End,
-            ];
-            Client::new("dripping", script)
-        }
+        6 => Client::new("dripping", dripping(rng)),
         7 => {
             let script = vec![
                 send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n".to_vec()),
@@ -277,6 +266,19 @@ fn client(number: u64, rng: &mut Rng) -> Client {
             Client::new("non-reading", script)
         }
     }
+}
+
+/// A request head whose bytes arrive one by one for longer than a head may take.
+fn dripping(rng: &mut Rng) -> Vec<Step> {
+    vec![
+        Step::Mark,
+        send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec()),
+        Step::Drip(50 + rng.below(2000)),
+        Step::Response(408, "request head".into()),
+        Step::Took(10_000, 10_502 + 2000),
+        Step::Finish,
+        Step::End,
+    ]
 }
 
 /// Sequential requests, with pauses, request bodies, and large and deferred responses.

@@ -3,9 +3,10 @@
 use std::io;
 
 use super::{Connection, LoopContext, Stage};
-use crate::r#loop::app::{App, ConnId};
+use crate::r#loop::app::App;
 use crate::r#loop::eager::EagerRead;
 use crate::r#loop::readiness::Stream;
+use crate::r#loop::table::ConnId;
 
 /// Maximum input buffered for a paused connection, enough for a few pipelined requests. Further input stays in the
 /// kernel's socket buffer.
@@ -45,7 +46,7 @@ impl<S: Stream, T> Connection<S, T> {
             count = bytes;
         }
         self.deliver_input(id, context, &buffer[..count])?;
-        self.flush_fast(context)?;
+        self.flush(context)?;
         Ok(count.max(1))
     }
 

@@ -1,4 +1,5 @@
-//! Reads files that are not in the page cache, on a small thread pool.
+//! Reads files that are being sent: at explicit offsets, in blocks where sendfile is not available, and ahead of time on
+//! a small thread pool.
 //!
 //! Disk reads cannot be made non-blocking with readiness events, and a blocking read would stall the loop and all of
 //! its connections. If a part of a file is not in the page cache, a pool thread reads it, which brings it into the
@@ -8,14 +9,14 @@
 //! This is best effort: pages may be evicted again, and if the queue is full or no thread can be started, the loop
 //! reads the file itself.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use super::file_range::read_at;
 
 /// Maximum pool threads. Disks handle a few requests in parallel; further threads would only use memory.
 const THREADS_MAX: usize = 4;
@@ -28,6 +29,55 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// Size of a thread's read buffer.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Size of the buffer of [`with_block`].
+const BLOCK_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Allocated when the first file is sent without sendfile.
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads up to `count` bytes at `offset` and passes them to `use_block`; an empty slice means the end of the file. Bytes
+/// that `use_block` does not use are read again in the next call, so nothing is buffered.
+pub(super) fn with_block<R>(
+    file: &File,
+    offset: u64,
+    count: usize,
+    use_block: impl FnOnce(&[u8]) -> io::Result<R>,
+) -> io::Result<R> {
+    BLOCK.with_borrow_mut(|buffer| {
+        buffer.resize(BLOCK_BYTES, 0);
+        let wanted = count.min(BLOCK_BYTES);
+        let read = read_at(file, &mut buffer[..wanted], offset)?;
+        use_block(&buffer[..read])
+    })
+}
+
+/// Reads at an offset, without using the file's cursor. Retries if interrupted by a signal.
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match read_once(file, buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Regular files never block. Passed on, the error would make the loop wait for the stream to become
+            // writable.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::other("not a regular file: read would block"));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
 
 /// A request to read a part of a file into the page cache.
 #[derive(Debug)]

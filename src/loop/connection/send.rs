@@ -1,33 +1,26 @@
 //! Sends output: writes immediately, buffers what the socket does not accept, and applies back-pressure above
 //! `output_bytes_max`.
+//!
+//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
+//! `NAME` is inlined into the hot path and has to stay small there.
 
 use std::io;
 
-use super::{Connection, LoopContext, Stage};
-use crate::r#loop::LoopLimits;
-use crate::r#loop::app::{App, ConnId};
+use super::{Connection, FileCache, LoopContext, Stage};
+use crate::r#loop::app::App;
+use crate::r#loop::file_read::Readahead;
+use crate::r#loop::limits::LoopLimits;
 use crate::r#loop::output::Flushed;
-use crate::r#loop::readahead::Readahead;
 use crate::r#loop::readiness::Stream;
-
-/// Page cache state of the next block of a file to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileCache {
-    /// Cached, or not known to be missing from the cache.
-    Ready,
-    /// Not cached; a read-ahead has to be requested.
-    Missing,
-    /// Not cached; a read-ahead is pending.
-    Requested,
-}
+use crate::r#loop::table::ConnId;
 
 impl<S: Stream, T> Connection<S, T> {
-    /// Sends output like [`Connection::flush`], with a fast path for the common case: no pending output, and the socket
-    /// accepts everything.
+    /// Sends output up to the quota; buffers what the socket does not accept. The common case is inlined: no pending
+    /// output, and the socket accepts everything.
     #[inline]
-    pub(super) fn flush_fast<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
+    pub(super) fn flush<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
         if self.pending.is_some() || !self.writable {
-            return self.flush(context);
+            return self.flush_outlined(context);
         }
         self.backpressured = false;
         if context.scratch.is_empty() {
@@ -40,9 +33,9 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Sends output up to the quota; buffers what the socket does not accept.
+    /// Sends output in all other cases.
     #[inline(never)]
-    pub(in crate::r#loop) fn flush<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
+    pub(in crate::r#loop) fn flush_outlined<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
             None => &mut context.scratch,
@@ -107,10 +100,10 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         let unsent = self.pending_bytes();
-        self.flush(context)?;
+        self.flush_outlined(context)?;
         if self.has_drained(unsent, &context.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
             self.call(context, id, &[], App::output_drained);
-            self.flush(context)?;
+            self.flush_outlined(context)?;
         }
         Ok(())
     }

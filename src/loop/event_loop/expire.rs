@@ -1,9 +1,10 @@
 //! Handles expired phase timers, after one last read.
 
 use super::EventLoop;
-use crate::r#loop::app::{App, CloseReason, ConnId, Phase};
+use crate::r#loop::app::{App, CloseReason, Phase};
 use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::readiness::{Readiness, Stream};
+use crate::r#loop::table::ConnId;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Handles every connection whose phase timer has expired.
@@ -71,7 +72,7 @@ where
     S: Stream,
     A: App,
 {
-    let reason = if context.draining { CloseReason::Drain } else { CloseReason::Timeout(phase) };
+    let reason = if context.life.is_draining() { CloseReason::Drain } else { CloseReason::Timeout(phase) };
     connection.call(context, id, &[], |app, state, wire| app.timer(state, phase, wire));
     if matches!(connection.stage, Stage::Closing { .. }) {
         connection.set_close_reason(reason);

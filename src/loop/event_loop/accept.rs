@@ -1,0 +1,79 @@
+//! Accepts connections, up to a quota per listener and the connection limit, and opens them.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::EventLoop;
+use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
+use crate::r#loop::connection::Connection;
+use crate::r#loop::listener::{AcceptContext, AcceptRound};
+use crate::r#loop::readiness::Readiness;
+use crate::r#loop::table::ConnId;
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Accepts up to `quota` connections from each listener.
+    #[inline]
+    pub(super) fn accept(&mut self, quota: usize) {
+        let mut round = AcceptRound::new(quota);
+        loop {
+            let context = AcceptContext {
+                backend: &mut self.backend,
+                counters: &mut self.context.counters,
+                limit: &self.connection_limit,
+                now_ms: self.context.now_ms,
+            };
+            let Some(new) = self.listeners.accept(&mut round, context) else { return };
+            self.open_connection(new.stream, Some(new.listener), Some(new.peer_addr), false);
+        }
+    }
+
+    /// Creates a connection from a stream that has a slot in the connection limit, and adds it to the run queue.
+    pub(super) fn open_connection(
+        &mut self,
+        stream: B::Stream,
+        listener: Option<usize>,
+        peer_addr: Option<SocketAddr>,
+        connecting: bool,
+    ) -> ConnId {
+        let id = self.table.next_id();
+        let accepted = Accepted { listener, peer_addr, stream: &stream };
+        let mut wire = Wire {
+            id,
+            input: &[],
+            consumed: 0,
+            output: &mut self.context.scratch,
+            messages: &mut self.context.messages,
+            echoed: 0..0,
+            addrs: Addrs { stream: Some(&stream) },
+            unix_time: self.context.unix_time,
+            now_ms: self.context.now_ms,
+            restarted: false,
+            panics: 0,
+            ended: false,
+            draining: self.context.life.is_draining(),
+        };
+        let opened = catch_unwind(AssertUnwindSafe(|| self.context.app.open(&accepted, &mut wire)));
+        let Ok((state, flow)) = opened else {
+            self.context.counters.panics += 1;
+            log::error!("application panicked while opening a connection; closing it");
+            self.context.scratch.clear();
+            self.connection_limit.release();
+            return id;
+        };
+        let mut connection = Connection::new(stream, state, connecting);
+        connection.readable &= self.context.eager.should_try();
+        if !self.context.scratch.is_empty() {
+            connection.pending = Some(Box::new(std::mem::take(&mut self.context.scratch)));
+        }
+        match flow {
+            Flow::Read(phase) | Flow::Yield(phase) => connection.phase = phase,
+            // Any other flow is ignored until the connect has completed.
+            _ if connecting => {}
+            other => connection.apply_flow(other),
+        }
+        connection.queued = true;
+        self.table.insert(connection);
+        self.ready.push(id);
+        id
+    }
+}

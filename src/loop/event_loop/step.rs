@@ -1,0 +1,262 @@
+//! Drives connections: runs the steps of those with events or in the run queue, delivers messages, and updates or closes
+//! each connection afterwards.
+//!
+//! An application panic closes the connection for which it was called, and no other.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::EventLoop;
+use crate::r#loop::app::{App, CloseInfo, CloseReason, Phase};
+use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
+use crate::r#loop::file_read;
+use crate::r#loop::listener::Listeners;
+use crate::r#loop::readiness::{Event, Readiness, Stream};
+use crate::r#loop::table::{ConnId, Table};
+use crate::r#loop::timers::Timers;
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Runs one step of every connection with events or in the run queue. A single `catch_unwind` covers all of them
+    /// until one panics.
+    #[inline(never)]
+    pub(super) fn drive(&mut self) {
+        while self.cursor.0 < self.events.len() + self.ready.len() {
+            if catch_unwind(AssertUnwindSafe(|| self.drive_guarded())).is_err() {
+                self.close_after_panic(self.cursor.1);
+            }
+        }
+        // Connections with more to do are in `next` by now, so that the others get their turn first.
+        self.events.clear();
+        self.ready.clear();
+        self.cursor.0 = 0;
+    }
+
+    #[inline]
+    fn drive_guarded(&mut self) {
+        loop {
+            let at = self.cursor.0;
+            let found = if let Some(event) = self.events.get(at) {
+                record_event(&mut self.table, &mut self.listeners, event, &mut self.wakeup_dirty)
+            } else if let Some(&id) = self.ready.get(at - self.events.len()) {
+                self.table.get_mut(id).map(|connection| (id, connection))
+            } else {
+                return;
+            };
+            self.cursor.0 = at + 1;
+            let Some((id, connection)) = found else { continue };
+            self.cursor.1 = id;
+            connection.queued = false;
+            let outcome = connection.step(id, &mut self.context, &mut self.buffer);
+            if !restart_timer_if_quiescent(&outcome, connection, id, &mut self.timers, self.context.now_ms) {
+                self.after_step(id, outcome);
+            }
+        }
+    }
+
+    /// Runs `work` on one connection and applies its outcome. A panic closes that connection only.
+    pub(super) fn with_connection(
+        &mut self,
+        id: ConnId,
+        work: impl FnOnce(&mut Connection<B::Stream, A::State>, &mut LoopContext<A>, &mut [u8]) -> Outcome,
+    ) {
+        let run = || {
+            let Some(connection) = self.table.get_mut(id) else {
+                return;
+            };
+            let outcome = work(connection, &mut self.context, &mut self.buffer);
+            if !restart_timer_if_quiescent(&outcome, connection, id, &mut self.timers, self.context.now_ms) {
+                self.after_step(id, outcome);
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.close_after_panic(id);
+        }
+    }
+
+    pub(super) fn after_step(&mut self, id: ConnId, outcome: Outcome) {
+        match outcome {
+            Outcome::Closed(reason) => self.close_connection(id, reason),
+            Outcome::Open => {
+                if let Err(error) = self.update_registration(id) {
+                    self.close_connection(id, CloseReason::Error(error));
+                }
+            }
+        }
+    }
+
+    /// Updates the backend registration, timer and run queue for an open connection that is not quiescent.
+    fn update_registration(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(connection) = self.table.get_mut(id) else {
+            return Ok(());
+        };
+        if let Some(readahead) = connection.take_readahead() {
+            let waker = Arc::clone(&self.mailbox.waker);
+            if !file_read::request(readahead, move || waker.readahead_done(id)) {
+                connection.readahead_done();
+            }
+        }
+        let wanted = connection.interest();
+        match connection.registered {
+            None => {
+                self.context.counters.registrations += 1;
+                self.backend.add(connection.stream.source(), id.token(), wanted)?;
+                connection.registered = Some(wanted);
+            }
+            Some(current) if current.write != wanted.write || (B::LEVEL_TRIGGERED && current.read != wanted.read) => {
+                self.context.counters.registrations += 1;
+                self.backend.set_interest(connection.stream.source(), id.token(), wanted)?;
+                connection.registered = Some(wanted);
+            }
+            Some(_) => {}
+        }
+        let phase = connection.timed_phase();
+        restart_timer(&mut self.timers, connection, id, phase, self.context.now_ms);
+        if connection.is_unfinished() && !connection.queued {
+            connection.queued = true;
+            self.next.push(id);
+        }
+        Ok(())
+    }
+
+    /// Resets the connection for which the application panicked; other connections are not affected. State left
+    /// inconsistent belongs to that connection, which is removed, or to the application itself.
+    #[cold]
+    pub(super) fn close_after_panic(&mut self, id: ConnId) {
+        self.context.counters.panics += 1;
+        log::error!("application panicked while serving {id:?}; resetting the connection");
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.stream.abort();
+        }
+        self.close_connection(id, CloseReason::Panicked);
+    }
+
+    /// Closes a connection and releases its slot in the connection limit.
+    pub(super) fn close_connection(&mut self, id: ConnId, reason: CloseReason) {
+        self.context.scratch.clear();
+        let Some(connection) = self.table.remove(id) else {
+            return;
+        };
+        self.timers.cancel(id.index);
+        if connection.registered.is_some()
+            && let Err(error) = self.backend.remove(connection.stream.source(), id.token())
+        {
+            log::warn!("cannot deregister a connection: {error}");
+        }
+        self.context.counters.closes += 1;
+        log::debug!("closed {id:?}: {reason:?}");
+        let Connection { stream, state, pending, .. } = connection;
+        let info = CloseInfo {
+            reason,
+            unsent_bytes: pending.map_or(0, |output| output.len() as u64),
+            unix_time: self.context.unix_time,
+            now: Duration::from_millis(self.context.now_ms),
+        };
+        if catch_unwind(AssertUnwindSafe(|| self.context.app.closed(id, state, info))).is_err() {
+            self.context.counters.panics += 1;
+            log::error!("application panicked in its closed callback for {id:?}");
+        }
+        drop(stream);
+        self.connection_limit.release();
+        self.listeners.on_capacity_freed();
+        self.wakeup_dirty = true;
+    }
+
+    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages.
+    #[inline]
+    pub(super) fn process_mailbox(&mut self) {
+        let notified = self.mailbox.waker.take_notified();
+        if notified || !self.context.messages.is_empty() {
+            self.wakeup_dirty = true;
+            let mut batch = std::mem::take(&mut self.message_batch);
+            batch.append(&mut self.context.messages);
+            if notified {
+                self.mailbox.collect(&mut batch);
+                self.schedule.extend(&mut self.mailbox.waker.take_tasks());
+                for id in self.mailbox.waker.take_readahead_done() {
+                    self.with_connection(id, |connection, context, buffer| {
+                        connection.readahead_done();
+                        connection.step_outlined(id, context, buffer)
+                    });
+                }
+            }
+            self.deliver_messages(batch);
+        }
+    }
+
+    /// Calls [`App::end_of_turn`] and delivers the messages it sends.
+    pub(super) fn end_turn(&mut self) {
+        let (app, messages) = (&mut self.context.app, &mut self.context.messages);
+        if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(messages))).is_err() {
+            self.context.counters.panics += 1;
+            log::error!("application panicked in its end_of_turn callback");
+        }
+        let closes = self.context.counters.closes;
+        if !self.context.messages.is_empty() {
+            let mut batch = std::mem::take(&mut self.message_batch);
+            batch.append(&mut self.context.messages);
+            self.deliver_messages(batch);
+        }
+        self.end_of_turn_pending = self.context.counters.closes != closes;
+    }
+
+    fn deliver_messages(&mut self, mut batch: Vec<(ConnId, A::Message)>) {
+        for (id, message) in batch.drain(..) {
+            self.with_connection(id, |connection, context, _| {
+                if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
+                    return Outcome::Open;
+                }
+                connection.call(context, id, &[], |app, state, wire| app.message(state, message, wire));
+                connection.finish(context)
+            });
+        }
+        self.message_batch = batch;
+    }
+}
+
+/// Records the readiness that the backend reported. Returns the connection, unless it is in the run queue already.
+#[inline]
+fn record_event<'a, B: Readiness, T>(
+    table: &'a mut Table<Connection<B::Stream, T>>,
+    listeners: &mut Listeners<B>,
+    event: &Event,
+    wakeup_dirty: &mut bool,
+) -> Option<(ConnId, &'a mut Connection<B::Stream, T>)> {
+    if let Some((id, connection)) = table.resolve(event.token) {
+        connection.readable |= event.readable;
+        connection.writable |= event.writable;
+        connection.hangup |= event.hangup;
+        return (!connection.queued).then_some((id, connection));
+    }
+    *wakeup_dirty |= listeners.mark_ready(event.token);
+    None
+}
+
+/// Updates a quiescent connection, which needs only its timer; this is the common case. Returns whether the connection
+/// is quiescent.
+#[inline]
+fn restart_timer_if_quiescent<S: Stream, T>(
+    outcome: &Outcome,
+    connection: &mut Connection<S, T>,
+    id: ConnId,
+    timers: &mut Timers,
+    now_ms: u64,
+) -> bool {
+    let is_quiescent = matches!(outcome, Outcome::Open) && connection.is_quiescent();
+    if is_quiescent {
+        restart_timer(timers, connection, id, connection.phase, now_ms);
+    }
+    is_quiescent
+}
+
+/// Starts the phase timer if the phase has changed or a restart was requested.
+#[inline]
+fn restart_timer<S, T>(timers: &mut Timers, connection: &mut Connection<S, T>, id: ConnId, phase: Phase, now_ms: u64) {
+    if timers.enter(id.index, phase, connection.restart, now_ms) {
+        connection.restart = false;
+        if phase == Phase::Body {
+            connection.received = 0;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The queue through which an acceptor thread hands connections to one loop.
+//!
+//! The loop uses a [`HandoffListener`] like a listening socket: it is readable while the queue is not empty. A connection
+//! in the queue is already counted as one of the loop's, so that the load of a loop never appears lower than it is.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::connection_limit::ConnectionLimit;
+use super::readiness::SystemSource;
+use super::socket_waker::SocketWaker;
+
+/// Accepted connections that a loop has not taken yet.
+pub(super) struct HandoffQueue {
+    streams: Mutex<VecDeque<(TcpStream, SocketAddr)>>,
+    /// The loop has dropped its [`HandoffListener`]. Set while `streams` is locked.
+    closed: AtomicBool,
+    /// The loop's share of the connection limit.
+    limit: ConnectionLimit,
+    local_addr: SocketAddr,
+    waker: SocketWaker,
+}
+
+impl HandoffQueue {
+    /// Creates a queue and its listener.
+    pub(super) fn open(local_addr: SocketAddr, limit: ConnectionLimit) -> io::Result<(Arc<Self>, HandoffListener)> {
+        let (wakeups, waker) = SocketWaker::pair()?;
+        let (streams, closed) = (Mutex::default(), AtomicBool::new(false));
+        let queue = Arc::new(HandoffQueue { streams, closed, limit, local_addr, waker });
+        Ok((Arc::clone(&queue), HandoffListener { queue, wakeups }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(TcpStream, SocketAddr)>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection that is counted in the acceptor's share `from`. Returns it if the loop is gone.
+    pub(super) fn push(&self, from: &ConnectionLimit, stream: TcpStream, peer: SocketAddr) -> Result<(), TcpStream> {
+        let mut streams = self.lock();
+        if self.is_closed() {
+            return Err(stream);
+        }
+        from.move_to(&self.limit);
+        streams.push_back((stream, peer));
+        drop(streams);
+        // Fails if the socket buffer is full (wake-up already pending) or the loop is gone.
+        while self.waker.wake().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+        Ok(())
+    }
+
+    /// Returns the number of connections of the loop, including those in the queue.
+    pub(super) fn load(&self) -> usize {
+        self.limit.open_here()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// Delivers the connections of an [`Acceptor`](super::Acceptor) to one loop; pass it to
+/// [`EventLoop::listen`](super::EventLoop::listen) in place of a listening socket.
+pub struct HandoffListener {
+    queue: Arc<HandoffQueue>,
+    wakeups: SocketWaker,
+}
+
+impl HandoffListener {
+    /// Takes a connection from the queue; returns `WouldBlock` if it is empty.
+    pub(super) fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let first = self.queue.lock().pop_front();
+        if let Some(first) = first {
+            return Ok(first);
+        }
+        self.wakeups.clear();
+        // Check again: a connection queued before the clear is found here, and a later one wakes the loop again.
+        let first = self.queue.lock().pop_front();
+        first.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.queue.local_addr
+    }
+
+    pub(super) fn source(&self) -> &SystemSource {
+        self.wakeups.source()
+    }
+}
+
+impl std::fmt::Debug for HandoffListener {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("HandoffListener").field("local_addr", &self.queue.local_addr).finish_non_exhaustive()
+    }
+}
+
+impl Drop for HandoffListener {
+    fn drop(&mut self) {
+        let mut streams = self.queue.lock();
+        self.queue.closed.store(true, Ordering::SeqCst);
+        for _ in streams.drain(..) {
+            self.queue.limit.release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise least-connections load balancing would prefer a loop that is slow to take its connections.
+    #[test]
+    fn a_connection_counts_for_its_loop_from_the_hand_over_to_the_close() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let all = ConnectionLimit::new(10);
+        let (acceptor, worker) = (all.share(), all.share());
+        let (queue, handoff) = HandoffQueue::open(address, worker.clone()).unwrap();
+        let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for count in 1..=3 {
+            let (stream, peer) = listener.accept().unwrap();
+            assert!(acceptor.try_reserve());
+            acceptor.commit();
+            queue.push(&acceptor, stream, peer).unwrap();
+            assert_eq!((queue.load(), all.open(), acceptor.open_here()), (count, count, 0));
+        }
+        let taken = handoff.accept().unwrap();
+        assert_eq!((queue.load(), all.open()), (3, 3));
+        drop(taken);
+        worker.release();
+        drop(handoff);
+        assert_eq!((queue.load(), all.open()), (0, 0));
+        let stream = TcpStream::connect(address).unwrap();
+        assert!(queue.push(&acceptor, stream, address).is_err());
+    }
+}

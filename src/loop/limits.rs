@@ -1,0 +1,173 @@
+//! The limits and timeouts of a loop and its connections, and the counters of its activity.
+
+use std::time::Duration;
+
+use super::app::Phase;
+
+/// Resource limits of a loop and of each of its connections.
+#[derive(Clone, Debug)]
+pub struct LoopLimits {
+    /// Maximum bytes read from one connection per turn; also the size of the loop's read buffer. Default: 64 KiB.
+    pub read_bytes_per_turn: usize,
+    /// Maximum bytes written to one connection per turn. Default: 256 KiB.
+    pub write_bytes_per_turn: usize,
+    /// Maximum unconsumed input of a connection. A connection whose application leaves more unconsumed is closed with
+    /// an error. Default: 1 MiB.
+    pub input_bytes_max: usize,
+    /// High watermark of unsent output: above it the loop stops reading from the connection and calling the application
+    /// (back-pressure). A slow client thus uses at most this much memory plus one response. Default: 256 KiB.
+    pub output_bytes_max: usize,
+    /// Low watermark of unsent output: at or below it reading resumes. Default: 128 KiB. It is well below the high
+    /// watermark, so that a client that drains its output in small pieces does not cause small reads.
+    pub output_resume_bytes: usize,
+    /// Maximum bytes discarded in a lingering close. Default: 64 MiB.
+    pub linger_bytes_max: u64,
+    /// Length of the listen queue, capped by the operating system (net.core.somaxconn on Linux). Default: 4,096, enough
+    /// for bursts of new connections.
+    pub backlog: u32,
+    /// Maximum connections accepted from one listener per turn. Default: 64.
+    pub accepts_per_turn: usize,
+    /// Maximum open connections; further ones wait in the listen queue. Default: 1,000,000, so that in practice the
+    /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
+    pub connections_max: usize,
+    /// Maximum duration of a graceful shutdown; connections still open then are closed. Default: 30 s.
+    pub drain: Duration,
+}
+
+impl Default for LoopLimits {
+    fn default() -> Self {
+        LoopLimits {
+            read_bytes_per_turn: 64 * 1024,
+            write_bytes_per_turn: 256 * 1024,
+            input_bytes_max: 1024 * 1024,
+            output_bytes_max: 256 * 1024,
+            output_resume_bytes: 128 * 1024,
+            linger_bytes_max: 64 * 1024 * 1024,
+            backlog: 4096,
+            accepts_per_turn: 64,
+            connections_max: 1_000_000,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Activity counters of a loop since its creation. Most of them count system calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Polls for events.
+    pub waits: u64,
+    /// Accept calls.
+    pub accepts: u64,
+    /// Failed accepts other than `WouldBlock`.
+    pub accept_errors: u64,
+    /// Read calls.
+    pub reads: u64,
+    /// Output flushes (one write each, unless the output is large).
+    pub writes: u64,
+    /// Streams added to the backend and changes of interest.
+    pub registrations: u64,
+    /// Connections closed.
+    pub closes: u64,
+    /// Application panics caught.
+    pub panics: u64,
+}
+
+/// The timeouts of a loop's connections. `None` means no timeout.
+///
+/// Timeouts have a resolution of one millisecond and never expire early. They may expire late, by at most 550 ms or a
+/// sixteenth of the timeout, whichever is less: deadlines are coalesced so that one wake-up handles many connections.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// Maximum time from accept to the first byte, so that a client that sends nothing does not hold a file descriptor.
+    /// Default: 10 s.
+    pub silent: Option<Duration>,
+    /// Maximum time from the first to the last byte of a message head, however steadily it arrives (protects against
+    /// slowloris attacks). Default: 10 s.
+    pub head: Option<Duration>,
+    /// Interval over which the minimum rate of a message body is checked. Default: 5 s.
+    pub body: Option<Duration>,
+    /// Minimum rate of a message body in bytes per second. Default: 240, as in Kestrel.
+    pub body_rate: u32,
+    /// Maximum idle time between messages on a persistent connection. Default: 75 s, as in nginx.
+    pub idle: Option<Duration>,
+    /// Timeout of [`Phase::Unlimited`], used by raw TCP applications. Default: none.
+    pub open: Option<Duration>,
+    /// Maximum time in which the peer accepts no blocked output at all; then the connection is reset. Default: 30 s.
+    pub write: Option<Duration>,
+    /// Maximum time to discard input in a lingering close, after an error response or while the peer is still sending.
+    /// Default: 5 s.
+    pub linger: Option<Duration>,
+    /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
+    /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
+    /// something, `linger` applies instead.
+    pub linger_briefly: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |count| Some(Duration::from_secs(count));
+        Timeouts {
+            silent: seconds(10),
+            head: seconds(10),
+            body: seconds(5),
+            body_rate: 240,
+            idle: seconds(75),
+            open: None,
+            write: seconds(30),
+            linger: seconds(5),
+            linger_briefly: seconds(1),
+        }
+    }
+}
+
+impl Timeouts {
+    /// Sets `limit` as the upper bound of all timeouts, including those that are `None`.
+    pub fn cap(&mut self, limit: Duration) {
+        for timeout in [
+            &mut self.silent,
+            &mut self.head,
+            &mut self.body,
+            &mut self.idle,
+            &mut self.open,
+            &mut self.write,
+            &mut self.linger,
+            &mut self.linger_briefly,
+        ] {
+            *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
+        }
+    }
+
+    /// Returns the minimum number of body bytes per interval.
+    pub(super) fn body_bytes_min(&self) -> u64 {
+        let period = self.body.unwrap_or_default();
+        u64::try_from(u128::from(self.body_rate) * period.as_millis() / 1000).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::AwaitingFirstByte => self.silent,
+            Phase::Head => self.head,
+            Phase::Body => self.body,
+            Phase::Idle => self.idle,
+            Phase::Unlimited => self.open,
+            Phase::Handling => None,
+            Phase::Writing => self.write,
+            Phase::Lingering => self.linger,
+            Phase::LingeringBriefly => self.linger_briefly,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_shortens_every_timeout_and_lengthens_none() {
+        let mut timeouts = Timeouts::default();
+        timeouts.cap(Duration::from_secs(7));
+        assert_eq!(timeouts.body, Some(Duration::from_secs(5)));
+        assert_eq!(timeouts.idle, Some(Duration::from_secs(7)));
+        assert_eq!(timeouts.open, Some(Duration::from_secs(7)));
+    }
+}
