@@ -4,9 +4,9 @@
 //! in CRLF: a bare LF is accepted only in the head (section 2.2). Bad whitespace (BWS) around the parts of a chunk
 //! extension is skipped, as RFC 9110 section 5.6.3 requires.
 
-use super::Limits;
 use super::error::Error;
 use super::head::{Framing, TOKEN, VALUE};
+use super::limits::Limits;
 
 /// Maximum length of a chunk line: the size and its extensions.
 const CHUNK_LINE_BYTES_MAX: u32 = 4096;

@@ -1,4 +1,4 @@
-//! The request side of one connection as a state machine: bytes in, events out.
+//! The server side of one connection as a state machine: bytes in, events out; responses in, bytes out (see `respond`).
 //!
 //! ```text
 //!            head complete, no body
@@ -9,12 +9,13 @@
 //!       head |  | body
 //!   complete v  | complete
 //!           Body                     any error: Failed, permanently
+//!                                    after the last response: Closed
 //! ```
 
-use super::Limits;
 use super::body::{Body, Piece};
 use super::error::Error;
 use super::head::{Framing, Head, Progress};
+use super::limits::Limits;
 
 /// The result of parsing a piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +48,11 @@ enum State {
     /// A body ended with a trailer section, which is kept until the next head is parsed.
     Ended(Box<[u8]>),
     Failed(Error),
+    /// The last response was sent; further input is not parsed.
+    Closed,
 }
 
-/// The server side of an HTTP/1.1 connection: parses requests.
-///
-/// Responses are written with [`Encoder`](super::Encoder).
+/// The server side of an HTTP/1.1 connection: parses requests, and applies the rules for responses.
 #[derive(Clone, Debug)]
 pub struct Connection {
     state: State,
@@ -139,6 +140,7 @@ impl Connection {
             }
             State::Body(_) => self.receive_body(limits, input),
             State::Failed(error) => Err(*error),
+            State::Closed => Ok((0, Event::NeedMore)),
         };
         if let Err(error) = outcome {
             self.state = State::Failed(error);
@@ -232,6 +234,25 @@ impl Connection {
     /// Valid from [`Event::End`] to the next call to [`Connection::receive`].
     pub fn trailers(&self) -> &[u8] {
         if let State::Ended(lines) = &self.state { lines } else { &[] }
+    }
+
+    /// Rejects the current request for a reason other than its bytes, such as a timeout. Every later call of
+    /// [`Connection::receive`] returns this error.
+    pub fn fail(&mut self, error: Error) {
+        self.state = State::Failed(error);
+    }
+
+    /// Ends the connection after its last response.
+    pub(super) fn close(&mut self) {
+        if !matches!(self.state, State::Failed(_)) {
+            self.state = State::Closed;
+        }
+    }
+
+    /// Returns whether input follows that cannot be parsed as a request: the rest of a body, or a rejected request.
+    #[inline]
+    pub(super) fn is_unread(&self) -> bool {
+        matches!(self.state, State::Failed(_)) || self.is_within_body()
     }
 
     /// Returns whether part of a head has been received. Empty lines before it do not count.

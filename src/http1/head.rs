@@ -18,8 +18,8 @@
 //! A function with the suffix `_outlined` is the out-of-line version of an inlined function, for use outside the hot
 //! path.
 
-use super::Limits;
 use super::error::Error;
+use super::limits::Limits;
 use super::scan::{self, eq_lower};
 use super::target::{self, TargetForm};
 

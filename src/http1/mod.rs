@@ -1,8 +1,10 @@
 //! Sans-I/O HTTP/1.1 (RFC 9112).
 //!
-//! [`Connection`] parses requests on the server side, [`Encoder`] writes response heads, and [`ResponseReader`] parses
-//! a response on the client side. Nothing here uses a socket, a clock or a thread: the caller passes input bytes and
-//! gets events, or passes the parts of a response head and gets bytes.
+//! [`Connection`] is the server side, a state machine of both directions: [`Connection::receive`] parses requests, and
+//! [`Connection::respond`] decides how a response is framed and whether the connection persists, and writes its head with
+//! an [`Encoder`]. [`SendFraming`] frames the content that follows. [`ResponseReader`] parses a response on the client
+//! side. Nothing here uses a socket, a clock or a thread: the caller passes input bytes and gets events, or passes the
+//! parts of a response and gets bytes.
 //!
 //! [`Limits`] bounds the size of a request. Three more limits are fixed: 4,096 bytes for a chunk line, 16 KiB for all
 //! chunk extensions of a body, and 8 empty lines before a request line.
@@ -47,6 +49,8 @@ mod connection;
 mod encode;
 mod error;
 mod head;
+mod limits;
+mod respond;
 mod response;
 mod scan;
 mod target;
@@ -55,55 +59,8 @@ pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
 pub use error::Error;
 pub use head::{Framing, Head, Version, is_header_value, is_token};
+pub use limits::{HEAD_BYTES_MAX, Limits};
+pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};
 pub use target::TargetForm;
-
-/// Maximum size of a head in bytes, since offsets within a head are stored as 16-bit integers.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Limits on the size of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Maximum size of the request line and headers in bytes, line endings included. Default: [`HEAD_BYTES_MAX`], which
-    /// is also the upper bound. A larger head gets 431.
-    pub head_bytes_max: usize,
-    /// Maximum number of headers, and of trailers. Default: 100, more than twice what browsers send. A request with
-    /// more gets 431.
-    pub headers_max: usize,
-    /// Maximum size of a request target in bytes. Default: 8 KiB, slightly more than the 8,000 octets that RFC 9112
-    /// section 3 recommends as the minimum for a request line. A larger target gets 414.
-    pub target_bytes_max: usize,
-    /// Maximum size of a body in bytes. Default: 1 MiB, since bodies are collected in memory by default. A larger body
-    /// gets 413.
-    pub body_bytes_max: u64,
-    /// Maximum size of a trailer section in bytes; it is held in memory. Default: 8 KiB. A larger one gets 431.
-    pub trailer_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            head_bytes_max: HEAD_BYTES_MAX,
-            headers_max: 100,
-            target_bytes_max: 8 * 1024,
-            body_bytes_max: 1024 * 1024,
-            trailer_bytes_max: 8 * 1024,
-        }
-    }
-}
-
-impl Limits {
-    fn head_bytes_max(&self) -> usize {
-        self.head_bytes_max.min(HEAD_BYTES_MAX)
-    }
-}
-
-/// Returns the authority of a target in absolute form.
-pub(crate) fn authority(target: &[u8]) -> &[u8] {
-    target::authority(target)
-}
-
-/// Splits a target into its path and query.
-pub(crate) fn path_and_query(form: TargetForm, target: &[u8]) -> (&[u8], Option<&[u8]>) {
-    target::path_and_query(form, target)
-}
+pub(crate) use target::{authority, path_and_query};

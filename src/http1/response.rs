@@ -6,8 +6,9 @@
 use std::fmt;
 
 use super::body::{Body, Piece};
+use super::error::Error;
 use super::head::{Framing, VALUE, is_token, list_elements, trim};
-use super::{Error, Limits};
+use super::limits::Limits;
 
 /// Maximum number of interim responses before the final one; real servers send few.
 const INTERIM_MAX: u8 = 16;

@@ -83,7 +83,7 @@ fn authority_len(rest: &[u8]) -> usize {
 }
 
 /// Returns the authority of a target in absolute form.
-pub(super) fn authority(target: &[u8]) -> &[u8] {
+pub(crate) fn authority(target: &[u8]) -> &[u8] {
     let start = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let rest = &target[start..];
     &rest[..authority_len(rest)]
@@ -91,7 +91,7 @@ pub(super) fn authority(target: &[u8]) -> &[u8] {
 
 /// Splits a target into path and query. An empty path in absolute form is returned as `/`. A target in authority or
 /// asterisk form is returned unchanged as the path.
-pub(super) fn path_and_query(form: TargetForm, target: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(crate) fn path_and_query(form: TargetForm, target: &[u8]) -> (&[u8], Option<&[u8]>) {
     let rest = match form {
         TargetForm::Origin => target,
         TargetForm::Absolute => {

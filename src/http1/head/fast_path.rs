@@ -5,9 +5,10 @@
 //! The fast path accepts nothing that the general parser would reject, and produces the same result with less work per
 //! byte.
 
+use super::super::error::Error;
+use super::super::limits::Limits;
 use super::super::scan;
 use super::super::target::{self, TargetForm};
-use super::super::{Error, Limits};
 use super::{FieldSpan, Head, HeadFlags, REQUEST_LINE_EXTRA, Span};
 
 const HOST: &[u8] = b"Host: ";
