@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 
-use super::Trailers;
 use super::body_sender::cost;
 use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
+use super::headers::Trailers;
 
 /// High watermark: number of buffered bytes at which reading from the client pauses.
 const READ_AHEAD_BYTES: usize = 256 * 1024;

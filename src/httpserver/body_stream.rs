@@ -13,8 +13,11 @@ use bytes::Bytes;
 use super::body_sender::{Pulled, Queue};
 use super::exchange_handle::ExchangeId;
 use super::headers::Trailers;
-use super::{BATCH_BYTES, Next};
+use crate::http1::{Next, SendFraming};
 use crate::r#loop::{Flow, Output};
+
+/// Amount of unsent output, in bytes, at which a batch is flushed before more is produced or more requests are served.
+pub(super) const BATCH_BYTES: usize = 64 * 1024;
 
 /// Size of one read from a [`Source::Reader`]. Must fit in the four hexadecimal digits reserved for the chunk size.
 const READ_BYTES: usize = 16 * 1024;
@@ -73,20 +76,10 @@ impl Stream {
     }
 }
 
-/// Framing of a body: how the client recognizes its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// Content-Length, with the number of bytes left to send.
-    Length(u64),
-    Chunked,
-    /// Closing the connection, for HTTP/1.0.
-    Close,
-}
-
 /// A streamed body that is being sent.
 pub(super) struct BodyWriter {
     source: Source,
-    framing: Framing,
+    framing: SendFraming,
     trailers: Option<MakeTrailers>,
     pub(super) next: Next,
     /// Content bytes written to the output.
@@ -106,7 +99,8 @@ pub(super) enum Progress {
 }
 
 impl BodyWriter {
-    pub(super) fn new(stream: Stream, framing: Framing, with_trailers: bool, next: Next) -> Self {
+    pub(super) fn new(stream: Stream, framing: SendFraming, next: Next) -> Self {
+        let with_trailers = framing == SendFraming::Chunked { trailers: true };
         let trailers = stream.trailers.filter(|_| with_trailers).map(|(_, make)| make);
         BodyWriter { source: stream.source, framing, trailers, next, content_bytes: 0 }
     }
@@ -128,7 +122,7 @@ impl BodyWriter {
     /// Content-Length or chunked framing, an early close is enough and does not lose data already sent. If the close
     /// itself ends the body, only a reset is detectable.
     pub(super) fn failure_flow(&self) -> Flow {
-        if self.framing == Framing::Close { Flow::Abort } else { Flow::Linger }
+        if self.framing == SendFraming::Close { Flow::Abort } else { Flow::Linger }
     }
 
     /// Moves up to one batch from the source to the output. An error or panic in the source fails the body.
@@ -151,9 +145,9 @@ impl BodyWriter {
             queue.handle.clear_wakeup();
         }
         for _ in 0..PIECES_PER_TURN {
-            if self.framing == Framing::Length(0) {
+            if self.framing == SendFraming::Length(0) {
                 // Any further data would exceed the declared length.
-                return Ok(self.finish(output));
+                return self.end(output);
             }
             if output.len() >= BATCH_BYTES {
                 return Ok(Progress::More);
@@ -184,61 +178,37 @@ impl BodyWriter {
 
     /// Handles the end of the source.
     fn end(&mut self, output: &mut Output) -> io::Result<Progress> {
-        match self.framing {
-            Framing::Length(missing @ 1..) => {
-                Err(io::Error::other(format!("{missing} bytes short of the declared length")))
-            }
-            _ => Ok(self.finish(output)),
-        }
-    }
-
-    fn finish(&mut self, output: &mut Output) -> Progress {
-        if self.framing == Framing::Chunked {
-            output.extend(b"0\r\n");
-            if let Some(make) = self.trailers.take() {
-                output.extend(make().lines());
-            }
-            output.extend(b"\r\n");
+        let trailers = self.trailers.take().map(|make| make());
+        let lines = trailers.as_ref().map_or(&b""[..], Trailers::lines);
+        if let Err(missing) = self.framing.finish(output.buffer(), lines) {
+            return Err(io::Error::other(format!("{missing} bytes short of the declared length")));
         }
         if let Source::Queue(queue) = &self.source {
             queue.release();
         }
-        Progress::Done
+        Ok(Progress::Done)
     }
 }
 
 /// Writes a piece, truncated to the declared length, and returns the number of content bytes written.
-fn write_piece(mut piece: Bytes, framing: &mut Framing, output: &mut Output) -> u64 {
+fn write_piece(mut piece: Bytes, framing: &mut SendFraming, output: &mut Output) -> u64 {
+    piece.truncate(framing.allowed(piece.len()));
     if piece.is_empty() {
         return 0;
     }
-    match framing {
-        Framing::Chunked => {
-            output.extend(format!("{:x}\r\n", piece.len()).as_bytes());
-            output.push(&piece);
-            output.extend(b"\r\n");
-            return piece.len() as u64;
-        }
-        Framing::Length(left) => {
-            piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-            *left -= piece.len() as u64;
-        }
-        Framing::Close => {}
-    }
+    let (before, after) = framing.frame(piece.len());
+    output.extend(before.as_bytes());
     output.push(&piece);
+    output.extend(after);
     piece.len() as u64
 }
 
 /// Reads directly into the output and returns the number of bytes read. The chunk size is filled in afterwards, with
 /// leading zeros. If the reader fails or panics, the output is restored, because a chunk size of zero would end the
 /// body.
-fn read_piece(reader: &mut dyn Read, framing: &mut Framing, output: &mut Output) -> io::Result<u64> {
-    let chunked = *framing == Framing::Chunked;
-    let want = if let Framing::Length(left) = framing {
-        usize::try_from(*left).unwrap_or(READ_BYTES).min(READ_BYTES)
-    } else {
-        READ_BYTES
-    };
+fn read_piece(reader: &mut dyn Read, framing: &mut SendFraming, output: &mut Output) -> io::Result<u64> {
+    let chunked = matches!(framing, SendFraming::Chunked { .. });
+    let want = framing.allowed(READ_BYTES);
     let tail = Tail::new(output.buffer());
     if chunked {
         tail.buffer.extend_from_slice(b"0000\r\n");
@@ -263,9 +233,8 @@ fn read_piece(reader: &mut dyn Read, framing: &mut Framing, output: &mut Output)
         tail.buffer.extend_from_slice(b"\r\n");
     }
     tail.commit();
-    if let Framing::Length(left) = framing {
-        *left -= count as u64;
-    }
+    // Counts the piece; the frame of a chunk is already written.
+    framing.frame(count);
     Ok(count as u64)
 }
 
@@ -296,8 +265,8 @@ impl Drop for Tail<'_> {
 mod tests {
     use super::*;
 
-    fn body(source: Source, framing: Framing) -> BodyWriter {
-        BodyWriter::new(Stream::new(source), framing, false, Next::Request)
+    fn body(source: Source, framing: SendFraming) -> BodyWriter {
+        BodyWriter::new(Stream::new(source), framing, Next::Request)
     }
 
     fn pump_all(mut body: BodyWriter) -> Result<Vec<u8>, ()> {
@@ -321,32 +290,39 @@ mod tests {
 
     #[test]
     fn pieces_become_chunks_and_empty_pieces_are_skipped() {
-        let sent = pump_all(body(pieces(&["hello", "", "world, again and again"]), Framing::Chunked));
+        let sent =
+            pump_all(body(pieces(&["hello", "", "world, again and again"]), SendFraming::Chunked { trailers: false }));
         assert_eq!(sent.unwrap(), b"5\r\nhello\r\n16\r\nworld, again and again\r\n0\r\n\r\n");
     }
 
     #[test]
     fn a_body_matches_its_declared_length_exactly() {
-        assert_eq!(pump_all(body(pieces(&["hello", "world"]), Framing::Length(7))).unwrap(), b"hellowo");
-        assert_eq!(pump_all(body(pieces(&["hello"]), Framing::Length(7))), Err(()));
-        assert_eq!(pump_all(body(pieces(&["hello"]), Framing::Close)).unwrap(), b"hello");
+        assert_eq!(pump_all(body(pieces(&["hello", "world"]), SendFraming::Length(7))).unwrap(), b"hellowo");
+        assert_eq!(pump_all(body(pieces(&["hello"]), SendFraming::Length(7))), Err(()));
+        assert_eq!(pump_all(body(pieces(&["hello"]), SendFraming::Close)).unwrap(), b"hello");
     }
 
     #[test]
     fn a_reader_is_read_in_bounded_steps() {
         let text = vec![b'x'; 200_000];
         let reader = || Source::Reader(Box::new(io::Cursor::new(text.clone())));
-        assert_eq!(pump_all(body(reader(), Framing::Length(150_000))).unwrap(), text[..150_000]);
-        let chunked = pump_all(body(reader(), Framing::Chunked)).unwrap();
+        assert_eq!(pump_all(body(reader(), SendFraming::Length(150_000))).unwrap(), text[..150_000]);
+        let chunked = pump_all(body(reader(), SendFraming::Chunked { trailers: false })).unwrap();
         assert!(chunked.starts_with(b"4000\r\nxx") && chunked.ends_with(b"x\r\n0\r\n\r\n"));
     }
 
     #[test]
     fn an_error_or_panic_in_the_source_fails_the_body() {
         let failing = [Ok(Bytes::from_static(b"a")), Err(io::Error::other("injected"))];
-        assert_eq!(pump_all(body(Source::Pieces(Box::new(failing.into_iter())), Framing::Chunked)), Err(()));
+        assert_eq!(
+            pump_all(body(Source::Pieces(Box::new(failing.into_iter())), SendFraming::Chunked { trailers: false })),
+            Err(())
+        );
         let panicking = std::iter::from_fn(|| panic!("injected"));
-        assert_eq!(pump_all(body(Source::Pieces(Box::new(panicking)), Framing::Chunked)), Err(()));
+        assert_eq!(
+            pump_all(body(Source::Pieces(Box::new(panicking)), SendFraming::Chunked { trailers: false })),
+            Err(())
+        );
     }
 
     /// A reader that returns one piece and then misbehaves.
@@ -369,7 +345,8 @@ mod tests {
         let overcounts: fn() -> io::Result<usize> = || Ok(1 << 20);
         for misbehave in [fails, panics, overcounts] {
             let mut output = Output::new();
-            let mut body = body(Source::Reader(Box::new(Misbehaving(false, misbehave))), Framing::Chunked);
+            let mut body =
+                body(Source::Reader(Box::new(Misbehaving(false, misbehave))), SendFraming::Chunked { trailers: false });
             assert!(matches!(body.pump(&mut output), Progress::Broken));
             assert_eq!(output.to_vec(), b"0002\r\nab\r\n");
         }

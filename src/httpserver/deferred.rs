@@ -1,73 +1,10 @@
-//! Deferred responses, sent later by any thread.
+//! Deferred responses, sent later by any thread, and suspended requests, resumed by any thread.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use http::Extensions;
+use http::StatusCode;
 
-use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
-use super::response::{self, Change, Response};
-
-/// The reply that a [`Responder`] passes to the loop.
-enum Reply {
-    Ready(Response),
-    /// A closure that creates the response on the loop's thread.
-    Make(Box<dyn FnOnce() -> Response + Send>),
-    /// No response yet: call the handler again for the suspended request.
-    Retry(Insert),
-}
-
-/// Inserts the value passed to [`Responder::resume`] into the extensions of the suspended request.
-pub(super) type Insert = Box<dyn FnOnce(&mut Extensions) + Send>;
-
-/// A [`Reply`] with its response created.
-pub(super) enum Outcome {
-    Response(Response),
-    Retry(Insert),
-}
-
-impl Reply {
-    fn map(self, change: Change) -> Self {
-        Reply::Make(Box::new(move || match self {
-            Reply::Ready(response) => response.map(change),
-            Reply::Make(make) => make().map(change),
-            Reply::Retry(_) => response::internal_error(),
-        }))
-    }
-}
-
-/// State shared by a [`Responder`] and the exchange that waits for its response.
-#[derive(Default)]
-pub(super) struct Deferred {
-    pub(super) handle: ExchangeHandle,
-    reply: Mutex<Option<Reply>>,
-}
-
-impl Deferred {
-    pub(super) fn new() -> (Arc<Deferred>, Responder) {
-        let deferred = Arc::new(Deferred::default());
-        (Arc::clone(&deferred), Responder { deferred, changes: Vec::new(), used: false })
-    }
-
-    /// Takes the reply, if it has arrived.
-    pub(super) fn take(&self) -> Option<Outcome> {
-        self.handle.clear_wakeup();
-        let reply = lock(&self.reply).take()?;
-        Some(match reply {
-            Reply::Ready(response) => Outcome::Response(response),
-            Reply::Make(make) => Outcome::Response(response::catch_panic(make)),
-            Reply::Retry(insert) => Outcome::Retry(insert),
-        })
-    }
-
-    fn put(&self, reply: Reply) {
-        *lock(&self.reply) = Some(reply);
-        self.handle.wake();
-    }
-
-    pub(super) fn attach(&self, id: ExchangeId, draining: bool) {
-        self.handle.attach(id, draining);
-    }
-}
+use super::response::{self, Body, Change, Deferred, PendingReply, Reply, Response};
 
 /// Sends the response to one request, from any thread. Created by [`Response::later`].
 ///
@@ -80,6 +17,11 @@ pub struct Responder {
 }
 
 impl Responder {
+    pub(super) fn new() -> (Arc<Deferred>, Responder) {
+        let deferred = Arc::new(Deferred::default());
+        (Arc::clone(&deferred), Responder { deferred, changes: Vec::new(), used: false })
+    }
+
     /// Sends the response.
     pub fn respond(mut self, response: impl Into<Response>) {
         self.put(Reply::Ready(response.into()));
@@ -157,5 +99,64 @@ impl Drop for Responder {
 impl std::fmt::Debug for Responder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Responder").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+impl Response {
+    /// Creates a deferred response, which any thread sends later through the [`Responder`]. Headers added to this
+    /// placeholder are added to the final response; use [`Response::map`] for other changes.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Response};
+    ///
+    /// let server = HttpServer::new(|_| {
+    ///     let (response, responder) = Response::later();
+    ///     std::thread::spawn(move || responder.respond("computed elsewhere\n"));
+    ///     response
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn later() -> (Self, Responder) {
+        let (deferred, responder) = Responder::new();
+        let body = Body::Deferred(Box::new(PendingReply::new(deferred)));
+        (Response { body, ..Response::new(StatusCode::OK) }, responder)
+    }
+
+    /// Suspends the request until the [`Responder`] resumes it. [`Responder::resume`] calls the handler again for the
+    /// same request, with the method that returned this response: [`Handler::call`](super::Handler::call), or
+    /// [`Handler::head`](super::Handler::head), which returns it in [`BodyMode::Reject`](super::BodyMode::Reject).
+    /// [`Responder::respond`] sends a response instead.
+    ///
+    /// Intended for layers that need the result of slow work, such as a password check, before they pass the request to
+    /// the inner handler. The layers around such a layer are called again as well.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Pool, Response, layers};
+    ///
+    /// #[derive(Clone)]
+    /// struct Verdict(bool);
+    ///
+    /// let pool = Pool::new(1, 16)?;
+    /// let page = |_: &serverd::Request<'_>| "hello\n";
+    /// let server = HttpServer::with(layers::guard(page, move |head| match head.extension() {
+    ///     Some(Verdict(true)) => None,
+    ///     Some(Verdict(false)) => Some(serverd::StatusCode::FORBIDDEN.into()),
+    ///     None => {
+    ///         let (response, responder) = Response::suspend();
+    ///         let queued = pool.run(move || responder.resume(Verdict(std::path::Path::new("/tmp").exists())));
+    ///         Some(queued.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
+    ///     }
+    /// }));
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn suspend() -> (Self, Responder) {
+        let (mut response, responder) = Response::later();
+        if let Body::Deferred(pending) = &mut response.body {
+            pending.suspended = true;
+        }
+        (response, responder)
     }
 }

@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Response, SendError, Sender};
+use super::body_sender::{SendError, Sender};
+use super::response::Response;
 
 /// A server-sent event.
 ///

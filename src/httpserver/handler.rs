@@ -2,7 +2,9 @@
 
 use super::body_reader::BodyReader;
 use super::deferred::Responder;
-use super::{Request, RequestHead, Response, Trailers};
+use super::headers::Trailers;
+use super::request::{Request, RequestHead};
+use super::response::Response;
 
 /// Responds to requests. Each worker has its own handler, so a handler's state needs no lock.
 ///

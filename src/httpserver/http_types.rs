@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 
-use super::{Handler, Request, Response};
+use super::handler::Handler;
+use super::request::Request;
+use super::response::Response;
 use crate::http1::Version;
 
 /// Creates a [`Handler`] from a function that takes an `http::Request` and returns an `http::Response`.

@@ -1,6 +1,6 @@
 //! Content negotiation: quality values of Accept and Accept-Encoding (RFC 9110 section 12).
 
-use super::RequestHead;
+use super::request::RequestHead;
 
 /// Quality value 1, in thousandths.
 const FULL: u16 = 1000;

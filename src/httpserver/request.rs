@@ -8,7 +8,7 @@ use std::str::FromStr;
 use http::{Extensions, StatusCode};
 use percent_encoding::percent_decode;
 
-use super::Response;
+use super::response::Response;
 use crate::http1::{self, Head, Version};
 use crate::r#loop::{Addrs, Wire};
 

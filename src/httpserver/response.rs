@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Extensions, StatusCode};
 
-use super::body::Part;
 use super::body_sender::{QUEUE_BYTES, Queue, Sender};
 use super::body_stream::{QueueBody, Source, Stream};
-use super::deferred::{Deferred, Outcome, Responder};
+use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
 use super::headers::{self, HeaderBlock, HeaderError, Trailers};
 use crate::http1;
+use crate::r#loop::Output;
 
 /// An HTTP response, as returned by a handler. Creating one with a constant body does not allocate.
 ///
@@ -48,6 +48,32 @@ pub struct Response {
     pub(super) close: bool,
 }
 
+/// A part of a response body; see [`Response::parts`](super::Response::parts).
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// A range of bytes of a regular file.
+    File(Arc<File>, Range<u64>),
+}
+
+impl Part {
+    /// Returns the length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a part may be empty, but no caller needs to know")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Part::Bytes(bytes) => bytes.len() as u64,
+            Part::File(_, range) => range.end.saturating_sub(range.start),
+        }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Part {
+    fn from(bytes: T) -> Self {
+        Part::Bytes(bytes.into())
+    }
+}
+
 /// A response body.
 pub(super) enum Body {
     Bytes(Bytes),
@@ -55,6 +81,31 @@ pub(super) enum Body {
     Parts(Vec<Part>),
     Stream(Box<Stream>),
     Deferred(Box<PendingReply>),
+}
+
+impl Body {
+    /// Returns the length in bytes; `None` for a streamed body or a deferred response.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Body::Bytes(bytes) => Some(bytes.len() as u64),
+            Body::File(_, range) => Some(range.end.saturating_sub(range.start)),
+            Body::Parts(parts) => Some(parts.iter().fold(0, |sum, part| sum.saturating_add(part.len()))),
+            Body::Stream(_) | Body::Deferred(_) => None,
+        }
+    }
+
+    /// Appends a body of known length to the output.
+    pub(super) fn push(self, output: &mut Output) {
+        match self {
+            Body::Bytes(bytes) => output.push(&bytes),
+            Body::File(file, range) => output.push_file(file, range),
+            Body::Parts(parts) => parts.into_iter().for_each(|part| match part {
+                Part::Bytes(bytes) => output.push(&bytes),
+                Part::File(file, range) => output.push_file(file, range),
+            }),
+            Body::Stream(_) | Body::Deferred(_) => {}
+        }
+    }
 }
 
 impl std::fmt::Debug for Body {
@@ -72,10 +123,67 @@ impl std::fmt::Debug for Body {
 /// A change to apply to a response before it is sent.
 pub(super) type Change = Box<dyn FnOnce(Response) -> Response + Send>;
 
+/// The reply that a [`Responder`] passes to the loop.
+pub(super) enum Reply {
+    Ready(Response),
+    /// A closure that creates the response on the loop's thread.
+    Make(Box<dyn FnOnce() -> Response + Send>),
+    /// No response yet: call the handler again for the suspended request.
+    Retry(Insert),
+}
+
+/// Inserts the value passed to [`Responder::resume`] into the extensions of the suspended request.
+pub(super) type Insert = Box<dyn FnOnce(&mut Extensions) + Send>;
+
+/// A [`Reply`] with its response created.
+pub(super) enum Outcome {
+    Response(Response),
+    Retry(Insert),
+}
+
+impl Reply {
+    pub(super) fn map(self, change: Change) -> Self {
+        Reply::Make(Box::new(move || match self {
+            Reply::Ready(response) => response.map(change),
+            Reply::Make(make) => make().map(change),
+            Reply::Retry(_) => internal_error(),
+        }))
+    }
+}
+
+/// State shared by a [`Responder`] and the exchange that waits for its response.
+#[derive(Default)]
+pub(super) struct Deferred {
+    pub(super) handle: ExchangeHandle,
+    reply: Mutex<Option<Reply>>,
+}
+
+impl Deferred {
+    /// Takes the reply, if it has arrived.
+    pub(super) fn take(&self) -> Option<Outcome> {
+        self.handle.clear_wakeup();
+        let reply = lock(&self.reply).take()?;
+        Some(match reply {
+            Reply::Ready(response) => Outcome::Response(response),
+            Reply::Make(make) => Outcome::Response(catch_panic(make)),
+            Reply::Retry(insert) => Outcome::Retry(insert),
+        })
+    }
+
+    pub(super) fn put(&self, reply: Reply) {
+        *lock(&self.reply) = Some(reply);
+        self.handle.wake();
+    }
+
+    pub(super) fn attach(&self, id: ExchangeId, draining: bool) {
+        self.handle.attach(id, draining);
+    }
+}
+
 /// A deferred response and the changes to apply to it once it arrives. Dropping this notifies the responder.
 pub(super) struct PendingReply {
     pub(super) deferred: Arc<Deferred>,
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     /// Created by [`Response::suspend`]: the handler may be called again.
     pub(super) suspended: bool,
 }
@@ -139,63 +247,6 @@ impl Response {
                 internal_error()
             }
         }
-    }
-
-    /// Creates a deferred response, which any thread sends later through the [`Responder`]. Headers added to this
-    /// placeholder are added to the final response; use [`Response::map`] for other changes.
-    ///
-    /// # Examples
-    /// ```
-    /// use serverd::{HttpServer, Response};
-    ///
-    /// let server = HttpServer::new(|_| {
-    ///     let (response, responder) = Response::later();
-    ///     std::thread::spawn(move || responder.respond("computed elsewhere\n"));
-    ///     response
-    /// });
-    /// # drop(server);
-    /// ```
-    pub fn later() -> (Self, Responder) {
-        let (deferred, responder) = Deferred::new();
-        let body = Body::Deferred(Box::new(PendingReply::new(deferred)));
-        (Response { body, ..Response::new(StatusCode::OK) }, responder)
-    }
-
-    /// Suspends the request until the [`Responder`] resumes it. [`Responder::resume`] calls the handler again for the
-    /// same request, with the method that returned this response: [`Handler::call`](super::Handler::call), or
-    /// [`Handler::head`](super::Handler::head), which returns it in [`BodyMode::Reject`](super::BodyMode::Reject).
-    /// [`Responder::respond`] sends a response instead.
-    ///
-    /// Intended for layers that need the result of slow work, such as a password check, before they pass the request to
-    /// the inner handler. The layers around such a layer are called again as well.
-    ///
-    /// # Examples
-    /// ```
-    /// use serverd::{HttpServer, Pool, Response, layers};
-    ///
-    /// #[derive(Clone)]
-    /// struct Verdict(bool);
-    ///
-    /// let pool = Pool::new(1, 16)?;
-    /// let page = |_: &serverd::Request<'_>| "hello\n";
-    /// let server = HttpServer::with(layers::guard(page, move |head| match head.extension() {
-    ///     Some(Verdict(true)) => None,
-    ///     Some(Verdict(false)) => Some(serverd::StatusCode::FORBIDDEN.into()),
-    ///     None => {
-    ///         let (response, responder) = Response::suspend();
-    ///         let queued = pool.run(move || responder.resume(Verdict(std::path::Path::new("/tmp").exists())));
-    ///         Some(queued.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
-    ///     }
-    /// }));
-    /// # drop(server);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn suspend() -> (Self, Responder) {
-        let (mut response, responder) = Response::later();
-        if let Body::Deferred(pending) = &mut response.body {
-            pending.suspended = true;
-        }
-        (response, responder)
     }
 
     /// Returns whether this response suspends its request.
@@ -477,15 +528,6 @@ impl Response {
             return self;
         }
         change(self)
-    }
-
-    /// Adds the Trailer header, which lists the names of the trailers.
-    pub(super) fn announce_trailers(&mut self, names: &str) {
-        if http1::is_header_value(names.as_bytes()) {
-            for part in [&b"Trailer: "[..], names.as_bytes(), b"\r\n"] {
-                self.headers.extend_from_slice(part);
-            }
-        }
     }
 
     /// Adds header lines, and closes the connection if `close` is set. Used for the headers of a layer, and for changes

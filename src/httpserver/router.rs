@@ -9,9 +9,10 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
+use super::handler::{BodyMode, Handler};
 use super::normal_path::{normal, normal_pattern, raw_prefix_len};
-use super::request::Params;
-use super::{BodyMode, Handler, Request, RequestHead, Response};
+use super::request::{Params, Request, RequestHead};
+use super::response::Response;
 
 /// Maximum number of parameters in a pattern.
 const PARAMS_MAX: usize = 8;

@@ -8,12 +8,23 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 
-use super::LogFormat;
 use crate::http1::Version;
-use crate::httpserver::RequestHead;
+use crate::httpserver::request::RequestHead;
 
 /// Maximum length of a logged target or header value; longer ones are truncated.
 const VALUE_BYTES_MAX: usize = 4096;
+
+/// Format of the access log. Times are in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Short and human-readable: time, client, method, target, status, content length, duration.
+    Short,
+    /// The combined format of Apache and nginx: `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
+    Combined,
+    /// One JSON object per line: `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
+    /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line.
+    Json,
+}
 
 /// The part of a line that is known when the request arrives, already formatted.
 #[derive(Debug, Default)]

@@ -1,27 +1,23 @@
 //! The access log: one line per request, written when its response ends.
 
 mod line;
-mod recorder;
 mod sink;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) use recorder::Recorder;
-use sink::{Sink, Target};
+use http::StatusCode;
 
-/// Format of the access log. Times are in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Short and human-readable: time, client, method, target, status, content length, duration.
-    Short,
-    /// The combined format of Apache and nginx: `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
-    Combined,
-    /// One JSON object per line: `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
-    /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line.
-    Json,
-}
+use self::line::{Date, LogRecord, Outcome};
+use self::sink::{Sink, Target};
+use super::exchange_handle::Wakeup;
+use super::request::RequestHead;
+use crate::r#loop::{CloseInfo, ConnId, Wire};
+
+pub use line::LogFormat;
 
 /// An access log with one line per request. Clones share one log, for any number of loops.
 ///
@@ -119,5 +115,141 @@ impl AccessLog {
 impl std::fmt::Debug for AccessLog {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("AccessLog").field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+/// Status logged if the client closes the connection before the response, as in nginx.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// Size of the batch, in bytes, at which it is passed to the writer without waiting for the end of the turn.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Maximum number of records kept for reuse.
+const SPARES_MAX: usize = 64;
+
+/// Writes the requests of one loop to the access log.
+pub(crate) struct Recorder {
+    log: AccessLog,
+    date: Date,
+    connections: HashMap<ConnId, ConnectionRecord>,
+    spares: Vec<LogRecord>,
+    batch: Vec<u8>,
+    lines: u64,
+    unix_time: u64,
+    now_ms: u64,
+}
+
+/// An open connection.
+struct ConnectionRecord {
+    peer: Option<SocketAddr>,
+    in_flight: Option<InFlight>,
+}
+
+/// A request whose response has not ended.
+struct InFlight {
+    record: LogRecord,
+    began_ms: u64,
+    /// Status of the response, once its head is written.
+    status: Option<u16>,
+}
+
+fn millis(wire: &Wire<'_, Wakeup>) -> u64 {
+    u64::try_from(wire.now().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Recorder {
+    pub(crate) fn new(log: AccessLog) -> Self {
+        let (date, connections, spares, batch) = (Date::default(), HashMap::new(), Vec::new(), Vec::new());
+        Recorder { log, date, connections, spares, batch, lines: 0, unix_time: 0, now_ms: 0 }
+    }
+
+    pub(crate) fn open(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        self.connections.insert(id, ConnectionRecord { peer, in_flight: None });
+    }
+
+    /// Starts the record of a request whose head has been parsed.
+    pub(crate) fn begin(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
+        let record = self.spares.pop().unwrap_or_default().for_request(self.log.format, head);
+        self.insert(wire, record);
+    }
+
+    /// Starts the record of a malformed request, which begins with `input`. A request whose head was already parsed is
+    /// logged normally.
+    pub(crate) fn begin_malformed(&mut self, wire: &Wire<'_, Wakeup>, input: &[u8]) {
+        if self.connection(wire).in_flight.is_none() {
+            let record = self.spares.pop().unwrap_or_default().for_malformed(self.log.format, input);
+            self.insert(wire, record);
+        }
+    }
+
+    fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: LogRecord) {
+        let began_ms = millis(wire);
+        self.connection(wire).in_flight = Some(InFlight { record, began_ms, status: None });
+    }
+
+    /// Updates the time and returns the record of the connection.
+    fn connection(&mut self, wire: &Wire<'_, Wakeup>) -> &mut ConnectionRecord {
+        (self.unix_time, self.now_ms) = (wire.unix_time(), millis(wire));
+        self.connections
+            .entry(wire.id())
+            .or_insert_with(|| ConnectionRecord { peer: wire.addrs().peer_addr(), in_flight: None })
+    }
+
+    /// Records the status when the response head is written.
+    pub(crate) fn set_status(&mut self, wire: &Wire<'_, Wakeup>, status: StatusCode) {
+        if let Some(in_flight) = &mut self.connection(wire).in_flight {
+            in_flight.status = Some(status.as_u16());
+        }
+    }
+
+    /// Logs the request when its response ends, completely or not; `bytes` is the length of the content sent.
+    pub(crate) fn end(&mut self, wire: &Wire<'_, Wakeup>, bytes: u64) {
+        let connection = self.connection(wire);
+        let (peer, in_flight) = (connection.peer, connection.in_flight.take());
+        if let Some(in_flight) = in_flight {
+            self.write(peer, in_flight, bytes);
+        }
+    }
+}
+
+impl Recorder {
+    /// Logs the request in flight, if any, when its connection closes. `bytes` is the length of the content passed to
+    /// the loop, part of which may be unsent.
+    pub(crate) fn closed(&mut self, id: ConnId, bytes: u64, info: &CloseInfo) {
+        let Some(ConnectionRecord { peer, in_flight }) = self.connections.remove(&id) else { return };
+        self.unix_time = info.unix_time;
+        self.now_ms = u64::try_from(info.now.as_millis()).unwrap_or(u64::MAX);
+        if let Some(in_flight) = in_flight {
+            self.write(peer, in_flight, bytes.saturating_sub(info.unsent_bytes));
+        }
+    }
+
+    fn write(&mut self, peer: Option<SocketAddr>, in_flight: InFlight, bytes: u64) {
+        let InFlight { record, began_ms, status } = in_flight;
+        let status = status.unwrap_or(CLIENT_CLOSED_REQUEST);
+        self.date.set(self.unix_time);
+        let outcome = Outcome { status, bytes, duration_ms: self.now_ms.saturating_sub(began_ms) };
+        line::write(&mut self.batch, self.log.format, self.log.color, &self.date, peer, &record, outcome);
+        self.lines += 1;
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(record);
+        }
+        if self.batch.len() >= BATCH_BYTES {
+            self.end_turn();
+        }
+    }
+
+    /// Passes the lines of the turn to the writer.
+    pub(crate) fn end_turn(&mut self) {
+        if self.lines > 0 {
+            self.log.sink.push(&mut self.batch, std::mem::take(&mut self.lines));
+        }
+    }
+}
+
+/// Passes on lines recorded after the last turn, when the loop is stopped.
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end_turn();
     }
 }

@@ -15,9 +15,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
 
+use super::super::deferred::Responder;
 use super::super::exchange_handle::lock;
-use super::guard;
-use crate::httpserver::{Handler, Pool, RequestHead, Responder, Response};
+use super::super::handler::{BodyMode, Handler};
+use super::super::pool::Pool;
+use super::super::request::{Request, RequestHead};
+use super::super::response::Response;
 
 /// Lifetime of cached credentials.
 const CACHE_TIME: Duration = Duration::from_secs(300);
@@ -130,7 +133,7 @@ pub struct User(pub Arc<str>);
 pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> impl Handler + use<H> {
     let realm: String = realm.chars().filter(|char| !char.is_control()).collect();
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
-    let auth = BasicAuth {
+    let checker = Checker {
         layer: LayerId::new(),
         users: Arc::new(users),
         cache: Arc::default(),
@@ -138,7 +141,7 @@ pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> imp
         challenge: challenge.into(),
         pool,
     };
-    guard(inner, move |head| auth.check(head))
+    BasicAuth { inner, checker }
 }
 
 /// Creates the random key for the hashes in the cache.
@@ -174,7 +177,23 @@ struct Verified {
     user: User,
 }
 
-struct BasicAuth {
+struct BasicAuth<H> {
+    inner: H,
+    checker: Checker,
+}
+
+impl<H: Handler> Handler for BasicAuth<H> {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        self.checker.check(head).map_or_else(|| self.inner.head(head), BodyMode::Reject)
+    }
+
+    /// Checks here too: the server calls `head` only for requests with a body, and an outer layer may not forward it.
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        self.checker.check(&request.head()).unwrap_or_else(|| self.inner.call(request))
+    }
+}
+
+struct Checker {
     layer: LayerId,
     users: Arc<Users>,
     cache: Arc<Mutex<Cache>>,
@@ -213,7 +232,7 @@ impl Credentials {
     }
 }
 
-impl BasicAuth {
+impl Checker {
     /// Returns `None` if the request is authenticated; otherwise the response, which suspends the request if the
     /// password has to be checked first.
     fn check(&self, head: &RequestHead<'_>) -> Option<Response> {

@@ -14,8 +14,11 @@ use http::StatusCode;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use super::super::body_stream::Source;
-use super::super::response::Body;
-use crate::httpserver::{AcceptedCodings, BodyMode, ContentCoding, Handler, Pool, Request, RequestHead, Response};
+use super::super::handler::{BodyMode, Handler};
+use super::super::negotiation::{AcceptedCodings, ContentCoding};
+use super::super::pool::Pool;
+use super::super::request::{Request, RequestHead};
+use super::super::response::{Body, Response};
 use crate::r#loop::read_at;
 
 /// Minimum content length. Shorter text is not worth the extra header.

@@ -1,93 +1,94 @@
-//! An HTTP connection, which serves its requests one at a time. Implements [`App`] for [`HttpServer`].
-//!
-//! ```text
-//!                                            +--> complete response -------> idle
-//!   idle -- head without body --> handler ---+--> deferred: Waiting -------> idle
-//!    |                             ^  ^      +--> streamed: Sending -------> idle
-//!    | head with body              |  |      +--> suspended: Suspended --+
-//!    v                             |  +----------------------------------+
-//!   Collecting, Streaming, Reading +
-//! ```
+//! The server as an [`App`]: serves batches of pipelined requests, and advances the exchanges that take several calls.
 
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::body_reader::BodyFeed;
-use super::body_stream::{BodyWriter, Progress};
-use super::deferred::Outcome;
+use super::access_log::{AccessLog, Recorder};
+use super::body_stream::{BATCH_BYTES, Progress};
+use super::exchange::{Exchange, HttpConnection, Step, flow_after};
 use super::exchange_handle::Wakeup;
-use super::response::PendingReply;
-use super::{
-    BATCH_BYTES, Body, BodySink, Handler, HttpServer, Next, REQUESTS_PER_TURN, ReplyContext, Response, write_whole,
-};
-use crate::http1::{self, Error, Event, Framing};
+use super::handler::Handler;
+use super::request::Request;
+use super::response::{Body, Outcome, Response};
+use crate::http1::{Encoder, Error, Event, Framing, Head, Limits, ReplyContext};
 use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Remote, Wire};
 
-mod body;
-mod head;
-mod respond;
-mod suspended;
+/// Maximum number of requests served on one connection before other connections are served.
+const REQUESTS_PER_TURN: usize = 64;
 
-use self::body::Collected;
-use self::suspended::Suspended;
-
-/// The state of an HTTP connection.
-pub struct HttpConnection {
-    http1: http1::Connection,
-    exchange: Option<Box<Exchange>>,
-    phase: Phase,
+/// An HTTP/1.1 server: an [`App`](crate::App) that calls a [`Handler`] for each request.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::{HttpServer, Poller, SelectLoop};
+/// use std::net::TcpListener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:8888")?;
+/// SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct HttpServer<H> {
+    pub(super) handler: H,
+    pub(super) limits: Limits,
+    pub(super) encoder: Encoder,
+    /// The last Content-Type that was found to be a valid header value; caches the check.
+    pub(super) content_type: &'static str,
+    /// The request head being parsed, shared by all connections.
+    pub(super) scratch: Head,
+    /// Position, in the input, of the request for which the handler is being called; empty outside of such a call.
+    /// After a panic it identifies the request to answer with 500.
+    pub(super) current_request: Range<usize>,
+    /// Wakes connections of this loop from other threads.
+    pub(super) remote: Option<Remote<Wakeup>>,
+    /// Access log records of in-flight requests; `None` without an access log.
+    pub(super) recorder: Option<Box<Recorder>>,
 }
 
-/// An exchange that cannot be completed in one call to [`App::receive`]. Dropping it early notifies the threads that
-/// share state with it.
-enum Exchange {
-    /// The request body is collected in memory.
-    Collecting(Collected),
-    /// The request body is passed to a [`BodySink`] as it arrives.
-    Streaming(ReplyContext, Box<dyn BodySink>),
-    /// The request body is read on another thread, which may respond before the body ends.
-    Reading(ReplyContext, BodyFeed, Box<PendingReply>),
-    /// A deferred response is pending.
-    Waiting(ReplyContext, Box<Waiting>),
-    /// The request is suspended; the handler will be called again.
-    Suspended(Box<Suspended>),
-    /// The response body is streamed.
-    Sending(BodyWriter),
-    /// The response is in the output but not completely sent. Used only with an access log, which records whether and
-    /// when the response was sent. Holds the number of content bytes.
-    Flushing(Next, u64),
+impl<F> HttpServer<F> {
+    /// Creates a server from a closure that returns a [`Response`] or a type that converts into one.
+    pub fn new<R>(handler: F) -> Self
+    where
+        F: FnMut(&Request<'_>) -> R,
+        R: Into<Response>,
+    {
+        Self::with(handler)
+    }
 }
 
-/// A pending deferred response, and the headers that were added to its placeholder.
-struct Waiting {
-    pending: PendingReply,
-    headers: Vec<u8>,
-    close: bool,
-}
-
-impl Exchange {
-    fn drain(&self) {
-        match self {
-            Exchange::Collecting(_) | Exchange::Streaming(..) | Exchange::Flushing(..) => {}
-            Exchange::Reading(_, _, pending) => pending.deferred.handle.drain(),
-            Exchange::Waiting(_, waiting) => waiting.pending.deferred.handle.drain(),
-            Exchange::Suspended(suspended) => suspended.waiting.pending.deferred.handle.drain(),
-            Exchange::Sending(writer) => writer.drain(),
+impl<H: Handler> HttpServer<H> {
+    /// Creates a server from a [`Handler`], such as a [`Router`].
+    pub fn with(handler: H) -> Self {
+        let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
+        HttpServer {
+            handler,
+            limits,
+            encoder,
+            content_type: "",
+            scratch,
+            current_request: 0..0,
+            remote: None,
+            recorder: None,
         }
     }
 }
 
-/// Outcome of one step of serving a connection.
-enum Step {
-    /// The response has been written to the output.
-    Responded(Next),
-    /// Continue with the buffered input.
-    Parse,
-    /// Return to the loop: the exchange waits for something, or the connection ends.
-    Flow(Flow),
+impl<H> HttpServer<H> {
+    /// Sets the limits on request sizes.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        HttpServer { limits, ..self }
+    }
+
+    /// Logs each request to `log`; `None` turns the access log off.
+    #[must_use]
+    pub fn access_log<'a>(self, log: impl Into<Option<&'a AccessLog>>) -> Self {
+        HttpServer { recorder: log.into().map(|log| Box::new(Recorder::new(log.clone()))), ..self }
+    }
 }
 
-fn error_response(error: Error) -> Response {
+/// Creates the response to a client error.
+pub(super) fn error_response(error: Error) -> Response {
     Response::error(error.status(), format!("{error}\n")).close()
 }
 
@@ -106,14 +107,15 @@ impl<H: Handler> HttpServer<H> {
                 Step::Parse => {}
                 Step::Responded(next) => {
                     served += 1;
-                    if let Some(flow) = state.flow_after(next) {
+                    if let Some(flow) = flow_after(next) {
                         return flow;
                     }
+                    state.silent = false;
                     if wire.input().is_empty() {
                         return Self::await_input(state, wire);
                     }
                     if served == REQUESTS_PER_TURN || wire.unsent() >= BATCH_BYTES {
-                        return Flow::Yield(state.phase);
+                        return Flow::Yield(state.phase());
                     }
                 }
             }
@@ -147,14 +149,14 @@ impl<H: Handler> HttpServer<H> {
                 let Some(Outcome::Response(response)) = pending.take() else {
                     return if feed.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
                 };
+                let reply = *reply;
                 // The response came before the end of the body, so the rest of the body stays unread.
-                let reply = reply.with_unread_body();
                 pending.deferred.handle.release();
                 state.exchange = None;
                 self.respond(state, wire, reply, response)
             }
             Some(Exchange::Sending(writer)) => match writer.pump(wire.output()) {
-                Progress::More => Step::Flow(Flow::Yield(state.phase)),
+                Progress::More => Step::Flow(Flow::Yield(state.phase())),
                 Progress::Wait => Step::Flow(Flow::Pause),
                 Progress::Done => {
                     let (next, bytes) = (writer.next, writer.content_bytes);
@@ -165,7 +167,7 @@ impl<H: Handler> HttpServer<H> {
                 }
                 Progress::Broken => Step::Flow(writer.failure_flow()),
             },
-            Some(Exchange::Flushing(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase)),
+            Some(Exchange::Flushing(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase())),
             Some(Exchange::Flushing(next, bytes)) => {
                 let (next, bytes) = (*next, *bytes);
                 state.exchange = None;
@@ -218,17 +220,18 @@ impl<H: Handler> HttpServer<H> {
     /// Sends a response that describes a client error, followed by a lingering close so that the client can read it.
     fn reject(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, error: Error) -> Flow {
         log::debug!("request rejected: {error}");
-        let reply = ReplyContext::for_malformed(self.is_head_method(state));
+        let context = ReplyContext::for_malformed(self.is_head_method(state));
+        state.http1.fail(error);
         if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {
             feed.end(Err(io::ErrorKind::InvalidData));
         }
         let response = error_response(error);
         if let Body::Bytes(body) = &response.body {
-            write_whole(&mut self.encoder, wire, reply, &response, body);
+            self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {
                 recorder.begin_malformed(wire, wire.input());
                 recorder.set_status(wire, response.status);
-                recorder.end(wire, if reply.is_head { 0 } else { body.len() as u64 });
+                recorder.end(wire, if context.is_head() { 0 } else { body.len() as u64 });
             }
         }
         Flow::Refuse
@@ -240,7 +243,7 @@ impl<H: Handler> HttpServer<H> {
         match state.exchange.as_deref() {
             Some(Exchange::Collecting(collected)) => collected.head.is_head_method(),
             Some(Exchange::Streaming(reply, _) | Exchange::Reading(reply, ..) | Exchange::Waiting(reply, _)) => {
-                reply.is_head
+                reply.is_head()
             }
             Some(Exchange::Suspended(suspended)) => suspended.request.head.is_head_method(),
             Some(Exchange::Sending(_) | Exchange::Flushing(..)) => false,
@@ -254,16 +257,8 @@ impl<H: Handler> HttpServer<H> {
         if wire.ended() {
             return Flow::Close;
         }
-        state.phase = if state.http1.is_within_body() {
-            Phase::Body
-        } else if state.http1.is_within_head() {
-            Phase::Head
-        } else if state.phase == Phase::AwaitingFirstByte && wire.consumed() == 0 {
-            Phase::AwaitingFirstByte
-        } else {
-            Phase::Idle
-        };
-        Flow::Read(state.phase)
+        state.silent &= wire.consumed() == 0;
+        Flow::Read(state.input_phase())
     }
 
     /// Continues after a wake-up, after output has drained, or at the start of a graceful shutdown. Buffered input is
@@ -271,35 +266,8 @@ impl<H: Handler> HttpServer<H> {
     fn continue_exchange(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
         match self.advance(state, wire) {
             Step::Flow(flow) => flow,
-            Step::Responded(next) => state.flow_after(next).unwrap_or(Flow::Yield(state.phase)),
-            Step::Parse => Flow::Yield(state.phase),
-        }
-    }
-}
-
-impl HttpConnection {
-    /// Returns whether the connection is waiting for input only.
-    fn is_reading(&self) -> bool {
-        matches!(self.exchange.as_deref(), None | Some(Exchange::Collecting(_) | Exchange::Streaming(..)))
-    }
-
-    /// Returns whether the current exchange, if any, consumes input.
-    fn needs_input(&self) -> bool {
-        use Exchange::{Flushing, Sending, Suspended, Waiting};
-        !matches!(self.exchange.as_deref(), Some(Waiting(..) | Suspended(_) | Sending(_) | Flushing(..)))
-    }
-
-    /// Returns how the connection ends after a response; `None` if the next request follows.
-    #[inline]
-    fn flow_after(&mut self, next: Next) -> Option<Flow> {
-        match next {
-            Next::Request => {
-                self.phase = Phase::Idle;
-                None
-            }
-            Next::Close => Some(Flow::Close),
-            Next::Linger => Some(Flow::Linger),
-            Next::Refuse => Some(Flow::Refuse),
+            Step::Responded(next) => flow_after(next).unwrap_or(Flow::Yield(state.phase())),
+            Step::Parse => Flow::Yield(state.phase()),
         }
     }
 }
@@ -316,9 +284,7 @@ impl<H: Handler> App for HttpServer<H> {
         if let Some(recorder) = &mut self.recorder {
             recorder.open(wire.id(), accepted.peer_addr);
         }
-        let phase = Phase::AwaitingFirstByte;
-        let http1 = http1::Connection::new();
-        (HttpConnection { http1, exchange: None, phase }, Flow::Read(phase))
+        (HttpConnection::new(), Flow::Read(Phase::AwaitingFirstByte))
     }
 
     /// Catches panics once for the whole batch. Responses completed before the panic are already in the output.
@@ -334,7 +300,7 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     fn output_drained(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        if state.is_reading() { Flow::Read(state.phase) } else { self.continue_exchange(state, wire) }
+        if state.is_reading() { Flow::Read(state.phase()) } else { self.continue_exchange(state, wire) }
     }
 
     fn timer(&mut self, state: &mut HttpConnection, phase: Phase, wire: &mut Wire<'_, Wakeup>) -> Flow {
@@ -349,7 +315,7 @@ impl<H: Handler> App for HttpServer<H> {
         if let Some(exchange) = &state.exchange {
             exchange.drain();
         }
-        if state.is_reading() { Flow::Read(state.phase) } else { self.continue_exchange(state, wire) }
+        if state.is_reading() { Flow::Read(state.phase()) } else { self.continue_exchange(state, wire) }
     }
 
     /// Drops the current exchange, which notifies the threads that share state with it.

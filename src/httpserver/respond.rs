@@ -1,14 +1,16 @@
 //! Sends complete, deferred and streamed responses, and records them for the access log.
 
-use super::{Exchange, HttpConnection, Step, Waiting};
-use crate::http1::{Length, Version};
-use crate::httpserver::body_stream::{BodyWriter, Framing, Stream};
-use crate::httpserver::exchange_handle::{ExchangeId, Wakeup};
-use crate::httpserver::response::Body;
-use crate::httpserver::{
-    BATCH_BYTES, Handler, HttpServer, Next, ReplyContext, Response, write_head, write_head_with_length, write_whole,
-};
-use crate::r#loop::{Phase, Wire};
+use bytes::Bytes;
+
+use super::body_stream::{BATCH_BYTES, BodyWriter, Stream};
+use super::exchange::{Exchange, HttpConnection, Step, Waiting};
+use super::exchange_handle::{ExchangeId, Wakeup};
+use super::handler::Handler;
+use super::headers::HeaderBlock;
+use super::response::{Body, Response};
+use super::server::HttpServer;
+use crate::http1::{Next, Reply, ReplyContext, Responded, is_header_value};
+use crate::r#loop::Wire;
 
 impl<H: Handler> HttpServer<H> {
     /// Returns the id through which other threads wake the loop for the exchange that begins now.
@@ -27,9 +29,49 @@ impl<H: Handler> HttpServer<H> {
         response.check(&mut self.content_type);
         if let (Body::Bytes(body), None) = (&response.body, &self.recorder) {
             wire.restart_timer();
-            return Step::Responded(write_whole(&mut self.encoder, wire, reply, &response, body));
+            return Step::Responded(self.send_whole(state, wire, reply, &response, body));
         }
         self.respond_in_steps(state, wire, reply, response)
+    }
+
+    /// Writes a response whose body is in memory.
+    pub(super) fn send_whole(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        body: &Bytes,
+    ) -> Next {
+        let length = Some(body.len() as u64);
+        let Responded { content, next } = self.send_head(state, wire, context, response, length, None);
+        if content.is_some() {
+            wire.output().push(body);
+        }
+        next
+    }
+
+    /// Writes the head of a response whose content has `length` bytes, or an unknown number.
+    fn send_head(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        length: Option<u64>,
+        trailer_names: Option<&str>,
+    ) -> Responded {
+        let reply = Reply {
+            status: response.status,
+            content_type: response.content_type,
+            headers: &response.headers,
+            shared_headers: response.shared_headers.as_deref().map_or(&b""[..], HeaderBlock::lines),
+            length,
+            trailer_names,
+            close: response.close || wire.draining(),
+        };
+        let now = wire.unix_time();
+        state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)
     }
 
     /// Handles the responses that are not on the fast path of [`Self::respond`]: the body is not in memory, or the
@@ -41,7 +83,7 @@ impl<H: Handler> HttpServer<H> {
         reply: ReplyContext,
         mut response: Response,
     ) -> Step {
-        let exchange = match std::mem::replace(&mut response.body, Body::Bytes(bytes::Bytes::new())) {
+        let exchange = match std::mem::replace(&mut response.body, Body::Bytes(Bytes::new())) {
             Body::Deferred(mut pending) => {
                 // The request is not kept here, so it cannot be resumed.
                 pending.suspended = false;
@@ -51,7 +93,7 @@ impl<H: Handler> HttpServer<H> {
                 let Response { headers, close, .. } = response;
                 Exchange::Waiting(reply, Box::new(Waiting { pending: *pending, headers, close }))
             }
-            Body::Stream(stream) => match self.start_stream(wire, reply, response, *stream) {
+            Body::Stream(stream) => match self.start_stream(state, wire, reply, &response, *stream) {
                 Ok(writer) => Exchange::Sending(writer),
                 Err(next) => {
                     self.log_end(wire, 0);
@@ -61,7 +103,8 @@ impl<H: Handler> HttpServer<H> {
             body => {
                 wire.restart_timer();
                 let len = body.len().unwrap_or(0);
-                let (next, with_body) = write_head_with_length(&mut self.encoder, wire, reply, &response, len);
+                let Responded { content, next } = self.send_head(state, wire, reply, &response, Some(len), None);
+                let with_body = content.is_some();
                 let logs_after_flush = self.logs_after_flush(&body);
                 if with_body {
                     body.push(wire.output());
@@ -75,8 +118,6 @@ impl<H: Handler> HttpServer<H> {
             }
         };
         state.exchange = Some(Box::new(exchange));
-        // End the timeout of the previous phase; blocked output has its own timeout.
-        state.phase = Phase::Handling;
         Step::Parse
     }
 
@@ -103,37 +144,19 @@ impl<H: Handler> HttpServer<H> {
     /// Writes the head of a streamed response. Returns `Err` if no body follows.
     fn start_stream(
         &mut self,
+        state: &mut HttpConnection,
         wire: &mut Wire<'_, Wakeup>,
-        reply: ReplyContext,
-        mut response: Response,
+        context: ReplyContext,
+        response: &Response,
         stream: Stream,
     ) -> Result<BodyWriter, Next> {
         wire.restart_timer();
-        let tunnel = reply.is_connect && response.status.is_success();
-        let framing = match (stream.length, reply.version) {
-            (Some(length), _) => Framing::Length(length),
-            (None, Version::Http11) => Framing::Chunked,
-            (None, Version::Http10) => Framing::Close,
-        };
-        let (length, names) = match framing {
-            _ if tunnel => (Length::Unspecified, None),
-            Framing::Length(length) => (Length::Known(length), None),
-            // RFC 9112 section 6.1: Transfer-Encoding is optional on HEAD; without it no client can misread the
-            // response.
-            Framing::Chunked if reply.is_head => (Length::Unspecified, None),
-            Framing::Chunked => (Length::Chunked, stream.trailers.as_ref().map(|(names, _)| names)),
-            Framing::Close => (Length::Unspecified, None),
-        };
-        if let (Some(names), true) = (names, reply.accepts_trailers) {
-            response.announce_trailers(names);
-        }
-        let until_close = framing == Framing::Close && !reply.is_head;
-        let (persistence, next) = reply.decide_persistence(response.close || wire.draining() || until_close);
+        let names = stream.trailers.as_ref().map(|(names, _)| names.as_str());
+        let names = names.filter(|names| is_header_value(names.as_bytes()));
+        let Responded { content, next } = self.send_head(state, wire, context, response, stream.length, names);
         self.log_status(wire, response.status);
-        if !write_head(&mut self.encoder, wire, &response, length, persistence) || reply.is_head || tunnel {
-            return Err(next);
-        }
-        let writer = BodyWriter::new(stream, framing, reply.accepts_trailers, next);
+        let Some(framing) = content else { return Err(next) };
+        let writer = BodyWriter::new(stream, framing, next);
         if let Some(id) = self.exchange_id(wire) {
             writer.attach(id, wire.draining());
         }

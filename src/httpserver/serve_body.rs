@@ -1,23 +1,71 @@
-//! Suspended requests: the handler is called again once another thread has supplied the missing information.
-//!
-//! The request is kept in memory until then, and requests pipelined behind it are not parsed.
+//! Receives request bodies: passes each chunk on, and responds at the end. Also suspends requests, whose handler is called
+//! again once another thread has supplied the missing information; they are kept in memory until then, and requests
+//! pipelined behind them are not parsed.
 
-use super::body::Collected;
-use super::head::request_head;
-use super::{Exchange, HttpConnection, Step, Waiting};
-use crate::httpserver::deferred::{Deferred, Outcome};
-use crate::httpserver::exchange_handle::Wakeup;
-use crate::httpserver::request::Context;
-use crate::httpserver::response::{Body, PendingReply};
-use crate::httpserver::{Handler, HttpServer, ReplyContext, Request, Response};
-use crate::r#loop::{Phase, Wire};
+use super::deferred::Responder;
+use super::exchange::{Collected, Exchange, HttpConnection, Step, Suspended, Waiting};
+use super::exchange_handle::Wakeup;
+use super::handler::{BodyFlow, Handler};
+use super::headers::Trailers;
+use super::request::{Context, Request};
+use super::response::{self, Body, Outcome, PendingReply, Response};
+use super::serve_head::{catch_panic, reply_context, request_head};
+use super::server::HttpServer;
+use crate::http1::ReplyContext;
+use crate::r#loop::{Flow, Wire};
 
-/// A request for which the handler will be called again.
-pub(super) struct Suspended {
-    pub(super) request: Collected,
-    /// Suspended by [`Handler::head`], before the body was received.
-    at_head: bool,
-    pub(super) waiting: Waiting,
+impl<H: Handler> HttpServer<H> {
+    /// Handles a chunk of the request body.
+    pub(super) fn on_body_chunk(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        bytes: &[u8],
+    ) -> Step {
+        match state.exchange.as_deref_mut() {
+            Some(Exchange::Collecting(collected)) => collected.body.extend_from_slice(bytes),
+            Some(Exchange::Streaming(reply, sink)) => {
+                let reply = *reply;
+                let response = match catch_panic(|| sink.chunk(bytes)) {
+                    Some(BodyFlow::Continue) => return Step::Parse,
+                    Some(BodyFlow::Respond(response)) => response,
+                    None => {
+                        log::error!("body sink panicked; replied 500");
+                        wire.count_panic();
+                        response::internal_error()
+                    }
+                };
+                state.exchange = None;
+                return self.respond(state, wire, reply, response);
+            }
+            Some(Exchange::Reading(_, feed, _)) if !feed.push(bytes) => return Step::Flow(Flow::Pause),
+            _ => {}
+        }
+        Step::Parse
+    }
+
+    /// Responds, or waits for the response, once the request body is complete.
+    pub(super) fn on_body_end(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        let Some(exchange) = state.exchange.take() else { return Step::Parse };
+        match *exchange {
+            Exchange::Collecting(collected) => self.call_collected(state, wire, collected),
+            Exchange::Streaming(reply, sink) => {
+                let trailers = Trailers::received(state.http1.trailers());
+                let response = response::catch_panic(|| sink.end(&trailers));
+                self.respond(state, wire, reply, response)
+            }
+            Exchange::Reading(reply, feed, pending) => {
+                feed.end(Ok(Trailers::received(state.http1.trailers())));
+                let waiting = Waiting { pending: *pending, headers: Vec::new(), close: false };
+                state.exchange = Some(Box::new(Exchange::Waiting(reply, Box::new(waiting))));
+                Step::Parse
+            }
+            other => {
+                state.exchange = Some(Box::new(other));
+                Step::Parse
+            }
+        }
+    }
 }
 
 impl<H: Handler> HttpServer<H> {
@@ -31,7 +79,6 @@ impl<H: Handler> HttpServer<H> {
         response: Response,
     ) -> Step {
         state.exchange = Some(Box::new(self.suspended_exchange(wire, request, at_head, response)));
-        state.phase = Phase::Handling;
         Step::Parse
     }
 
@@ -43,7 +90,7 @@ impl<H: Handler> HttpServer<H> {
         response: Response,
     ) -> Exchange {
         let Response { body, headers, close, .. } = response;
-        let pending = if let Body::Deferred(pending) = body { *pending } else { PendingReply::new(Deferred::new().0) };
+        let pending = if let Body::Deferred(pending) = body { *pending } else { PendingReply::new(Responder::new().0) };
         if let Some(id) = self.exchange_id(wire) {
             pending.deferred.attach(id, wire.draining());
         }
@@ -67,8 +114,7 @@ impl<H: Handler> HttpServer<H> {
                 response.merge(&waiting.headers, waiting.close);
                 let context = Context::new(wire, request.extensions);
                 let head = request_head(&request.head_bytes, &request.head, &context);
-                let reply = ReplyContext::new(&head).with_trailers(&head);
-                let reply = if at_head { reply.with_unread_body() } else { reply };
+                let reply = ReplyContext::with_trailers(head.head, head.bytes);
                 return self.respond(state, wire, reply, response);
             }
         };
@@ -87,7 +133,7 @@ impl<H: Handler> HttpServer<H> {
         let context = Context::new(wire, extensions);
         let request_head = request_head(&head_bytes, &head, &context);
         let response = self.call_handler(wire, &Request { head: request_head, body: &body });
-        let reply = ReplyContext::for_response(&request_head, &response);
+        let reply = reply_context(&request_head, &response);
         if response.is_suspended() {
             let request = Collected { head_bytes, head, extensions: context.extensions.into_inner(), body };
             return self.suspend(state, wire, request, false, response);
@@ -107,7 +153,6 @@ impl<H: Handler> HttpServer<H> {
             Ok((reply, response)) => self.respond(state, wire, reply, response),
             Err(exchange) => {
                 state.exchange = Some(Box::new(exchange.unwrap_or(Exchange::Collecting(request))));
-                state.phase = Phase::Body;
                 Step::Parse
             }
         }

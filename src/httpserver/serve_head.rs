@@ -7,23 +7,31 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::body::Collected;
-use super::{Exchange, HttpConnection, Step, error_response};
-use crate::http1::{CONTINUE, Encoder, Framing, Head};
-use crate::httpserver::body_reader::Pipe;
-use crate::httpserver::deferred::Deferred;
-use crate::httpserver::exchange_handle::Wakeup;
-use crate::httpserver::request::Context;
-use crate::httpserver::response::{self, Body, PendingReply};
-use crate::httpserver::{
-    BodyMode, BodyReader, Handler, HeaderBlock, HttpServer, Next, ReplyContext, Request, RequestHead, Responder,
-    Response,
-};
+use super::body_reader::{BodyReader, Pipe};
+use super::deferred::Responder;
+use super::exchange::{Collected, Exchange, HttpConnection, Step, flow_after};
+use super::exchange_handle::Wakeup;
+use super::handler::{BodyMode, Handler};
+use super::headers::HeaderBlock;
+use super::request::{Context, Request, RequestHead};
+use super::response::{self, Body, PendingReply, Response};
+use super::server::{HttpServer, error_response};
+use crate::http1::{CONTINUE, Encoder, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{Flow, Output, Wire};
 
 #[inline]
 pub(super) fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Context<'a>) -> RequestHead<'a> {
     RequestHead { bytes, head, context, params: &[], mount: 0 }
+}
+
+/// Creates the context of `response`; looks for `TE: trailers` only if the body may have trailers.
+#[inline]
+pub(super) fn reply_context(head: &RequestHead<'_>, response: &Response) -> ReplyContext {
+    if matches!(response.body, Body::Bytes(_) | Body::File(..) | Body::Parts(_)) {
+        ReplyContext::new(head.head)
+    } else {
+        ReplyContext::with_trailers(head.head, head.bytes)
+    }
 }
 
 /// Drops the extensions of a request. Inlined, so that the common case without extensions costs no call.
@@ -91,9 +99,9 @@ impl<H: Handler> HttpServer<H> {
         let input = wire.input();
         wire.consume(span.end);
         let head = request_head(&input[span], &self.scratch, &context);
-        let (response, reply) = (panicked(wire, &head), ReplyContext::new(&head));
+        let (response, reply) = (panicked(wire, &head), ReplyContext::new(head.head));
         match self.respond(state, wire, reply, response) {
-            Step::Responded(next) => state.flow_after(next).unwrap_or(Flow::Linger),
+            Step::Responded(next) => flow_after(next).unwrap_or(Flow::Linger),
             Step::Flow(_) | Step::Parse => Flow::Linger,
         }
     }
@@ -149,7 +157,7 @@ impl<H: Handler> HttpServer<H> {
             body => {
                 let response = Response { status, content_type, headers, shared_headers, body, close };
                 let head = request.head;
-                let reply = ReplyContext::for_response(&head, &response);
+                let reply = reply_context(&head, &response);
                 if response.is_suspended() {
                     let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
                     let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
@@ -206,7 +214,7 @@ impl<H: Handler> HttpServer<H> {
         head: &RequestHead<'_>,
         rest: &[u8],
     ) -> Result<(ReplyContext, Response), Option<Exchange>> {
-        let unread = |response| (ReplyContext::new(head).with_trailers(head).with_unread_body(), response);
+        let unread = |response| (ReplyContext::with_trailers(head.head, head.bytes), response);
         let mode = match catch_panic(|| self.handler.head(head)) {
             Some(BodyMode::Reject(response)) => return Ok(unread(response)),
             None => return Ok(unread(panicked(wire, head))),
@@ -231,7 +239,7 @@ impl<H: Handler> HttpServer<H> {
             wire.consume(length);
             let response = self.call_handler(wire, &Request { head: *head, body });
             if !response.is_suspended() {
-                return Ok((ReplyContext::for_response(head, &response), response));
+                return Ok((reply_context(head, &response), response));
             }
             let extensions = head.context.extensions.take();
             let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions);
@@ -241,7 +249,7 @@ impl<H: Handler> HttpServer<H> {
         if head.head.expects_continue() && rest.is_empty() {
             wire.output().extend(CONTINUE);
         }
-        let reply = ReplyContext::new(head).with_trailers(head);
+        let reply = ReplyContext::with_trailers(head.head, head.bytes);
         Err(match mode {
             BodyMode::Stream { sink, .. } => Some(Exchange::Streaming(reply, sink)),
             BodyMode::Read { start, .. } => Some(self.start_reader(wire, reply, start)),
@@ -257,7 +265,7 @@ impl<H: Handler> HttpServer<H> {
         start: Box<dyn FnOnce(BodyReader, Responder)>,
     ) -> Exchange {
         let (feed, reader) = Pipe::open();
-        let (deferred, responder) = Deferred::new();
+        let (deferred, responder) = Responder::new();
         if let Some(id) = self.exchange_id(wire) {
             feed.attach(id.clone());
             deferred.attach(id, wire.draining());

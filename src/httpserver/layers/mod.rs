@@ -14,17 +14,18 @@ use std::time::Instant;
 mod basic_auth;
 #[cfg(feature = "compress")]
 mod compress;
-mod cors;
-mod set_headers;
 
 #[cfg(feature = "basic-auth")]
 pub use basic_auth::{User, Users, basic};
 #[cfg(feature = "compress")]
 pub use compress::compress;
-pub use cors::cors;
-pub use set_headers::set_headers;
 
-use super::{BodyMode, Handler, HeaderError, Request, RequestHead, Response, headers};
+use http::StatusCode;
+
+use super::handler::{BodyMode, Handler};
+use super::headers::{self, HeaderBlock, HeaderError};
+use super::request::{Request, RequestHead};
+use super::response::Response;
 
 /// Wraps a handler in a closure that sees complete requests and their responses.
 ///
@@ -150,6 +151,124 @@ impl<H: Handler> Handler for AddHeaders<H> {
         response.merge(&self.lines, false);
         response
     }
+}
+
+/// Sets headers on every response of a handler, replacing headers with the same names. Use
+/// [`add_headers`] to add headers instead. Responses that the server generates itself are
+/// unchanged: rejections of malformed, oversized or slow requests, and the 500 after a panic.
+///
+/// # Errors
+/// Returns an error if a header is invalid or is one that the server sets itself.
+///
+/// # Examples
+/// ```
+/// use serverd::{HeaderError, HttpServer, layers};
+///
+/// let page = |_: &serverd::Request<'_>| serverd::Response::text("hello\n").header("Cache-Control", "no-cache");
+/// let server = HttpServer::with(layers::set_headers(page, &[("Cache-Control", "max-age=60")])?);
+/// # drop(server);
+/// # Ok::<(), HeaderError>(())
+/// ```
+pub fn set_headers<H: Handler>(inner: H, list: &[(&str, &str)]) -> Result<impl Handler + use<H>, HeaderError> {
+    let mut block = HeaderBlock::new();
+    for (name, value) in list {
+        block.try_header(name, value.as_bytes())?;
+    }
+    let names = list.iter().map(|(name, _)| (*name).to_owned()).collect();
+    Ok(SetHeaders { inner, headers: Arc::new(Headers { names, block }) })
+}
+
+struct SetHeaders<H> {
+    inner: H,
+    headers: Arc<Headers>,
+}
+
+struct Headers {
+    names: Vec<String>,
+    block: HeaderBlock,
+}
+
+impl Headers {
+    fn set(&self, mut response: Response) -> Response {
+        for name in &self.names {
+            response.remove_header(name);
+        }
+        response.merge(self.block.lines(), false);
+        response
+    }
+}
+
+impl<H: Handler> Handler for SetHeaders<H> {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        let headers = Arc::clone(&self.headers);
+        self.inner.head(head).map(move |response| headers.set(response))
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        let headers = Arc::clone(&self.headers);
+        self.inner.call(request).map(move |response| headers.set(response))
+    }
+}
+
+/// Response headers that scripts of other origins may read in addition to the safelisted ones: those for ranges and
+/// caching.
+const EXPOSED: &str = "Accept-Ranges, Content-Encoding, Content-Length, Content-Range, Date, ETag, Location";
+
+/// Access-Control-Max-Age: how long a browser may cache the preflight response, in seconds. Browsers allow at most a
+/// day.
+const MAX_AGE: &str = "86400";
+
+/// Allows scripts of any origin to read the responses of a handler, without credentials: sends
+/// `Access-Control-Allow-Origin: *`, and answers preflight requests, allowing the given methods (such as `"GET,
+/// HEAD"`). For public resources only.
+///
+/// Responses that the server generates itself (400, 408, 413, 431 and others, and the 500 after a panic) do not have
+/// the header; to a script, such a response looks like a network error.
+///
+/// # Examples
+/// ```
+/// use serverd::{HttpServer, layers};
+///
+/// let page = |_: &serverd::Request<'_>| "hello\n";
+/// let server = HttpServer::with(layers::cors(page, "GET, HEAD"));
+/// # drop(server);
+/// ```
+pub fn cors<H: Handler>(inner: H, methods: &'static str) -> impl Handler {
+    Cors { inner, methods }
+}
+
+struct Cors<H> {
+    inner: H,
+    methods: &'static str,
+}
+
+impl<H: Handler> Handler for Cors<H> {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        if is_preflight(head) { BodyMode::Default } else { self.inner.head(head).map(allow_any_origin) }
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        if !is_preflight(request) {
+            return self.inner.call(request).map(allow_any_origin);
+        }
+        Response::new(StatusCode::NO_CONTENT)
+            .header("Access-Control-Allow-Origin", "*")
+            .header("Access-Control-Allow-Methods", self.methods)
+            // In the Fetch standard, the wildcard does not cover Authorization.
+            .header("Access-Control-Allow-Headers", "*, Authorization")
+            .header("Access-Control-Max-Age", MAX_AGE)
+    }
+}
+
+/// Returns whether this is a CORS preflight request.
+fn is_preflight(head: &RequestHead<'_>) -> bool {
+    head.method_bytes() == b"OPTIONS"
+        && head.header("origin").is_some()
+        && head.header("access-control-request-method").is_some()
+}
+
+fn allow_any_origin(response: Response) -> Response {
+    response.header("Access-Control-Allow-Origin", "*").header("Access-Control-Expose-Headers", EXPOSED)
 }
 
 /// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the peer,
