@@ -41,8 +41,9 @@ impl Capture {
 
     fn lines(&self) -> Vec<String> {
         let state = self.0.0.lock().expect("not poisoned");
-        let text = String::from_utf8(state.0.clone()).expect("ASCII");
-        assert!(text.is_ascii() && (text.is_empty() || text.ends_with('\n')), "{text:?}");
+        let text = String::from_utf8(state.0.clone()).expect("UTF-8");
+        assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+        assert!(!text.contains(|char: char| char.is_control() && char != '\n' && char != '\x1b'), "{text:?}");
         text.lines().map(ToOwned::to_owned).collect()
     }
 
@@ -311,10 +312,11 @@ fn the_json_format_has_one_object_per_line() {
         ("status", 200.into()),
         ("bytes", 5.into()),
         ("referer", serde_json::Value::Null),
-        ("user_agent", "\"\\\u{c3}\u{a4}".into()),
+        ("user_agent", "\"\\\u{e4}".into()),
     ] {
         assert_eq!(good[name], value, "{name}");
     }
+    assert!(capture.lines()[0].contains('\u{e4}'), "UTF-8 is not escaped");
     assert!(good["duration_ms"].is_u64() && good["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")));
     assert_eq!(
         (&bad["method"], bad["status"].as_u64(), bad["request"].as_str()),

@@ -2,7 +2,8 @@
 //!
 //! Everything a client sends is escaped, so it cannot forge lines (log injection) or send control sequences to a
 //! terminal. In the combined and short formats, quotes, backslashes and bytes other than printable ASCII become `\xHH`,
-//! as in nginx. In JSON, quotes and backslashes are escaped as usual, and the other bytes become `\u00HH`.
+//! as in nginx. In JSON, UTF-8 is written as UTF-8; quotes, backslashes, control characters and bidirectional formatting
+//! characters are escaped, and a byte that is not UTF-8 becomes `\u00HH`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -174,26 +175,46 @@ fn escape(out: &mut Vec<u8>, value: &[u8]) {
     mark_truncated(out, value);
 }
 
-/// Appends a JSON string, or `null`. Non-ASCII bytes are mapped to U+0080 to U+00FF (Latin-1), so no information is
-/// lost.
+/// Appends a JSON string, or `null`. A byte that is not part of valid UTF-8 is mapped to U+0080 to U+00FF (Latin-1).
 fn json_string(out: &mut Vec<u8>, value: Option<&[u8]>) {
     let Some(value) = value else { return out.extend_from_slice(b"null") };
     out.push(b'"');
-    for &byte in truncated(value) {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', byte]),
-            ..0x20 | 0x7f.. => {
-                let _ = write!(out, "\\u{byte:04x}");
+    for chunk in truncated(value).utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '"' | '\\' => {
+                    let _ = write!(out, "\\{char}");
+                }
+                _ if char.is_control() || reorders_text(char) => {
+                    let _ = write!(out, "\\u{:04x}", u32::from(char));
+                }
+                _ => {
+                    let _ = write!(out, "{char}");
+                }
             }
-            _ => out.push(byte),
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\u{byte:04x}");
         }
     }
     mark_truncated(out, value);
     out.push(b'"');
 }
 
+/// Returns whether a character changes the direction of text, with which a client could make a line misleading.
+fn reorders_text(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Truncates a value to [`VALUE_BYTES_MAX`], but not within a UTF-8 character.
 fn truncated(value: &[u8]) -> &[u8] {
-    &value[..value.len().min(VALUE_BYTES_MAX)]
+    if value.len() <= VALUE_BYTES_MAX {
+        return value;
+    }
+    let is_boundary = |at: &usize| !matches!(value[*at], 0x80..0xc0);
+    // A character has at most four bytes.
+    let end = (VALUE_BYTES_MAX - 3..=VALUE_BYTES_MAX).rev().find(is_boundary).unwrap_or(VALUE_BYTES_MAX);
+    &value[..end]
 }
 
 fn mark_truncated(out: &mut Vec<u8>, value: &[u8]) {
@@ -296,6 +317,20 @@ mod tests {
     fn long_values_are_truncated() {
         let long = escaped(&[b'a'; VALUE_BYTES_MAX + 1]);
         assert_eq!((long.len(), long.ends_with("aaa...")), (VALUE_BYTES_MAX + 3, true));
+    }
+
+    #[test]
+    fn json_strings_keep_utf_8_and_escape_control_characters() {
+        let json = |value: &[u8]| {
+            let mut out = Vec::new();
+            json_string(&mut out, Some(value));
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(json("J\u{fc}rgen \u{65e5}\u{1f600}".as_bytes()), "\"J\u{fc}rgen \u{65e5}\u{1f600}\"");
+        assert_eq!(json("\"\\\u{7f}\u{9b}\u{202e}".as_bytes()), "\"\\\"\\\\\\u007f\\u009b\\u202e\"");
+        assert_eq!(json(b"J\xfcrgen\xc3"), "\"J\\u00fcrgen\\u00c3\"");
+        let long = json(&[&[b'a'; VALUE_BYTES_MAX - 1], "\u{65e5}".as_bytes()].concat());
+        assert_eq!(long, format!("\"{}...\"", "a".repeat(VALUE_BYTES_MAX - 1)));
     }
 
     #[test]
