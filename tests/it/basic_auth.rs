@@ -245,3 +245,43 @@ on_every_backend! {
         assert_eq!(client.response().header("allow"), Some("GET, HEAD, OPTIONS"));
     }
 }
+
+/// Connects from another address of this host.
+#[cfg(target_os = "linux")]
+fn connect_from(source: [u8; 4], server: &Server) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&std::net::SocketAddr::from((source, 0)).into()).expect("an address of this host");
+    socket.connect(&server.address.into()).expect("a connection");
+    Client::from_socket(socket.into())
+}
+
+// Other systems have only one loopback address.
+#[cfg(target_os = "linux")]
+mod addresses {
+    use super::*;
+
+    on_every_backend! {
+        fn a_client_that_guesses_passwords_does_not_lock_out_others<B>() {
+            let pool = Pool::new(1, 4).expect("starting the pool");
+            let server_pool = pool.clone();
+            let server = super::server::<B>(move || server_pool);
+            let occupied = occupy(&pool);
+            let mut guessers: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+            for (number, client) in guessers.iter_mut().enumerate() {
+                let credentials = authorization(&format!("alice:{number}"));
+                client.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{credentials}\r\n"));
+            }
+            // Four guesses are queued, the others rejected.
+            await_responses(&guessers, 4);
+            let mut user = connect_from([127, 0, 0, 2], &server);
+            user.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", authorization("alice:wonderland")));
+            // The user's check took the place of a queued guess.
+            await_responses(&guessers, 5);
+            drop(occupied);
+            assert_eq!(user.response().text(), "hello alice\n");
+            let mut statuses: Vec<u16> = guessers.iter_mut().map(|client| client.response().status).collect();
+            statuses.sort_unstable();
+            assert_eq!(statuses, [401, 401, 401, 503, 503, 503, 503, 503]);
+        }
+    }
+}

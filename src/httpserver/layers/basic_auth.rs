@@ -4,8 +4,9 @@
 //! credentials are cached for a few minutes, as a keyed hash of name and password, so only the first request of a
 //! session is slow. Wrong credentials are not cached, so guessing remains slow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -108,7 +109,9 @@ pub struct User(pub Arc<str>);
 /// Protects a handler with Basic authentication (RFC 7617): responds 401 with WWW-Authenticate unless a request has the
 /// name and password of one of the `users`.
 ///
-/// Passwords are checked on the thread pool; if its queue is full, the response is a 503 with Retry-After. Correct
+/// Passwords are checked on the thread pool. The client addresses (IPv6: networks of 64 bits) take turns; if the queue is
+/// full, the last check of the address with the most checks gets a 503 with Retry-After, so that a client that guesses
+/// passwords does not lock out others. Correct
 /// credentials are cached for five minutes, separately for each call of this function (and so for each worker). Use
 /// TLS: Basic authentication sends passwords unencrypted.
 ///
@@ -137,6 +140,7 @@ pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> imp
         layer: LayerId::new(),
         users: Arc::new(users),
         cache: Arc::default(),
+        queue: Arc::default(),
         secret: secret(),
         challenge: challenge.into(),
         pool,
@@ -197,6 +201,7 @@ struct Checker {
     layer: LayerId,
     users: Arc<Users>,
     cache: Arc<Mutex<Cache>>,
+    queue: Arc<Mutex<FairQueue<QueuedCheck>>>,
     secret: [u8; 32],
     challenge: Arc<str>,
     pool: Pool,
@@ -260,7 +265,8 @@ impl Checker {
         }
         cache.waiting.insert(key, vec![responder]);
         drop(cache);
-        Some(self.start_check(key, credentials, response))
+        let client = head.peer_addr().map(|peer| network(peer.ip()));
+        Some(self.start_check(key, credentials, client, response))
     }
 
     /// Marks the request as authenticated by this layer.
@@ -271,14 +277,25 @@ impl Checker {
         head.insert(user);
     }
 
-    fn start_check(&self, key: Key, credentials: Credentials, response: Response) -> Response {
-        let (users, challenge, cache) = (self.users.clone(), self.challenge.clone(), self.cache.clone());
-        let check = Check { layer: self.layer, key, cache, challenge, user: None };
-        if self.pool.run(move || check.perform(&users, credentials)).is_ok() {
-            return response;
+    /// Queues a check. Each job of the pool performs one check of the queue, which selects it.
+    fn start_check(&self, key: Key, credentials: Credentials, client: Option<IpAddr>, response: Response) -> Response {
+        let (challenge, cache) = (self.challenge.clone(), self.cache.clone());
+        let check = Check { layer: self.layer, key, cache, challenge, outcome: Outcome::Refused };
+        let mut queue = lock(&self.queue);
+        queue.push(client, QueuedCheck { check, credentials });
+        let (users, jobs) = (self.users.clone(), self.queue.clone());
+        let job = move || {
+            let next = lock(&jobs).pop();
+            if let Some(QueuedCheck { check, credentials }) = next {
+                check.perform(&users, credentials);
+            }
+        };
+        let evicted = if self.pool.run(job).is_ok() { None } else { queue.evict() };
+        drop(queue);
+        if let Some(mut evicted) = evicted {
+            evicted.check.outcome = Outcome::Busy;
         }
-        // The pool is full. The check has been dropped; no other request can be waiting for it yet.
-        Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1")
+        response
     }
 
     /// Returns the cache key of the credentials. It is a keyed hash, so it does not reveal the password, and clients
@@ -313,14 +330,75 @@ impl Cache {
     }
 }
 
+/// Returns the network that counts as one client: an IPv4 address, or the upper half of an IPv6 address, which is usually
+/// assigned to one customer.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// A queue in which clients take turns.
+struct FairQueue<T> {
+    /// The clients with queued items, in the order of their turns.
+    clients: VecDeque<(Option<IpAddr>, VecDeque<T>)>,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        FairQueue { clients: VecDeque::new() }
+    }
+}
+
+impl<T> FairQueue<T> {
+    fn push(&mut self, client: Option<IpAddr>, item: T) {
+        match self.clients.iter_mut().find(|(known, _)| *known == client) {
+            Some((_, items)) => items.push_back(item),
+            None => self.clients.push_back((client, VecDeque::from([item]))),
+        }
+    }
+
+    /// Removes the oldest item of the client whose turn it is.
+    fn pop(&mut self) -> Option<T> {
+        let (client, mut items) = self.clients.pop_front()?;
+        let item = items.pop_front();
+        if !items.is_empty() {
+            self.clients.push_back((client, items));
+        }
+        item
+    }
+
+    /// Removes the newest item of the client with the most items; among equals, of the client whose turn is last.
+    fn evict(&mut self) -> Option<T> {
+        let (at, _) = self.clients.iter().enumerate().max_by_key(|(_, (_, items))| items.len())?;
+        let item = self.clients[at].1.pop_back();
+        self.clients.retain(|(_, items)| !items.is_empty());
+        item
+    }
+}
+
+/// A check that waits for a thread.
+struct QueuedCheck {
+    check: Check,
+    credentials: Credentials,
+}
+
+/// The result of a check.
+enum Outcome {
+    Accepted(User),
+    Refused,
+    /// The queue was full.
+    Busy,
+}
+
 /// A password check in progress. Dropping it, with or without a result, answers all requests that wait for it.
 struct Check {
     layer: LayerId,
     key: Key,
     cache: Arc<Mutex<Cache>>,
     challenge: Arc<str>,
-    /// The user, if the password is correct.
-    user: Option<User>,
+    outcome: Outcome,
 }
 
 impl Check {
@@ -329,7 +407,7 @@ impl Check {
         if lock(&self.cache).waiting.get(&self.key).is_some_and(is_needed)
             && users.check(&credentials.name, &credentials.password)
         {
-            self.user = Some(User(credentials.name.into()));
+            self.outcome = Outcome::Accepted(User(credentials.name.into()));
         }
     }
 }
@@ -337,18 +415,23 @@ impl Check {
 impl Drop for Check {
     fn drop(&mut self) {
         let mut cache = lock(&self.cache);
-        if self.user.is_some() {
+        if matches!(self.outcome, Outcome::Accepted(_)) {
             cache.insert(self.key);
         }
         let waiting = cache.waiting.remove(&self.key).unwrap_or_default();
         drop(cache);
         for responder in waiting {
-            match &self.user {
-                Some(user) => responder.resume(Verified { layer: self.layer, user: user.clone() }),
-                None => responder.respond(unauthorized(&self.challenge)),
+            match &self.outcome {
+                Outcome::Accepted(user) => responder.resume(Verified { layer: self.layer, user: user.clone() }),
+                Outcome::Refused => responder.respond(unauthorized(&self.challenge)),
+                Outcome::Busy => responder.respond(busy()),
             }
         }
     }
+}
+
+fn busy() -> Response {
+    Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1")
 }
 
 fn unauthorized(challenge: &str) -> Response {
@@ -376,6 +459,31 @@ mod tests {
         }
         // The slowest hash is the decoy; its password must not admit unknown users.
         assert!(users.decoy.starts_with("$2b$05$") && !users.check("unknown", b""));
+    }
+
+    #[test]
+    fn clients_take_turns_and_the_busiest_one_loses_its_newest_item() {
+        let client = |number: u8| Some(IpAddr::from([10, 0, 0, number]));
+        let mut queue = FairQueue::default();
+        for item in 0..5 {
+            queue.push(client(1), item);
+        }
+        queue.push(client(2), 10);
+        queue.push(None, 20);
+        queue.push(client(2), 11);
+        assert_eq!(queue.evict(), Some(4));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, [0, 10, 20, 1, 11, 2, 3]);
+        assert!(queue.clients.is_empty() && queue.evict().is_none());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        let network = |address: &str| network(address.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2:3::4"), network("2001:db8:1:2::9"));
+        assert_ne!(network("2001:db8:1:2::9"), network("2001:db8:1:3::9"));
+        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
+        assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
     }
 
     #[test]
