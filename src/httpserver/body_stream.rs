@@ -4,6 +4,7 @@
 //! this one (back-pressure). A body of any size therefore needs memory for only one batch, and other connections are
 //! served between batches.
 
+use std::any::Any;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -57,11 +58,19 @@ pub(super) struct Stream {
     pub(super) length: Option<u64>,
     /// Value of the Trailer header, and the closure that creates the trailers.
     pub(super) trailers: Option<(String, MakeTrailers)>,
+    /// Dropped when the body has been sent or its connection is closed.
+    held: Option<Box<dyn Any + Send>>,
 }
 
 impl Stream {
     pub(super) fn new(source: Source) -> Self {
-        Stream { source, length: None, trailers: None }
+        Stream { source, length: None, trailers: None, held: None }
+    }
+
+    /// Keeps a value until the body has been sent or its connection is closed.
+    #[cfg(feature = "compress")]
+    pub(super) fn hold(&mut self, value: Box<dyn Any + Send>) {
+        self.held = Some(value);
     }
 
     /// Returns whether another thread could read the body from its source: it is not pushed and has no trailers.
@@ -84,6 +93,8 @@ pub(super) struct BodyWriter {
     pub(super) next: Next,
     /// Content bytes written to the output.
     pub(super) content_bytes: u64,
+    /// See [`Stream::held`].
+    _held: Option<Box<dyn Any + Send>>,
 }
 
 /// Result of one [`BodyWriter::pump`].
@@ -102,7 +113,7 @@ impl BodyWriter {
     pub(super) fn new(stream: Stream, framing: SendFraming, next: Next) -> Self {
         let with_trailers = framing == SendFraming::Chunked { trailers: true };
         let trailers = stream.trailers.filter(|_| with_trailers).map(|(_, make)| make);
-        BodyWriter { source: stream.source, framing, trailers, next, content_bytes: 0 }
+        BodyWriter { source: stream.source, framing, trailers, next, content_bytes: 0, _held: stream.held }
     }
 
     /// Lets the source wake the connection.

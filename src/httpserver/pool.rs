@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "compress")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -38,6 +40,9 @@ struct Shared {
     changed: Condvar,
     /// Maximum number of running and queued jobs.
     jobs_max: usize,
+    /// Bytes of memory reserved by [`Pool::reserve`].
+    #[cfg(feature = "compress")]
+    reserved: AtomicUsize,
 }
 
 /// A thread pool with a bounded queue, for work that would block a loop: file access, database queries, password
@@ -85,7 +90,13 @@ impl Pool {
     pub fn new(threads: usize, queued_max: usize) -> io::Result<Self> {
         let threads = threads.max(1);
         let jobs_max = threads.saturating_add(queued_max);
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), jobs_max });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            jobs_max,
+            #[cfg(feature = "compress")]
+            reserved: AtomicUsize::new(0),
+        });
         let owner = Arc::new(Owner(Arc::clone(&shared)));
         for number in 0..threads {
             let shared = Arc::clone(&shared);
@@ -139,6 +150,15 @@ impl Pool {
         queue.jobs.len() + queue.busy < self.shared.jobs_max
     }
 
+    /// Reserves memory for a response that is produced on this pool. Returns `None` if more than `bytes_max` would be
+    /// reserved.
+    #[cfg(feature = "compress")]
+    pub(super) fn reserve(&self, bytes: usize, bytes_max: usize) -> Option<Reservation> {
+        let add = |reserved: usize| reserved.checked_add(bytes).filter(|sum| *sum <= bytes_max);
+        self.shared.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Reservation { shared: Arc::clone(&self.shared), bytes })
+    }
+
     /// Queues the continuation of an accepted job, regardless of the queue limit.
     pub(super) fn push_unbounded(&self, job: impl FnOnce() + Send + 'static) {
         lock(&self.shared.queue).jobs.push_back(Box::new(job));
@@ -155,6 +175,20 @@ impl Pool {
         drop(queue);
         self.shared.changed.notify_one();
         Ok(())
+    }
+}
+
+/// Memory reserved with [`Pool::reserve`], until it is dropped.
+#[cfg(feature = "compress")]
+pub(super) struct Reservation {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+#[cfg(feature = "compress")]
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shared.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

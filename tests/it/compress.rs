@@ -1,10 +1,11 @@
 //! On-the-fly compression: selection of responses and codings, and use of the thread pool.
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, mpsc};
 
 use serverd::{HttpServer, Pool, Request, Response, StatusCode, layers};
 
-use crate::harness::{Backend, Client, Random, RawResponse, Server, on_every_backend, serve};
+use crate::harness::{Backend, Client, Random, RawResponse, Server, WAIT_MAX, on_every_backend, serve};
 
 fn text() -> String {
     let add = |text: String, number: u32| text + &format!("line {number} of a text that compresses well\n");
@@ -137,6 +138,48 @@ on_every_backend! {
         client.send("GET /broken HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
         let seen = client.read_to_end();
         assert!(seen.starts_with(b"HTTP/1.1 200 ") && !seen.ends_with(b"\r\n0\r\n\r\n"));
+    }
+
+    fn the_memory_of_compressed_responses_is_bounded<B>() {
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let server = serve::<B, _>(move || {
+            // On a thread of the pool, the content is not available before the release.
+            let content = move |_: &Request<'_>| {
+                let released = Arc::clone(&released);
+                let page = move |_| {
+                    let on_pool = std::thread::current().name().is_some_and(|name| name.starts_with("pool-"));
+                    if on_pool {
+                        let _ = released.lock().expect("not poisoned").recv();
+                    }
+                    "x".repeat(2000)
+                };
+                Response::stream((0..1).map(page)).content_type("text/plain")
+            };
+            HttpServer::with(layers::compress(content, Pool::new(1, 1000).expect("starting the pool")))
+        });
+        let request = |client: &mut Client| {
+            client.send("GET / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+        };
+        // 96 MiB, of which a response takes 768 KiB.
+        let mut clients: Vec<Client> = (0..128).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(request);
+        let mut late = server.connect();
+        // The heads arrive before the content.
+        for client in &mut clients {
+            let head = std::iter::from_fn(|| Some(client.line()).filter(|line| line != "\r")).collect::<String>();
+            assert!(head.contains("Content-Encoding: gzip"), "{head}");
+        }
+        let response = fetch(&mut late, "GET", "/", "gzip");
+        assert_eq!((response.header("content-encoding"), response.body.len()), (None, 2000));
+        let head = fetch(&mut late, "HEAD", "/", "gzip");
+        assert_eq!(head.header("content-encoding"), Some("gzip"), "HEAD needs no memory");
+        drop(release);
+        clients.truncate(1);
+        let start = std::time::Instant::now();
+        while fetch(&mut late, "GET", "/", "gzip").header("content-encoding") != Some("gzip") {
+            assert!(start.elapsed() < WAIT_MAX, "the memory is not available again");
+        }
     }
 
     fn slow_clients_do_not_occupy_the_compression_thread<B>() {

@@ -30,11 +30,23 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Maximum content length for zstd, which compresses in a single pass; larger content uses gzip.
 const ZSTD_LENGTH_MAX: u64 = 1 << 20;
 
+/// Maximum memory of all compressed responses of a pool, by the estimates below. Beyond it, responses are sent
+/// uncompressed.
+const BYTES_MAX: usize = 96 << 20;
+
+/// Memory of a response that is compressed with gzip: the encoder, a piece, and the queue.
+const GZIP_BYTES: usize = 768 * 1024;
+
+/// Memory of a response that is compressed with zstd, in addition to twice its content.
+const ZSTD_BYTES: usize = 768 * 1024;
+
 /// gzip level. Level 6 takes two to three times as long to save another 3 %.
 const LEVEL: u32 = 4;
 
 /// Compresses text responses of at least 1 KiB with gzip or zstd while they are sent, if the client accepts it (RFC
 /// 9110 section 12.5.3). Compression runs on the thread pool; if its queue is full, the response is sent uncompressed.
+/// So is it if the responses that are being compressed on this pool take about 96 MiB: a client that reads slowly occupies
+/// an encoder and a queue.
 ///
 /// Partial content (206), content that is already encoded, responses with `Cache-Control: no-transform`, and bodies
 /// pushed by other threads ([`Response::channel`]) are not compressed. A compressed response has no Content-Length,
@@ -98,11 +110,23 @@ impl CompressionRequest {
             Some(coding @ (ContentCoding::Gzip | ContentCoding::Zstd)) if self.pool.has_room() => coding,
             _ => return response,
         };
+        let bytes = match known_length(&response.body) {
+            // HEAD needs no encoder.
+            _ if self.is_head => 0,
+            Some(length) if coding == ContentCoding::Zstd => {
+                2 * usize::try_from(length).unwrap_or(BYTES_MAX).min(BYTES_MAX) + ZSTD_BYTES
+            }
+            _ => GZIP_BYTES,
+        };
+        let Some(reservation) = self.pool.reserve(bytes, BYTES_MAX) else { return response };
         let Some(source) = take_source(&mut response) else { return response };
         let Some(body) = self.compressed_body(coding, source) else {
             return Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1");
         };
         response.body = body;
+        if let Body::Stream(stream) = &mut response.body {
+            stream.hold(Box::new(reservation));
+        }
         response.weaken_etag();
         response.remove_header("accept-ranges");
         response.header("Content-Encoding", coding.name().unwrap_or_default())
