@@ -15,7 +15,7 @@ use crate::client::connect::Connect;
 use crate::http1::{HEAD_BYTES_MAX, Limits};
 use crate::httpserver::LogFormat;
 use crate::r#loop::{self, Timeouts};
-use crate::server::{Backend, Balance, Command, Config, LogTarget, Logging};
+use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging};
 
 mod client;
 mod environment;
@@ -225,7 +225,8 @@ struct Cli {
 
     /// Close a new connection that sends nothing within TIME [default: --head-timeout]
     ///
-    /// HTTP only; for echo and chat, see --idle-timeout.
+    /// HTTP only; for echo and chat, see --idle-timeout. Behind a load balancer that opens connections ahead of use, TIME
+    /// should be longer than the balancer keeps them.
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, env = "SERVERD_SILENT_TIMEOUT")]
     #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Timeouts")]
     silent_timeout: Option<Duration>,
@@ -246,6 +247,13 @@ struct Cli {
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, env = "SERVERD_IDLE_TIMEOUT")]
     #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Timeouts")]
     idle_timeout: Option<Duration>,
+
+    /// Announce --idle-timeout to HTTP clients (Keep-Alive: timeout=N)
+    ///
+    /// Clients and load balancers that honor the header do not send a request on a connection that is about to be closed.
+    #[arg(long, global = true, env = "SERVERD_KEEP_ALIVE_HEADER")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Timeouts")]
+    keep_alive_header: bool,
 
     /// Interval over which the minimum upload rate is checked
     ///
@@ -296,6 +304,20 @@ struct Cli {
     #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Limits")]
     max_connections: Option<u32>,
 
+    /// Close an HTTP connection after N requests; 0 for no limit
+    #[arg(long, global = true, value_name = "N", default_value_t = 0, env = "SERVERD_MAX_REQUESTS")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Limits")]
+    max_requests: u32,
+
+    /// Answer HTTP requests for other hosts with 421 (repeatable) [default: all hosts]
+    ///
+    /// Protects a server on a private address from web pages that let their own name resolve to it (DNS rebinding). NAME
+    /// is compared with the Host header without port; case does not matter, and .example.com covers example.com and all
+    /// subdomains. In the environment variable, names are separated by commas.
+    #[arg(long = "allow-host", global = true, value_name = "NAME", value_delimiter = ',', env = "SERVERD_ALLOW_HOST")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Network")]
+    allow_hosts: Vec<String>,
+
     /// Maximum size of the request line and headers together (431)
     ///
     /// SIZE can be at most 64KiB.
@@ -321,6 +343,15 @@ struct Cli {
     #[arg(env = "SERVERD_MAX_BODY")]
     #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Limits")]
     max_body: u64,
+
+    /// Maximum memory of the request bodies in progress, of all connections together (503)
+    ///
+    /// At the limit, reading from clients pauses; after 5 s the upload with the least progress gets 503 Service
+    /// Unavailable. Bodies of up to 16KiB come from a reserve, an eighth of SIZE.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = buffered_size, default_value = "256MiB")]
+    #[arg(env = "SERVERD_MAX_BUFFERED")]
+    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Limits")]
+    max_buffered: usize,
 
     /// Unsent response bytes at which reading from a client pauses (back-pressure)
     ///
@@ -601,6 +632,12 @@ impl Cli {
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             keep_alive: false,
             files_max: 0,
+            http: HttpOptions {
+                keep_alive_header: cli.keep_alive_header,
+                requests_max: cli.max_requests,
+                allowed_hosts: cli.allow_hosts.clone(),
+                buffered_bytes_max: cli.max_buffered,
+            },
             access_log: None,
         }
     }
@@ -709,6 +746,13 @@ fn queue_size(text: &str) -> Result<usize, String> {
     match usize::try_from(size(text)?) {
         Ok(bytes @ 1024..=0x4000_0000) => Ok(bytes),
         _ => Err("must be between 1KiB and 1GiB".into()),
+    }
+}
+
+fn buffered_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 0x10_0000..) => Ok(bytes),
+        _ => Err("must be at least 1MiB".into()),
     }
 }
 

@@ -62,9 +62,9 @@ pub use http::StatusCode;
 #[cfg(feature = "http-types")]
 pub use httpserver::http_types;
 pub use httpserver::{
-    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, ContentCoding, EventSender,
-    Handler, HeaderBlock, HeaderError, HttpServer, LogFormat, ParamError, Part, Pool, PoolFull, Request, RequestHead,
-    Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, layers,
+    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ContentCoding,
+    EventSender, Handler, HeaderBlock, HeaderError, HttpServer, LogFormat, ParamError, Part, Pool, PoolFull, Request,
+    RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, layers,
 };
 #[cfg(target_os = "linux")]
 pub use r#loop::EpollLoop;

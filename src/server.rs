@@ -86,6 +86,9 @@ pub struct Config {
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
     /// from the file descriptor limit. Default: 0.
     pub files_max: usize,
+    /// Options of the built-in HTTP applications; applications of your own set them on their
+    /// [`HttpServer`](crate::HttpServer).
+    pub http: HttpOptions,
     /// The access log of the application, if it has one: its file is reopened on SIGHUP and SIGUSR1, and it is flushed
     /// at the end. Pass it to each server as well, with [`HttpServer::access_log`](crate::HttpServer::access_log).
     pub access_log: Option<AccessLog>,
@@ -105,8 +108,32 @@ impl Default for Config {
             connections_max: None,
             keep_alive: false,
             files_max: 0,
+            http: HttpOptions::default(),
             access_log: None,
         }
+    }
+}
+
+/// Options of the built-in HTTP applications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Announces the idle timeout in the Keep-Alive header; see
+    /// [`HttpServer::keep_alive_header`](crate::HttpServer::keep_alive_header). Default: false.
+    pub keep_alive_header: bool,
+    /// Number of requests after which a connection closes; 0 for no limit, which is the default.
+    pub requests_max: u32,
+    /// The hosts to answer for; empty for all, which is the default. See
+    /// [`HttpServer::allow_hosts`](crate::HttpServer::allow_hosts).
+    pub allowed_hosts: Vec<String>,
+    /// Maximum memory of collected request bodies of all workers together, in bytes; see
+    /// [`BufferLimit`](crate::BufferLimit). Default: 256 MiB.
+    pub buffered_bytes_max: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        let allowed_hosts = Vec::new();
+        HttpOptions { keep_alive_header: false, requests_max: 0, allowed_hosts, buffered_bytes_max: 256 << 20 }
     }
 }
 

@@ -57,11 +57,11 @@ impl Fixed {
 }
 
 impl Handler for Fixed {
-    /// Rejects a request on its head alone where possible, without waiting for the body.
+    /// Rejects a request on its head alone where possible, without waiting for the body, which is not used.
     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         match Self::other_response(head) {
             Some(response) if head.method_bytes() != b"OPTIONS" => BodyMode::Reject(response),
-            _ => BodyMode::Default,
+            _ => BodyMode::Discard,
         }
     }
 

@@ -87,6 +87,8 @@ pub struct Reply<'a> {
     pub trailer_names: Option<&'a str>,
     /// Whether to close the connection after this response.
     pub close: bool,
+    /// The value of the Keep-Alive header to send if the connection persists, such as `timeout=75`; empty for none.
+    pub keep_alive: &'a [u8],
 }
 
 /// The framing of content that is being sent: how the client recognizes its end.
@@ -150,6 +152,7 @@ impl Connection {
     ///     length: Some(5),
     ///     trailer_names: None,
     ///     close: false,
+    ///     keep_alive: b"",
     /// };
     /// let mut output = Vec::new();
     /// let responded = connection.respond(&mut encoder, &mut output, 0, ReplyContext::new(&head), &reply);
@@ -174,7 +177,12 @@ impl Connection {
             (None, Version::Http10) => SendFraming::Close,
         };
         let until_close = framing == SendFraming::Close && has_content;
-        let (persistence, next) = self.decide_persistence(context, reply.close || until_close);
+        let (mut persistence, next) = self.decide_persistence(context, reply.close || until_close);
+        let has_keep_alive = next == Next::Request && !reply.keep_alive.is_empty();
+        if has_keep_alive {
+            // Keep-Alive applies to this connection only, so Connection lists it (RFC 9110 section 7.6.1).
+            persistence = Persistence::KeepAlive;
+        }
         let mut head = ResponseHead {
             status: reply.status,
             content_type: reply.content_type,
@@ -202,11 +210,10 @@ impl Connection {
         if let (Length::Chunked, Some(names)) = (head.length, reply.trailer_names)
             && context.accepts_trailers
         {
-            // Before the empty line that ends the head.
-            out.truncate(out.len() - 2);
-            for part in ["Trailer: ", names, "\r\n\r\n"] {
-                out.extend_from_slice(part.as_bytes());
-            }
+            append_header(out, b"Trailer: ", names.as_bytes());
+        }
+        if has_keep_alive {
+            append_header(out, b"Keep-Alive: ", reply.keep_alive);
         }
         Responded { content: has_content.then_some(framing), next }
     }
@@ -227,6 +234,15 @@ impl Connection {
             (false, false) => Next::Close,
         };
         (Persistence::Close, next)
+    }
+}
+
+/// Adds a header line before the empty line that ends the head at the end of `out`.
+#[inline(never)]
+fn append_header(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.truncate(out.len() - 2);
+    for part in [name, value, b"\r\n\r\n"] {
+        out.extend_from_slice(part);
     }
 }
 
@@ -368,6 +384,7 @@ mod tests {
             length,
             trailer_names: Some("X-Sum"),
             close: false,
+            keep_alive: b"",
         }
     }
 
@@ -406,8 +423,8 @@ mod tests {
         }
         let (context, _) = received.expect("a complete request");
         let (bytes, next) = server.respond(context, reply, &[b"hel", b"lo, world"]);
-        let (head, content, is_delimited) = read(&bytes).expect("a valid response");
-        (head, String::from_utf8(content).unwrap(), is_delimited, next)
+        let (head, body, is_delimited) = read(&bytes).expect("a valid response");
+        (head, String::from_utf8(body).unwrap(), is_delimited, next)
     }
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -486,6 +503,18 @@ mod tests {
         assert!(read(&bytes).unwrap().0.contains("Connection: close\r\n"));
         server.input.extend(b"lo, wo");
         assert_eq!((server.receive(), server.input.len()), (Ok(None), 6), "nothing is parsed after the last response");
+    }
+
+    #[test]
+    fn keep_alive_is_announced_while_the_connection_persists() {
+        let reply = Reply { keep_alive: b"timeout=75", ..reply(200, Some(12)) };
+        for request in [GET, HTTP10] {
+            let (head, content, _, next) = exchange(request, &reply);
+            assert_eq!((content.as_str(), next), ("hello, world", Next::Request));
+            assert!(head.ends_with("Connection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n"), "{head}");
+        }
+        let (head, _, _, _) = exchange(GET, &Reply { close: true, ..reply });
+        assert!(!head.contains("Keep-Alive"), "{head}");
     }
 
     #[test]

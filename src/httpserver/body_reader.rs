@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use bytes::{Buf, Bytes};
 
 use super::body_sender::cost;
+use super::buffer_limit::{BufferLimit, Lease, Status};
 use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
 use super::headers::Trailers;
 
@@ -22,6 +23,15 @@ struct State {
     paused: bool,
     /// The reader was dropped: further data is discarded.
     abandoned: bool,
+    /// The memory of the buffer, until the body has ended.
+    lease: Option<Lease>,
+}
+
+impl State {
+    /// Counts the buffer after a change, and returns whether the upload may continue.
+    fn count(&self, received: usize) -> Status {
+        self.lease.as_ref().map_or(Status::Running, |lease| lease.set(self.bytes, received))
+    }
 }
 
 /// Shared by a [`BodyReader`] and the exchange that fills it.
@@ -55,32 +65,45 @@ impl Pipe {
         (BodyFeed(Arc::clone(&pipe)), BodyReader { pipe, current: Bytes::new() })
     }
 
-    pub(super) fn attach(&self, id: ExchangeId) {
+    pub(super) fn attach(&self, id: ExchangeId, limit: &BufferLimit) {
+        lock(&self.state).lease = Some(limit.add(id.clone()));
         self.handle.attach(id, false);
     }
 
     /// Queues a piece and returns whether to continue reading from the client.
-    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+    pub(super) fn push(&self, bytes: &[u8]) -> Status {
         let mut state = lock(&self.state);
         if state.abandoned {
-            return true;
+            return Status::Running;
         }
         state.bytes += cost(bytes);
         state.pieces.push_back(Bytes::copy_from_slice(bytes));
         state.paused = state.bytes >= READ_AHEAD_BYTES;
         self.changed.notify_one();
-        !state.paused
+        match state.count(bytes.len()) {
+            Status::Running if state.paused => Status::Waiting,
+            status => status,
+        }
     }
 
-    /// Returns whether reading from the client is paused because the reader is behind.
-    pub(super) fn is_paused(&self) -> bool {
+    /// Returns whether to read from the client: not while the reader is behind, or at the limit for all bodies.
+    pub(super) fn status(&self) -> Status {
         self.handle.clear_wakeup();
-        lock(&self.state).paused
+        let state = lock(&self.state);
+        match state.lease.as_ref().map_or(Status::Running, Lease::status) {
+            Status::Running if state.paused => Status::Waiting,
+            status => status,
+        }
     }
 
     /// Ends the body, either successfully, with its trailers, or with an error.
     pub(super) fn end(&self, end: Result<Trailers, io::ErrorKind>) {
-        lock(&self.state).end.get_or_insert(end);
+        let lease = {
+            let mut state = lock(&self.state);
+            state.end.get_or_insert(end);
+            state.lease.take()
+        };
+        drop(lease);
         self.changed.notify_one();
         self.handle.release();
     }
@@ -110,6 +133,7 @@ impl BodyReader {
         loop {
             if let Some(piece) = state.pieces.pop_front() {
                 state.bytes -= cost(&piece);
+                state.count(0);
                 if state.paused && state.bytes <= READ_AHEAD_BYTES / 2 {
                     state.paused = false;
                     drop(state);
@@ -154,7 +178,9 @@ impl Drop for BodyReader {
         state.pieces.clear();
         state.bytes = 0;
         state.paused = false;
+        let lease = state.lease.take();
         drop(state);
+        drop(lease);
         self.pipe.handle.wake();
     }
 }
@@ -173,12 +199,13 @@ mod tests {
     #[test]
     fn one_byte_pieces_count_more_than_one_byte() {
         let (feed, mut reader) = Pipe::open();
-        let accepted = (0..READ_AHEAD_BYTES).position(|_| !feed.push(b"x")).expect("the pipe fills up");
+        let accepted =
+            (0..READ_AHEAD_BYTES).position(|_| feed.push(b"x") != Status::Running).expect("the pipe fills up");
         assert!(accepted < READ_AHEAD_BYTES / 32, "{accepted} pieces");
-        assert!(feed.is_paused());
+        assert_eq!(feed.status(), Status::Waiting);
         for _ in 0..=accepted / 2 {
             assert_eq!(reader.next_piece().unwrap().as_deref(), Some(&b"x"[..]));
         }
-        assert!(!feed.is_paused());
+        assert_eq!(feed.status(), Status::Running);
     }
 }

@@ -15,8 +15,9 @@ use http::Extensions;
 
 use super::body_reader::BodyFeed;
 use super::body_stream::BodyWriter;
+use super::buffer_limit::{Lease, Status};
 use super::handler::BodySink;
-use super::response::PendingReply;
+use super::response::{PendingReply, Response};
 use crate::http1::{self, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{Flow, Phase};
 
@@ -26,12 +27,14 @@ pub struct HttpConnection {
     pub(super) exchange: Option<Box<Exchange>>,
     /// No byte of a request has been consumed yet.
     pub(super) silent: bool,
+    /// Number of requests so far; counted only by a server with options.
+    pub(super) requests: u32,
 }
 
 /// An exchange that cannot be completed in one call to [`App::receive`](crate::App::receive). Dropping it early notifies the threads that
 /// share state with it.
 pub(super) enum Exchange {
-    /// The request body is collected in memory.
+    /// The request body is collected in memory, or discarded.
     Collecting(Collected),
     /// The request body is passed to a [`BodySink`] as it arrives.
     Streaming(ReplyContext, Box<dyn BodySink>),
@@ -69,21 +72,56 @@ impl Exchange {
 
 /// Maximum number of bytes reserved for a request body because of its Content-Length. Beyond that the buffer grows as
 /// the body arrives, so a client cannot cause a large allocation by merely declaring a length.
-const BODY_RESERVE_MAX: u64 = 64 * 1024;
+const BODY_RESERVE_MAX: u64 = 16 * 1024;
 
-/// A request held in memory, with the part of its body that has been collected so far.
+/// Number of bytes by which the buffer of a body grows at least.
+const BODY_STEP_MIN: usize = 64 * 1024;
+
+/// A request held in memory, with the part of its body that has been collected so far, or without its body.
 pub(super) struct Collected {
     pub(super) head_bytes: Vec<u8>,
     pub(super) head: Box<Head>,
     pub(super) extensions: Option<Box<Extensions>>,
     pub(super) body: Vec<u8>,
+    /// The body is discarded.
+    pub(super) discards: bool,
+    /// The memory of the body; `None` until the first chunk has arrived.
+    pub(super) lease: Option<Lease>,
 }
 
 impl Collected {
-    pub(super) fn new(head_bytes: Vec<u8>, head: Box<Head>, extensions: Option<Box<Extensions>>) -> Self {
-        let reserve = if let Framing::Length(length) = head.framing() { length } else { 0 };
-        let body = Vec::with_capacity(usize::try_from(reserve.min(BODY_RESERVE_MAX)).unwrap_or(0));
-        Collected { head_bytes, head, extensions, body }
+    pub(super) fn new(
+        head_bytes: Vec<u8>,
+        head: Box<Head>,
+        extensions: Option<Box<Extensions>>,
+        discards: bool,
+    ) -> Self {
+        let reserve = match head.framing() {
+            Framing::Length(length) if !discards => length.min(BODY_RESERVE_MAX),
+            _ => 0,
+        };
+        let body = Vec::with_capacity(usize::try_from(reserve).unwrap_or(0));
+        Collected { head_bytes, head, extensions, body, discards, lease: None }
+    }
+
+    /// Adds a chunk of the body.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if self.discards {
+            return;
+        }
+        let (len, capacity) = (self.body.len(), self.body.capacity());
+        if len + bytes.len() > capacity {
+            // Grows in smaller steps than a vector does by itself, and not beyond the announced length.
+            let length = if let Framing::Length(length) = self.head.framing() { length } else { u64::MAX };
+            let step = (capacity / 4).max(BODY_STEP_MIN).min(usize::try_from(length).unwrap_or(usize::MAX) - len);
+            self.body.reserve_exact(bytes.len().max(step));
+        }
+        self.body.extend_from_slice(bytes);
+    }
+
+    /// Returns whether the body may be read, with regard to the memory of all bodies.
+    pub(super) fn status(&self) -> Status {
+        self.lease.as_ref().map_or(Status::Running, Lease::status)
     }
 }
 
@@ -93,6 +131,18 @@ pub(super) struct Suspended {
     /// Suspended by [`Handler::head`], before the body was received.
     pub(super) at_head: bool,
     pub(super) waiting: Waiting,
+}
+
+/// How a request with a body continues after [`Handler::head`](super::handler::Handler::head) was called.
+pub(super) enum BodyStart {
+    /// The response can be sent now.
+    Respond(ReplyContext, Response),
+    /// This exchange receives the body.
+    Receive(Exchange),
+    /// The body is collected in memory.
+    Collect,
+    /// The body is discarded.
+    Discard,
 }
 
 /// Outcome of one step of serving a connection.
@@ -107,7 +157,7 @@ pub(super) enum Step {
 
 impl HttpConnection {
     pub(super) fn new() -> Self {
-        HttpConnection { http1: http1::Connection::new(), exchange: None, silent: true }
+        HttpConnection { http1: http1::Connection::new(), exchange: None, silent: true, requests: 0 }
     }
 
     /// Returns the phase of the connection. While a response is pending or being sent no timeout of a request applies;
@@ -132,7 +182,11 @@ impl HttpConnection {
 
     /// Returns whether the connection is waiting for input only.
     pub(super) fn is_reading(&self) -> bool {
-        matches!(self.exchange.as_deref(), None | Some(Exchange::Collecting(_) | Exchange::Streaming(..)))
+        match self.exchange.as_deref() {
+            None | Some(Exchange::Streaming(..)) => true,
+            Some(Exchange::Collecting(request)) => request.status() == Status::Running,
+            _ => false,
+        }
     }
 
     /// Returns whether the current exchange, if any, consumes input.

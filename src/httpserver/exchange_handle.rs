@@ -13,6 +13,12 @@ use crate::r#loop::{ConnId, Remote};
 #[derive(Clone, Copy, Debug)]
 pub struct Wakeup(());
 
+impl Wakeup {
+    pub(super) fn new() -> Self {
+        Wakeup(())
+    }
+}
+
 type Call = Box<dyn FnOnce() + Send>;
 
 /// Identifies an exchange to other threads: the connection, and the loop it runs on.
@@ -70,7 +76,7 @@ impl ExchangeHandle {
     pub(super) fn wake(&self) {
         let mut state = lock(&self.state);
         if let (Some(id), false) = (&state.id, state.woken) {
-            id.remote.send(id.connection, Wakeup(()));
+            id.remote.send(id.connection, Wakeup::new());
             state.woken = true;
         }
     }

@@ -47,6 +47,10 @@ pub enum BodyMode {
     /// Collects the body in memory, up to [`Limits::body_bytes_max`](crate::http1::Limits) bytes, then calls
     /// [`Handler::call`]. A longer body is answered with 413.
     Default,
+    /// Discards the body as it arrives, up to [`Limits::body_bytes_max`](crate::http1::Limits) bytes, then calls
+    /// [`Handler::call`] with an empty body. A longer body is answered with 413. For handlers that do not use the body:
+    /// it takes no memory.
+    Discard,
     /// Collects the body in memory, up to this number of bytes, then calls [`Handler::call`]. A longer body is answered
     /// with 413.
     Collect(u64),
@@ -137,12 +141,12 @@ impl BodyMode {
     }
 
     /// Transforms the response to a body that is rejected, streamed, or read on another thread. The response to a
-    /// collected body comes from [`Handler::call`] and is not transformed: to change every response, a layer also uses
+    /// collected or discarded body comes from [`Handler::call`] and is not transformed: to change every response, a layer also uses
     /// [`Response::map`] there.
     #[must_use]
     pub fn map(self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
         match self {
-            BodyMode::Default | BodyMode::Collect(_) => self,
+            BodyMode::Default | BodyMode::Discard | BodyMode::Collect(_) => self,
             BodyMode::Reject(response) => BodyMode::Reject(response.map(change)),
             BodyMode::Stream { bytes_max, sink } => BodyMode::stream(bytes_max, Mapped { sink, change: Some(change) }),
             BodyMode::Read { bytes_max, start } => {
@@ -156,6 +160,7 @@ impl std::fmt::Debug for BodyMode {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             BodyMode::Default => formatter.write_str("Default"),
+            BodyMode::Discard => formatter.write_str("Discard"),
             BodyMode::Collect(bytes_max) => write!(formatter, "Collect({bytes_max})"),
             BodyMode::Reject(response) => write!(formatter, "Reject({response:?})"),
             BodyMode::Stream { bytes_max, .. } => write!(formatter, "Stream({bytes_max})"),

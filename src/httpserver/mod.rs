@@ -8,11 +8,12 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `server` | the server as an `App`: batches of requests, timeouts, shutdown |
+//! | `server`, `options` | the server as an `App`: batches of requests, timeouts, shutdown; rarely used options |
 //! | `exchange` | the state of a connection and of its current exchange |
 //! | `serve_head`, `serve_body`, `respond` | the steps of an exchange: the handler's call, the request body, the response |
 //! | `handler`, `request`, `response` | the types of a handler's interface |
 //! | `body_stream`, `body_sender`, `events`, `body_reader` | streamed bodies, in both directions |
+//! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
 //! | `router`, `normal_path`, `negotiation`, `headers`, `http_types` | what handlers are built with |
 //! | `layers` | middleware |
@@ -22,6 +23,7 @@ mod access_log;
 mod body_reader;
 mod body_sender;
 mod body_stream;
+mod buffer_limit;
 mod deferred;
 mod events;
 mod exchange;
@@ -33,6 +35,7 @@ pub mod http_types;
 pub mod layers;
 mod negotiation;
 mod normal_path;
+mod options;
 mod pool;
 mod request;
 mod respond;
@@ -45,6 +48,7 @@ mod server;
 pub use access_log::{AccessLog, LogFormat};
 pub use body_reader::BodyReader;
 pub use body_sender::{SendError, Sender};
+pub use buffer_limit::BufferLimit;
 pub use deferred::Responder;
 pub use events::{EventSender, ServerEvent};
 pub use exchange::HttpConnection;

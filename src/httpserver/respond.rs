@@ -61,6 +61,11 @@ impl<H: Handler> HttpServer<H> {
         length: Option<u64>,
         trailer_names: Option<&str>,
     ) -> Responded {
+        let (mut close, mut keep_alive) = (response.close || wire.draining(), &b""[..]);
+        if let Some(options) = &self.options {
+            close |= state.requests >= options.requests_max;
+            keep_alive = &options.keep_alive;
+        }
         let reply = Reply {
             status: response.status,
             content_type: response.content_type,
@@ -68,7 +73,8 @@ impl<H: Handler> HttpServer<H> {
             shared_headers: response.shared_headers.as_deref().map_or(&b""[..], HeaderBlock::lines),
             length,
             trailer_names,
-            close: response.close || wire.draining(),
+            close,
+            keep_alive,
         };
         let now = wire.unix_time();
         state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)

@@ -16,6 +16,9 @@ use super::headers::{self, HeaderBlock, HeaderError, Trailers};
 use crate::http1;
 use crate::r#loop::Output;
 
+/// Disables content sniffing (Fetch standard).
+const NOSNIFF: &[u8] = b"X-Content-Type-Options: nosniff\r\n";
+
 /// An HTTP response, as returned by a handler. Creating one with a constant body does not allocate.
 ///
 /// Its body may be in memory ([`Response::text`], [`Response::body`]), a file ([`Response::file`]) or a stream
@@ -231,9 +234,10 @@ impl Response {
         Response { status: StatusCode::OK, content_type, headers: Vec::new(), shared_headers: None, body, close: false }
     }
 
-    /// Creates a plain-text response with this status, usually an error and its explanation.
+    /// Creates a plain-text response with this status, usually an error and its explanation. It has the header
+    /// `X-Content-Type-Options: nosniff`, so that browsers do not interpret the text, which may quote the request.
     pub fn error(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Response { status, ..Response::text(text) }
+        Response { status, headers: NOSNIFF.to_vec(), ..Response::text(text) }
     }
 
     /// Creates a 200 (OK) response with a value serialized as JSON (RFC 8259). If serialization fails, the error is

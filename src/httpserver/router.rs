@@ -300,7 +300,7 @@ impl Handler for Router {
         let head = *head;
         self.dispatch(&head, |found, params, mount| match found {
             Dispatch::Handler(handler) => handler.head(&head.routed(params, mount)),
-            Dispatch::Response(response) if response.status().is_success() => BodyMode::Default,
+            Dispatch::Response(response) if response.status().is_success() => BodyMode::Discard,
             Dispatch::Response(response) => BodyMode::Reject(response),
         })
     }

@@ -2,8 +2,13 @@
 //! again once another thread has supplied the missing information; they are kept in memory until then, and requests
 //! pipelined behind them are not parsed.
 
+use std::io;
+
+use http::StatusCode;
+
+use super::buffer_limit::Status;
 use super::deferred::Responder;
-use super::exchange::{Collected, Exchange, HttpConnection, Step, Suspended, Waiting};
+use super::exchange::{BodyStart, Collected, Exchange, HttpConnection, Step, Suspended, Waiting};
 use super::exchange_handle::Wakeup;
 use super::handler::{BodyFlow, Handler};
 use super::headers::Trailers;
@@ -23,7 +28,10 @@ impl<H: Handler> HttpServer<H> {
         bytes: &[u8],
     ) -> Step {
         match state.exchange.as_deref_mut() {
-            Some(Exchange::Collecting(collected)) => collected.body.extend_from_slice(bytes),
+            Some(Exchange::Collecting(request)) if !request.discards => {
+                request.push(bytes);
+                return self.count_body(state, wire, bytes.len());
+            }
             Some(Exchange::Streaming(reply, sink)) => {
                 let reply = *reply;
                 let response = match catch_panic(|| sink.chunk(bytes)) {
@@ -38,10 +46,46 @@ impl<H: Handler> HttpServer<H> {
                 state.exchange = None;
                 return self.respond(state, wire, reply, response);
             }
-            Some(Exchange::Reading(_, feed, _)) if !feed.push(bytes) => return Step::Flow(Flow::Pause),
+            Some(Exchange::Reading(_, feed, _)) => {
+                return match feed.push(bytes) {
+                    Status::Running => Step::Parse,
+                    Status::Waiting => Step::Flow(Flow::Pause),
+                    Status::Rejected => self.reject_body(state, wire),
+                };
+            }
             _ => {}
         }
         Step::Parse
+    }
+
+    /// Counts a chunk towards the memory of all bodies. Pauses reading at the limit.
+    fn count_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, received: usize) -> Step {
+        let id = self.exchange_id(wire);
+        let Some(Exchange::Collecting(request)) = state.exchange.as_deref_mut() else { return Step::Parse };
+        if request.lease.is_none() {
+            request.lease = id.map(|id| self.buffer_limit.add(id));
+        }
+        let bytes = request.body.capacity() + request.head_bytes.capacity();
+        match request.lease.as_ref().map_or(Status::Running, |lease| lease.set(bytes, received)) {
+            Status::Running => Step::Parse,
+            Status::Waiting => Step::Flow(Flow::Pause),
+            Status::Rejected => self.reject_body(state, wire),
+        }
+    }
+
+    /// Rejects a request because the memory of all bodies is used up.
+    pub(super) fn reject_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        let context = match state.exchange.take().as_deref() {
+            Some(Exchange::Collecting(request)) => ReplyContext::new(&request.head),
+            Some(Exchange::Reading(reply, feed, _)) => {
+                feed.end(Err(io::ErrorKind::InvalidData));
+                *reply
+            }
+            _ => return Step::Parse,
+        };
+        log::debug!("rejected an upload with 503: the limit on buffered request bodies is reached");
+        let response = Response::error(StatusCode::SERVICE_UNAVAILABLE, "too many uploads in progress\n");
+        self.respond(state, wire, context, response.header("Retry-After", "5"))
     }
 
     /// Responds, or waits for the response, once the request body is complete.
@@ -129,13 +173,14 @@ impl<H: Handler> HttpServer<H> {
         wire: &mut Wire<'_, Wakeup>,
         request: Collected,
     ) -> Step {
-        let Collected { head_bytes, head, extensions, body } = request;
+        let Collected { head_bytes, head, extensions, body, discards, lease } = request;
         let context = Context::new(wire, extensions);
         let request_head = request_head(&head_bytes, &head, &context);
         let response = self.call_handler(wire, &Request { head: request_head, body: &body });
         let reply = reply_context(&request_head, &response);
         if response.is_suspended() {
-            let request = Collected { head_bytes, head, extensions: context.extensions.into_inner(), body };
+            let request =
+                Collected { head_bytes, head, extensions: context.extensions.into_inner(), body, discards, lease };
             return self.suspend(state, wire, request, false, response);
         }
         self.respond(state, wire, reply, response)
@@ -143,18 +188,22 @@ impl<H: Handler> HttpServer<H> {
 
     /// Calls [`Handler::head`] again for a request whose body has not been read.
     fn retry_head(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, request: Collected) -> Step {
-        let Collected { head_bytes, head, extensions, body } = request;
+        let Collected { head_bytes, head, extensions, body, discards, lease } = request;
         let context = Context::new(wire, extensions);
         // Buffered body bytes are consumed in a later turn.
         let outcome = self.start_body(state, wire, &request_head(&head_bytes, &head, &context), &[]);
-        let request = Collected { head_bytes, head, extensions: context.extensions.into_inner(), body };
-        match outcome {
-            Ok((_, response)) if response.is_suspended() => self.suspend(state, wire, request, true, response),
-            Ok((reply, response)) => self.respond(state, wire, reply, response),
-            Err(exchange) => {
-                state.exchange = Some(Box::new(exchange.unwrap_or(Exchange::Collecting(request))));
-                Step::Parse
+        let discards = discards || matches!(outcome, BodyStart::Discard);
+        let request =
+            Collected { head_bytes, head, extensions: context.extensions.into_inner(), body, discards, lease };
+        let exchange = match outcome {
+            BodyStart::Respond(_, response) if response.is_suspended() => {
+                return self.suspend(state, wire, request, true, response);
             }
-        }
+            BodyStart::Respond(reply, response) => return self.respond(state, wire, reply, response),
+            BodyStart::Receive(exchange) => exchange,
+            BodyStart::Collect | BodyStart::Discard => Exchange::Collecting(request),
+        };
+        state.exchange = Some(Box::new(exchange));
+        Step::Parse
     }
 }

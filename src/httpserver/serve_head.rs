@@ -9,13 +9,13 @@ use http::StatusCode;
 
 use super::body_reader::{BodyReader, Pipe};
 use super::deferred::Responder;
-use super::exchange::{Collected, Exchange, HttpConnection, Step, flow_after};
+use super::exchange::{BodyStart, Collected, Exchange, HttpConnection, Step, flow_after};
 use super::exchange_handle::Wakeup;
 use super::handler::{BodyMode, Handler};
 use super::headers::HeaderBlock;
 use super::request::{Context, Request, RequestHead};
 use super::response::{self, Body, PendingReply, Response};
-use super::server::{HttpServer, error_response};
+use super::server::{HttpServer, begin_request, error_response};
 use crate::http1::{CONTINUE, Encoder, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{Flow, Output, Wire};
 
@@ -124,9 +124,14 @@ impl<H: Handler> HttpServer<H> {
         let context = Context::new(wire, None);
         let end = span.end;
         let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
-        let is_logged = self.recorder.is_some();
-        if let Some(recorder) = &mut self.recorder {
-            recorder.begin(wire, &request.head);
+        let is_plain = self.is_plain;
+        if !is_plain {
+            let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref());
+            if let Some(response) = begin_request(recorder, options, state, wire, &request.head) {
+                let reply = ReplyContext::new(request.head.head);
+                wire.consume(end);
+                return self.respond(state, wire, reply, response);
+            }
         }
         // Panics are caught for the whole batch; see `recover`.
         self.current_request = span;
@@ -139,7 +144,7 @@ impl<H: Handler> HttpServer<H> {
             && headers.is_empty()
             && !close
             && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
-            && !is_logged
+            && is_plain
             && !wire.draining();
         match body {
             Body::Bytes(body) if is_fast_path => {
@@ -160,7 +165,8 @@ impl<H: Handler> HttpServer<H> {
                 let reply = reply_context(&head, &response);
                 if response.is_suspended() {
                     let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-                    let request = Collected::new(head_bytes, Box::new(std::mem::take(&mut self.scratch)), extensions);
+                    let head = Box::new(std::mem::take(&mut self.scratch));
+                    let request = Collected::new(head_bytes, head, extensions, false);
                     return self.suspend(state, wire, request, false, response);
                 }
                 self.respond(state, wire, reply, response)
@@ -181,43 +187,50 @@ impl<H: Handler> HttpServer<H> {
         let scratch = std::mem::take(&mut self.scratch);
         let rest = &input[span.end..];
         let head = request_head(&input[span], &scratch, &context);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.begin(wire, &head);
+        if !self.is_plain
+            && let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref())
+            && let Some(response) = begin_request(recorder, options, state, wire, &head)
+        {
+            let reply = ReplyContext::new(head.head);
+            self.scratch = scratch;
+            return self.respond(state, wire, reply, response);
         }
         let outcome = self.start_body(state, wire, &head, rest);
-        let at_head = matches!(&outcome, Ok((_, response)) if response.is_suspended());
-        if at_head || matches!(outcome, Err(None)) {
-            let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
-            let request = Collected::new(head_bytes, Box::new(scratch), extensions);
-            if let Ok((_, response)) = outcome {
-                return self.suspend(state, wire, request, true, response);
+        let exchange = match outcome {
+            BodyStart::Respond(reply, response) if !response.is_suspended() => {
+                self.scratch = scratch;
+                return self.respond(state, wire, reply, response);
             }
-            state.exchange = Some(Box::new(Exchange::Collecting(request)));
-            return Step::Parse;
-        }
-        self.scratch = scratch;
-        match outcome {
-            Ok((reply, response)) => self.respond(state, wire, reply, response),
-            Err(exchange) => {
-                state.exchange = exchange.map(Box::new);
-                Step::Parse
+            BodyStart::Receive(exchange) => {
+                self.scratch = scratch;
+                exchange
             }
-        }
+            BodyStart::Respond(..) | BodyStart::Collect | BodyStart::Discard => {
+                let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
+                let discards = matches!(outcome, BodyStart::Discard);
+                let request = Collected::new(head_bytes, Box::new(scratch), extensions, discards);
+                if let BodyStart::Respond(_, response) = outcome {
+                    return self.suspend(state, wire, request, true, response);
+                }
+                Exchange::Collecting(request)
+            }
+        };
+        state.exchange = Some(Box::new(exchange));
+        Step::Parse
     }
 
-    /// Asks the handler how to receive the body. Returns `Ok` with a response that can be sent now, or `Err` with the
-    /// exchange that receives the body (`None`: collect it).
+    /// Asks the handler how to receive the body.
     pub(super) fn start_body(
         &mut self,
         state: &mut HttpConnection,
         wire: &mut Wire<'_, Wakeup>,
         head: &RequestHead<'_>,
         rest: &[u8],
-    ) -> Result<(ReplyContext, Response), Option<Exchange>> {
-        let unread = |response| (ReplyContext::with_trailers(head.head, head.bytes), response);
+    ) -> BodyStart {
+        let unread = |response| BodyStart::Respond(ReplyContext::with_trailers(head.head, head.bytes), response);
         let mode = match catch_panic(|| self.handler.head(head)) {
-            Some(BodyMode::Reject(response)) => return Ok(unread(response)),
-            None => return Ok(unread(panicked(wire, head))),
+            Some(BodyMode::Reject(response)) => return unread(response),
+            None => return unread(panicked(wire, head)),
             Some(mode) => mode,
         };
         let bytes_max = match &mode {
@@ -227,34 +240,36 @@ impl<H: Handler> HttpServer<H> {
             _ => self.limits.body_bytes_max,
         };
         if let Err(error) = state.http1.set_body_limit(bytes_max) {
-            return Ok(unread(error_response(error)));
+            return unread(error_response(error));
         }
-        let collect = matches!(mode, BodyMode::Default | BodyMode::Collect(_));
-        if collect
+        let discards = matches!(mode, BodyMode::Discard);
+        if (discards || matches!(mode, BodyMode::Default | BodyMode::Collect(_)))
             && let Framing::Length(length) = head.head.framing()
             && let Ok(length) = usize::try_from(length)
             && let Some(body) = rest.get(..length)
         {
             state.http1.body_taken();
             wire.consume(length);
+            let body = if discards { &[] } else { body };
             let response = self.call_handler(wire, &Request { head: *head, body });
             if !response.is_suspended() {
-                return Ok((reply_context(head, &response), response));
+                return BodyStart::Respond(reply_context(head, &response), response);
             }
             let extensions = head.context.extensions.take();
-            let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions);
-            request.body.extend_from_slice(body);
-            return Err(Some(self.suspended_exchange(wire, request, false, response)));
+            let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions, discards);
+            request.push(body);
+            return BodyStart::Receive(self.suspended_exchange(wire, request, false, response));
         }
         if head.head.expects_continue() && rest.is_empty() {
             wire.output().extend(CONTINUE);
         }
         let reply = ReplyContext::with_trailers(head.head, head.bytes);
-        Err(match mode {
-            BodyMode::Stream { sink, .. } => Some(Exchange::Streaming(reply, sink)),
-            BodyMode::Read { start, .. } => Some(self.start_reader(wire, reply, start)),
-            _ => None,
-        })
+        match mode {
+            BodyMode::Stream { sink, .. } => BodyStart::Receive(Exchange::Streaming(reply, sink)),
+            BodyMode::Read { start, .. } => BodyStart::Receive(self.start_reader(wire, reply, start)),
+            BodyMode::Discard => BodyStart::Discard,
+            _ => BodyStart::Collect,
+        }
     }
 
     /// Starts feeding the request body to a reader on another thread.
@@ -267,7 +282,7 @@ impl<H: Handler> HttpServer<H> {
         let (feed, reader) = Pipe::open();
         let (deferred, responder) = Responder::new();
         if let Some(id) = self.exchange_id(wire) {
-            feed.attach(id.clone());
+            feed.attach(id.clone(), &self.buffer_limit);
             deferred.attach(id, wire.draining());
         }
         // On a panic the dropped responder replies 500.

@@ -3,13 +3,16 @@
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::access_log::{AccessLog, Recorder};
 use super::body_stream::{BATCH_BYTES, Progress};
+use super::buffer_limit::{BufferLimit, Status};
 use super::exchange::{Exchange, HttpConnection, Step, flow_after};
 use super::exchange_handle::Wakeup;
 use super::handler::Handler;
-use super::request::Request;
+use super::options::Options;
+use super::request::{Request, RequestHead};
 use super::response::{Body, Outcome, Response};
 use crate::http1::{Encoder, Error, Event, Framing, Head, Limits, ReplyContext};
 use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Remote, Wire};
@@ -43,6 +46,12 @@ pub struct HttpServer<H> {
     pub(super) remote: Option<Remote<Wakeup>>,
     /// Access log records of in-flight requests; `None` without an access log.
     pub(super) recorder: Option<Box<Recorder>>,
+    /// Limits the memory of collected request bodies.
+    pub(super) buffer_limit: BufferLimit,
+    /// Options that are off in most servers; `None` if all are off.
+    pub(super) options: Option<Box<Options>>,
+    /// Neither an access log nor an option is on, which the fast path needs.
+    pub(super) is_plain: bool,
 }
 
 impl<F> HttpServer<F> {
@@ -69,6 +78,9 @@ impl<H: Handler> HttpServer<H> {
             current_request: 0..0,
             remote: None,
             recorder: None,
+            buffer_limit: BufferLimit::default(),
+            options: None,
+            is_plain: true,
         }
     }
 }
@@ -80,11 +92,82 @@ impl<H> HttpServer<H> {
         HttpServer { limits, ..self }
     }
 
+    /// Limits the memory of request bodies that are collected or wait for a reader, together with that of other servers with the same limit, in
+    /// particular the servers of other workers. Default: a limit of 256 MiB of its own.
+    #[must_use]
+    pub fn buffer_limit(self, limit: &BufferLimit) -> Self {
+        HttpServer { buffer_limit: limit.clone(), ..self }
+    }
+
     /// Logs each request to `log`; `None` turns the access log off.
     #[must_use]
     pub fn access_log<'a>(self, log: impl Into<Option<&'a AccessLog>>) -> Self {
-        HttpServer { recorder: log.into().map(|log| Box::new(Recorder::new(log.clone()))), ..self }
+        let recorder = log.into().map(|log| Box::new(Recorder::new(log.clone())));
+        HttpServer { is_plain: recorder.is_none() && self.options.is_none(), recorder, ..self }
     }
+
+    /// Announces the idle timeout of the loop to clients with the Keep-Alive header, in whole seconds, so that they do not
+    /// send a request on a connection that is about to be closed. Off by default, and with `None`.
+    #[must_use]
+    pub fn keep_alive_header(mut self, idle_timeout: impl Into<Option<Duration>>) -> Self {
+        if let Some(timeout) = idle_timeout.into() {
+            self.options_mut().set_keep_alive(timeout);
+        }
+        self
+    }
+
+    /// Closes a connection after this number of requests; 0 for no limit, which is the default. The last response has
+    /// `Connection: close`.
+    #[must_use]
+    pub fn requests_max(mut self, count: u32) -> Self {
+        if count > 0 {
+            self.options_mut().requests_max = count;
+        }
+        self
+    }
+
+    /// Answers requests for other hosts with 421 (Misdirected Request). This protects a server on a private address from
+    /// DNS rebinding: a web page whose own name resolves to that address could otherwise read its responses.
+    ///
+    /// The host is that of the target or the Host header, without its port, and case does not matter. `.example.com`
+    /// covers example.com and all subdomains. An empty list allows all hosts, which is the default.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::HttpServer;
+    ///
+    /// let server = HttpServer::new(|_| "hello\n").allow_hosts(["localhost", "127.0.0.1", ".example.com"]);
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn allow_hosts<S: AsRef<str>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
+        let mut hosts = hosts.into_iter().peekable();
+        if hosts.peek().is_some() {
+            self.options_mut().set_hosts(hosts);
+        }
+        self
+    }
+
+    fn options_mut(&mut self) -> &mut Options {
+        self.is_plain = false;
+        self.options.get_or_insert_default()
+    }
+}
+
+/// Begins a request on a server with an access log or options. Returns the response if the handler must not be called.
+#[inline(never)]
+pub(super) fn begin_request(
+    recorder: Option<&mut Recorder>,
+    options: Option<&Options>,
+    state: &mut HttpConnection,
+    wire: &Wire<'_, Wakeup>,
+    head: &RequestHead<'_>,
+) -> Option<Response> {
+    if let Some(recorder) = recorder {
+        recorder.begin(wire, head);
+    }
+    state.requests = state.requests.saturating_add(1);
+    options.and_then(|options| options.refuse_host(head))
 }
 
 /// Creates the response to a client error.
@@ -145,9 +228,18 @@ impl<H: Handler> HttpServer<H> {
                     _ => Step::Parse,
                 }
             }
+            Some(Exchange::Collecting(request)) => match request.status() {
+                Status::Running => Step::Parse,
+                Status::Waiting => Step::Flow(Flow::Pause),
+                Status::Rejected => self.reject_body(state, wire),
+            },
             Some(Exchange::Reading(reply, feed, pending)) => {
                 let Some(Outcome::Response(response)) = pending.take() else {
-                    return if feed.is_paused() { Step::Flow(Flow::Pause) } else { Step::Parse };
+                    return match feed.status() {
+                        Status::Running => Step::Parse,
+                        Status::Waiting => Step::Flow(Flow::Pause),
+                        Status::Rejected => self.reject_body(state, wire),
+                    };
                 };
                 let reply = *reply;
                 // The response came before the end of the body, so the rest of the body stays unread.

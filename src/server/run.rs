@@ -7,7 +7,7 @@ use super::files::{self, FilesConfig};
 use super::{Config, Logging, StartError, Started, worker_count};
 use crate::apps::{Chat, Echo, Fixed, Whoami, chat};
 use crate::http1::Limits;
-use crate::httpserver::{AccessLog, Handler, HttpServer};
+use crate::httpserver::{AccessLog, BufferLimit, Handler, HttpServer};
 
 /// A built-in application of the `serverd` command, with its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +79,19 @@ pub(super) fn http_server<H: Handler + 'static>(
     limits: Limits,
     make: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> impl Fn(usize) -> HttpServer<H> + Send + Sync + 'static {
-    let log = config.access_log.clone();
-    move |worker| HttpServer::with(make(worker)).limits(limits.clone()).access_log(log.as_ref())
+    let (log, options) = (config.access_log.clone(), config.http.clone());
+    let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
+    let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
+    let idle = idle.filter(|_| options.keep_alive_header);
+    move |worker| {
+        HttpServer::with(make(worker))
+            .limits(limits.clone())
+            .access_log(log.as_ref())
+            .buffer_limit(&buffer_limit)
+            .keep_alive_header(idle)
+            .requests_max(options.requests_max)
+            .allow_hosts(&options.allowed_hosts)
+    }
 }
 
 /// Prints the start line, then releases the access log, which may also write to standard output.

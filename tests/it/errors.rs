@@ -1,6 +1,6 @@
 //! Malformed requests get an error status, one line that names the error, and a clean close.
 
-use serverd::{HttpServer, Response};
+use serverd::{HttpServer, Request, Response, Router};
 
 use crate::harness::{Backend, Server, on_every_backend, serve};
 
@@ -21,6 +21,58 @@ on_every_backend! {
         assert_eq!(response.header("connection"), Some("close"));
         assert!(response.header("date").is_some());
         assert_eq!(response.text(), "invalid header name or whitespace before the colon\n");
+        client.expect_close();
+    }
+
+    fn error_bodies_are_not_sniffed<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::with(Router::new().get("/panic", |_| -> Response { panic!("intentional") })).allow_hosts(["x"])
+        });
+        for (request, status) in [
+            ("GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            ("GET /<script> HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            ("GET /none HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+            ("POST /panic HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+            ("POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n", 404),
+            ("GET / HTTP/1.1\r\nHost: y\r\n\r\n", 421),
+            ("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n", 500),
+        ] {
+            let mut client = server.connect();
+            client.send(request);
+            let response = client.response();
+            assert_eq!(response.status, status, "{request}");
+            assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{request}");
+        }
+    }
+
+    fn only_listed_hosts_are_served<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::new(|request: &Request<'_>| Response::text(request.body().to_vec()))
+                .allow_hosts(["localhost", ".Example.com"])
+        });
+        let mut client = server.connect();
+        for (target, host, status) in [
+            ("/", "localhost:8080", 200),
+            ("/", "LOCALHOST", 200),
+            ("/", "evil.test", 421),
+            ("/", "a.example.COM", 200),
+            ("/", "notexample.com", 421),
+            // The target takes precedence over the Host header (RFC 9112 section 3.2.2).
+            ("http://evil.test/", "localhost", 421),
+            ("http://localhost/", "evil.test", 200),
+        ] {
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            assert_eq!(client.response().status, status, "{target} {host}");
+        }
+        client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi");
+        assert_eq!(client.response().text(), "hi");
+        client.send("POST / HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 2\r\n\r\nhi");
+        let response = client.response();
+        assert_eq!((response.status, response.header("connection")), (421, Some("close")));
+        client.expect_close();
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(client.response().status, 421);
         client.expect_close();
     }
 

@@ -1,5 +1,7 @@
 //! Persistent connections: sequential and pipelined requests, connection close, and the number of system calls.
 
+use std::time::Duration;
+
 use serverd::{HttpServer, Request, Response};
 
 use crate::harness::{Backend, Server, on_every_backend, serve};
@@ -21,6 +23,36 @@ on_every_backend! {
             assert_eq!((response.status, response.text()), (200, format!("/{number}")));
             assert_eq!(response.header("connection"), None);
         }
+    }
+
+    fn a_connection_closes_after_the_maximum_number_of_requests<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::new(|request: &Request<'_>| Response::text(request.path().to_owned())).requests_max(3)
+        });
+        let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+        for requests in [GET.repeat(5), post.repeat(5)] {
+            let mut client = server.connect();
+            client.send(&requests);
+            for number in 1..=3 {
+                let response = client.response();
+                assert_eq!(response.header("connection"), (number == 3).then_some("close"), "{number}");
+            }
+            client.finish().expect_close();
+        }
+    }
+
+    fn the_idle_timeout_is_announced_if_the_connection_persists<B>() {
+        let server = serve::<B, _>(|| HttpServer::new(|_| "hello").keep_alive_header(Duration::from_millis(75_900)));
+        let mut client = server.connect();
+        for request in [GET, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", GET] {
+            let response = client.send(request).response();
+            assert_eq!(response.header("keep-alive"), Some("timeout=75"));
+            assert_eq!(response.header("connection"), Some("keep-alive"));
+            assert_eq!(response.text(), "hello");
+        }
+        let response = client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").response();
+        assert_eq!((response.header("keep-alive"), response.header("connection")), (None, Some("close")));
+        client.expect_close();
     }
 
     fn pipelined_responses_are_sent_in_order<B>() {

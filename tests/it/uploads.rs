@@ -1,15 +1,16 @@
 //! Streamed request bodies: sinks, readers on other threads, limits, back-pressure, early responses and drain.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use serverd::{
-    BodyFlow, BodyMode, BodyReader, BodySink, Handler, HttpServer, Request, RequestHead, Responder, Response,
-    StatusCode, Timeouts, Trailers,
+    BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, Handler, HttpServer, Request, RequestHead, Responder,
+    Response, StatusCode, Timeouts, Trailers,
 };
 
-use crate::harness::{Backend, Server, WAIT_MAX, on_every_backend, serve, serve_with};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve, serve_with};
 
 /// Sums the bytes of the body; the path selects special behaviour.
 struct Sum {
@@ -97,6 +98,36 @@ fn wait_for(counter: &AtomicUsize, expected: usize) {
 }
 
 on_every_backend! {
+    fn uploads_that_are_not_read_make_room_for_others<B>() {
+        let limit = BufferLimit::new(1 << 20).wait(Duration::from_millis(300));
+        let (send, readers) = mpsc::channel();
+        let handler = ByPath { dropped: Arc::default(), readers: send };
+        let server = serve::<B, _>(move || HttpServer::with(handler).buffer_limit(&limit));
+        let mut held: Vec<(Client, Reading)> = Vec::new();
+        for _ in 0..8 {
+            let mut client = server.connect();
+            client.send("POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").send(vec![b'x'; 200_000]);
+            held.push((client, readers.recv_timeout(WAIT_MAX).expect("a request")));
+        }
+        // The buffers of some of these uploads are released for this one.
+        let (mut client, body) = (server.connect(), vec![b'y'; 500_000]);
+        client.send("POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n").send(&body);
+        let (mut reader, responder) = readers.recv_timeout(WAIT_MAX).expect("a request");
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).expect("a complete body");
+        assert!(read == body);
+        responder.respond("complete");
+        assert_eq!(client.response().text(), "complete");
+        let rejected = held.iter().filter(|(_, (_, responder))| responder.is_closed()).count();
+        assert!((1..8).contains(&rejected), "{rejected} rejected");
+        for (mut client, (mut reader, responder)) in held {
+            if responder.is_closed() {
+                assert_eq!(client.response().status, 503);
+                assert_eq!(reader.read_to_end(&mut Vec::new()).expect_err("rejected").kind(), ErrorKind::InvalidData);
+            }
+        }
+    }
+
     fn a_body_is_streamed_to_the_sink_with_its_trailers<B>() {
         let (server, dropped, _) = server::<B>();
         let mut client = server.connect();

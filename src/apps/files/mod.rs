@@ -268,7 +268,7 @@ impl Handler for Files {
     /// Rejects unsupported methods on the head alone, without waiting for the body.
     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
         match head.method_bytes() {
-            b"GET" | b"HEAD" | b"OPTIONS" => BodyMode::Default,
+            b"GET" | b"HEAD" | b"OPTIONS" => BodyMode::Discard,
             method => BodyMode::Reject(method_response(method)),
         }
     }

@@ -244,7 +244,7 @@ struct Cors<H> {
 
 impl<H: Handler> Handler for Cors<H> {
     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
-        if is_preflight(head) { BodyMode::Default } else { self.inner.head(head).map(allow_any_origin) }
+        if is_preflight(head) { BodyMode::Discard } else { self.inner.head(head).map(allow_any_origin) }
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
