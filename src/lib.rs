@@ -27,7 +27,7 @@
 //! thread ([`Response::later`], [`Pool::offload`]). The handler chooses how to receive a request body after seeing the
 //! request head ([`BodyMode`]).
 //!
-//! [`server::Config::serve`] runs a worker per core with signal handling and resource limits. See [`Handle`] for
+//! [`Config::serve`] runs a worker per core with signal handling and resource limits. See [`Handle`] for
 //! controlling a loop from other threads.
 //!
 //! A TCP server is a closure that reads and writes bytes:
@@ -45,6 +45,54 @@
 //! echo.run()?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! # Overview
+//!
+//! | item | purpose |
+//! |:--|:--|
+//! | [`SelectLoop`], `EpollLoop`, `KqueueLoop` | event loops: [`EventLoop`] over a backend, run with [`Poller`] |
+//! | [`Handle`], [`Timer`] | control a loop from any thread |
+//! | [`Timeouts`], [`LoopLimits`], [`Limits`] | bounds for connections, loops and HTTP requests |
+//! | [`App`], [`Wire`], [`Flow`], [`Phase`] | applications over bytes |
+//! | [`HttpServer`], [`Handler`], [`Router`], [`layers`] | applications over HTTP requests |
+//! | [`Request`], [`BodyMode`], [`Response`] | a request, the way to receive its body, and the response |
+//! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
+//! | [`AccessLog`] | the log of all requests |
+//! | [`Config`] | workers, signals and graceful shutdown |
+//! | [`Echo`], [`Chat`], [`Fixed`], `Files` | the applications of the `serverd` binary |
+//! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
+//! | [`readiness`] | the contract of backends, for new ones |
+//!
+//! The Cargo feature `cli` (default) builds the binary. Without default features, `files`, `compress`, `basic-auth`,
+//! `json` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting backend for tests.
+
+/// Defines a setter for each field of a struct, which makes a value from its default in one expression.
+macro_rules! setters {
+    ($($field:ident: $type:ty,)*) => {
+        $(
+            #[doc = concat!("Sets [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
+            #[must_use]
+            pub fn $field(mut self, $field: $type) -> Self {
+                self.$field = $field;
+                self
+            }
+        )*
+    };
+}
+
+/// Defines a setter for each optional field of a struct, which accepts a value, `Some` or `None`.
+macro_rules! optional_setters {
+    ($($field:ident: $type:ty,)*) => {
+        $(
+            #[doc = concat!("Sets [`", stringify!($field), "`](field@Self::", stringify!($field), "), or removes it.")]
+            #[must_use]
+            pub fn $field(mut self, $field: impl Into<Option<$type>>) -> Self {
+                self.$field = $field.into();
+                self
+            }
+        )*
+    };
+}
 
 pub mod apps;
 #[cfg(feature = "cli")]
@@ -56,24 +104,45 @@ pub mod httpserver;
 pub mod r#loop;
 pub mod server;
 
+pub use {bytes, http};
+
+#[doc(inline)]
+pub use self::apps::{Chat, Echo, Fixed, chat::Bounds as ChatBounds};
 #[cfg(feature = "files")]
-pub use apps::Files;
-pub use http::StatusCode;
+#[doc(inline)]
+pub use self::apps::{
+    Files,
+    files::{CacheControl, Options as FilesOptions},
+};
+#[doc(inline)]
+pub use self::http1::Limits;
 #[cfg(feature = "http-types")]
-pub use httpserver::http_types;
-pub use httpserver::{
+#[doc(inline)]
+pub use self::httpserver::http_types;
+#[doc(inline)]
+pub use self::httpserver::{
     AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ContentCoding,
     EventSender, Handler, HeaderBlock, HeaderError, HttpServer, LogFormat, ParamError, Part, Pool, PoolFull, Request,
     RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, layers,
 };
-#[cfg(target_os = "linux")]
-pub use r#loop::EpollLoop;
-#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-pub use r#loop::KqueueLoop;
-pub use r#loop::{
-    Accepted, App, CloseInfo, CloseReason, ConnId, EventLoop, Flow, Handle, Output, Phase, Poller, Remote, SelectLoop,
-    Timeouts, Timer, Turn, Wire,
+#[cfg(feature = "testing")]
+#[doc(inline)]
+pub use self::r#loop::Chaos;
+#[doc(inline)]
+pub use self::r#loop::{
+    Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
+    EventLoop, Flow, Handle, HandoffListener, LoopLimits, Output, Phase, Poller, Readiness, Remote, Select, SelectLoop,
+    TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
 };
+#[cfg(target_os = "linux")]
+#[doc(inline)]
+pub use self::r#loop::{Epoll, EpollLoop};
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+#[doc(inline)]
+pub use self::r#loop::{Kqueue, KqueueLoop};
+#[doc(inline)]
+pub use self::server::{Backend, Balance, Config, HttpOptions, StartError, Started};
+pub use http::StatusCode;
 
 /// Compiles the examples in the README as documentation tests.
 #[cfg(doctest)]

@@ -2,45 +2,43 @@
 //! one-line message and an exit code.
 
 use std::error::Error;
-use std::io;
 use std::process::ExitCode;
 
-use serverd::client::console::Output;
-use serverd::{cli, server};
+use serverd::cli::{Color, Options, Task};
+use serverd::server::{self, ProcessLog};
 
 fn main() -> ExitCode {
-    let options = cli::parse();
-    start_logger(&options);
-    match run(&options.task) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("serverd: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(task: &cli::Task) -> Result<(), Box<dyn Error>> {
-    match task {
-        cli::Task::Serve(config, command, logging) => server::run(config, command, logging)?,
-        cli::Task::Check(check) => {
-            check.run(&mut Output::stdout()).map_err(|error| format!("{}: {error}", check.target))?;
-        }
-        cli::Task::Hash(hash) => hash.run(&mut io::stdout().lock())?,
-        cli::Task::Connect(connect) => {
-            let outcome = connect.run(io::stdin(), &mut Output::stdout());
-            outcome.map_err(|error| format!("{}: {error}", connect.authority))?;
-        }
-    }
-    Ok(())
-}
-
-/// Starts the logger. `RUST_LOG` overrides the verbosity flags, because it can select individual modules.
-fn start_logger(options: &cli::Options) {
-    let write_style = match options.color {
-        cli::Color::Auto => env_logger::WriteStyle::Auto,
-        cli::Color::Always => env_logger::WriteStyle::Always,
-        cli::Color::Never => env_logger::WriteStyle::Never,
+    let options = serverd::cli::parse();
+    let color = match options.color {
+        Color::Auto => None,
+        Color::Always => Some(true),
+        Color::Never => Some(false),
     };
-    env_logger::Builder::new().filter_level(options.log_level).parse_default_env().write_style(write_style).init();
+    let log = match ProcessLog::start(options.log_level, color) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("serverd: cannot start logging: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    warn_of_unknown_variables(&options);
+    let outcome = run(&options.task, &log);
+    if let Err(error) = &outcome {
+        log.print(&format!("serverd: {error}"));
+    }
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(task: &Task, log: &ProcessLog) -> Result<(), Box<dyn Error>> {
+    match task {
+        Task::Serve(config, command, logging) => Ok(server::run(config, command, logging, log)?),
+        Task::Client(command) => command.run(),
+    }
+}
+
+fn warn_of_unknown_variables(options: &Options) {
+    if !options.unknown_variables.is_empty() {
+        let names = options.unknown_variables.join(", ");
+        log::warn!("ignoring unknown environment variables: {names}; serverd --help lists the known ones");
+    }
 }

@@ -1,22 +1,61 @@
-//! Environment variables as a fallback for command-line options. Adjusts clap's handling of them: empty variables count
-//! as unset, flags accept boolean words, and the error message for an invalid value names its variable.
+//! Environment variables as a fallback for command-line options.
+//!
+//! Their names are derived from those of the options: `--max-body` is `SERVERD_MAX_BODY`. Adjusts clap's handling of
+//! them: empty variables count as unset, flags accept boolean words, and the error message for an invalid value names
+//! its variable.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-/// Current and former names of environment variables. The former one is used if the current one is unset or empty.
-const FORMER_NAMES: [(&str, &str); 2] =
-    [("SERVERD_BALANCE", "SERVERD_SPREAD"), ("SERVERD_MAX_HEADERS", "SERVERD_MAX_FIELDS")];
+/// The beginning of the name of every variable.
+const PREFIX: &str = "SERVERD_";
+
+/// Environment variables and another name for each, which is used if the first one is unset or empty: the name that
+/// hosting platforms use, and former names.
+const OTHER_NAMES: [(&str, &str); 3] =
+    [("SERVERD_PORT", "PORT"), ("SERVERD_BALANCE", "SERVERD_SPREAD"), ("SERVERD_MAX_HEADERS", "SERVERD_MAX_FIELDS")];
+
+/// Gives each option its environment variable, and the argument DIR, too.
+pub(super) fn with_names(command: Command) -> Command {
+    map_args(command, |arg| {
+        let long = arg.get_long().map(str::to_owned);
+        let positional = || arg.get_value_names().map(|names| names[0].to_string());
+        match long.or_else(positional).filter(|_| !arg.is_hide_set()) {
+            Some(name) => arg.env(PREFIX.to_owned() + &name.to_uppercase().replace('-', "_")).hide_env_values(true),
+            None => arg,
+        }
+    })
+}
+
+/// Returns the names of non-empty environment variables that begin like those of the options, but belong to none.
+pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
+    let args = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
+    let known: Vec<_> = args.filter_map(Arg::get_env).chain(OTHER_NAMES.map(|(_, other)| OsStr::new(other))).collect();
+    let variables = std::env::vars_os().filter(|(name, value)| {
+        let (name_text, value) = (name.to_string_lossy(), value.to_string_lossy());
+        let is_unknown = name_text.starts_with(PREFIX) && !known.contains(&name.as_os_str());
+        is_unknown && !value.is_empty() && !is_service_link(&name_text, &value)
+    });
+    let mut names: Vec<_> = variables.map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Returns whether a variable is one of those that Kubernetes and Docker links set for a service whose name begins with
+/// serverd: `SERVERD_SERVICE_HOST`, `SERVERD_PORT_8888_TCP_ADDR`, `SERVERD_PORT=tcp://10.96.0.1:8888` and so on.
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_") || name.contains("_PORT_") || value.contains("://")
+}
 
 /// Parses `args`, with non-empty environment variables as a fallback for options that are not given.
 ///
 /// # Errors
 /// Returns a usage error, or the requested help text or version.
 pub(super) fn try_get_matches_from(command: &Command, args: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    let effective = map_args(command.clone(), with_former_name);
+    let effective = map_args(command.clone(), with_other_name);
     let parse = |is_used: fn(&Arg) -> bool| with_variables(effective.clone(), is_used).try_get_matches_from(args);
     parse(is_used).map_err(|error| match error.kind() {
         // The help text does not depend on which variables are set. `-h` omits their names, `--help` shows them.
@@ -55,11 +94,11 @@ fn is_used(arg: &Arg) -> bool {
     !value.is_empty() && !is_address
 }
 
-/// Makes an option use the former name of its environment variable if the current one is not set.
-fn with_former_name(arg: Arg) -> Arg {
-    let find_former = |name: &std::ffi::OsStr| FORMER_NAMES.iter().find(|(current, _)| name == *current);
-    match arg.get_env().and_then(find_former) {
-        Some((_, former)) if !is_used(&arg) => arg.env(*former),
+/// Makes an option use the other name of its environment variable if the first one is not set.
+fn with_other_name(arg: Arg) -> Arg {
+    let find_other = |name: &OsStr| OTHER_NAMES.iter().find(|(first, _)| name == *first);
+    match arg.get_env().and_then(find_other) {
+        Some((_, other)) if !is_used(&arg) => arg.env(*other),
         _ => arg,
     }
 }

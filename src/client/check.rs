@@ -27,7 +27,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Parses a URL with the scheme `http` or `tcp`. The port of an `http` URL defaults to 80.
+    /// Parses a URL with the scheme `http` or `tcp`, or `HOST:PORT`, which means `tcp`. The port of an `http` URL
+    /// defaults to 80.
     ///
     /// # Errors
     /// Returns a message for the user if the URL is not valid.
@@ -41,7 +42,8 @@ impl Target {
             Some((scheme, _)) if scheme == "https" => {
                 Err("https is not supported; check the http port, or tcp://HOST:PORT".into())
             }
-            _ => Err("must be http://HOST:PORT/PATH or tcp://HOST:PORT".into()),
+            None if !text.contains('/') && text.contains(':') => Authority::parse(text, None).map(Target::Tcp),
+            _ => Err("must be http://HOST:PORT/PATH, tcp://HOST:PORT or HOST:PORT".into()),
         }
     }
 
@@ -73,7 +75,7 @@ impl fmt::Display for Target {
 }
 
 /// The part of the response to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Print {
     /// The status line.
     Status,
@@ -315,10 +317,14 @@ mod tests {
         assert_eq!(http("http://a"), ("a:80".into(), "a".into(), "/".into()));
         assert_eq!(http("HTTP://a:81?x#y"), ("a:81".into(), "a:81".into(), "/?x".into()));
         assert_eq!(http("http://[::1]:82/p/q?r=s"), ("[::1]:82".into(), "[::1]:82".into(), "/p/q?r=s".into()));
-        assert!(matches!(Target::parse("tcp://a:1"), Ok(Target::Tcp(_))));
+        for text in ["tcp://a:1", "a:1", "[::1]:1"] {
+            assert!(matches!(Target::parse(text), Ok(Target::Tcp(Authority { port: 1, .. }))), "{text}");
+        }
         for (text, message) in [
             ("https://a/", "https is not supported"),
-            ("a:80", "must be http://"),
+            ("a", "must be http://"),
+            ("a:80/x", "must be http://"),
+            ("::1", "in brackets"),
             ("ftp://a", "must be http://"),
             ("tcp://a", "missing port"),
             ("tcp://a:1/x", "not a port number"),

@@ -46,6 +46,8 @@ mod serve_head;
 mod server;
 
 pub use access_log::{AccessLog, LogFormat};
+#[cfg(feature = "cli")]
+pub(crate) use access_log::{Sink, Target};
 pub use body_reader::BodyReader;
 pub use body_sender::{SendError, Sender};
 pub use buffer_limit::BufferLimit;

@@ -1,31 +1,82 @@
-//! The listening sockets of a server: one or more, all on the same address, which is not shared with other processes.
+//! The listening sockets of a server: one or more for each address of its host. No other process can listen on them.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::StartError;
+use super::config::StartError;
 
-/// Binds `count` listeners to the same address: the first address of `host` that can be bound.
-pub(super) fn bind(host: &str, port: u16, count: usize, backlog: u32) -> Result<Vec<TcpListener>, StartError> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let addresses: Vec<SocketAddr> = (bare, port)
-        .to_socket_addrs()
-        .map_err(|error| {
-            StartError(format!("cannot resolve host {host:?} ({error}); set --host to an address of this machine"))
-        })?
-        .collect();
-    let mut outcome =
-        Err(StartError(format!("the host {host:?} has no address; set --host to an address of this machine")));
-    for address in addresses {
-        match bind_all(address, count, backlog) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => outcome = Err(cannot_listen(address, &error)),
+/// Number of attempts to find a port that is free on all addresses.
+const FREE_PORT_ATTEMPTS: usize = 16;
+
+/// An address with its listeners.
+type Endpoint = (SocketAddr, Vec<TcpListener>);
+
+/// Binds `count` listeners to each address of `host` that can be bound. If `port` is 0, all of them get the same free
+/// port.
+///
+/// # Errors
+/// Returns an error if no address can be bound.
+pub(super) fn bind(host: &str, port: u16, count: usize, backlog: u32) -> Result<Vec<Endpoint>, StartError> {
+    let mut addresses = resolve(host, port)?;
+    // The order of the system is kept, without duplicates.
+    let mut seen = HashSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    for _ in 1..FREE_PORT_ATTEMPTS {
+        let (endpoints, failures) = bind_each(&addresses, count, backlog);
+        let is_taken = failures.iter().any(|(_, error)| error.kind() == io::ErrorKind::AddrInUse);
+        // A port that is free on the first address may be in use on another one.
+        if port != 0 || endpoints.is_empty() || !is_taken {
+            return outcome(host, endpoints, failures);
         }
     }
-    outcome
+    let (endpoints, failures) = bind_each(&addresses, count, backlog);
+    outcome(host, endpoints, failures)
+}
+
+/// Reports the addresses that cannot be bound, as an error if there is no other.
+fn outcome(
+    host: &str,
+    endpoints: Vec<Endpoint>,
+    failures: Vec<(SocketAddr, io::Error)>,
+) -> Result<Vec<Endpoint>, StartError> {
+    let mut last =
+        StartError::new(format!("the host {host:?} has no address; set --host to an address of this machine"));
+    for (address, error) in failures {
+        let is_absent = error.kind() == io::ErrorKind::AddrNotAvailable;
+        last = cannot_listen(address, &error);
+        // Names often have an IPv6 address on machines without IPv6.
+        let level = if endpoints.is_empty() || is_absent { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "{last}");
+    }
+    if endpoints.is_empty() { Err(last) } else { Ok(endpoints) }
+}
+
+/// Binds listeners to each address. If the port is 0, the first address that can be bound determines it.
+fn bind_each(addresses: &[SocketAddr], count: usize, backlog: u32) -> (Vec<Endpoint>, Vec<(SocketAddr, io::Error)>) {
+    let (mut endpoints, mut failures): (Vec<Endpoint>, Vec<_>) = (Vec::new(), Vec::new());
+    for &(mut address) in addresses {
+        if let Some((bound, _)) = endpoints.first() {
+            address.set_port(bound.port());
+        }
+        let listeners = bind_all(address, count, backlog);
+        match listeners.and_then(|listeners| Ok((listeners[0].local_addr()?, listeners))) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) => failures.push((address, error)),
+        }
+    }
+    (endpoints, failures)
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let addresses = (bare, port).to_socket_addrs().map_err(|error| {
+        StartError::new(format!("cannot resolve host {host:?} ({error}); set --host to an address of this machine"))
+    })?;
+    Ok(addresses.collect())
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
@@ -34,10 +85,12 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
         io::ErrorKind::PermissionDenied => "permission denied; choose a port above 1023 with --port",
         io::ErrorKind::AddrNotAvailable => "not an address of this machine; choose another with --host",
         _ => {
-            return StartError(format!("cannot listen on {address}: {error}; choose another with --host or --port"));
+            return StartError::new(format!(
+                "cannot listen on {address}: {error}; choose another with --host or --port"
+            ));
         }
     };
-    StartError(format!("cannot listen on {address}: {advice}"))
+    StartError::new(format!("cannot listen on {address}: {advice}"))
 }
 
 /// Enables TCP keep-alive: after 60 s of silence, 4 probes 15 s apart. Accepted sockets inherit it from their listener.
@@ -107,11 +160,42 @@ fn share_port(_: &Socket) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Documentation address (RFC 5737), which this machine does not have.
+    const ABSENT: &str = "192.0.2.1:0";
+
+    #[test]
+    fn all_addresses_that_can_be_bound_have_one_port() {
+        let addresses = [ABSENT, "127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap());
+        let (endpoints, failures) = bind_each(&addresses, 1, 8);
+        assert!(failures.iter().any(|(address, _)| *address == addresses[0]), "{failures:?}");
+        assert_eq!(endpoints.len() + failures.len(), 3);
+        let port = endpoints[0].0.port();
+        for (address, listeners) in &endpoints {
+            assert_eq!((address.port(), listeners[0].local_addr().unwrap()), (port, *address));
+        }
+        assert_eq!(outcome("x", endpoints, failures).unwrap()[0].0.ip(), addresses[1].ip());
+        let (endpoints, failures) = bind_each(&addresses[..1], 1, 8);
+        assert!(outcome("x", endpoints, failures).unwrap_err().to_string().contains("cannot listen on 192.0.2.1:0"));
+        assert!(outcome("x", Vec::new(), Vec::new()).unwrap_err().to_string().contains("has no address"));
+    }
+
+    #[test]
+    fn an_address_in_use_does_not_prevent_listening_on_the_others() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let addresses = [taken.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 2], port))];
+        if cfg!(target_os = "linux") {
+            let (endpoints, failures) = bind_each(&addresses, 2, 8);
+            assert_eq!((endpoints.len(), failures.len()), (1, 1), "{failures:?}");
+            assert_eq!(endpoints[0].1.len(), 2);
+        }
+    }
+
     #[test]
     fn accepted_sockets_inherit_keep_alive_from_their_listener() {
-        let listeners = bind("127.0.0.1", 0, 1, 8).unwrap();
+        let (address, listeners) = bind("127.0.0.1", 0, 1, 8).unwrap().remove(0);
         keep_alive(&listeners[0]).unwrap();
-        let _client = std::net::TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
         let (accepted, _) = listeners[0].accept().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.keepalive().unwrap());

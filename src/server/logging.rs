@@ -2,9 +2,10 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{StartError, failed};
-use crate::httpserver::{AccessLog, LogFormat};
+use super::config::StartError;
+use crate::httpserver::{AccessLog, LogFormat, Sink};
 
 /// Access log options of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,21 +34,18 @@ pub enum LogTarget {
 }
 
 impl Logging {
-    /// Opens the log; `None` if it is disabled. Nothing is written to standard output before [`AccessLog::release`].
-    pub(super) fn open(&self) -> Result<Option<AccessLog>, StartError> {
+    /// Opens the log; `None` if it is disabled. If it is written to standard output, it shares `stdout`.
+    pub(super) fn open(&self, stdout: &Arc<Sink>) -> Result<Option<AccessLog>, StartError> {
         let terminal = io::stdout().is_terminal();
         let to_terminal = terminal && !matches!(self.target, LogTarget::File(_));
         let format = self.format.unwrap_or(if to_terminal { LogFormat::Short } else { LogFormat::Combined });
         let log = match &self.target {
             LogTarget::Off => return Ok(None),
             LogTarget::Terminal if !terminal => return Ok(None),
-            LogTarget::Terminal | LogTarget::Stdout => {
-                let log = AccessLog::to(io::stdout(), format);
-                log.inspect(AccessLog::hold).map_err(|error| failed("cannot write the access log", &error))?
-            }
+            LogTarget::Terminal | LogTarget::Stdout => AccessLog::with_sink(Arc::clone(stdout), format),
             LogTarget::File(path) => AccessLog::file(path, format).map_err(|error| {
                 let path = path.display();
-                StartError(format!("cannot write the access log {path}: {error}; specify a writable file"))
+                StartError::new(format!("cannot write the access log {path}: {error}; specify a writable file"))
             })?,
         };
         let color = self.color.unwrap_or_else(|| to_terminal && wants_color());
@@ -56,7 +54,7 @@ impl Logging {
 }
 
 /// Checks the usual environment variables: `NO_COLOR` (<https://no-color.org>) and `TERM`.
-fn wants_color() -> bool {
+pub(super) fn wants_color() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

@@ -1,16 +1,25 @@
-//! Signal handling. The first SIGINT or SIGTERM starts a graceful shutdown, the second exits the process at once.
+//! Signal handling. The first SIGINT, SIGTERM or SIGQUIT starts a graceful shutdown, the second exits the process at once.
 //! SIGHUP and SIGUSR1 (nginx's convention) reopen the access log, so closing the terminal does not stop the server. On
 //! Windows it does, since a process does not outlive its console.
 
-use std::io;
 #[cfg(unix)]
 use std::io::Read;
+use std::io::{self, IsTerminal};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 #[cfg(unix)]
 use std::sync::Arc;
 #[cfg(unix)]
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+#[cfg(unix)]
+use std::time::Instant;
+
+use crate::r#loop::ConnectionLimit;
+
+/// Time after the start of a shutdown at which connections that are still open are reported. Idle ones are closed by
+/// then: a loop waits a second for a last request from each.
+const REPORT_DELAY: Duration = Duration::from_millis(1200);
 
 /// Number of wake-ups written per shutdown signal, each through a file descriptor of its own: the signal handler does
 /// not retry an interrupted write.
@@ -47,14 +56,19 @@ impl SignalPipe {
     }
 }
 
-/// Calls `drain` on the first SIGINT or SIGTERM; a second one exits the process with status 128 plus the signal number.
-/// Until the first one, calls `reopen` on every SIGHUP and SIGUSR1.
+/// Calls `drain` on the first SIGINT, SIGTERM or SIGQUIT; a second one exits the process with status 128 plus the signal
+/// number. Until the first one, calls `reopen` on every SIGHUP and SIGUSR1. After a Ctrl-C at a terminal, reports the
+/// number of `open` connections that are being finished.
 ///
 /// The signal handlers only set a flag and wake a thread, which makes the calls. The exit on a second signal happens in
 /// the handler itself, whatever the threads are doing.
 #[cfg(unix)]
-pub(super) fn watch(drain: impl Fn() + Send + 'static, reopen: impl Fn() + Send + 'static) -> io::Result<SignalPipe> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+pub(super) fn watch(
+    drain: impl Fn() + Send + 'static,
+    reopen: impl Fn() + Send + 'static,
+    open: ConnectionLimit,
+) -> io::Result<SignalPipe> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
     use signal_hook::flag;
 
     let (draining, reopen_pending) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -63,7 +77,9 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static, reopen: impl Fn() + Send 
         pipe.registered.push(flag::register(signal, Arc::clone(&reopen_pending))?);
         pipe.register_wakeup(signal, 1)?;
     }
-    for signal in [SIGINT, SIGTERM] {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    pipe.registered.push(flag::register(SIGINT, Arc::clone(&interrupted))?);
+    for signal in [SIGINT, SIGTERM, SIGQUIT] {
         // The order matters: the first signal must find the flag unset.
         pipe.registered.push(flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&draining))?);
         pipe.registered.push(flag::register(signal, Arc::clone(&draining))?);
@@ -80,11 +96,38 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static, reopen: impl Fn() + Send 
                 return;
             }
         }
-        log::info!("shutting down gracefully; send a second signal to exit immediately");
         drain();
+        log::info!("shutting down gracefully; send a second signal to exit immediately");
+        if interrupted.load(Ordering::SeqCst) && sleep_unless_closed(&mut wakeups) {
+            report_in_flight(&open);
+        }
     };
     std::thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(pipe)
+}
+
+/// Waits for [`REPORT_DELAY`]; returns whether the server is still running then.
+#[cfg(unix)]
+fn sleep_unless_closed(wakeups: &mut UnixStream) -> bool {
+    let end = Instant::now() + REPORT_DELAY;
+    loop {
+        let rest = end.saturating_duration_since(Instant::now());
+        if rest.is_zero() || wakeups.set_read_timeout(Some(rest)).is_err() {
+            return true;
+        }
+        if matches!(wakeups.read(&mut [0; 16]), Ok(0)) {
+            return false;
+        }
+    }
+}
+
+/// Logs the number of connections that a graceful shutdown is finishing, for a person at a terminal.
+fn report_in_flight(open: &ConnectionLimit) {
+    let count = open.open();
+    if count > 0 && io::stderr().is_terminal() {
+        let plural = if count == 1 { "" } else { "s" };
+        log::warn!("finishing {count} connection{plural}; press Ctrl-C again to exit at once");
+    }
 }
 
 #[cfg(windows)]
@@ -98,7 +141,11 @@ impl Drop for SignalPipe {
 /// Ctrl-C or Ctrl-Break exits the process with status 130, as a shell reports SIGINT. `reopen` is never called on
 /// Windows.
 #[cfg(windows)]
-pub(super) fn watch(drain: impl Fn() + Send + 'static, _reopen: impl Fn() + Send + 'static) -> io::Result<SignalPipe> {
+pub(super) fn watch(
+    drain: impl Fn() + Send + 'static,
+    _reopen: impl Fn() + Send + 'static,
+    open: ConnectionLimit,
+) -> io::Result<SignalPipe> {
     use super::windows::{ConsoleEvent, set_console_handler};
 
     let mut draining = false;
@@ -107,8 +154,15 @@ pub(super) fn watch(drain: impl Fn() + Send + 'static, _reopen: impl Fn() + Send
         ConsoleEvent::Interrupt if draining => std::process::exit(130),
         ConsoleEvent::Interrupt | ConsoleEvent::Close => {
             draining = true;
-            log::info!("shutting down gracefully; press Ctrl-C again to exit immediately");
             drain();
+            log::info!("shutting down gracefully; press Ctrl-C again to exit immediately");
+            let open = open.clone();
+            let report = move || {
+                std::thread::sleep(REPORT_DELAY);
+                report_in_flight(&open);
+            };
+            // Without the thread, only the report is missing.
+            let _ = std::thread::Builder::new().name("shutdown".into()).spawn(report);
         }
     })?;
     Ok(SignalPipe {})

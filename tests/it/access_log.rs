@@ -180,7 +180,7 @@ on_every_backend! {
     }
 
     fn a_timed_out_request_head_is_logged_as_a_dash<B>() {
-        let timeouts = Timeouts { head: Some(Duration::from_millis(50)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().head(Duration::from_millis(50));
         let (server, capture) = start_with::<B>(LogFormat::Combined, timeouts);
         let mut client = server.connect();
         assert_eq!(client.send("GET / HT").response().status, 408);
@@ -501,7 +501,7 @@ mod process {
         server.signal("TERM");
         let mut stderr = String::new();
         server.child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
-        assert_eq!(stderr.matches("cannot write the access log").count(), 1, "{stderr}");
+        assert_eq!(stderr.matches("cannot write to the access log").count(), 1, "{stderr}");
         assert_eq!(server.wait().0, Some(0));
     }
 

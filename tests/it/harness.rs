@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serverd::r#loop::{Counters, HandoffListener, LoopLimits, Readiness};
 use serverd::{App, EventLoop, Handle, Poller, Timeouts};
+use serverd::{Counters, HandoffListener, LoopLimits, Readiness};
 
 /// Maximum time a test waits for anything, much longer than any wait in a passing test.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -27,26 +27,26 @@ macro_rules! on_every_backend {
             $(pub(super) fn $name<$backend: crate::harness::Backend>() $body)*
         }
         mod select {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Select>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Select>() })*
         }
         mod chaos_select {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Select>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Chaos<serverd::Select>>() })*
         }
         #[cfg(target_os = "linux")]
         mod epoll {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Epoll>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Epoll>() })*
         }
         #[cfg(target_os = "linux")]
         mod chaos_epoll {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Epoll>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Chaos<serverd::Epoll>>() })*
         }
         #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
         mod kqueue {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Kqueue>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Kqueue>() })*
         }
         #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
         mod chaos_kqueue {
-            $(#[test] fn $name() { super::behaviour::$name::<serverd::r#loop::Chaos<serverd::r#loop::Kqueue>>() })*
+            $(#[test] fn $name() { super::behaviour::$name::<serverd::Chaos<serverd::Kqueue>>() })*
         }
     };
 }
@@ -61,15 +61,22 @@ pub(crate) struct Server {
 
 /// Returns a command that starts a program of this package. If `SERVERD_TEST_RUNNER` is set, it names the emulator to
 /// run the program in, for tests of another architecture.
+///
+/// Variables of this environment that the binary reads are not passed on.
 pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
-    match std::env::var_os("SERVERD_TEST_RUNNER") {
+    let mut command = match std::env::var_os("SERVERD_TEST_RUNNER") {
         Some(runner) => {
             let mut command = Command::new(runner);
             command.arg(path);
             command
         }
         None => Command::new(path),
+    };
+    let is_read = |name: &OsStr| name == "PORT" || name.to_string_lossy().starts_with("SERVERD_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_read(name)) {
+        command.env_remove(name);
     }
+    command
 }
 
 /// Returns whether the tests run under Wine, and if so prints that the test is skipped. `why` says how Wine differs

@@ -1,7 +1,7 @@
 //! The binary: options, environment variables, start line, exit codes, signals, and responses to curl and netcat.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::harness::{Client, program, skipped_under_wine};
@@ -335,6 +335,48 @@ fn former_variable_names_are_used_while_the_current_ones_are_unset() {
 }
 
 #[test]
+fn unknown_variables_are_reported_and_those_of_service_links_are_not() {
+    let links = [
+        ("SERVERD_PORT", "tcp://10.96.0.1:8888"),
+        ("SERVERD_SERVICE_HOST", "10.96.0.1"),
+        ("SERVERD_SERVICE_PORT_HTTP", "8888"),
+        ("SERVERD_PORT_8888_TCP_ADDR", "10.96.0.1"),
+        ("SERVERD_DIR", "of another command"),
+        ("SERVERD_MAX_FIELDS", "9"),
+        ("SERVERD_EMPTY", ""),
+    ];
+    let (code, text) = run_with(&links, &[]);
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    let (code, text) = run_with(&[&links[..], &[("SERVERD_PROT", "80"), ("SERVERD_DEBUG", "1")]].concat(), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("unknown environment variables: SERVERD_DEBUG, SERVERD_PROT; "), "{text}");
+    let mut check = serverd(&["check", "127.0.0.1:1"]);
+    let output = check.env("SERVERD_PROT", "80").output().expect("the binary runs");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("SERVERD_PROT"), "{output:?}");
+}
+
+#[test]
+fn the_variable_port_is_used_if_serverd_port_is_not_set() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let run = |variables: &[(&str, &str)]| {
+        let output = serverd(&[]).envs(variables.iter().copied()).output().expect("the binary runs");
+        String::from_utf8(output.stderr).expect("valid UTF-8")
+    };
+    let in_use = format!("127.0.0.1:{port}: the port is in use");
+    for variables in [
+        &[("PORT", port.as_str())][..],
+        &[("PORT", &port), ("SERVERD_PORT", "")],
+        &[("PORT", &port), ("SERVERD_PORT", "tcp://10.96.0.1:8888")],
+        &[("PORT", "many"), ("SERVERD_PORT", &port)],
+    ] {
+        let text = run(variables);
+        assert!(text.contains(&in_use), "{variables:?}: {text}");
+    }
+    assert!(run(&[("PORT", "many")]).contains("variable PORT\n"));
+}
+
+#[test]
 fn an_address_as_the_port_is_ignored_in_the_environment_and_rejected_on_the_command_line() {
     let (code, text) = run_with(&[("SERVERD_PORT", "tcp://10.96.0.1:8888")], &[]);
     assert_eq!(code, Some(1), "{text}");
@@ -351,7 +393,7 @@ fn signals_shut_down_gracefully_with_exit_code_0() {
         return;
     }
     for backend in backends() {
-        for signal in ["INT", "TERM"] {
+        for signal in ["INT", "TERM", "QUIT"] {
             let server = Running::start(&["--port", "0", "--backend", backend]);
             let mut idle = server.connect();
             idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -379,8 +421,44 @@ fn a_clean_shutdown_prints_nothing_to_stderr() {
             server.signal("TERM");
             let mut text = String::new();
             server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("valid UTF-8");
-            assert_eq!(text, "", "{command} {backend}");
+            // Running as root is worth a warning.
+            let rest: Vec<_> = text.lines().filter(|line| !line.contains("running as root")).collect();
+            assert_eq!(rest, [""; 0], "{command} {backend}");
+            let is_root = rustix::process::geteuid().is_root();
+            assert_eq!(text.matches("as another user").count(), usize::from(is_root), "{text}");
             assert_eq!(server.wait().0, Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_host_name_is_listened_on_at_all_of_its_addresses() {
+    let mut addresses: Vec<_> = ("localhost", 0).to_socket_addrs().expect("every system has it").collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses.retain(|address| TcpListener::bind(address).is_ok());
+    for workers in ["1", "2"] {
+        for balance in ["auto", "least-connections"] {
+            let options = ["--host", "localhost", "-p", "0", "--workers", workers, "--balance", balance];
+            let mut server = Running::start(&options);
+            let mut found = vec![server.address().parse::<SocketAddr>().expect("an address")];
+            for _ in 1..addresses.len() {
+                server.line.clear();
+                server.stdout.read_line(&mut server.line).expect("another start line");
+                found.push(server.address().parse().expect("an address"));
+            }
+            assert!(found.iter().all(|address| address.port() == found[0].port()), "{found:?}");
+            found.sort();
+            assert!(found.iter().map(SocketAddr::ip).eq(addresses.iter().map(SocketAddr::ip)), "{found:?}");
+            for address in found {
+                let mut client = Client::new(address);
+                client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                assert_eq!(client.response().text(), TEXT);
+            }
+            if !cfg!(windows) {
+                server.signal("TERM");
+                assert_eq!(server.wait(), (Some(0), String::new()));
+            }
         }
     }
 }

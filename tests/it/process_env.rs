@@ -1,8 +1,11 @@
 //! The process and its environment: signals, file descriptors, ports.
 #![cfg(target_os = "linux")]
 
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -200,10 +203,162 @@ fn the_connection_limit_applies_to_all_workers_together() {
     }
 }
 
+/// Returns a writer for the same pipe that does not block. The flag must not be set for `pipe` itself, because the
+/// server inherits that.
+fn non_blocking(pipe: &PipeWriter) -> File {
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("a small number");
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    OpenOptions::new().write(true).custom_flags(flags).open(path).expect("the pipe is open")
+}
+
+/// Waits for the server to exit with code 0.
+fn expect_exit(mut server: Running) {
+    let start = Instant::now();
+    loop {
+        match server.child.try_wait().expect("the child exists") {
+            Some(status) => return assert_eq!(status.code(), Some(0)),
+            None => assert!(start.elapsed() < WAIT_MAX, "the server does not exit"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_output_that_is_never_read_does_not_stop_the_server() {
+    for backend in backends() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut full = non_blocking(&writer);
+        while full.write(&[b'\n'; 4096]).is_ok() {}
+        let options = ["-p", "0", "-b", backend, "-vv", "--access-log", "-", "--max-body", "1KiB"];
+        let mut command = serverd(&options);
+        let server = Running::spawn(command.stderr(writer.try_clone().expect("a descriptor")));
+        for _ in 0..20 {
+            let mut client = server.connect();
+            client.send("BAD\r\n\r\n");
+            assert_eq!(client.response().status, 400);
+        }
+        // Fills the pipe of the access log, too.
+        let mut client = server.connect();
+        for _ in 0..400 {
+            client.send(format!("GET / HTTP/1.1\r\nHost: x\r\nReferer: {}\r\n\r\n", "r".repeat(1000)));
+            assert_eq!(client.response().status, 200);
+        }
+        server.signal("TERM");
+        let start = Instant::now();
+        expect_exit(server);
+        // One second for all outputs, and the shutdown.
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        drop(reader);
+    }
+}
+
+#[test]
+fn errors_that_each_request_causes_are_logged_once_per_second() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let page = directory.path().join("index.html");
+    std::fs::write(&page, "page").expect("writable");
+    let path = directory.path().display().to_string();
+    let mut server = Running::start(&["files", &path, "-p", "0", "--spa", "index.html", "--file-cache", "0"]);
+    std::fs::remove_file(&page).expect("it exists");
+    let start = Instant::now();
+    let mut client = server.connect();
+    for _ in 0..100 {
+        client.send("GET /page HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n");
+        assert_eq!(client.response().status, 404);
+    }
+    // The count of suppressed messages is part of the next one.
+    std::thread::sleep(Duration::from_millis(1100));
+    client.send("GET /page HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n");
+    assert_eq!(client.response().status, 404);
+    server.signal("TERM");
+    let mut text = String::new();
+    server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+    let count = text.matches("cannot read the --spa page").count();
+    let seconds = usize::try_from(start.elapsed().as_secs()).expect("small");
+    assert!((2..=seconds + 1).contains(&count), "{count} in {seconds} s: {text}");
+    assert!(text.contains("similar messages before)"), "{text}");
+    assert_eq!(server.wait().0, Some(0));
+}
+
+#[test]
+fn ctrl_c_at_a_terminal_reports_the_connections_that_are_being_finished() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    for (busy, report) in [(2, Some("finishing 2 connections; press Ctrl-C again")), (0, None)] {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a pseudo-terminal");
+        let name = ptsname(&master, Vec::new()).expect("a name").into_string().expect("text");
+        let terminal = OpenOptions::new().read(true).write(true).open(name).expect("a pseudo-terminal");
+        let server = Running::spawn(serverd(&["-p", "0"]).stderr(terminal));
+        let mut clients: Vec<Client> = (0..busy).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+            assert_eq!(client.response().status, 100);
+        }
+        let mut idle = server.connect();
+        request(&mut idle);
+        server.signal("INT");
+        idle.expect_close();
+        drop(idle);
+        let mut lines = BufReader::new(File::from(master)).lines().map_while(Result::ok);
+        if let Some(report) = report {
+            assert!(lines.any(|line| line.contains(report)), "not reported");
+        }
+        for client in &mut clients {
+            client.send("ab");
+            assert_eq!(client.response().status, 200);
+        }
+        expect_exit(server);
+        // The terminal is at its end once the server has exited.
+        assert!(lines.all(|line| !line.contains("finishing")));
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_refused_at_start() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let set_mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the owner may");
+    };
+    set_mode(directory.path(), 0o755);
+    let site = directory.path().join("site");
+    std::fs::create_dir(&site).expect("writable");
+    std::fs::write(site.join("a.txt"), "a").expect("writable");
+    let binary = directory.path().join("serverd");
+    std::fs::copy(env!("CARGO_BIN_EXE_serverd"), &binary).expect("writable");
+    let start = |options: &[&str]| {
+        let mut command = program(&binary);
+        command.arg("files").arg(&site).args(["-p", "0"]).args(options);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Root may read everything.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        command
+    };
+    // The permissions of the server's user, which is not the owner if the tests run as root.
+    let mode_for_server = |bits: u32| if rustix::process::geteuid().is_root() { 0o700 | bits } else { bits << 6 };
+    for (bits, options) in [(0, &[][..]), (1, &[]), (4, &[]), (0, &["--no-listing"])] {
+        set_mode(&site, mode_for_server(bits));
+        let output = start(options).output().expect("the binary runs");
+        let text = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{bits} {options:?}: {text}");
+        assert!(text.contains("cannot serve") && text.contains("specify a readable directory"), "{text}");
+    }
+    // Files in a directory that cannot be listed can be served.
+    set_mode(&site, mode_for_server(1));
+    let server = Running::spawn(&mut start(&["--no-listing"]));
+    let mut client = server.connect();
+    client.send("GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.response().text(), "a");
+    set_mode(&site, 0o755);
+}
+
 #[test]
 fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
     for backend in backends() {
-        let mut server = start_after("ulimit -n 40", &format!("--port 0 --backend {backend} --max-connections 1000"));
+        let mut server = start_after("ulimit -n 46", &format!("--port 0 --backend {backend} --max-connections 1000"));
         let mut held: Vec<Client> = (0..20).map(|_| server.connect()).collect();
         held.iter_mut().for_each(request);
         let mut waiting: Vec<TcpStream> = (0..40).map(|_| server.connect().socket).collect();
@@ -265,7 +420,7 @@ fn select_serves_more_than_a_thousand_clients_and_suggests_epoll_once() {
     server.signal("TERM");
     let mut text = String::new();
     server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
-    assert_eq!(text.matches("--backend epoll").count(), 1, "{text}");
+    assert_eq!(text.matches("epoll and kqueue scale better").count(), 1, "{text}");
     assert_eq!(server.wait().0, Some(0));
 }
 

@@ -17,12 +17,20 @@ const VALUE_BYTES_MAX: usize = 4096;
 
 /// Format of the access log. Times are in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
 pub enum LogFormat {
-    /// Short and human-readable: time, client, method, target, status, content length, duration.
+    /// A short, human-readable line per request.
+    ///
+    /// It contains the time, client, method, target, status, content length and duration.
     Short,
-    /// The combined format of Apache and nginx: `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
+    /// The combined log format of Apache and nginx.
+    ///
+    /// It is `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
     Combined,
-    /// One JSON object per line: `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
+    /// A JSON object per request, on a line of its own.
+    ///
+    /// Its members are `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
     /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line.
     Json,
 }

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use self::line::{Date, LogRecord, Outcome};
+#[cfg(not(feature = "cli"))]
 use self::sink::{Sink, Target};
 use super::exchange_handle::Wakeup;
 use super::request::RequestHead;
 use crate::r#loop::{CloseInfo, ConnId, Wire};
 
 pub use line::LogFormat;
+#[cfg(feature = "cli")]
+pub(crate) use sink::{Sink, Target};
 
 /// An access log with one line per request. Clones share one log, for any number of loops.
 ///
@@ -27,7 +30,8 @@ pub use line::LogFormat;
 /// client sends is escaped, so clients cannot forge lines.
 ///
 /// Lines are written by a separate thread, so that a slow disk or pipe does not block a loop. At most 1 MiB of lines is
-/// buffered for it. If the buffer is full or a write fails, lines are dropped and counted, and a warning is logged.
+/// buffered for it. If the buffer is full or a write fails, lines are dropped and counted, and their number is logged
+/// every 10 s.
 ///
 /// # Examples
 /// ```
@@ -64,7 +68,12 @@ impl AccessLog {
     }
 
     fn start(target: Target, format: LogFormat) -> io::Result<Self> {
-        Ok(AccessLog { sink: Arc::new(Sink::start(target)?), format, color: false })
+        Ok(Self::with_sink(Arc::new(Sink::start("access log", target)?), format))
+    }
+
+    /// Creates a log that shares the writer thread of `sink`.
+    pub(crate) fn with_sink(sink: Arc<Sink>, format: LogFormat) -> Self {
+        AccessLog { sink, format, color: false }
     }
 
     /// Sets whether [`LogFormat::Short`] uses terminal colors.
@@ -98,6 +107,12 @@ impl AccessLog {
     /// Resumes writing after [`AccessLog::hold`], starting with the buffered lines.
     pub fn release(&self) {
         self.sink.release();
+    }
+
+    /// Waits as [`AccessLog::flush`] does, but until `deadline`.
+    #[cfg(feature = "cli")]
+    pub(crate) fn flush_until(&self, deadline: std::time::Instant) {
+        self.sink.flush_until(deadline);
     }
 
     /// Waits until the buffered lines are written, for at most one second. A loop adds its lines to the buffer at the

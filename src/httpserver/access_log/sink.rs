@@ -1,8 +1,8 @@
-//! The writer thread of the access log, so that a slow disk or pipe does not block a loop.
+//! The writer thread of a log, so that a slow disk or pipe does not block a loop.
 //!
 //! Each loop adds the complete lines of a turn to a shared buffer. Lines added during a write are combined into the
-//! next write, so a busy server makes fewer writes than turns. The buffer is bounded: if it is full, lines are dropped,
-//! counted and reported.
+//! next write, so a busy server makes fewer writes than turns. The buffer is bounded: if it is full, lines are dropped
+//! and counted, and their number is logged every 10 s.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Destination of the log.
-pub(super) enum Target {
+pub(crate) enum Target {
     /// A file, which can be reopened after log rotation.
     File(PathBuf, File),
     /// Anything else.
@@ -73,15 +73,16 @@ struct State {
     lines: u64,
     /// Dropped lines not reported yet.
     unreported: u64,
+    reported_at: Option<Instant>,
     dropped: u64,
-    /// The warning that lines are being dropped has been logged, but not yet their number.
-    warned: bool,
     /// Writing is suspended by [`Sink::hold`].
     held: bool,
     reopen: bool,
     closed: bool,
     /// A write is in progress.
     busy: bool,
+    /// A flush timed out, and nothing has been written since.
+    gave_up: bool,
 }
 
 #[derive(Default)]
@@ -94,29 +95,37 @@ struct Shared {
 }
 
 /// Handle to the writer thread.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     shared: Arc<Shared>,
+    /// Name of the log in messages.
+    name: &'static str,
 }
 
 impl Sink {
-    pub(super) fn start(target: Target) -> io::Result<Self> {
+    /// Starts the writer thread. `name` is the name of the log in messages.
+    pub(crate) fn start(name: &'static str, target: Target) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let writer = Writer { shared: Arc::clone(&shared), target, mid_line: false, failing: false, reported_at: None };
-        thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
-        Ok(Sink { shared })
+        let writer = Writer { shared: Arc::clone(&shared), name, target, mid_line: false, failing: false };
+        thread::Builder::new().name(name.replace(' ', "-")).spawn(move || writer.run())?;
+        Ok(Sink { shared, name })
     }
 
     /// Adds complete lines to the buffer, or drops them if it is full. `batch` is left empty.
     pub(super) fn push(&self, batch: &mut Vec<u8>, lines: u64) {
+        if !self.try_push(batch, lines) {
+            let due = lock(&self.shared.state).take_due_report();
+            report_dropped(self.name, due);
+        }
+    }
+
+    /// Adds complete lines to the buffer, or drops them if it is full; returns whether it had room. `batch` is left
+    /// empty. Logs nothing, so the logger can call it.
+    pub(crate) fn try_push(&self, batch: &mut Vec<u8>, lines: u64) -> bool {
         let mut state = lock(&self.shared.state);
         if state.queue.len() + batch.len() > QUEUE_BYTES_MAX {
             state.drop_lines(lines);
             batch.clear();
-            if !std::mem::replace(&mut state.warned, true) {
-                drop(state);
-                warn_dropping();
-            }
-            return;
+            return false;
         }
         state.lines += lines;
         if state.queue.is_empty() {
@@ -126,14 +135,25 @@ impl Sink {
         } else {
             state.queue.append(batch);
         }
+        true
+    }
+
+    /// Adds a line before all others, and resumes writing.
+    #[cfg(feature = "cli")]
+    pub(crate) fn release_after(&self, line: &str) {
+        let mut state = lock(&self.shared.state);
+        state.queue.splice(0..0, line.bytes());
+        state.lines += 1;
+        drop(state);
+        self.release();
     }
 
     /// Suspends writing until [`Sink::release`] or [`Sink::flush`].
-    pub(super) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         lock(&self.shared.state).held = true;
     }
 
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         lock(&self.shared.state).held = false;
         self.shared.changed.notify_one();
     }
@@ -151,18 +171,30 @@ impl Sink {
 impl Sink {
     /// Waits until the buffer is written, for up to [`FLUSH_WAIT_MAX`].
     pub(super) fn flush(&self) {
+        self.flush_until(Instant::now() + FLUSH_WAIT_MAX);
+    }
+
+    /// Waits until the buffer is written, or until `deadline`. Does not wait again after that until a write succeeds.
+    pub(crate) fn flush_until(&self, deadline: Instant) {
         let mut state = lock(&self.shared.state);
+        if state.gave_up {
+            return;
+        }
         state.held = false;
         self.shared.changed.notify_one();
         let is_busy = |state: &mut State| state.busy || !state.queue.is_empty();
-        let waited = self.shared.idle.wait_timeout_while(state, FLUSH_WAIT_MAX, is_busy);
-        if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
-            log::warn!("timed out writing the last lines of the access log");
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let waited = self.shared.idle.wait_timeout_while(state, wait, is_busy);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() && is_busy(&mut state) {
+            state.gave_up = true;
+            drop(state);
+            log::warn!("timed out writing the last lines of the {}", self.name);
         }
     }
 }
 
-/// Flushes the buffer and stops the writer thread.
+/// Flushes the buffer, unless that has already timed out, and stops the writer thread.
 impl Drop for Sink {
     fn drop(&mut self) {
         self.flush();
@@ -171,14 +203,24 @@ impl Drop for Sink {
     }
 }
 
-/// Logs a warning from a separate thread, because standard error may itself be blocked.
-fn warn_dropping() {
-    let warn = || log::warn!("access log writer is behind; dropping lines");
-    // If no thread can be started, `report_dropped` still reports the number later.
-    let _ = thread::Builder::new().name("access-log-full".into()).spawn(warn);
+/// Logs a number of dropped lines, unless it is zero.
+fn report_dropped(name: &str, lines: u64) {
+    if lines > 0 {
+        log::error!("dropped {lines} lines of the {name}: they cannot be written fast enough");
+    }
 }
 
 impl State {
+    /// Returns the number of dropped lines that were not reported; 0 if the last report is too recent.
+    fn take_due_report(&mut self) -> u64 {
+        let now = Instant::now();
+        if self.unreported == 0 || self.reported_at.is_some_and(|at| now - at < REPORT_INTERVAL) {
+            return 0;
+        }
+        self.reported_at = Some(now);
+        std::mem::take(&mut self.unreported)
+    }
+
     fn drop_lines(&mut self, lines: u64) {
         self.unreported += lines;
         self.dropped += lines;
@@ -192,12 +234,12 @@ impl State {
 /// State of the writer thread.
 struct Writer {
     shared: Arc<Shared>,
+    name: &'static str,
     target: Target,
     /// The last write ended in the middle of a line.
     mid_line: bool,
     /// The last write failed.
     failing: bool,
-    reported_at: Option<Instant>,
 }
 
 impl Writer {
@@ -221,7 +263,12 @@ impl Writer {
             if !batch.is_empty() {
                 self.write(&batch, lines);
                 batch.clear();
-                self.report_dropped();
+                let mut state = lock(&self.shared.state);
+                state.gave_up &= self.failing;
+                // Lines lost to failed writes are reported once writes succeed again.
+                let due = if self.failing { 0 } else { state.take_due_report() };
+                drop(state);
+                report_dropped(self.name, due);
                 lock(&self.shared.state).busy = false;
                 self.shared.idle.notify_all();
             } else if closed {
@@ -246,7 +293,8 @@ impl Writer {
         let complete = memchr::memchr_iter(b'\n', written).count() as u64;
         lock(&self.shared.state).drop_lines(lines.saturating_sub(complete));
         if !std::mem::replace(&mut self.failing, true) {
-            log::error!("cannot write the access log: {error}; dropping lines until writes succeed again");
+            let name = self.name;
+            log::error!("cannot write to the {name}: {error}; dropping lines until writes succeed again");
         }
     }
 
@@ -265,19 +313,35 @@ impl Writer {
         }
         Ok(())
     }
+}
 
-    /// Reports the number of dropped lines, once writes succeed again.
-    fn report_dropped(&mut self) {
-        if self.failing || self.reported_at.is_some_and(|at| at.elapsed() < REPORT_INTERVAL) {
-            return;
-        }
-        let mut state = lock(&self.shared.state);
-        let dropped = std::mem::take(&mut state.unreported);
-        state.warned = false;
-        drop(state);
-        if dropped > 0 {
-            log::warn!("dropped {dropped} access log lines: the writer could not keep up");
-            self.reported_at = Some(Instant::now());
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_lines_are_reported_at_once_and_then_every_10_seconds() {
+        let mut state = State::default();
+        assert_eq!(state.take_due_report(), 0);
+        state.drop_lines(3);
+        assert_eq!(state.take_due_report(), 3);
+        state.drop_lines(4);
+        assert_eq!(state.take_due_report(), 0);
+        state.reported_at = state.reported_at.and_then(|at| at.checked_sub(REPORT_INTERVAL));
+        assert_eq!((state.take_due_report(), state.take_due_report(), state.dropped), (4, 0, 7));
+    }
+
+    #[test]
+    fn a_flush_that_timed_out_is_not_repeated_until_a_write_succeeds() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let sink = Sink::start("test log", Target::Writer(Box::new(writer))).unwrap();
+        // More than a pipe holds.
+        sink.push(&mut vec![b'x'; 200_000], 1);
+        sink.flush_until(Instant::now() + Duration::from_millis(20));
+        assert!(lock(&sink.shared.state).gave_up);
+        let start = Instant::now();
+        sink.flush();
+        assert!(start.elapsed() < FLUSH_WAIT_MAX / 2);
+        drop(reader);
     }
 }

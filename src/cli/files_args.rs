@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::values::{duration, size};
 use crate::apps::files::{CacheControl, Options};
 use crate::http1::Limits;
 use crate::httpserver::HeaderBlock;
@@ -26,37 +27,41 @@ pub(super) const EXAMPLES: &str = r#"Examples:
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct FilesArgs {
     /// Directory to serve
-    #[arg(value_name = "DIR", default_value = ".", env = "SERVERD_DIR", hide_env_values = true)]
+    #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
+
+    /// Other spellings of DIR, for users of other servers.
+    #[arg(long = "directory", alias = "root", value_name = "DIR", hide = true)]
+    directory_option: Option<PathBuf>,
 
     /// Index file names, in order of preference
     ///
     /// Separate multiple names with commas.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "index.html", env = "SERVERD_INDEX")]
-    #[arg(value_parser = file_name, hide_env_values = true, help_heading = "Files")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "index.html")]
+    #[arg(value_parser = file_name, help_heading = "Files")]
     index: Vec<String>,
 
     /// Serve hidden files
     ///
     /// Hidden files are those whose names begin with a dot and, on Windows, those with the hidden attribute.
-    #[arg(long, env = "SERVERD_HIDDEN", hide_env_values = true, hide_short_help = true, help_heading = "Files")]
+    #[arg(long, hide_short_help = true, help_heading = "Files")]
     hidden: bool,
 
     /// Follow symbolic links that lead out of the directory
     ///
     /// Everything these links point to is served. Relative links within the directory are always followed.
-    #[arg(long, env = "SERVERD_FOLLOW_SYMLINKS", hide_env_values = true, hide_short_help = true)]
+    #[arg(long, hide_short_help = true)]
     #[arg(help_heading = "Files")]
     follow_symlinks: bool,
 
     /// Do not list directories that have no index file
-    #[arg(long, env = "SERVERD_NO_LISTING", hide_env_values = true, hide_short_help = true, help_heading = "Files")]
+    #[arg(long, hide_short_help = true, help_heading = "Files")]
     no_listing: bool,
 
     /// Serve FILE for page requests that match no file (single-page apps)
     ///
     /// Page requests are those whose Accept header asks for text/html. FILE is a path below DIR. Implies --no-listing.
-    #[arg(long, value_name = "FILE", value_parser = relative_path, env = "SERVERD_SPA", hide_env_values = true)]
+    #[arg(long, value_name = "FILE", value_parser = relative_path)]
     #[arg(help_heading = "Files")]
     spa: Option<String>,
 
@@ -65,20 +70,20 @@ pub(super) struct FilesArgs {
     /// With a lifetime such as 1h, clients may reuse a file for that long without revalidating it; files with a hash in
     /// their names, such as app.3f9c2b1a.js, may be reused for a year. With no-cache, clients must revalidate a file
     /// before each use. With no-store, they must not keep a copy.
-    #[arg(long, value_name = "TIME", value_parser = cache_control, default_value = "no-cache", env = "SERVERD_CACHE")]
-    #[arg(hide_env_values = true, help_heading = "Files")]
+    #[arg(long, value_name = "TIME", value_parser = cache_control, default_value = "no-cache")]
+    #[arg(help_heading = "Files")]
     cache: CacheControl,
 
     /// Set a response header (repeatable)
     ///
     /// Replaces the server's own header of that name. Not set on error responses to malformed, oversized or slow
     /// requests (400, 408, 413, 431 etc.). In the environment variable, separate multiple headers with newlines.
-    #[arg(long, value_name = "'NAME: VALUE'", value_parser = header, value_delimiter = '\n', env = "SERVERD_HEADER")]
-    #[arg(hide_env_values = true, help_heading = "Files")]
+    #[arg(long, value_name = "'NAME: VALUE'", value_parser = header, value_delimiter = '\n')]
+    #[arg(help_heading = "Files")]
     header: Vec<(String, String)>,
 
     /// Allow scripts from any origin to read responses (CORS)
-    #[arg(long, env = "SERVERD_CORS", hide_env_values = true, help_heading = "Files")]
+    #[arg(long, help_heading = "Files")]
     cors: bool,
 
     /// Require Basic authentication (repeatable)
@@ -86,30 +91,30 @@ pub(super) struct FilesArgs {
     /// HASH is a bcrypt hash of the user's password; `serverd hash NAME` prints a line NAME:HASH. @FILE reads such
     /// lines from a file at start-up, for example one created with htpasswd -B. In the environment variable, separate
     /// multiple users with newlines.
-    #[arg(long, value_name = "NAME:HASH|@FILE", value_parser = user, value_delimiter = '\n', env = "SERVERD_AUTH")]
-    #[arg(hide_env_values = true, help_heading = "Files")]
+    #[arg(long, value_name = "NAME:HASH|@FILE", value_parser = user, value_delimiter = '\n')]
+    #[arg(help_heading = "Files")]
     auth: Vec<String>,
 
     /// Compress text responses with gzip or zstd
     ///
     /// Responses of at least 1 KiB are compressed on the fly, for clients that accept it.
-    #[arg(long, env = "SERVERD_COMPRESS", hide_env_values = true, help_heading = "Files")]
+    #[arg(long, help_heading = "Files")]
     compress: bool,
 
     /// Do not serve precompressed files (.br, .zst, .gz)
     ///
     /// By default, app.js.br, app.js.zst or app.js.gz is served in place of app.js to clients that accept the encoding.
-    #[arg(long, env = "SERVERD_NO_PRECOMPRESSED", hide_env_values = true, hide_short_help = true)]
+    #[arg(long, hide_short_help = true)]
     #[arg(help_heading = "Files")]
     no_precompressed: bool,
 
     /// Memory per worker for caching small files (up to 32KiB each)
-    #[arg(long, value_name = "SIZE", value_parser = super::size, default_value = "16MiB", env = "SERVERD_FILE_CACHE")]
-    #[arg(hide_env_values = true, hide_short_help = true, help_heading = "Files")]
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16MiB")]
+    #[arg(hide_short_help = true, help_heading = "Files")]
     file_cache: u64,
 
     /// Maximum number of larger files that each worker keeps open
-    #[arg(long, value_name = "N", default_value_t = 256, env = "SERVERD_OPEN_FILES", hide_env_values = true)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000), hide_short_help = true, help_heading = "Files")]
     open_files: u32,
 }
@@ -128,7 +133,8 @@ impl FilesArgs {
             cache_bytes_max: usize::try_from(self.file_cache).unwrap_or(usize::MAX),
             open_files_max: usize::try_from(self.open_files).unwrap_or(usize::MAX),
         };
-        let FilesArgs { directory, header: headers, cors, auth, compress, .. } = self;
+        let directory = self.directory_option.unwrap_or(self.directory);
+        let FilesArgs { header: headers, cors, auth, compress, .. } = self;
         Command::Files(Box::new(FilesConfig { directory, options, headers, cors, auth, compress, limits }))
     }
 }
@@ -155,7 +161,7 @@ fn cache_control(text: &str) -> Result<CacheControl, String> {
         "no-store" => Ok(CacheControl::NoStore),
         "no-cache" => Ok(CacheControl::NoCache),
         // max-age counts whole seconds (RFC 9111 section 1.2.2).
-        _ => match super::duration(text) {
+        _ => match duration(text) {
             Ok(time) if time.subsec_millis() == 0 => Ok(CacheControl::MaxAge(time)),
             Ok(_) => Err("must be whole seconds".into()),
             Err(error) => Err(format!("use a time such as 1h, no-cache or no-store; {error}")),

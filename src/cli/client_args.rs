@@ -4,12 +4,14 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
-use super::{Color, Options, Task, duration};
+use super::values::duration;
+use crate::client::Client;
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::Connect;
 use crate::client::dial::Authority;
+use crate::client::hash::Hash;
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -87,13 +89,13 @@ fn user_name(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Server to check: `http://HOST:PORT/PATH` or `tcp://HOST:PORT`
+    /// Server to check: `http://HOST:PORT/PATH`, or `[tcp://]HOST:PORT`
     #[arg(value_parser = Target::parse)]
     target: Target,
 
     /// Part of the response to print
-    #[arg(long, value_enum, value_name = "PART", default_value_t = PrintName::Status)]
-    print: PrintName,
+    #[arg(long, value_enum, value_name = "PART", default_value_t = Print::Status)]
+    print: Print,
 
     /// Acceptable status codes, e.g. 200-299,404
     #[arg(long, value_name = "LIST", default_value = "200-299", value_parser = Expect::parse)]
@@ -110,18 +112,6 @@ struct CheckArgs {
     /// Delay between attempts
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     every: Duration,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PrintName {
-    /// The status line
-    Status,
-    /// The status line and headers
-    Head,
-    /// The body
-    Body,
-    /// Status line, headers and body
-    All,
 }
 
 #[derive(Debug, Args)]
@@ -146,41 +136,39 @@ pub(super) fn is_client_command(args: &[OsString]) -> bool {
     is_command(args.get(1)) || (args.get(1).is_some_and(|arg| arg == "help") && is_command(args.get(2)))
 }
 
-pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Options, clap::Error> {
-    let task = match ClientCli::try_parse_from(args)?.command {
-        ClientCommand::Check(args) => Task::Check(Check {
-            target: args.target,
-            print: match args.print {
-                PrintName::Status => Print::Status,
-                PrintName::Head => Print::Head,
-                PrintName::Body => Print::Body,
-                PrintName::All => Print::All,
-            },
-            expect: args.expect,
-            timeout: args.wait,
-            retry: args.retry,
-            interval: args.every,
-        }),
-        ClientCommand::Hash(args) => Task::Hash(crate::client::hash::Hash { name: args.name, cost: args.cost }),
-        ClientCommand::Connect(args) => Task::Connect(Connect { authority: args.server, timeout: args.wait }),
-    };
-    Ok(Options { task, log_level: log::LevelFilter::Warn, color: Color::Auto })
+/// Parses the command line of a client command.
+///
+/// # Errors
+/// Returns a usage error, or the requested help text or version.
+pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Client, clap::Error> {
+    Ok(match ClientCli::try_parse_from(args)?.command {
+        ClientCommand::Check(CheckArgs { target, print, expect, wait: timeout, retry, every: interval }) => {
+            Client::Check(Check { target, print, expect, timeout, retry, interval })
+        }
+        ClientCommand::Hash(HashArgs { name, cost }) => Client::Hash(Hash { name, cost }),
+        ClientCommand::Connect(ConnectArgs { server: authority, wait: timeout }) => {
+            Client::Connect(Connect { authority, timeout })
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::try_parse_from;
     use super::*;
 
+    fn parsed(line: &str) -> Result<Client, clap::Error> {
+        try_parse_from(line.split(' ').map(OsString::from).collect())
+    }
+
     fn check(line: &str) -> Check {
-        match try_parse_from(line.split(' ')).unwrap().task {
-            Task::Check(check) => check,
+        match parsed(line).unwrap() {
+            Client::Check(check) => check,
             other => panic!("{line}: {other:?}"),
         }
     }
 
     fn usage_error(line: &str) -> String {
-        let error = try_parse_from(line.split(' ')).unwrap_err();
+        let error = parsed(line).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
         error.to_string()
     }
@@ -199,8 +187,6 @@ mod tests {
     fn client_commands_accept_no_server_options() {
         for line in [
             "serverd check --port 1 tcp://a:1",
-            "serverd --port 1 check tcp://a:1",
-            "serverd -q connect a:1",
             "serverd connect a:1 --workers 2",
             "serverd check",
             "serverd check https://a/",
@@ -208,10 +194,9 @@ mod tests {
         ] {
             usage_error(line);
         }
-        assert!(usage_error("serverd --port 1 check tcp://a:1").contains("no server options"));
-        let help = try_parse_from(["serverd", "check", "--help"]).unwrap_err().to_string();
+        let help = parsed("serverd check --help").unwrap_err().to_string();
         assert!(help.contains("--retry") && !help.contains("--port") && !help.contains("SERVERD_"), "{help}");
-        let help = try_parse_from(["serverd", "help", "connect"]).unwrap_err().to_string();
+        let help = parsed("serverd help connect").unwrap_err().to_string();
         assert!(help.contains("HOST:PORT") && !help.contains("--port"), "{help}");
     }
 }

@@ -1,0 +1,543 @@
+//! The server commands and their options, and the configuration that they describe.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
+
+use super::files_args::{self, FilesArgs};
+use super::values::{buffered_size, duration, head_size, host, log_target, queue_size, size, turn_size, workers};
+use crate::apps::chat;
+use crate::http1::Limits;
+use crate::httpserver::LogFormat;
+use crate::r#loop::{LoopLimits, Timeouts};
+use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging};
+
+/// The response body of `serverd http`, unless `--body` is given.
+pub(super) const DEFAULT_BODY: &str = "this is response from server";
+
+/// Default keep-alive timeout, the same as nginx's.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+const ABOUT: &str = "HTTP and TCP servers on a readiness loop (epoll, kqueue or select)";
+
+const LONG_ABOUT: &str = "\
+HTTP and TCP servers on a readiness loop (epoll, kqueue or select).
+
+The default command is http. The options below apply to all server commands (http, whoami, files, echo and chat) and \
+may be given before or after the command; echo and chat ignore those that concern HTTP. files and chat have further \
+options. The other commands (check, connect and hash) have only their own options. See `serverd COMMAND --help`.
+
+TIME is a number with a unit: 500ms, 1.5s, 5m, 1m30s, 1h or 1d. SIZE is a number of bytes, optionally with a \
+unit: 64KiB, 10MiB or 1GiB. A number in parentheses, such as (431), is the HTTP status code returned when the limit is exceeded.";
+
+/// The last line of `serverd -h`.
+const EXAMPLE: &str = "Example: serverd files public --host :: --port 80";
+
+const EXAMPLES: &str = "\
+Examples:
+  serverd                                     Respond to HTTP requests on 127.0.0.1:8888
+  serverd --host :: --port 80 --workers auto  Listen on all addresses, one worker per core
+  serverd http --body \"out to lunch\"          Change the response body
+  serverd whoami                              See what a proxy sends
+  serverd files public                        Serve a directory
+  serverd echo                                Run a TCP echo server
+  serverd chat                                Run a chat server; join it with: nc 127.0.0.1 8888
+  serverd check http://127.0.0.1:8888/        Check whether a server is healthy";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0      Clean shutdown
+  1      Start-up or runtime error
+  2      Usage error
+  128+N  Forced exit after a second signal, number N";
+
+/// The end of `serverd --help`.
+const DETAILS: &str = "\
+Environment:
+  Every server option can also be set with the environment variable shown in its help. The command line takes \
+precedence, and an empty variable counts as unset. Variables of flags accept 1/0, true/false, yes/no and on/off. \
+RUST_LOG overrides -v and -q.
+
+Signals:
+  SIGINT, SIGTERM, SIGQUIT   Shut down gracefully, finishing in-flight requests; a second one exits at once
+  SIGHUP, SIGUSR1            Reopen the access log
+  On Windows, Ctrl-C, Ctrl-Break and closing the console (which allows 5 seconds) shut down gracefully.";
+
+const HTTP_EXAMPLES: &str = "\
+Examples:
+  serverd http --body \"out to lunch\"          Change the response body
+  serverd http --host :: --port 80            Listen on all addresses";
+
+const WHOAMI_EXAMPLES: &str = "\
+Examples:
+  serverd whoami                                             Listen on http://127.0.0.1:8888
+  curl http://127.0.0.1:8888/                                Get the report as text
+  curl -H 'Accept: application/json' http://127.0.0.1:8888/  Get it as JSON";
+
+const ECHO_EXAMPLES: &str = "\
+Examples:
+  serverd echo                                Listen on tcp://127.0.0.1:8888
+  serverd connect 127.0.0.1:8888              Connect to it";
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  serverd chat --host ::                      Listen on all addresses, port 8888
+  nc HOST 8888                                Join with netcat; telnet works too
+  serverd connect HOST:8888                   Join without netcat";
+
+// The doc comments of the following types are help texts.
+
+/// When to use colors in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// Only on a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "serverd",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = EXAMPLE,
+    after_long_help = format!("{EXAMPLES}\n\n{DETAILS}\n\n{EXIT_CODES}"),
+    max_term_width = 100,
+    subcommand_help_heading = "Commands",
+    mut_arg("body", |body| body.hide_short_help(true))
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<CommandName>,
+
+    // `http` is the default command, so its option is also accepted without a command.
+    #[command(flatten)]
+    http: HttpArgs,
+
+    /// Port to listen on; 0 picks a free port
+    ///
+    /// The line printed to stdout at start-up contains the actual port. The environment variable PORT, which hosting
+    /// platforms set, has the lowest precedence.
+    #[arg(short, long, global = true, value_name = "PORT", default_value_t = 8888)]
+    #[arg(help_heading = "Network")]
+    port: u16,
+
+    /// Address or host name to listen on
+    ///
+    /// Use :: for all IPv4 and IPv6 addresses, 0.0.0.0 for all IPv4 addresses. A name means all of its addresses that
+    /// can be bound.
+    #[arg(long, aliases = ["address", "bind", "interface"], global = true, value_name = "ADDR")]
+    #[arg(default_value = "127.0.0.1", value_parser = host, help_heading = "Network")]
+    host: String,
+
+    /// Number of worker threads (event loops); auto for one per core
+    #[arg(short, long, alias = "threads", global = true, value_name = "N", default_value = "1")]
+    #[arg(value_parser = workers, help_heading = "Network")]
+    workers: u16,
+
+    /// Load balancing of connections across workers
+    #[arg(long, alias = "spread", global = true, value_enum, default_value_t = Balance::Auto)]
+    #[arg(value_name = "METHOD")]
+    #[arg(hide_short_help = true, help_heading = "Network")]
+    balance: Balance,
+
+    /// Maximum length of the listen queue (backlog), where connections wait to be accepted
+    ///
+    /// The system may impose a lower limit (net.core.somaxconn on Linux).
+    #[arg(long, global = true, value_name = "N", default_value_t = 4096)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(hide_short_help = true, help_heading = "Network")]
+    backlog: u32,
+
+    /// Upper bound for all timeouts below, except --drain-timeout [default: none]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    timeout: Option<Duration>,
+
+    /// Close a new connection that sends nothing within TIME [default: --head-timeout]
+    ///
+    /// HTTP only; for echo and chat, see --idle-timeout. Behind a load balancer that opens connections ahead of use, TIME
+    /// should be longer than the balancer keeps them.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    silent_timeout: Option<Duration>,
+
+    /// Maximum time to receive a request head (408)
+    ///
+    /// The time runs from the first byte of the request line to the end of the headers. Progress does not extend it, so
+    /// slow clients cannot hold connections open (slowloris). When it expires, the response is 408 Request Timeout.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    head_timeout: Duration,
+
+    /// Close an idle keep-alive connection after TIME [default: 75s; none for echo and chat]
+    ///
+    /// For HTTP, TIME runs from the end of a response to the next request; for echo and chat, it runs while the client
+    /// sends nothing.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    idle_timeout: Option<Duration>,
+
+    /// Announce --idle-timeout to HTTP clients (Keep-Alive: timeout=N)
+    ///
+    /// Clients and load balancers that honor the header do not send a request on a connection that is about to be closed.
+    #[arg(long, global = true, hide_short_help = true, help_heading = "Timeouts")]
+    keep_alive_header: bool,
+
+    /// Interval over which the minimum upload rate is checked
+    ///
+    /// A request body must arrive at --body-rate bytes per second or more, averaged over each interval of TIME.
+    /// Otherwise the response is 408 Request Timeout.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    body_timeout: Duration,
+
+    /// Minimum upload rate in bytes per second (408 below it)
+    ///
+    /// See --body-timeout.
+    #[arg(long, global = true, value_name = "N", default_value_t = 240)]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    body_rate: u32,
+
+    /// Reset a connection if the client accepts no response data for TIME
+    ///
+    /// Every byte that the client accepts restarts the timer, so slow downloads are not cut off.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    write_timeout: Duration,
+
+    /// Keep discarding input for up to TIME after an error response
+    ///
+    /// Closing a connection with unread input resets it, which can destroy the response before the client has read it
+    /// (lingering close, RFC 9112 section 9.6). See also --max-linger.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    linger_timeout: Duration,
+
+    /// Maximum time for graceful shutdown
+    ///
+    /// In-flight requests have TIME to finish; then the remaining connections are closed. Not bounded by --timeout.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    drain_timeout: Duration,
+
+    /// Maximum number of open connections; further ones wait in the listen queue
+    ///
+    /// [default: the file descriptor limit less a reserve, at most 1000000]
+    #[arg(long, global = true, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_connections: Option<u32>,
+
+    /// Close an HTTP connection after N requests; 0 for no limit
+    #[arg(long, global = true, value_name = "N", default_value_t = 0, hide_short_help = true, help_heading = "Limits")]
+    max_requests: u32,
+
+    /// Answer HTTP requests for other hosts with 421 (repeatable) [default: all hosts]
+    ///
+    /// Protects a server on a private address from web pages that let their own name resolve to it (DNS rebinding). NAME
+    /// is compared with the Host header without port; case does not matter, and .example.com covers example.com and all
+    /// subdomains. In the environment variable, names are separated by commas.
+    #[arg(long = "allow-host", global = true, value_name = "NAME", value_delimiter = ',')]
+    #[arg(hide_short_help = true, help_heading = "Network")]
+    allow_hosts: Vec<String>,
+
+    /// Maximum size of the request line and headers together (431)
+    ///
+    /// SIZE can be at most 64KiB.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = head_size, default_value = "64KiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_head: usize,
+
+    /// Maximum number of request headers (431)
+    #[arg(long, alias = "max-fields", global = true, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_headers: u16,
+
+    /// Maximum size of the request target, i.e. path and query (414)
+    #[arg(long, global = true, value_name = "SIZE", value_parser = head_size, default_value = "8KiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_target: usize,
+
+    /// Maximum size of a request body (413)
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "1MiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_body: u64,
+
+    /// Maximum memory of the request bodies in progress, of all connections together (503)
+    ///
+    /// At the limit, reading from clients pauses; after 5 s the upload with the least progress gets 503 Service
+    /// Unavailable. Bodies of up to 16KiB come from a reserve, an eighth of SIZE.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = buffered_size, default_value = "256MiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_buffered: usize,
+
+    /// Unsent response bytes at which reading from a client pauses (back-pressure)
+    ///
+    /// Reading resumes when half of SIZE is left to send. `serverd echo` uses at most 64KiB. `serverd chat` disconnects
+    /// a member with more than SIZE of unsent output.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = queue_size, default_value = "256KiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_queue: usize,
+
+    /// Maximum bytes of input discarded after an error response
+    ///
+    /// See --linger-timeout.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_linger: u64,
+
+    /// I/O readiness API to use
+    #[arg(short, long, global = true, value_enum, default_value_t = Backend::Auto)]
+    #[arg(hide_short_help = true, help_heading = "Event loop")]
+    backend: Backend,
+
+    /// Maximum bytes read from one connection per loop iteration
+    ///
+    /// Smaller values are fairer to other connections, larger ones increase throughput.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = turn_size, default_value = "64KiB")]
+    #[arg(hide_short_help = true, help_heading = "Event loop")]
+    turn_read: usize,
+
+    /// Maximum bytes written to one connection per loop iteration
+    #[arg(long, global = true, value_name = "SIZE", value_parser = turn_size, default_value = "256KiB")]
+    #[arg(hide_short_help = true, help_heading = "Event loop")]
+    turn_write: usize,
+
+    /// Maximum connections accepted from a listener per loop iteration
+    #[arg(long, global = true, value_name = "N", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, help_heading = "Event loop")]
+    turn_accepts: u16,
+
+    /// Write an HTTP access log to FILE; - for stdout, off to disable
+    ///
+    /// SIGHUP and SIGUSR1 reopen FILE, for log rotation.
+    ///
+    /// [default: stdout if it is a terminal, else off]
+    #[arg(long, global = true, value_name = "FILE", value_parser = log_target)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    access_log: Option<LogTarget>,
+
+    /// Format of the access log [default: short on a terminal, else combined]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    log_format: Option<LogFormat>,
+
+    /// Log more to stderr: -v logs closed connections, -vv everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    pub(super) verbose: u8,
+
+    /// Log only errors to stderr; no access log unless --access-log is given
+    #[arg(short, long, global = true)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    pub(super) quiet: bool,
+
+    /// When to color log output
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    pub(super) color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CommandName {
+    /// Respond to every HTTP request with a fixed text (the default command)
+    #[command(after_help = HTTP_EXAMPLES, after_long_help = format!("{HTTP_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Http(HttpArgs),
+    /// Echo each HTTP request back to its sender, to debug proxies and load balancers
+    ///
+    /// The response lists the request line and headers as received, the peer and local addresses, the host name of the
+    /// server, the number of the worker, and the length and SHA-256 hash of the request body. It is JSON if the Accept
+    /// header prefers application/json, otherwise plain text.
+    #[command(after_help = WHOAMI_EXAMPLES, after_long_help = format!("{WHOAMI_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Whoami,
+    /// Serve the files of a directory over HTTP
+    ///
+    /// Only regular files below DIR are served. No request path leads out of DIR, and symbolic links that do are
+    /// followed only with --follow-symlinks. If DIR contains 404.html, 403.html or 500.html, browsers get that page in
+    /// place of the plain error message.
+    #[command(after_help = files_args::EXAMPLE, after_long_help = format!("{}\n\n{EXIT_CODES}", files_args::EXAMPLES))]
+    Files(FilesArgs),
+    /// Run a TCP echo server
+    #[command(after_help = ECHO_EXAMPLES, after_long_help = format!("{ECHO_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Echo,
+    /// Run a TCP chat server with rooms, for netcat and telnet
+    ///
+    /// In the chat, type /help for a list of commands. A slow member is disconnected when its unsent output exceeds
+    /// --max-queue. Idle members stay connected unless --idle-timeout is given. TCP keep-alive detects dead peers with
+    /// 4 probes, 15 seconds apart, after 60 seconds of silence.
+    #[command(after_help = CHAT_EXAMPLES, after_long_help = format!("{CHAT_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Chat(ChatArgs),
+    /// Check whether an HTTP or TCP server is healthy
+    #[command(disable_help_flag = true)]
+    Check(TrailingArgs),
+    /// Connect stdin and stdout to a TCP server (like netcat)
+    #[command(disable_help_flag = true)]
+    Connect(TrailingArgs),
+    /// Hash a password for `serverd files --auth`
+    #[command(disable_help_flag = true)]
+    Hash(TrailingArgs),
+}
+
+/// The arguments of a client command that was found after server options, which is a usage error.
+#[derive(Debug, Args)]
+pub(super) struct TrailingArgs {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChatArgs {
+    /// Maximum number of members, across all workers
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
+    max_members: u32,
+
+    /// Maximum number of rooms, including the lobby
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
+    max_rooms: u32,
+
+    /// Maximum lines per second per member [default: no limit]
+    ///
+    /// A member who exceeds it is notified and muted for 3 seconds.
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Chat")]
+    rate: Option<u32>,
+
+    /// Number of recent lines sent to a member who joins a room
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1000), help_heading = "Chat")]
+    history: u16,
+}
+
+impl ChatArgs {
+    /// Returns the limits of the chat. `queue_bytes_max` also limits the unsent output of each member.
+    fn bounds(&self, queue_bytes_max: usize) -> chat::Bounds {
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        chat::Bounds {
+            members_max: count(self.max_members),
+            rooms_max: count(self.max_rooms),
+            rate: self.rate,
+            queue_bytes_max,
+            history_lines: self.history.into(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HttpArgs {
+    /// Response body of the http command [default: "this is response from server"]
+    #[arg(long, value_name = "TEXT")]
+    pub(super) body: Option<String>,
+}
+
+impl Cli {
+    /// Returns whether the command is one of the client commands, which accept no server options and must come first.
+    pub(super) fn is_client(&self) -> bool {
+        let client = |command: &CommandName| {
+            matches!(command, CommandName::Check(_) | CommandName::Connect(_) | CommandName::Hash(_))
+        };
+        self.command.as_ref().is_some_and(client)
+    }
+
+    pub(super) fn log_level(&self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::Error,
+            (false, 0) => LevelFilter::Warn,
+            (false, 1) => LevelFilter::Debug,
+            (false, _) => LevelFilter::Trace,
+        }
+    }
+
+    pub(super) fn config(&self) -> Config {
+        let cli = self;
+        let timeouts = Timeouts {
+            silent: Some(cli.silent_timeout.unwrap_or(cli.head_timeout)),
+            head: Some(cli.head_timeout),
+            body: Some(cli.body_timeout),
+            body_rate: cli.body_rate,
+            idle: Some(cli.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT)),
+            open: cli.idle_timeout,
+            write: Some(cli.write_timeout),
+            linger: Some(cli.linger_timeout),
+            ..Timeouts::default()
+        };
+        let loop_limits = LoopLimits {
+            read_bytes_per_turn: cli.turn_read,
+            write_bytes_per_turn: cli.turn_write,
+            accepts_per_turn: cli.turn_accepts.into(),
+            output_bytes_max: cli.max_queue,
+            output_resume_bytes: cli.max_queue / 2,
+            linger_bytes_max: cli.max_linger,
+            backlog: cli.backlog,
+            drain: cli.drain_timeout,
+            ..LoopLimits::default()
+        };
+        Config {
+            host: cli.host.clone(),
+            port: cli.port,
+            backend: cli.backend,
+            workers: cli.workers.into(),
+            balance: cli.balance,
+            timeout: cli.timeout,
+            timeouts,
+            loop_limits,
+            connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
+            keep_alive: false,
+            files_max: 0,
+            http: HttpOptions {
+                keep_alive_header: cli.keep_alive_header,
+                requests_max: cli.max_requests,
+                allowed_hosts: cli.allow_hosts.clone(),
+                buffered_bytes_max: cli.max_buffered,
+            },
+            access_log: None,
+        }
+    }
+
+    pub(super) fn logging(&self) -> Logging {
+        let default = if self.quiet { LogTarget::Off } else { LogTarget::Terminal };
+        Logging {
+            target: self.access_log.clone().unwrap_or(default),
+            format: self.log_format,
+            color: match self.color {
+                Color::Auto => None,
+                Color::Always => Some(true),
+                Color::Never => Some(false),
+            },
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            head_bytes_max: self.max_head,
+            headers_max: self.max_headers.into(),
+            target_bytes_max: self.max_target,
+            body_bytes_max: self.max_body,
+            ..Limits::default()
+        }
+    }
+
+    pub(super) fn into_command(self) -> Command {
+        let limits = self.limits();
+        let body = match self.command {
+            Some(CommandName::Whoami) => return Command::Whoami { limits },
+            Some(CommandName::Files(args)) => return args.command(limits),
+            Some(CommandName::Echo) => return Command::Echo,
+            Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),
+            Some(CommandName::Http(args)) => args.body,
+            // Client commands after server options have already been rejected.
+            None | Some(_) => None,
+        };
+        Command::Http { body: body.or(self.http.body).unwrap_or_else(|| DEFAULT_BODY.to_owned()), limits }
+    }
+}

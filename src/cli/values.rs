@@ -1,0 +1,244 @@
+//! Parsers for option values: times, sizes, host names, numbers of workers.
+
+use std::time::Duration;
+
+use crate::http1::HEAD_BYTES_MAX;
+use crate::server::LogTarget;
+
+/// Upper bound of a time. Also keeps deadlines within the range of an `Instant`.
+const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Units of time with their length in milliseconds, longest first.
+const TIME_UNITS: [(&[&str], u64); 5] =
+    [(&["d"], 86_400_000), (&["h"], 3_600_000), (&["m", "min"], 60_000), (&["s"], 1000), (&["ms"], 1)];
+
+/// Splits text after its leading characters that satisfy `is_leading`.
+fn split_while(text: &str, is_leading: fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|character| !is_leading(character)).unwrap_or(text.len()))
+}
+
+/// Parses one or more numbers with units, such as `1.5s` or `1m30s`. Longer units precede shorter ones.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let (mut total_ms, mut rest, mut units) = (0, text.trim(), &TIME_UNITS[..]);
+    loop {
+        let (number, after) = split_while(rest, |character| character.is_ascii_digit() || character == '.');
+        let (unit, after) = split_while(after.trim_start(), char::is_alphabetic);
+        if number.is_empty() {
+            return Err("must start with a number".into());
+        }
+        if unit.is_empty() {
+            return Err(format!("missing unit; use {number}s, {number}ms, {number}m or {number}h"));
+        }
+        if !TIME_UNITS.iter().any(|(names, _)| names.contains(&unit)) {
+            return Err("unknown unit; use ms, s, m, h or d".into());
+        }
+        let found = units.iter().position(|(names, _)| names.contains(&unit));
+        let position = found.ok_or("longer units must precede shorter ones, e.g. 1m30s")?;
+        total_ms += milliseconds(number, units[position].1)?;
+        (units, rest) = (&units[position + 1..], after.trim_start());
+        if rest.is_empty() {
+            break;
+        }
+    }
+    match Duration::from_millis(total_ms) {
+        Duration::ZERO => Err("must be greater than zero, e.g. 500ms".into()),
+        time if time <= TIME_MAX => Ok(time),
+        _ => Err("must be at most one year".into()),
+    }
+}
+
+/// Converts a decimal number of a unit to milliseconds, which must be a whole number. Returns at most a value that
+/// exceeds [`TIME_MAX`] and cannot overflow in a sum.
+fn milliseconds(number: &str, unit_ms: u64) -> Result<u64, String> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_malformed = whole.is_empty() || number.ends_with('.') || fraction.contains('.');
+    if is_malformed || fraction.len() > 9 {
+        return Err(format!("{number} is not a number"));
+    }
+    // 9 digits of a fraction times a day fit.
+    let fraction_ms = fraction.parse::<u64>().unwrap_or(0) * unit_ms;
+    let scale = 10_u64.pow(u32::try_from(fraction.len()).unwrap_or(0));
+    if !fraction_ms.is_multiple_of(scale) {
+        return Err("must be a whole number of milliseconds".into());
+    }
+    let whole_ms = whole.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(unit_ms);
+    Ok(whole_ms.min(u64::MAX / 16) + fraction_ms / scale)
+}
+
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_while(text, |character| character.is_ascii_digit());
+    let number: u64 = number.parse().map_err(|_| "must start with a number".to_owned())?;
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err("unknown unit; use KiB, MiB or GiB".into()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
+}
+
+pub(super) fn head_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes) if (256..=HEAD_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        _ => Err("must be between 256 bytes and 64KiB".into()),
+    }
+}
+
+pub(super) fn queue_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 1024..=0x4000_0000) => Ok(bytes),
+        _ => Err("must be between 1KiB and 1GiB".into()),
+    }
+}
+
+pub(super) fn buffered_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 0x10_0000..) => Ok(bytes),
+        _ => Err("must be at least 1MiB".into()),
+    }
+}
+
+pub(super) fn turn_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes @ 4096..=0x100_0000) => Ok(bytes),
+        _ => Err("must be between 4KiB and 16MiB".into()),
+    }
+}
+
+/// Parses the value of `--access-log`.
+pub(super) fn log_target(text: &str) -> Result<LogTarget, String> {
+    match text {
+        "" => Err("missing file name; use - for stdout, off to disable".into()),
+        "-" => Ok(LogTarget::Stdout),
+        "off" => Ok(LogTarget::Off),
+        path => Ok(LogTarget::File(path.into())),
+    }
+}
+
+/// Parses the number of workers; `auto` and 0 mean one per core.
+pub(super) fn workers(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(0),
+        Ok(count @ 0..=1024) => Ok(count),
+        _ => Err("must be auto, or a number from 0 to 1024".into()),
+    }
+}
+
+/// Parses an address or host name to listen on. Rejects one with a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    match host_and_port(text) {
+        Some((host, port)) => Err(format!("must not include a port; use --host {host} --port {port}")),
+        None if text.is_empty() => Err("must not be empty; use :: for all addresses".into()),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// Splits `HOST:PORT` or `[IPV6]:PORT`; `None` if the text has no port.
+fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    // An IPv6 address without brackets has no port.
+    let host = bare.or_else(|| (!host.contains(':')).then_some(host))?;
+    Some((host, port.parse().ok()?))
+}
+
+/// Returns the command line that a word in place of a command probably means: a directory to serve, a port, or an
+/// address to listen on.
+pub(super) fn meant_command(word: &str) -> Option<String> {
+    if word.parse::<u16>().is_ok() {
+        return Some(format!("serverd --port {word}"));
+    }
+    match host_and_port(word) {
+        Some(("", port)) => return Some(format!("serverd --port {port}")),
+        Some((host, port)) => return Some(format!("serverd --host {host} --port {port}")),
+        None if word.parse::<std::net::IpAddr>().is_ok() => return Some(format!("serverd --host {word}")),
+        None => {}
+    }
+    let is_path = word.contains(['/', '\\']) || word.starts_with('.') || std::path::Path::new(word).is_dir();
+    let quote = if word.contains(char::is_whitespace) { "\"" } else { "" };
+    is_path.then(|| format!("serverd files {quote}{word}{quote}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_may_have_fractions_and_several_units() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("1.5s", 1500),
+            ("1m30s", 90_000),
+            ("1m 30s", 90_000),
+            ("1d", 86_400_000),
+            ("1h0.5m", 3_630_000),
+            ("2 min", 120_000),
+            ("0.001s", 1),
+            ("366d", 366 * 86_400_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for (text, message) in [
+            ("", "start with a number"),
+            ("s", "start with a number"),
+            ("-1s", "start with a number"),
+            ("1m30", "use 30s"),
+            ("30s1m", "must precede"),
+            ("1s1s", "must precede"),
+            ("1y", "unknown unit"),
+            ("1.5.5s", "not a number"),
+            (".5s", "not a number"),
+            ("5.s", "not a number"),
+            ("0.5ms", "whole number of milliseconds"),
+            ("0s0ms", "greater than zero"),
+            ("367d", "at most one year"),
+            ("99999999999999999999d", "at most one year"),
+            ("99999999999999999999d99999999999999999999h99999999999999999999s", "at most one year"),
+        ] {
+            let error = duration(text).unwrap_err();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn workers_are_a_number_or_auto() {
+        assert_eq!((workers("auto"), workers("0"), workers("1024")), (Ok(0), Ok(0), Ok(1024)));
+        for text in ["1025", "-1", "", "many"] {
+            assert!(workers(text).unwrap_err().contains("auto"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_a_port_is_answered_with_both_options() {
+        for text in ["127.0.0.1", "::", "::1", "[::1]", "localhost", "fe80::1%eth0", "::1:8080"] {
+            assert_eq!(host(text).as_deref(), Ok(text));
+        }
+        for (text, advice) in [
+            ("127.0.0.1:8080", "--host 127.0.0.1 --port 8080"),
+            ("localhost:80", "--host localhost --port 80"),
+            ("[::1]:80", "--host ::1 --port 80"),
+        ] {
+            assert!(host(text).unwrap_err().ends_with(advice), "{text}");
+        }
+        assert!(host("").unwrap_err().contains("::"));
+    }
+
+    #[test]
+    fn a_word_in_place_of_a_command_has_a_meaning() {
+        for (word, command) in [
+            (".", Some("serverd files .")),
+            ("./my site", Some("serverd files \"./my site\"")),
+            ("..", Some("serverd files ..")),
+            ("/srv/www", Some("serverd files /srv/www")),
+            ("src", Some("serverd files src")),
+            ("8000", Some("serverd --port 8000")),
+            (":8000", Some("serverd --port 8000")),
+            ("0.0.0.0:80", Some("serverd --host 0.0.0.0 --port 80")),
+            ("::1", Some("serverd --host ::1")),
+            ("nothing", None),
+        ] {
+            assert_eq!(meant_command(word).as_deref(), command, "{word}");
+        }
+    }
+}

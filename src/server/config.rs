@@ -1,0 +1,261 @@
+//! The configuration of a server, and the error of one that cannot start.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use crate::httpserver::AccessLog;
+use crate::r#loop::{LoopLimits, Readiness, Select, Timeouts};
+
+/// Configuration of a server with worker threads and signal handling, for applications of your own.
+///
+/// The defaults are those of the command line. To embed a server without threads or signal handlers, use an
+/// [`EventLoop`] directly.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::HttpServer;
+/// use serverd::{Config, StartError};
+///
+/// // One worker per core, each with its own handler, whose state needs no lock.
+/// fn main() -> Result<(), StartError> {
+///     Config::default().port(8080).workers(0).serve(|worker| {
+///         let mut count = 0;
+///         HttpServer::new(move |_| {
+///             count += 1;
+///             format!("response {count} of worker {worker}\n")
+///         })
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Address or host name to listen on. With a name, the server listens on all of its addresses that can be bound.
+    /// Default: 127.0.0.1.
+    pub host: String,
+    /// Port to listen on; 0 for any free port, the same for all addresses. Default: 8888.
+    pub port: u16,
+    /// I/O readiness API to use. Default: [`Backend::Auto`].
+    pub backend: Backend,
+    /// Number of worker threads; 0 for one per core. Default: 1.
+    pub workers: usize,
+    /// Distribution of connections over the workers. Default: [`Balance::Auto`].
+    pub balance: Balance,
+    /// Upper bound for all of `timeouts`. Default: none.
+    pub timeout: Option<Duration>,
+    /// Timeouts for the phases of a connection.
+    pub timeouts: Timeouts,
+    /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`.
+    pub loop_limits: LoopLimits,
+    /// Maximum open connections of all workers together; further ones wait in the listen queue. Default (`None`): as
+    /// many as the file descriptor limit allows, less a reserve.
+    pub connections_max: Option<usize>,
+    /// Enables TCP keep-alive, which detects dead peers: after 60 s of silence, with 4 probes 15 s apart. Useful for
+    /// protocols in which clients may be idle for hours. Default: false.
+    pub keep_alive: bool,
+    /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
+    /// from the file descriptor limit. Default: 0.
+    pub files_max: usize,
+    /// Options of the built-in HTTP applications; applications of your own set them on their
+    /// [`HttpServer`](crate::HttpServer).
+    pub http: HttpOptions,
+    /// The access log of the application, if it has one: its file is reopened on SIGHUP and SIGUSR1, and it is flushed
+    /// at the end. Pass it to each server as well, with [`HttpServer::access_log`](crate::HttpServer::access_log).
+    pub access_log: Option<AccessLog>,
+}
+
+impl Config {
+    optional_setters! {
+        timeout: Duration,
+        connections_max: usize,
+        access_log: AccessLog,
+    }
+
+    setters! {
+        host: String,
+        port: u16,
+        backend: Backend,
+        workers: usize,
+        balance: Balance,
+        timeouts: Timeouts,
+        loop_limits: LoopLimits,
+        keep_alive: bool,
+        files_max: usize,
+        http: HttpOptions,
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            host: "127.0.0.1".into(),
+            port: 8888,
+            backend: Backend::Auto,
+            workers: 1,
+            balance: Balance::Auto,
+            timeout: None,
+            timeouts: Timeouts::default(),
+            loop_limits: LoopLimits::default(),
+            connections_max: None,
+            keep_alive: false,
+            files_max: 0,
+            http: HttpOptions::default(),
+            access_log: None,
+        }
+    }
+}
+
+/// Options of the built-in HTTP applications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HttpOptions {
+    /// Announces the idle timeout in the Keep-Alive header; see
+    /// [`HttpServer::keep_alive_header`](crate::HttpServer::keep_alive_header). Default: false.
+    pub keep_alive_header: bool,
+    /// Number of requests after which a connection closes; 0 for no limit, which is the default.
+    pub requests_max: u32,
+    /// The hosts to answer for; empty for all, which is the default. See
+    /// [`HttpServer::allow_hosts`](crate::HttpServer::allow_hosts).
+    pub allowed_hosts: Vec<String>,
+    /// Maximum memory of collected request bodies of all workers together, in bytes; see
+    /// [`BufferLimit`](crate::BufferLimit). Default: 256 MiB.
+    pub buffered_bytes_max: usize,
+}
+
+impl HttpOptions {
+    setters! {
+        keep_alive_header: bool,
+        requests_max: u32,
+        allowed_hosts: Vec<String>,
+        buffered_bytes_max: usize,
+    }
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        let allowed_hosts = Vec::new();
+        HttpOptions { keep_alive_header: false, requests_max: 0, allowed_hosts, buffered_bytes_max: 256 << 20 }
+    }
+}
+
+// The doc comments of the values of the following types are also help texts.
+
+/// An I/O readiness API, selected by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum Backend {
+    /// epoll on Linux, select elsewhere.
+    Auto,
+    /// Linux only.
+    Epoll,
+    /// macOS and the BSDs only.
+    Kqueue,
+    /// All platforms.
+    Select,
+}
+
+/// Load balancing: how connections are distributed over several workers. A single worker always accepts by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum Balance {
+    /// kernel on Linux, least-connections elsewhere.
+    Auto,
+    #[cfg_attr(
+        feature = "cli",
+        value(help = "One listener per worker (SO_REUSEPORT), balanced by the kernel; Linux only")
+    )]
+    /// One listener per worker (`SO_REUSEPORT`), balanced by the kernel by a hash of the addresses; Linux only.
+    ///
+    /// Nothing is shared, but a few long-lived connections may end up on the same worker.
+    Kernel,
+    /// One thread accepts and hands each connection to the worker with the fewest connections.
+    #[cfg_attr(feature = "cli", value(alias = "fewest"))]
+    LeastConnections,
+}
+
+/// Error of a server that could not start or could not continue. The message usually says how to fix it.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl StartError {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        StartError(message.into())
+    }
+
+    /// Creates an error from a failed system call.
+    pub(super) fn from_io(what: &str, error: &io::Error) -> Self {
+        StartError(format!("{what}: {error}"))
+    }
+}
+
+/// Properties of a running server, passed to the callback of [`Config::serve_with`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Started {
+    /// Addresses the server is listening on: one, unless [`Config::host`] is a name with several.
+    pub local_addrs: Vec<SocketAddr>,
+    /// Name of the backend.
+    pub backend: &'static str,
+    /// Number of workers.
+    pub workers: usize,
+}
+
+impl Balance {
+    /// Returns whether the kernel distributes the connections, or an error if that is configured but not supported.
+    pub(super) fn uses_kernel(self, workers: usize) -> Result<bool, StartError> {
+        match self {
+            Balance::Kernel if !cfg!(target_os = "linux") && workers > 1 => Err(StartError(
+                "kernel load balancing is available on Linux only; use --balance least-connections or omit the option"
+                    .into(),
+            )),
+            Balance::Kernel => Ok(true),
+            Balance::Auto => Ok(cfg!(target_os = "linux")),
+            Balance::LeastConnections => Ok(false),
+        }
+    }
+}
+
+impl Backend {
+    /// Resolves `Auto`; returns an error if the backend is not available on this system.
+    pub(super) fn resolve(self) -> Result<Backend, StartError> {
+        const LINUX: bool = cfg!(target_os = "linux");
+        const KQUEUE: bool = (cfg!(unix) && !LINUX) || cfg!(serverd_kqueue_by_epoll);
+        match self {
+            Backend::Auto => Ok(if LINUX { Backend::Epoll } else { Backend::Select }),
+            Backend::Epoll if !LINUX => Err(unavailable("epoll", "Linux")),
+            Backend::Kqueue if !KQUEUE => Err(unavailable("kqueue", "macOS and the BSDs")),
+            chosen => Ok(chosen),
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::Epoll => "epoll",
+            Backend::Kqueue => "kqueue",
+            Backend::Select => Select::NAME,
+        }
+    }
+}
+
+fn unavailable(backend: &str, systems: &str) -> StartError {
+    StartError(format!("{backend} is available on {systems} only; use --backend select or omit the option"))
+}
+
+/// Returns the number of workers; `configured` may be 0, for one per core.
+pub(super) fn worker_count(configured: usize) -> usize {
+    if configured == 0 { thread::available_parallelism().map_or(1, usize::from) } else { configured }
+}

@@ -1,0 +1,27 @@
+//! Runs an application on worker threads, with signal handling and graceful shutdown.
+//!
+//! Each worker is a thread with its own event loop and its own application instance; nothing is shared on the hot path.
+//! Connections are distributed over the workers by the kernel, with one listener per worker (`SO_REUSEPORT`, on Linux),
+//! or by an acceptor thread that hands each connection to the worker with the fewest connections.
+
+#[cfg(feature = "cli")]
+mod commands;
+mod config;
+mod fd_limit;
+mod listeners;
+#[cfg(feature = "cli")]
+mod logging;
+#[cfg(feature = "cli")]
+mod process_log;
+mod signals;
+#[cfg(windows)]
+mod windows;
+mod workers;
+
+#[cfg(feature = "cli")]
+pub use commands::{Command, FilesConfig, run};
+pub use config::{Backend, Balance, Config, HttpOptions, StartError, Started};
+#[cfg(feature = "cli")]
+pub use logging::{LogTarget, Logging};
+#[cfg(feature = "cli")]
+pub use process_log::ProcessLog;
