@@ -9,8 +9,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use serverd::r#loop::{LoopLimits, Readiness, Select};
 use serverd::{EventLoop, Handle, HttpServer, Poller, Response, Timeouts};
+use serverd::{LoopLimits, Readiness, Select};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
@@ -90,9 +90,9 @@ fn measure<B: Readiness<Listener: From<TcpListener>> + 'static>(criterion: &mut 
 
 fn throughput(criterion: &mut Criterion) {
     #[cfg(target_os = "linux")]
-    measure::<serverd::r#loop::Epoll>(criterion);
+    measure::<serverd::Epoll>(criterion);
     #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-    measure::<serverd::r#loop::Kqueue>(criterion);
+    measure::<serverd::Kqueue>(criterion);
     measure::<Select>(criterion);
 }
 

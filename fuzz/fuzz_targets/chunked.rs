@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     let limits = if seed & 1 == 0 {
         Limits::default()
     } else {
-        Limits { body_bytes_max: 64, trailer_bytes_max: 64, headers_max: 4, ..Limits::default() }
+        Limits::default().body_bytes_max(64).trailer_bytes_max(64).headers_max(4)
     };
     let unsplit = feed_input::feed(&input, &limits, false, &mut || usize::MAX >> 1);
     assert_eq!(feed_input::feed(&input, &limits, false, &mut || 1), unsplit);

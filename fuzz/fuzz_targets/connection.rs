@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let limits = if seed & 1 == 0 {
         Limits::default()
     } else {
-        Limits { head_bytes_max: 256, headers_max: 4, target_bytes_max: 32, body_bytes_max: 64, trailer_bytes_max: 64 }
+        Limits::default().head_bytes_max(256).headers_max(4).target_bytes_max(32).body_bytes_max(64).trailer_bytes_max(64)
     };
     let unsplit = feed_input::feed(input, &limits, false, &mut || usize::MAX >> 1);
     assert_eq!(feed_input::feed(input, &limits, true, &mut || usize::MAX >> 1), unsplit);

@@ -300,7 +300,7 @@ impl Head {
         if self.line == 0 && len > request_line_max {
             return Err(self.classify_overlong_line(&bytes[..request_line_max]));
         }
-        if self.line + len >= limits.head_bytes_max() { Err(Error::HeadTooLarge) } else { Ok(()) }
+        if self.line + len >= limits.head_bytes_capped() { Err(Error::HeadTooLarge) } else { Ok(()) }
     }
 
     /// Determines which part of an overlong request line is too long.

@@ -5,6 +5,7 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Limits on the size of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Maximum size of the request line and headers in bytes, line endings included. Default: [`HEAD_BYTES_MAX`], which
     /// is also the upper bound. A larger head gets 431.
@@ -22,6 +23,16 @@ pub struct Limits {
     pub trailer_bytes_max: usize,
 }
 
+impl Limits {
+    setters! {
+        head_bytes_max: usize,
+        headers_max: usize,
+        target_bytes_max: usize,
+        body_bytes_max: u64,
+        trailer_bytes_max: usize,
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -35,7 +46,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(super) fn head_bytes_max(&self) -> usize {
+    pub(super) fn head_bytes_capped(&self) -> usize {
         self.head_bytes_max.min(HEAD_BYTES_MAX)
     }
 }

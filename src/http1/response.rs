@@ -154,13 +154,13 @@ impl ResponseReader {
             check_prefix(rest)?;
             let State::Head(searched) = &mut self.state else { return Ok((start, ResponseEvent::NeedMore)) };
             let Some(end) = head_end(rest, searched) else {
-                if rest.len() > self.limits.head_bytes_max() {
+                if rest.len() > self.limits.head_bytes_capped() {
                     return Err(ResponseError::HeadTooLarge);
                 }
                 return Ok((start, ResponseEvent::NeedMore));
             };
             let head = &rest[..end];
-            if end > self.limits.head_bytes_max() {
+            if end > self.limits.head_bytes_capped() {
                 return Err(ResponseError::HeadTooLarge);
             }
             let (status, line) = status_line(head)?;

@@ -118,6 +118,7 @@ impl Queue {
 
 /// Error returned by [`Sender::send`], with the rejected piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SendError {
     /// The queue is full; see [`Sender::on_drained`].
     Full(Bytes),

@@ -24,6 +24,7 @@ const NOT_IN_TRAILERS: [&str; 12] = [
 
 /// The reason a header was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HeaderError {
     /// The name is not a token (RFC 9110 section 5.6.2).
     Name,

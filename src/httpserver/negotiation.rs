@@ -10,6 +10,7 @@ const DEFAULT: u16 = 1;
 
 /// A content coding (RFC 9110 section 8.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ContentCoding {
     /// No encoding.
     Identity,

@@ -27,7 +27,7 @@ use super::socket::TcpListener;
 ///
 /// # Examples
 /// ```
-/// use serverd::r#loop::{Acceptor, ConnectionLimit, EventLoop, LoopLimits, Select};
+/// use serverd::{Acceptor, ConnectionLimit, EventLoop, LoopLimits, Select};
 /// use serverd::{HttpServer, Poller, Timeouts};
 ///
 /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -22,6 +22,7 @@ use super::table::ConnId;
 /// The timeouts are set in [`Timeouts`](super::Timeouts). The timer of a phase starts when the connection enters the
 /// phase and is not restarted within it, unless the application calls [`Wire::restart_timer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// Connected; no byte has been received yet.
     AwaitingFirstByte,
@@ -82,6 +83,7 @@ pub enum Flow {
 
 /// The reason a connection was closed.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum CloseReason {
     /// The application closed it, and all output was sent.
     Done,
@@ -104,6 +106,7 @@ pub enum CloseReason {
 
 /// Details of a closed connection.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct CloseInfo {
     /// The reason the connection was closed.
     pub reason: CloseReason,
@@ -116,6 +119,7 @@ pub struct CloseInfo {
 }
 
 /// A connection that has just been opened.
+#[non_exhaustive]
 pub struct Accepted<'a> {
     /// Index of the listener, in the order of the calls to [`EventLoop::listen`](super::EventLoop::listen); `None` for
     /// a stream that was added to the loop.
@@ -203,7 +207,7 @@ impl<S: Stream> Addresses for S {
 /// # Examples
 /// Counts the bytes each client sends and replies with the total at the end; idle clients are disconnected.
 /// ```
-/// use serverd::r#loop::{Accepted, App, CloseReason, ConnId, CloseInfo, Flow, Output, Phase, Wire};
+/// use serverd::{Accepted, App, CloseReason, ConnId, CloseInfo, Flow, Output, Phase, Wire};
 /// use std::convert::Infallible;
 ///
 /// struct ByteCounter {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// # Examples
 /// ```
-/// let limit = serverd::r#loop::ConnectionLimit::new(10_000);
+/// let limit = serverd::ConnectionLimit::new(10_000);
 /// assert_eq!((limit.open(), limit.max()), (0, 10_000));
 /// ```
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl ConnectionLimit {
     ///
     /// # Examples
     /// ```
-    /// let all = serverd::r#loop::ConnectionLimit::new(10_000);
+    /// let all = serverd::ConnectionLimit::new(10_000);
     /// assert_eq!(all.share().open_here(), 0);
     /// ```
     #[must_use]

@@ -16,7 +16,7 @@ use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
-use super::poller::{Handle, PollRetry, Poller, Turn};
+use super::poller::{Handle, PollRetry, Poller, Turn, sealed};
 use super::readiness::{Event, Readiness};
 use super::schedule::Schedule;
 use super::table::{ConnId, Table};
@@ -261,6 +261,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 }
+
+impl<B: Readiness, A: App> sealed::Sealed for EventLoop<B, A> {}
 
 impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
     fn turn(&mut self) -> io::Result<Turn> {

@@ -6,6 +6,7 @@ use super::app::Phase;
 
 /// Resource limits of a loop and of each of its connections.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LoopLimits {
     /// Maximum bytes read from one connection per turn; also the size of the loop's read buffer. Default: 64 KiB.
     pub read_bytes_per_turn: usize,
@@ -34,6 +35,21 @@ pub struct LoopLimits {
     pub drain: Duration,
 }
 
+impl LoopLimits {
+    setters! {
+        read_bytes_per_turn: usize,
+        write_bytes_per_turn: usize,
+        input_bytes_max: usize,
+        output_bytes_max: usize,
+        output_resume_bytes: usize,
+        linger_bytes_max: u64,
+        backlog: u32,
+        accepts_per_turn: usize,
+        connections_max: usize,
+        drain: Duration,
+    }
+}
+
 impl Default for LoopLimits {
     fn default() -> Self {
         LoopLimits {
@@ -53,6 +69,7 @@ impl Default for LoopLimits {
 
 /// Activity counters of a loop since its creation. Most of them count system calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Polls for events.
     pub waits: u64,
@@ -77,6 +94,7 @@ pub struct Counters {
 /// Timeouts have a resolution of one millisecond and never expire early. They may expire late, by at most 550 ms or a
 /// sixteenth of the timeout, whichever is less: deadlines are coalesced so that one wake-up handles many connections.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// Maximum time from accept to the first byte, so that a client that sends nothing does not hold a file descriptor.
     /// Default: 10 s.
@@ -101,6 +119,23 @@ pub struct Timeouts {
     /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
     /// something, `linger` applies instead.
     pub linger_briefly: Option<Duration>,
+}
+
+impl Timeouts {
+    optional_setters! {
+        silent: Duration,
+        head: Duration,
+        body: Duration,
+        idle: Duration,
+        open: Duration,
+        write: Duration,
+        linger: Duration,
+        linger_briefly: Duration,
+    }
+
+    setters! {
+        body_rate: u32,
+    }
 }
 
 impl Default for Timeouts {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::mailbox::LoopWaker;
 use super::schedule::{Task, Timer};
 
-/// The interface common to all event loops, independent of backend and application.
+/// The interface common to all event loops, independent of backend and application. Only
+/// [`EventLoop`](super::EventLoop) implements it.
 ///
 /// # Examples
 /// ```
@@ -22,7 +23,7 @@ use super::schedule::{Task, Timer};
 /// server.run()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Poller {
+pub trait Poller: sealed::Sealed {
     /// Runs one turn: waits for events or the next deadline, then handles what is due.
     ///
     /// # Errors
@@ -76,6 +77,11 @@ impl PollRetry {
         std::thread::sleep(RETRY_DELAY);
         Ok(())
     }
+}
+
+/// Keeps other crates from implementing [`Poller`], so that it can get more methods.
+pub(super) mod sealed {
+    pub trait Sealed {}
 }
 
 /// The result of a turn.

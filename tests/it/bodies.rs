@@ -27,7 +27,7 @@ impl Handler for Mirror {
 }
 
 fn mirror<B: Backend>() -> Server {
-    let limits = Limits { body_bytes_max: 300_000, ..Limits::default() };
+    let limits = Limits::default().body_bytes_max(300_000);
     serve::<B, _>(|| HttpServer::with(Mirror).limits(limits))
 }
 

@@ -191,8 +191,8 @@ on_every_backend! {
     }
 
     fn a_client_that_exceeds_the_write_timeout_is_too_slow<B>() {
-        let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
-        let bounds = Bounds { queue_bytes_max: 1 << 30, ..Bounds::default() };
+        let timeouts = Timeouts::default().write(Duration::from_millis(100));
+        let bounds = Bounds::default().queue_bytes_max(1 << 30);
         let servers = chat_with::<B>(1, bounds, &timeouts);
         let mut members = join_all(&servers, 2);
         let text = "x".repeat(1900) + "\n";
@@ -214,7 +214,7 @@ on_every_backend! {
     }
 
     fn an_idle_member_is_disconnected_after_the_timeout<B>() {
-        let timeouts = Timeouts { open: Some(Duration::from_millis(300)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().open(Duration::from_millis(300));
         let servers = chat_with::<B>(1, Bounds::default(), &timeouts);
         let mut idle = Member::join(&servers[0]);
         let mut active = Member::join(&servers[0]);
@@ -243,7 +243,7 @@ on_every_backend! {
     }
 
     fn a_full_chat_rejects_clients_with_a_notice<B>() {
-        let servers = chat_with::<B>(1, Bounds { members_max: 2, ..Bounds::default() }, &Timeouts::default());
+        let servers = chat_with::<B>(1, Bounds::default().members_max(2), &Timeouts::default());
         let members = join_all(&servers, 2);
         let mut third = servers[0].connect();
         assert_eq!(third.line(), "* The chat is full; try again later.");

@@ -309,7 +309,7 @@ on_every_backend! {
     }
 
     fn a_loop_that_ends_closes_pending_responders<B>() {
-        let limits = LoopLimits { drain: Duration::from_millis(50), ..LoopLimits::default() };
+        let limits = LoopLimits::default().drain(Duration::from_millis(50));
         let closed = Arc::new(AtomicUsize::new(0));
         let (closed_count, responders) = (Arc::clone(&closed), Arc::new(Mutex::new(Vec::new())));
         let pending = Arc::clone(&responders);

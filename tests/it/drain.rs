@@ -78,7 +78,7 @@ on_every_backend! {
     }
 
     fn a_stuck_client_delays_shutdown_no_longer_than_the_limit<B>() {
-        let limits = LoopLimits { drain: Duration::from_millis(300), ..LoopLimits::default() };
+        let limits = LoopLimits::default().drain(Duration::from_millis(300));
         let server = serve_with::<B, _>(Timeouts::default(), limits, hello);
         let mut stuck = server.connect();
         stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");

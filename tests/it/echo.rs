@@ -155,7 +155,7 @@ on_every_backend! {
 
     fn idle_connections_stay_open_without_a_timeout<B>() {
         let short = Some(Duration::from_millis(50));
-        let http_only = Timeouts { silent: short, head: short, body: short, idle: short, ..Timeouts::default() };
+        let http_only = Timeouts::default().silent(short).head(short).body(short).idle(short);
         let server = serve_with::<B, _>(http_only.clone(), limits(), || Echo);
         let mut client = server.connect();
         client.socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set read timeout");
@@ -163,7 +163,7 @@ on_every_backend! {
         assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
         client.send("x");
         assert_eq!(client.read(1), b"x");
-        let server = serve_with::<B, _>(Timeouts { open: short, ..http_only }, limits(), || Echo);
+        let server = serve_with::<B, _>(http_only.open(short), limits(), || Echo);
         server.connect().expect_close();
     }
 }

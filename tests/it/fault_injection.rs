@@ -44,7 +44,7 @@ fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
             "/large" => Response::new(StatusCode::OK).body(large.clone()),
             _ => Response::text(request.body().len().to_string()),
         });
-        let limits = LoopLimits { output_bytes_max: 64 * 1024, ..LoopLimits::default() };
+        let limits = LoopLimits::default().output_bytes_max(64 * 1024);
         let mut event_loop = EventLoop::with_backend(Faulty::wrap(B::new()?, &own), Timeouts::default(), limits, app);
         event_loop.listen(FaultyListener::wrap(listener.into(), &own))?;
         send.send(event_loop.handle()).expect("the test is waiting");

@@ -217,7 +217,7 @@ on_every_backend! {
         let whole = content(LARGE);
         let file = Temporary::new(&whole);
         let file = file.open();
-        let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().write(Duration::from_millis(100));
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || HttpServer::new(handler(file)));
         let mut client = server.connect();
         client.send(get("/"));

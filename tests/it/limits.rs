@@ -16,7 +16,7 @@ fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
 
 on_every_backend! {
     fn at_the_limit_open_connections_are_served_and_new_ones_wait<B>() {
-        let limits = LoopLimits { connections_max: 2, ..LoopLimits::default() };
+        let limits = LoopLimits::default().connections_max(2);
         let server = serve_with::<B, _>(Timeouts::default(), limits, hello);
         let mut open: Vec<_> = (0..2).map(|_| server.connect()).collect();
         for client in &mut open {
@@ -93,7 +93,7 @@ on_every_backend! {
     }
 
     fn a_declared_length_allocates_no_memory<B>() {
-        let limits = serverd::http1::Limits { body_bytes_max: u64::MAX, ..serverd::http1::Limits::default() };
+        let limits = serverd::http1::Limits::default().body_bytes_max(u64::MAX);
         let server = serve::<B, _>(move || hello().limits(limits));
         let mut client = server.connect();
         client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\nx");
@@ -104,7 +104,7 @@ on_every_backend! {
     }
 
     fn a_connection_with_too_much_unconsumed_input_is_closed<B>() {
-        let limits = LoopLimits { input_bytes_max: 100_000, ..LoopLimits::default() };
+        let limits = LoopLimits::default().input_bytes_max(100_000);
         let server = serve_with::<B, _>(Timeouts::default(), limits, || {
             |_: &mut serverd::Wire<'_, ()>| serverd::Flow::Read(serverd::Phase::Unlimited)
         });

@@ -8,7 +8,7 @@ use crate::feed_input::{feed, random_splits};
 
 /// Limits small enough for random input to reach them.
 fn small_limits() -> Limits {
-    Limits { head_bytes_max: 300, headers_max: 6, target_bytes_max: 40, body_bytes_max: 50, trailer_bytes_max: 30 }
+    Limits::default().head_bytes_max(300).headers_max(6).target_bytes_max(40).body_bytes_max(50).trailer_bytes_max(30)
 }
 
 /// Generates random sequences of valid and invalid request fragments, so that inputs reach deep parser states.

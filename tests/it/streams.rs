@@ -93,7 +93,7 @@ fn push_until_blocked(server: &Server, sender: &Sender, bytes: usize) -> usize {
                 other.send(get("/plain"));
                 assert_eq!(other.response().text(), "plain");
             }
-            Err(SendError::Closed(_)) => panic!("stream closed"),
+            Err(error) => panic!("{error}"),
         }
     }
     pushed
@@ -228,7 +228,7 @@ on_every_backend! {
 
     fn a_stream_is_not_cut_off_by_the_request_timeouts<B>() {
         let limit = Some(Duration::from_millis(200));
-        let timeouts = Timeouts { silent: limit, head: limit, body: limit, idle: limit, ..Timeouts::default() };
+        let timeouts = Timeouts::default().silent(limit).head(limit).body(limit).idle(limit);
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || {
             HttpServer::new(|_: &Request<'_>| {
                 Response::stream((0..300).map(|number| {
@@ -254,7 +254,7 @@ on_every_backend! {
     }
 
     fn the_write_timeout_ends_an_unread_stream<B>() {
-        let timeouts = Timeouts { write: Some(Duration::from_millis(100)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().write(Duration::from_millis(100));
         let (send, ended) = mpsc::channel();
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || {
             HttpServer::new(move |_: &Request<'_>| {

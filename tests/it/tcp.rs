@@ -108,7 +108,7 @@ fn recorder<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mp
 
 on_every_backend! {
     fn the_default_bodies_keep_the_flow_while_output_drains<B>() {
-        let timeouts = Timeouts { idle: Some(Duration::from_millis(300)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().idle(Duration::from_millis(300));
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || Minimal);
         let mut client = server.connect();
         client.send("1");

@@ -19,14 +19,14 @@ fn server<B: Backend>(timeouts: Timeouts) -> Server {
 
 on_every_backend! {
     fn a_silent_connection_is_closed_without_a_response<B>() {
-        let server = server::<B>(Timeouts { silent: Some(SHORT), ..Timeouts::default() });
+        let server = server::<B>(Timeouts::default().silent(SHORT));
         let start = Instant::now();
         server.connect().expect_close();
         assert!(start.elapsed() >= SHORT, "{:?}", start.elapsed());
     }
 
     fn an_idle_connection_is_closed_without_a_response<B>() {
-        let server = server::<B>(Timeouts { idle: Some(SHORT), ..Timeouts::default() });
+        let server = server::<B>(Timeouts::default().idle(SHORT));
         let mut client = server.connect();
         // The idle time starts when the response is sent, which may be well before the client receives it.
         let start = Instant::now();
@@ -37,7 +37,7 @@ on_every_backend! {
     }
 
     fn a_head_that_arrives_byte_by_byte_times_out<B>() {
-        let server = server::<B>(Timeouts { head: Some(SHORT), ..Timeouts::default() });
+        let server = server::<B>(Timeouts::default().head(SHORT));
         // The server reads its clock when it accepts the connection, possibly some time before it reads from it.
         let start = Instant::now();
         let mut client = server.connect();
@@ -56,7 +56,7 @@ on_every_backend! {
     }
 
     fn a_head_request_that_times_out_gets_no_content<B>() {
-        let timeouts = Timeouts { head: Some(SHORT), body: Some(SHORT), ..Timeouts::default() };
+        let timeouts = Timeouts::default().head(SHORT).body(SHORT);
         let server = server::<B>(timeouts);
         for rest in ["A: ", "Content-Length: 9\r\n\r\n"] {
             let mut client = server.connect();
@@ -67,7 +67,7 @@ on_every_backend! {
     }
 
     fn a_stalled_body_gets_408<B>() {
-        let server = server::<B>(Timeouts { body: Some(SHORT), ..Timeouts::default() });
+        let server = server::<B>(Timeouts::default().body(SHORT));
         let mut client = server.connect();
         client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhello");
         let response = client.response();
@@ -76,7 +76,7 @@ on_every_backend! {
     }
 
     fn a_body_above_the_minimum_rate_may_take_longer_than_the_interval<B>() {
-        let server = server::<B>(Timeouts { body: Some(SHORT), ..Timeouts::default() });
+        let server = server::<B>(Timeouts::default().body(SHORT));
         let mut client = server.connect();
         client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6000\r\n\r\n");
         let start = Instant::now();
@@ -96,7 +96,7 @@ on_every_backend! {
     }
 
     fn a_client_that_reads_nothing_is_reset<B>() {
-        let timeouts = Timeouts { write: Some(SHORT), ..Timeouts::default() };
+        let timeouts = Timeouts::default().write(SHORT);
         let large = vec![b'x'; 32 << 20];
         let app = move || HttpServer::new(move |_: &Request<'_>| Response::text(large.clone()));
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), app);
@@ -115,7 +115,7 @@ on_every_backend! {
     fn a_slow_reader_that_makes_progress_gets_everything<B>() {
         // Long enough for a client that waits for CPU time, but shorter than the sum of its pauses.
         let limit = SHORT * 3;
-        let timeouts = Timeouts { write: Some(limit), ..Timeouts::default() };
+        let timeouts = Timeouts::default().write(limit);
         let large = vec![b'x'; 16 << 20];
         let app = move || HttpServer::new(move |_: &Request<'_>| Response::text(large.clone()));
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), app);

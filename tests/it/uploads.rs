@@ -347,7 +347,7 @@ on_every_backend! {
 
 /// Starts a server on the select backend, with a body timeout of `ms` milliseconds.
 fn with_body_timeout(ms: u64) -> (Server, mpsc::Receiver<Reading>) {
-    let timeouts = Timeouts { body: Some(std::time::Duration::from_millis(ms)), ..Timeouts::default() };
+    let timeouts = Timeouts::default().body(std::time::Duration::from_millis(ms));
     let (send, readers) = mpsc::channel();
     let handler = ByPath { dropped: Arc::default(), readers: send };
     let limits = serverd::r#loop::LoopLimits::default();

@@ -51,6 +51,7 @@ const LINES_PER_TURN: usize = 64;
 
 /// The limits of a chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bounds {
     /// Maximum number of members on all loops together. Further connections get a notice and are closed. Default:
     /// 10,000.
@@ -66,6 +67,19 @@ pub struct Bounds {
     pub queue_bytes_max: usize,
     /// Number of recent lines sent to a member who joins a room. Default: 20, about a screenful.
     pub history_lines: usize,
+}
+
+impl Bounds {
+    optional_setters! {
+        rate: u32,
+    }
+
+    setters! {
+        members_max: usize,
+        rooms_max: usize,
+        queue_bytes_max: usize,
+        history_lines: usize,
+    }
 }
 
 impl Default for Bounds {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// The Cache-Control policy for files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CacheControl {
     /// `no-cache`: caches store the file but revalidate it on each use. Changes are visible at once, and an unchanged
     /// file costs only a 304.

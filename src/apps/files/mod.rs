@@ -53,6 +53,7 @@ const ALLOW: &str = "GET, HEAD, OPTIONS";
 /// Options for serving a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent options")]
+#[non_exhaustive]
 pub struct Options {
     /// Index files, in order of preference. Default: `index.html`.
     pub index: Vec<String>,
@@ -77,6 +78,23 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Maximum number of larger files that each worker keeps open. Default: 256.
     pub open_files_max: usize,
+}
+
+impl Options {
+    optional_setters! {
+        spa: String,
+    }
+
+    setters! {
+        index: Vec<String>,
+        hidden: bool,
+        follow_symlinks: bool,
+        listing: bool,
+        cache_control: CacheControl,
+        precompressed: bool,
+        cache_bytes_max: usize,
+        open_files_max: usize,
+    }
 }
 
 impl Default for Options {

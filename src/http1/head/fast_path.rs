@@ -25,7 +25,7 @@ impl Head {
     #[inline(always)]
     pub(in crate::http1) fn parse_fast(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Error> {
         // The complete head must be within the limit.
-        let bytes = &bytes[..bytes.len().min(limits.head_bytes_max())];
+        let bytes = &bytes[..bytes.len().min(limits.head_bytes_capped())];
         if self.line == 0 {
             if !self.read_request_line_fast(bytes, limits) {
                 return Ok(None);

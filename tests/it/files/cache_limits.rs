@@ -23,8 +23,8 @@ on_every_backend! {
     fn files_are_served_regardless_of_the_cache_limits<B>() {
         for bytes in [10, 40_000] {
             let tree = tree(20, bytes);
-            let server = tree.serve_with::<B>(Options { cache_bytes_max: 5000, open_files_max: 3, ..Options::default() });
-            let uncached = tree.serve_with::<B>(Options { cache_bytes_max: 0, open_files_max: 0, ..Options::default() });
+            let server = tree.serve_with::<B>(Options::default().cache_bytes_max(5000).open_files_max(3));
+            let uncached = tree.serve_with::<B>(Options::default().cache_bytes_max(0).open_files_max(0));
             let (mut client, mut other) = (server.connect(), uncached.connect());
             for at in (0..20).chain(0..20).chain([19, 19, 18, 19]) {
                 let expected = vec![at; bytes];

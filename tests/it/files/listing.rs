@@ -110,9 +110,9 @@ on_every_backend! {
         let server = tree.serve::<B>();
         assert_eq!(get(&mut server.connect(), "/sub/").text(), "the index");
         assert_eq!(get(&mut server.connect(), "/sub/?format=json").text(), "the index");
-        let server = tree.serve_with::<B>(Options { listing: false, ..Options::default() });
+        let server = tree.serve_with::<B>(Options::default().listing(false));
         assert_eq!(get(&mut server.connect(), "/").status, 404);
-        let server = tree.serve_with::<B>(Options { hidden: true, ..Options::default() });
+        let server = tree.serve_with::<B>(Options::default().hidden(true));
         assert_eq!(links(&get(&mut server.connect(), "/"))[2], ".hidden");
     }
 

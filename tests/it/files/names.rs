@@ -56,7 +56,7 @@ on_every_backend! {
             std::fs::create_dir(tree.path().join(format!("dir{at}"))).expect("create directory");
             std::fs::create_dir(tree.path().join(format!("dir{at}")).join(name)).expect("create directory");
         }
-        let server = tree.serve_with::<B>(serverd::apps::files::Options { hidden: true, ..Default::default() });
+        let server = tree.serve_with::<B>(serverd::apps::files::Options::default().hidden(true));
         let mut client = server.connect();
         for (at, name) in names().iter().enumerate() {
             let path = encoded(name);

@@ -48,7 +48,7 @@ on_every_backend! {
         for (path, text) in [("/", "<p>home"), ("/sub/", "<p>sub"), ("/sub//?x", "<p>sub")] {
             assert_eq!(get(&mut client, path).text(), text, "{path}");
         }
-        let options = Options { index: vec!["none".into(), "b.css".into()], ..Options::default() };
+        let options = Options::default().index(vec!["none".into(), "b.css".into()]);
         let server = tree.serve_with::<B>(options);
         assert_eq!(get(&mut server.connect(), "/bare/").text(), "b{}");
     }
@@ -78,7 +78,7 @@ on_every_backend! {
         for path in ["/none", "/a.txt/", "/a.txt/b", "/sub/none", "/.hidden", "/.git/config", "/.git/", "/%2egit/config"] {
             assert_eq!(get(&mut client, path).status, 404, "{path}");
         }
-        let server = tree.serve_with::<B>(Options { hidden: true, ..Options::default() });
+        let server = tree.serve_with::<B>(Options::default().hidden(true));
         let mut client = server.connect();
         assert_eq!(get(&mut client, "/.git/config").text(), "hidden");
     }

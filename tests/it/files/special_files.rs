@@ -64,7 +64,7 @@ on_every_backend! {
         for path in ["/relative", "/absolute", "/up/other.txt", "/up/", "/up/root/a.txt"] {
             assert_eq!(get(&mut client, path).status, 404, "{path}");
         }
-        let server = tree.serve_with::<B>(Options { follow_symlinks: true, ..Options::default() });
+        let server = tree.serve_with::<B>(Options::default().follow_symlinks(true));
         let mut client = server.connect();
         for (path, text) in [("/relative", "other"), ("/absolute", "other"), ("/up/other.txt", "other"), ("/up/root/a.txt", "text")] {
             assert_eq!(get(&mut client, path).text(), text, "{path}");
@@ -81,7 +81,7 @@ on_every_backend! {
         if let Err(error) = make_device(&tree.path().join("null")) {
             println!("cannot create a device node: {error}");
         }
-        for options in [Options::default(), Options { follow_symlinks: true, ..Options::default() }] {
+        for options in [Options::default(), Options::default().follow_symlinks(true)] {
             let server = tree.serve_with::<B>(options);
             let mut client = server.connect();
             for path in ["/fifo", "/socket", "/null", "/fifo/", "/fifo/x"] {

@@ -29,7 +29,7 @@ fn site() -> Tree {
 on_every_backend! {
     fn the_spa_page_is_the_fallback_for_navigation_only<B>() {
         let tree = site();
-        let options = Options { spa: Some("index.html".into()), listing: false, ..Options::default() };
+        let options = Options::default().spa("index.html".to_owned()).listing(false);
         let server = tree.serve_with::<B>(options);
         let mut client = server.connect();
         for path in ["/users/7", "/deep/", "/no/such.html", "/.git/config", "/%00", "/a/"] {
@@ -76,7 +76,7 @@ on_every_backend! {
             (CacheControl::NoStore, "no-store", "no-store"),
             (CacheControl::MaxAge(Duration::from_secs(60)), "max-age=60", "max-age=31536000, immutable"),
         ] {
-            let server = tree.serve_with::<B>(Options { cache_control, ..Options::default() });
+            let server = tree.serve_with::<B>(Options::default().cache_control(cache_control));
             let mut client = server.connect();
             let response = get(&mut client, "/index.html");
             assert_eq!(response.header("cache-control"), Some(plain));
@@ -126,7 +126,7 @@ on_every_backend! {
         assert_eq!((picture.text().as_str(), picture.header("vary")), ("png", None));
         let direct = request(&mut client, "GET", "/app.js.gz", "Accept-Encoding: gzip\r\n");
         assert_eq!((direct.header("content-encoding"), direct.header("content-type")), (None, Some("application/gzip")));
-        let server = tree.serve_with::<B>(Options { precompressed: false, ..Options::default() });
+        let server = tree.serve_with::<B>(Options::default().precompressed(false));
         let response = request(&mut server.connect(), "GET", "/app.js", "Accept-Encoding: gzip, br\r\n");
         assert_eq!((response.text().as_str(), response.header("vary")), ("plain", None));
     }

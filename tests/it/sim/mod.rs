@@ -67,7 +67,7 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     let world = World::new(seed, EDGE, conditions);
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
     let connections_max = if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { 1 << 20 };
-    let limits = LoopLimits { connections_max, ..LoopLimits::default() };
+    let limits = LoopLimits::default().connections_max(connections_max);
     let app = HttpServer::new(handler(&handle));
     let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
     event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
