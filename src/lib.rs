@@ -11,6 +11,8 @@
 //!            Select   Epoll   Kqueue             the operating system
 //! ```
 //!
+//! `docs/ARCHITECTURE.md` in the source code follows a request through these layers, file by file.
+//!
 //! An HTTP server needs a listener, an optional upper bound for all timeouts, and a handler:
 //!
 //! ```no_run

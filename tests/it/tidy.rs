@@ -1,4 +1,5 @@
-//! Style rules that the compiler does not check: plain English, imports only from lower layers, and short functions.
+//! Style rules that the compiler does not check: plain English, imports only from lower layers, short functions, and a
+//! page on the architecture that names existing files.
 //!
 //! The limit for each phrasing is 1.3 times the highest rate in eight well-written codebases (redis, mio, polling,
 //! hyper, quinn-proto, fd, h11, tornado), but at least two per 1,000 comment lines.
@@ -338,6 +339,30 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(lines.is_empty(), "imports in a circle:\n{}", lines.join("\n"));
 }
 
+/// Returns the words of a page that are paths below `src` or `tests`, or names of Rust files.
+fn named_files(page: &str) -> impl Iterator<Item = &str> {
+    let words = page.split(|letter: char| !letter.is_ascii_alphanumeric() && !"_-./".contains(letter));
+    let words = words.map(|word| word.trim_start_matches("../").trim_end_matches('.'));
+    let is_source = |word: &str| Path::new(word).extension().is_some_and(|extension| extension == "rs");
+    words.filter(move |word| word.starts_with("src/") || word.starts_with("tests/") || is_source(word))
+}
+
+#[test]
+fn the_architecture_page_names_existing_files() {
+    let page = read(&root().join("docs/ARCHITECTURE.md"));
+    let sources: Vec<_> = ["src", "tests"].iter().flat_map(|directory| files(directory, "rs")).collect();
+    // A path without its beginning, such as `connection/send.rs`, is compared by whole names.
+    let exists = |name: &str| root().join(name).exists() || sources.iter().any(|source| source.ends_with(name));
+    let named: Vec<_> = named_files(&page).collect();
+    let missing: Vec<_> = named.iter().filter(|name| !exists(name)).collect();
+    assert!(named.len() > 50, "found only {} names of files", named.len());
+    assert!(missing.is_empty(), "docs/ARCHITECTURE.md names files that do not exist: {missing:?}");
+    for source in files("src", "rs").iter().filter(|source| read(source).contains("allow(unsafe_code")) {
+        let name = name(source);
+        assert!(named.contains(&name.as_str()), "docs/ARCHITECTURE.md omits unsafe code: {name}");
+    }
+}
+
 /// Returns whether a function begins on this line, which must be formatted by rustfmt.
 fn begins_function(line: &str) -> bool {
     let code = line.trim_start();
@@ -378,6 +403,8 @@ fn the_rules_detect_violations() {
     assert_eq!(habits(" \"an octet\" is quoted, and so many that it works"), none);
     assert!(begins_function("    pub(crate) const fn length() -> usize {"));
     assert!(!begins_function("    let make = fn_of(1);"));
+    let page = "See `a/b.rs`, [c](../src/c.rs) and src/d/, but not docs/E.md or x.rst.";
+    assert_eq!(named_files(page).collect::<Vec<_>>(), ["a/b.rs", "src/c.rs", "src/d/"]);
     assert_eq!(
         named_modules("use crate::{a}; crate::r#loop::App, crate::http1::Head").collect::<Vec<_>>(),
         ["", "loop", "http1"]
