@@ -29,7 +29,7 @@
 //! thread ([`Response::later`], [`Pool::offload`]). The handler chooses how to receive a request body after seeing the
 //! request head ([`BodyMode`]).
 //!
-//! [`Config::serve`] runs a worker per core with signal handling and resource limits. See [`Handle`] for
+//! [`Config::serve`] runs worker threads with signal handling and resource limits. See [`Handle`] for
 //! controlling a loop from other threads.
 //!
 //! A TCP server is a closure that reads and writes bytes:

@@ -16,7 +16,7 @@ use crate::r#loop::{
 };
 
 impl Config {
-    /// Runs a server until SIGINT (Ctrl-C) or SIGTERM, then shuts down gracefully: it stops accepting, finishes
+    /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting, finishes
     /// in-flight requests and returns. A second signal exits the process at once, with status 128 plus the signal
     /// number. SIGHUP and SIGUSR1 reopen the access log file.
     ///
