@@ -66,7 +66,7 @@ impl<F> HttpServer<F> {
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// Creates a server from a [`Handler`], such as a [`Router`].
+    /// Creates a server from a [`Handler`], such as a [`Router`](super::Router).
     pub fn with(handler: H) -> Self {
         let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
         HttpServer {

@@ -12,7 +12,7 @@ use crate::r#loop::{LoopLimits, Readiness, Select, Timeouts};
 /// Configuration of a server with worker threads and signal handling, for applications of your own.
 ///
 /// The defaults are those of the command line. To embed a server without threads or signal handlers, use an
-/// [`EventLoop`] directly.
+/// [`EventLoop`](crate::EventLoop) directly.
 ///
 /// # Examples
 /// ```no_run

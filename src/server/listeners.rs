@@ -46,10 +46,10 @@ fn outcome(
     let mut last =
         StartError::new(format!("the host {host:?} has no address; set --host to an address of this machine"));
     for (address, error) in failures {
-        let is_absent = error.kind() == io::ErrorKind::AddrNotAvailable;
+        // Names often have an IPv6 address on machines without IPv6, which is not worth a warning.
+        let is_present = matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
         last = cannot_listen(address, &error);
-        // Names often have an IPv6 address on machines without IPv6.
-        let level = if endpoints.is_empty() || is_absent { log::Level::Debug } else { log::Level::Warn };
+        let level = if is_present && !endpoints.is_empty() { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "{last}");
     }
     if endpoints.is_empty() { Err(last) } else { Ok(endpoints) }

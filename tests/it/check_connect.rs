@@ -138,8 +138,10 @@ fn check_retries_until_the_server_is_up() {
 fn a_tcp_check_needs_only_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let (code, stdout, _) = check(&[&format!("tcp://{address}")]);
-    assert_eq!((code, stdout), (0, format!("connected to {address}\n")));
+    for target in [format!("tcp://{address}"), address.to_string()] {
+        let (code, stdout, _) = check(&[&target]);
+        assert_eq!((code, stdout), (0, format!("connected to {address}\n")));
+    }
     drop(listener);
     assert_eq!(check(&[&format!("tcp://{address}")]).0, 1);
 }
