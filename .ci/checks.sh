@@ -35,7 +35,7 @@ features() { # the library without features, with each alone, and with all of th
     cargo test --locked --all-features --doc httpserver
     crates=$(cargo tree --locked -e normal --no-default-features --prefix none --format '{p}' | sed 's/ (.*//' | sort -u | wc -l)
     [ "$crates" -le $crates_max ] || { echo "the library without features needs $crates crates, maximum $crates_max"; return 1; }
-    cargo doc --locked --no-deps --no-default-features --target-dir target/library
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --no-default-features --target-dir target/library
     [ ! -e target/library/doc/serverd/cli ] || { echo "the documentation of the library contains the command line"; return 1; }
 }
 

@@ -24,7 +24,7 @@
 //! ```
 //!
 //! The handler is a closure, a [`Router`] or any other [`Handler`], optionally wrapped in [`layers`] (middleware). It
-//! returns a [`Response`], which may be complete ([`Response::text`], [`Response::json`]), streamed
+//! returns a [`Response`], which may be complete ([`Response::text`], `Response::json`), streamed
 //! ([`Response::stream`], [`Response::reader`], [`Response::channel`], [`Response::events`]), or deferred to another
 //! thread ([`Response::later`], [`Pool::offload`]). The handler chooses how to receive a request body after seeing the
 //! request head ([`BodyMode`]).

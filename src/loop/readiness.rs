@@ -16,7 +16,7 @@
 //!    immediately by closing the source, no later wait reports that token.
 //!
 //! The loop accesses sockets and the clock only through the traits of this module, so that fault injection (such as
-//! [`Chaos`](super::Chaos)) and simulated networks can be implemented as backends too. For the operating system's own
+//! `Chaos`) and simulated networks can be implemented as backends too. For the operating system's own
 //! sockets, all calls are inlined and there is no overhead.
 
 use std::fs::File;
