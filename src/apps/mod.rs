@@ -1,5 +1,6 @@
 //! The applications of the `serverd` binary, built on the library's public API.
 
+#[cfg(feature = "chat")]
 pub mod chat;
 mod echo;
 #[cfg(feature = "files")]
@@ -9,6 +10,7 @@ mod methods;
 #[cfg(feature = "cli")]
 mod whoami;
 
+#[cfg(feature = "chat")]
 pub use chat::Chat;
 pub use echo::Echo;
 #[cfg(feature = "files")]

@@ -18,6 +18,9 @@ const PREFIX: &str = "SERVERD_";
 const OTHER_NAMES: [(&str, &str); 3] =
     [("SERVERD_PORT", "PORT"), ("SERVERD_BALANCE", "SERVERD_SPREAD"), ("SERVERD_MAX_HEADERS", "SERVERD_MAX_FIELDS")];
 
+/// The variable of the chat's password. It has no option, since other users can see command lines.
+pub(super) const PASSWORD: &str = "SERVERD_PASSWORD";
+
 /// Gives each option its environment variable, and the argument DIR, too.
 pub(super) fn with_names(command: Command) -> Command {
     map_args(command, |arg| {
@@ -36,7 +39,7 @@ pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
     let known: Vec<_> = args.filter_map(Arg::get_env).chain(OTHER_NAMES.map(|(_, other)| OsStr::new(other))).collect();
     let variables = std::env::vars_os().filter(|(name, value)| {
         let (name_text, value) = (name.to_string_lossy(), value.to_string_lossy());
-        let is_unknown = name_text.starts_with(PREFIX) && !known.contains(&name.as_os_str());
+        let is_unknown = name_text.starts_with(PREFIX) && !known.contains(&name.as_os_str()) && name != PASSWORD;
         is_unknown && !value.is_empty() && !is_service_link(&name_text, &value)
     });
     let mut names: Vec<_> = variables.map(|(name, _)| name.to_string_lossy().into_owned()).collect();

@@ -12,6 +12,7 @@ use self::server_args::{Cli, CommandName};
 use crate::client::Client;
 use crate::server::{Command, Config, Logging};
 
+mod chat_args;
 mod client_args;
 mod environment;
 mod files_args;

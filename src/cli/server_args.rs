@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
+use super::chat_args::{self, ChatArgs};
 use super::files_args::{self, FilesArgs};
 use super::values::{buffered_size, duration, head_size, host, log_target, queue_size, size, turn_size, workers};
-use crate::apps::chat;
 use crate::http1::Limits;
 use crate::httpserver::LogFormat;
 use crate::r#loop::{LoopLimits, Timeouts};
@@ -80,12 +80,6 @@ const ECHO_EXAMPLES: &str = "\
 Examples:
   serverd echo                                Listen on tcp://127.0.0.1:8888
   serverd connect 127.0.0.1:8888              Connect to it";
-
-const CHAT_EXAMPLES: &str = "\
-Examples:
-  serverd chat --host ::                      Listen on all addresses, port 8888
-  nc HOST 8888                                Join with netcat; telnet works too
-  serverd connect HOST:8888                   Join without netcat";
 
 // The doc comments of the following types are help texts.
 
@@ -160,9 +154,9 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     timeout: Option<Duration>,
 
-    /// Close a new connection that sends nothing within TIME [default: --head-timeout]
+    /// Close a new connection that sends nothing within TIME [default: --head-timeout; 10m for chat]
     ///
-    /// HTTP only; for echo and chat, see --idle-timeout. Behind a load balancer that opens connections ahead of use, TIME
+    /// For chat, TIME runs until the first line. For echo, see --idle-timeout. Behind a load balancer that opens connections ahead of use, TIME
     /// should be longer than the balancer keeps them.
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
@@ -281,8 +275,8 @@ pub(super) struct Cli {
 
     /// Unsent response bytes at which reading from a client pauses (back-pressure)
     ///
-    /// Reading resumes when half of SIZE is left to send. `serverd echo` uses at most 64KiB. `serverd chat` disconnects
-    /// a member with more than SIZE of unsent output.
+    /// Reading resumes when half of SIZE is left to send. `serverd echo` uses at most 64KiB. With `serverd chat`, a
+    /// member with more than SIZE of unsent output misses the oldest lines.
     #[arg(long, global = true, value_name = "SIZE", value_parser = queue_size, default_value = "256KiB")]
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_queue: usize,
@@ -371,10 +365,15 @@ pub(super) enum CommandName {
     Echo,
     /// Run a TCP chat server with rooms, for netcat and telnet
     ///
-    /// In the chat, type /help for a list of commands. A slow member is disconnected when its unsent output exceeds
-    /// --max-queue. Idle members stay connected unless --idle-timeout is given. TCP keep-alive detects dead peers with
-    /// 4 probes, 15 seconds apart, after 60 seconds of silence.
-    #[command(after_help = CHAT_EXAMPLES, after_long_help = format!("{CHAT_EXAMPLES}\n\n{EXIT_CODES}"))]
+    /// In the chat, type /help for a list of commands. A member that sends more than its budget (--byte-rate,
+    /// --line-rate) is not read for a while. A member that is slower than its room misses the oldest lines beyond
+    /// --max-queue, and is disconnected if it accepts nothing for --write-timeout. Members that have sent a line stay
+    /// connected unless --idle-timeout is given. TCP keep-alive detects dead peers with 4 probes, 15 seconds apart, after
+    /// 60 seconds of silence.
+    ///
+    /// If stdin is a terminal, lines typed there while the server runs in the foreground are sent to all members; type
+    /// /help for the commands that list, disconnect, mute and ban members.
+    #[command(after_help = chat_args::EXAMPLES, after_long_help = format!("{}\n\n{EXIT_CODES}", chat_args::EXAMPLES))]
     Chat(ChatArgs),
     /// Check whether an HTTP or TCP server is healthy
     #[command(disable_help_flag = true)]
@@ -392,45 +391,6 @@ pub(super) enum CommandName {
 pub(super) struct TrailingArgs {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ChatArgs {
-    /// Maximum number of members, across all workers
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
-    max_members: u32,
-
-    /// Maximum number of rooms, including the lobby
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Chat")]
-    max_rooms: u32,
-
-    /// Maximum lines per second per member [default: no limit]
-    ///
-    /// A member who exceeds it is notified and muted for 3 seconds.
-    #[arg(long, value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Chat")]
-    rate: Option<u32>,
-
-    /// Number of recent lines sent to a member who joins a room
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    #[arg(value_parser = clap::value_parser!(u16).range(0..=1000), help_heading = "Chat")]
-    history: u16,
-}
-
-impl ChatArgs {
-    /// Returns the limits of the chat. `queue_bytes_max` also limits the unsent output of each member.
-    fn bounds(&self, queue_bytes_max: usize) -> chat::Bounds {
-        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
-        chat::Bounds {
-            members_max: count(self.max_members),
-            rooms_max: count(self.max_rooms),
-            rate: self.rate,
-            queue_bytes_max,
-            history_lines: self.history.into(),
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -461,7 +421,7 @@ impl Cli {
     pub(super) fn config(&self) -> Config {
         let cli = self;
         let timeouts = Timeouts {
-            silent: Some(cli.silent_timeout.unwrap_or(cli.head_timeout)),
+            silent: Some(cli.silent_timeout.unwrap_or(cli.default_silent_timeout())),
             head: Some(cli.head_timeout),
             body: Some(cli.body_timeout),
             body_rate: cli.body_rate,
@@ -504,6 +464,13 @@ impl Cli {
         }
     }
 
+    fn default_silent_timeout(&self) -> Duration {
+        match self.command {
+            Some(CommandName::Chat(_)) => chat_args::DEFAULT_SILENT_TIMEOUT,
+            _ => self.head_timeout,
+        }
+    }
+
     pub(super) fn logging(&self) -> Logging {
         let default = if self.quiet { LogTarget::Off } else { LogTarget::Terminal };
         Logging {
@@ -533,7 +500,7 @@ impl Cli {
             Some(CommandName::Whoami) => return Command::Whoami { limits },
             Some(CommandName::Files(args)) => return args.command(limits),
             Some(CommandName::Echo) => return Command::Echo,
-            Some(CommandName::Chat(args)) => return Command::Chat(args.bounds(self.max_queue)),
+            Some(CommandName::Chat(args)) => return args.command(self.max_queue),
             Some(CommandName::Http(args)) => args.body,
             // Client commands after server options have already been rejected.
             None | Some(_) => None,

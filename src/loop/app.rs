@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
 use super::readiness::Stream;
+use super::schedule::Task;
 use super::table::ConnId;
 
 /// The phase of a connection, which selects the timeout that applies to it.
@@ -493,6 +494,21 @@ impl<M: Send> Remote<M> {
     /// Sends a message. It is dropped if the connection is closed or the loop has ended.
     pub fn send(&self, to: ConnId, message: M) {
         self.mailbox.send(to, message);
+    }
+
+    /// Sends a message after `delay`, never earlier.
+    pub fn send_later(&self, delay: Duration, to: ConnId, message: M)
+    where
+        M: 'static,
+    {
+        // Weak, since the mailbox holds the closure until the loop takes it.
+        let mailbox = Arc::downgrade(&self.mailbox);
+        let send = move || {
+            if let Some(mailbox) = mailbox.upgrade() {
+                mailbox.send(to, message);
+            }
+        };
+        self.mailbox.waker.add_task(Task::once(delay, Box::new(send)));
     }
 
     /// Makes the loop run one turn, and thus call [`App::end_of_turn`].

@@ -135,6 +135,35 @@ impl Output {
         self.queue.push_back(segment);
     }
 
+    /// Removes the unsent bytes up to the first file range and returns them in order. Shared bytes are not copied.
+    /// Together with [`Output::share`] and [`Output::extend`] this replaces what has not been sent yet; the peer may have
+    /// received the beginning of the message that the first of these bytes belongs to.
+    pub fn take_bytes(&mut self) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        loop {
+            match self.queue.front_mut() {
+                Some(Segment::File(_)) => return pieces,
+                Some(Segment::Buffered(len)) => {
+                    let end = self.sent + *len;
+                    pieces.push(Bytes::copy_from_slice(&self.buffer[self.sent..end]));
+                    self.in_queue -= *len;
+                    self.sent = end;
+                }
+                Some(Segment::Shared(bytes)) => {
+                    self.unbuffered -= bytes.len() as u64;
+                    pieces.push(std::mem::take(bytes));
+                }
+                None => break,
+            }
+            self.queue.pop_front();
+        }
+        if self.sent < self.buffer.len() {
+            pieces.push(Bytes::copy_from_slice(&self.buffer[self.sent..]));
+        }
+        self.clear_buffer();
+        pieces
+    }
+
     /// Returns all unsent bytes in one vector, for tests.
     ///
     /// # Panics
@@ -385,6 +414,27 @@ mod tests {
             output.advance(1);
         }
         assert!(output.is_empty());
+    }
+
+    #[test]
+    fn unsent_bytes_can_be_taken_back_up_to_a_file() {
+        let file = Arc::new(File::open("Cargo.toml").unwrap());
+        let large = Bytes::from(vec![b'x'; 100]);
+        let mut output = Output::new();
+        output.extend(b"sent, head");
+        output.share(&large);
+        output.extend(b"between");
+        output.advance(6);
+        let pieces = output.take_bytes();
+        assert_eq!(pieces, [&b"head"[..], &large, b"between"]);
+        assert_eq!(pieces[1].as_ptr(), large.as_ptr());
+        assert!(output.is_empty() && output.take_bytes().is_empty());
+        output.extend(b"head");
+        output.push_file(file, 0..10);
+        output.extend(b"end");
+        assert_eq!(output.take_bytes(), [&b"head"[..]]);
+        assert_eq!(output.len(), 13);
+        assert!(output.take_bytes().is_empty() && output.to_vec().ends_with(b"end"));
     }
 
     #[test]

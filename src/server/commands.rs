@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::config::{Config, StartError, Started, worker_count};
+use super::chat::{self, ChatConfig};
+use super::config::{Config, StartError, Started};
 use super::logging::Logging;
 use super::process_log::ProcessLog;
-use crate::apps::{Chat, Echo, Files, Fixed, Whoami, chat, files};
+use crate::apps::{Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
 
@@ -40,7 +41,7 @@ pub enum Command {
     /// TCP echo server.
     Echo,
     /// TCP chat server with rooms.
-    Chat(chat::Bounds),
+    Chat(Box<ChatConfig>),
 }
 
 /// Runs a built-in application. Prints a line for each address to standard output once the server accepts connections,
@@ -84,13 +85,8 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
             Echo::set_watermarks(&mut config.loop_limits);
             config.serve_unflushed(|_| Echo, |started| announce("echo on tcp", &started, stdout))
         }
-        Command::Chat(bounds) => {
-            // Chat clients may be idle for hours; TCP keep-alive detects dead ones.
-            config.keep_alive = true;
-            let instances = Mutex::new(Chat::shared(bounds, worker_count(config.workers)));
-            // Each worker takes one of them, in any order.
-            let make = move |_| instances.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("one per worker");
-            config.serve_unflushed(make, |started| announce("chat on tcp", &started, stdout))
+        Command::Chat(chat_config) => {
+            chat::run(config, &chat_config, |started| announce("chat on tcp", started, stdout))
         }
     }
 }

@@ -5,6 +5,8 @@
 //! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
 #[cfg(feature = "cli")]
+mod chat;
+#[cfg(feature = "cli")]
 mod commands;
 mod config;
 mod fd_limit;
@@ -18,6 +20,8 @@ mod signals;
 mod windows;
 mod workers;
 
+#[cfg(feature = "cli")]
+pub use chat::{ChatConfig, Password};
 #[cfg(feature = "cli")]
 pub use commands::{Command, FilesConfig, run};
 pub use config::{Backend, Balance, Config, HttpOptions, StartError, Started};

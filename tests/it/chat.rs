@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use serverd::apps::chat::{Bounds, Chat};
+use serverd::apps::chat::{Bounds, Budget, Chat, Options};
 use serverd::r#loop::LoopLimits;
 use serverd::{EventLoop, Poller, Timeouts};
 
@@ -17,7 +17,17 @@ fn chat_with<B: Backend>(loops: usize, bounds: Bounds, timeouts: &Timeouts) -> V
 }
 
 fn start_chat<B: Backend>(loops: usize) -> Vec<Server> {
-    chat_with::<B>(loops, Bounds::default(), &Timeouts::default())
+    chat_with::<B>(loops, Bounds::default(), &timeouts())
+}
+
+/// The default timeouts, with enough time for members that only read.
+fn timeouts() -> Timeouts {
+    Timeouts::default().silent(Duration::from_secs(600))
+}
+
+/// Limits without budgets, for tests that send much at once.
+fn unlimited() -> Bounds {
+    Bounds::default().byte_budget(None).line_budget(None)
 }
 
 /// A client that has joined the chat.
@@ -114,6 +124,10 @@ on_every_backend! {
         assert_eq!(alice.line(), "[guest2] good day to you");
         alice.client.send(b"\xff\xfb\x01gr\xc3").send(b"\xbc\xc3\x9fe \x1b[1m\r\n");
         assert_eq!(bob.line(), "[Alice] gr\u{fc}\u{df}e [1m");
+        assert_eq!(alice.client.read(3), b"\xff\xfe\x01");
+        alice.client.send(b"one\r\0two\rthree\r\n\xff\xf4\xff\xfd\x06");
+        assert_eq!([bob.line(), bob.line(), bob.line()], ["[Alice] one", "[Alice] two", "[Alice] three"]);
+        assert_eq!(alice.client.read(3), b"\xff\xfc\x06");
         bob.send("/quit\n");
         assert_eq!(bob.line(), "* Goodbye.");
         bob.client.expect_close();
@@ -158,42 +172,128 @@ on_every_backend! {
         assert_eq!(members[2].line(), "* guest1 left");
     }
 
-    fn a_client_that_stops_reading_is_disconnected_and_the_others_lose_no_line<B>() {
+    fn a_client_slower_than_its_room_stays_and_the_others_lose_no_line<B>() {
+        const BATCHES: usize = 40;
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         // Small socket buffers, so that the kernel holds little for the slow client.
         socket2::SockRef::from(&listener).set_send_buffer_size(16 * 1024).expect("an open socket");
-        let server =
-            serve_on::<B, _>(listener, Timeouts::default(), LoopLimits::default(), || Chat::new(Bounds::default()));
-        let mut members = join_all(std::slice::from_ref(&server), 101);
-        let mut slow = members.swap_remove(50);
-        let notice = format!("* {} left (too slow)", slow.name);
+        let server = serve_on::<B, _>(listener, timeouts(), LoopLimits::default(), || Chat::new(unlimited()));
+        let mut members = join_all(std::slice::from_ref(&server), 11);
+        let mut slow = members.swap_remove(5);
         socket2::SockRef::from(&slow.client.socket).set_recv_buffer_size(4096).expect("an open socket");
         let text = "x".repeat(1900);
-        let (mut sent, mut disconnected) = (0, false);
+        let mut sent = Vec::new();
         // The other members read each batch before the next one is sent.
-        while !disconnected {
-            let lines: Vec<String> = (sent..sent + 20).map(|number| format!("{number} {text}")).collect();
-            sent += 20;
+        for batch in 0..BATCHES {
+            let lines: Vec<String> = (20 * batch..20 * batch + 20).map(|number| format!("{number} {text}")).collect();
             members[0].send(&(lines.join("\n") + "\n"));
             for member in &mut members[1..] {
-                let mut before = member.until(&lines[19]);
-                before.retain(|line| *line != notice);
+                let before = member.until(&lines[19]);
                 assert!(before.iter().eq(lines[..19].iter().map(|line| format!("[guest1] {line}")).collect::<Vec<_>>().iter()));
             }
-            disconnected = members[0].client.line_within(Duration::from_millis(1)).is_some_and(|line| line == notice);
-            assert!(sent < 10_000, "never disconnected");
+            sent.extend(lines);
         }
-        assert!(sent * 1900 > 256 * 1024, "disconnected after {sent} lines");
-        // The slow client receives a truncated stream.
-        let mut rest = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut slow.client.socket, &mut rest);
-        assert!(rest.len() < sent * 1900);
+        let (mut next, mut skipped) = (0, 0);
+        while next < sent.len() {
+            let line = slow.line();
+            if let Some(count) = line.strip_prefix("* ").and_then(|line| line.strip_suffix(" lines skipped")) {
+                skipped += count.parse::<usize>().expect("a number");
+                next += count.parse::<usize>().expect("a number");
+            } else {
+                assert_eq!(line, format!("[guest1] {}", sent[next]));
+                next += 1;
+            }
+        }
+        assert!(skipped > 0, "no line was skipped");
+        slow.send("still here\n");
+        assert_eq!(members[1].line(), format!("[{}] still here", slow.name));
+    }
+
+    fn a_sender_is_slowed_down_to_its_budget_and_its_time_limits_pause<B>() {
+        let bounds = Bounds::default().byte_budget(Budget { burst: 100, per_second: 2000 });
+        let timeouts = timeouts().open(Duration::from_millis(300));
+        let servers = chat_with::<B>(2, bounds, &timeouts);
+        let mut members = join_all(&servers, 2);
+        let start = std::time::Instant::now();
+        let text = "x".repeat(1900);
+        members[0].send(&format!("{text}\nsecond\n"));
+        assert_eq!(members[1].line(), format!("[guest1] {text}"));
+        assert_eq!(members[1].line(), "[guest1] second");
+        assert!(start.elapsed() >= Duration::from_millis(850), "{:?}", start.elapsed());
+    }
+
+    fn a_flood_arrives_complete_at_the_rate_of_the_budget<B>() {
+        let bounds = Bounds::default().line_budget(Budget { burst: 50, per_second: 200 });
+        let servers = chat_with::<B>(1, bounds, &timeouts());
+        let mut members = join_all(&servers, 3);
+        let start = std::time::Instant::now();
+        let flood: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        members[0].send(&(flood.join("\n") + "\n"));
+        members[0].client.finish();
+        // Others are not delayed.
+        members[1].send("me too\n");
+        let mut lines = members[2].until("guest1 left");
+        assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
+        let at = lines.iter().position(|line| line == "[guest2] me too").expect("the line of the other member");
+        assert!(at <= 101, "delayed by {at} lines");
+        lines.remove(at);
+        assert!(lines.iter().eq((0..200).map(|number| format!("[guest1] {number}")).collect::<Vec<_>>().iter()));
+    }
+
+    fn a_member_that_sends_no_line_is_disconnected<B>() {
+        let timeouts = Timeouts::default().silent(Duration::from_millis(400)).linger(Duration::from_millis(200));
+        let servers = chat_with::<B>(1, Bounds::default(), &timeouts);
+        let mut active = Member::join(&servers[0]);
+        active.send("hello\n");
+        let mut silent = Member::join(&servers[0]);
+        silent.until("[guest1] hello");
+        // Bytes that are no line do not count, however steadily they arrive.
+        let mut dripping = silent.client.socket.try_clone().expect("an open socket");
+        let drip = std::thread::spawn(move || {
+            while dripping.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        silent.until("* Disconnected: no line received for too long.");
+        active.until("guest2 left (timed out)");
+        drop(silent);
+        drip.join().expect("the writing thread");
+        active.send("/who\n");
+        assert_eq!(active.line(), "* In lobby: guest1 (1)");
+    }
+
+    fn a_password_is_required_and_the_console_sees_addresses<B>() {
+        let options = Options::default().password("secret".to_owned()).motd("Be nice.".into());
+        let chats = Chat::with_options(options, 2);
+        let console = chats[0].console();
+        let serve = |chat| serve_with::<B, _>(timeouts(), LoopLimits::default(), move || chat);
+        let servers: Vec<Server> = chats.into_iter().map(serve).collect();
+        let mut wrong = servers[0].connect();
+        assert_eq!(wrong.line(), "* This chat has a password. Enter it:");
+        wrong.send("/who\nhello\nSecret\n");
+        assert_eq!([wrong.line(), wrong.line()], ["* Wrong password; try again:"; 2]);
+        assert_eq!(wrong.line(), "* Wrong password. Goodbye.");
+        wrong.expect_close();
+        let mut member = servers[1].connect();
+        member.line();
+        member.send("secret\r\n");
+        assert!(member.line().starts_with("* Welcome, guest1!"));
+        assert_eq!(member.line(), "* Be nice.");
+        let own = member.socket.local_addr().expect("an address");
+        assert_eq!(console.execute("/who"), format!("1 members\nguest1 in lobby from {own}\n"));
+        assert_eq!(console.execute("/ban guest1"), "banned 127.0.0.1; disconnected 1 members\n");
+        assert_eq!(member.line(), "* You were banned by the server.");
+        member.expect_close();
+        let mut banned = servers[0].connect();
+        assert_eq!(banned.line(), "* You are banned from this chat.");
+        banned.expect_close();
+        assert_eq!(console.execute("/unban 127.0.0.1"), "unbanned 127.0.0.1\n");
+        assert_eq!(servers[0].connect().line(), "* This chat has a password. Enter it:");
     }
 
     fn a_client_that_exceeds_the_write_timeout_is_too_slow<B>() {
-        let timeouts = Timeouts::default().write(Duration::from_millis(100));
-        let bounds = Bounds::default().queue_bytes_max(1 << 30);
-        let servers = chat_with::<B>(1, bounds, &timeouts);
+        let timeouts = timeouts().write(Duration::from_millis(100));
+        let servers = chat_with::<B>(1, unlimited(), &timeouts);
         let mut members = join_all(&servers, 2);
         let text = "x".repeat(1900) + "\n";
         let mut reader = members[0].client.socket.try_clone().expect("an open socket");
@@ -214,9 +314,10 @@ on_every_backend! {
     }
 
     fn an_idle_member_is_disconnected_after_the_timeout<B>() {
-        let timeouts = Timeouts::default().open(Duration::from_millis(300));
-        let servers = chat_with::<B>(1, Bounds::default(), &timeouts);
+        let timeouts = timeouts().open(Duration::from_millis(300));
+        let servers = chat_with::<B>(1, unlimited(), &timeouts);
         let mut idle = Member::join(&servers[0]);
+        idle.send("/who\n");
         let mut active = Member::join(&servers[0]);
         idle.until("* guest2 joined");
         let notice = loop {
@@ -231,7 +332,7 @@ on_every_backend! {
     }
 
     fn a_long_paste_arrives_complete_and_is_interleaved_with_other_messages<B>() {
-        let servers = start_chat::<B>(1);
+        let servers = chat_with::<B>(1, unlimited(), &timeouts());
         let mut members = join_all(&servers, 3);
         let pasted: Vec<String> = (0..5000).map(|number| number.to_string()).collect();
         members[0].send(&(pasted.join("\n") + "\n"));
@@ -243,7 +344,7 @@ on_every_backend! {
     }
 
     fn a_full_chat_rejects_clients_with_a_notice<B>() {
-        let servers = chat_with::<B>(1, Bounds::default().members_max(2), &Timeouts::default());
+        let servers = chat_with::<B>(1, Bounds::default().members_max(2), &timeouts());
         let members = join_all(&servers, 2);
         let mut third = servers[0].connect();
         assert_eq!(third.line(), "* The chat is full; try again later.");
@@ -252,7 +353,7 @@ on_every_backend! {
     }
 
     fn on_drain_members_get_their_queued_lines_and_a_notice<B>() {
-        let servers = start_chat::<B>(2);
+        let servers = chat_with::<B>(2, unlimited(), &timeouts());
         let mut members = join_all(&servers, 10);
         let text = "x".repeat(1000);
         let sent: Vec<String> = (0..100).map(|number| format!("{number} {text}")).collect();
@@ -280,8 +381,7 @@ fn check_writes<B: Backend>() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let mut event_loop =
-        EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), Chat::new(Bounds::default()))
-            .expect("a loop");
+        EventLoop::<B, _>::with_limits(timeouts(), LoopLimits::default(), Chat::new(unlimited())).expect("a loop");
     event_loop.listen(listener).expect("the listener is added");
     let mut clients: Vec<TcpStream> =
         (0..MEMBERS).map(|_| TcpStream::connect_timeout(&address, WAIT_MAX).expect("a connection")).collect();
@@ -321,7 +421,7 @@ fn simultaneous_arrivals_are_announced_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let mut event_loop = EventLoop::<serverd::r#loop::Select, _>::with_limits(
-        Timeouts::default(),
+        timeouts(),
         LoopLimits::default(),
         Chat::new(Bounds::default()),
     )

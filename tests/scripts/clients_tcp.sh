@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the echo and chat servers with nc, ncat and telnet, and with serverd's own clients.
+# Tests the echo and chat servers with nc, ncat and telnet, and with serverd's own clients, without and with a terminal.
 #   clients_tcp.sh BINARY BACKEND WORKERS
 # A client that is not installed is reported and skipped, unless CI_REQUIRE_CLIENTS is set. nc must be OpenBSD's.
 set -euo pipefail
@@ -106,3 +106,4 @@ finish
 "$serverd" check "tcp://127.0.0.1:$port" 2>/dev/null && fail "check of a stopped server succeeded"
 start chat
 chat_all
+python3 "$(dirname "$0")/chat_session.py" "$serverd" "$backend" "$workers"

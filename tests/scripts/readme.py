@@ -17,7 +17,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIME_LIMIT_S = 900  # a command may compile
-CREATED = ["site", "access.log"]
+CREATED = ["site", "chat", "access.log"]
 SERVER = re.compile(r"^(serverd|cargo run --release --)(?! (check|connect|hash|-h|--help)\b)")
 OTHER_STAGE = re.compile(r"^cargo test\b")
 
@@ -102,7 +102,8 @@ def main():
         finally:
             if runner.server:
                 runner.server.kill()
-            shutil.rmtree(ROOT / "site", ignore_errors=True)
+            for folder in ("site", "chat"):
+                shutil.rmtree(ROOT / folder, ignore_errors=True)
             (ROOT / "access.log").unlink(missing_ok=True)
     print(f"README: {len(lines)} commands work as written")
 

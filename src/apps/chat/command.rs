@@ -4,7 +4,7 @@
 pub(super) const HELP: &str = "\
 * /nick NAME      change your name: 1 to 24 letters, digits, - and _
 * /who            list the members of this room
-* /rooms          list the rooms
+* /rooms [PAGE]   list the rooms, 100 at a time
 * /join ROOM      join a room, or create it
 * /msg NAME text  send a private message
 * /me action      describe what you are doing
@@ -17,12 +17,15 @@ const COMMANDS: [(&str, &str); 8] = [
     ("/help", ""),
     ("/nick", " NAME"),
     ("/who", ""),
-    ("/rooms", ""),
+    ("/rooms", " [PAGE]"),
     ("/join", " ROOM"),
     ("/msg", " NAME text"),
     ("/me", " action"),
     ("/quit", ""),
 ];
+
+/// The commands that only the server's console has.
+const CONSOLE_NAMES: [&str; 5] = ["kick", "ban", "unban", "mute", "unmute"];
 
 /// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +37,8 @@ pub(super) enum Command<'a> {
     Help,
     Nick(&'a str),
     Who,
-    Rooms,
+    /// List this page of the rooms, counted from 1.
+    Rooms(usize),
     Join(&'a str),
     Msg {
         to: &'a str,
@@ -66,7 +70,8 @@ impl<'a> Command<'a> {
         let parsed = match name {
             "/help" => Some(Command::Help),
             "/who" => Some(Command::Who),
-            "/rooms" => Some(Command::Rooms),
+            "/rooms" if rest.is_empty() => Some(Command::Rooms(1)),
+            "/rooms" => rest.parse().ok().filter(|&page| page > 0).map(Command::Rooms),
             "/quit" => Some(Command::Quit),
             "/nick" => single.map(Command::Nick),
             "/join" => single.map(Command::Join),
@@ -75,6 +80,11 @@ impl<'a> Command<'a> {
         };
         parsed.unwrap_or_else(|| Command::Usage(format!("{name}{arguments}")))
     }
+}
+
+/// Returns the names of the commands of members and of the server's console, without the slash.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(name, _)| &name[1..]).chain(CONSOLE_NAMES)
 }
 
 /// Returns the command that shares the longest prefix with `word`, if it is longer than the slash.
@@ -103,6 +113,8 @@ mod tests {
             ("/me  waves twice ", Command::Me("waves twice")),
             ("/msg bob  good day", Command::Msg { to: "bob", text: "good day" }),
             ("/join tea", Command::Join("tea")),
+            ("/rooms", Command::Rooms(1)),
+            ("/rooms 12", Command::Rooms(12)),
             ("/quit", Command::Quit),
         ] {
             assert_eq!(Command::parse(line), command, "{line}");
@@ -117,6 +129,8 @@ mod tests {
             ("/join", "/join ROOM"),
             ("/msg bob", "/msg NAME text"),
             ("/me", "/me action"),
+            ("/rooms 0", "/rooms [PAGE]"),
+            ("/rooms x", "/rooms [PAGE]"),
         ] {
             assert_eq!(Command::parse(line), Command::Usage(usage.into()), "{line}");
         }

@@ -4,15 +4,146 @@
 //! something else (it spoke, got a private line, joined or left) gets slices of the same block, with its private lines
 //! in between. A turn therefore takes time linear in the number of members and events, and the lines of a room are not
 //! copied per member, however many members speak.
+//!
+//! The unsent output of a member is bounded: for a member that is slower than its room, the oldest lines are skipped.
 
 use bytes::{Bytes, BytesMut};
 
-use super::Delivery;
+use super::line::{IAC, REPLY_BYTES};
 use super::tables::{Event, MemberKey, RoomKey};
-use crate::r#loop::ConnId;
+use crate::r#loop::{ConnId, Output};
 
-/// Maximum number of pieces in a delivery; more are joined, so that one vectored write sends them all.
-const PIECES_MAX: usize = 8;
+/// Pieces up to this size are copied into the output of a member.
+const COPY_BYTES_MAX: usize = 4 * 1024;
+
+/// Slices of a block up to this size are copied if the block is at least four times as large, so that a few unsent lines
+/// do not keep a large block in memory.
+const SLICE_BYTES_MAX: usize = 16 * 1024;
+
+/// The notice that takes the place of skipped lines, before and after their number. Members cannot send such a line.
+const SKIPPED_START: &str = "* ";
+const SKIPPED_END: &str = " lines skipped\n";
+
+/// A message for a member: the lines of a turn, as reference-counted buffers that are written with one system call.
+#[derive(Debug)]
+pub struct Delivery {
+    first: Bytes,
+    rest: Vec<Bytes>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lines,
+    /// Lines after which the connection is closed.
+    Last,
+    /// No lines: the member is to be read again.
+    Resume,
+}
+
+impl Delivery {
+    fn one(first: Bytes) -> Self {
+        Delivery { first, rest: Vec::new(), kind: Kind::Lines }
+    }
+
+    fn several(pieces: Vec<Bytes>) -> Self {
+        let mut pieces = pieces.into_iter();
+        Delivery { first: pieces.next().unwrap_or_default(), rest: pieces.collect(), kind: Kind::Lines }
+    }
+
+    /// Creates a delivery after which the connection is closed.
+    fn last(pieces: Vec<Bytes>) -> Self {
+        Delivery { kind: Kind::Last, ..Delivery::several(pieces) }
+    }
+
+    /// Creates a message that resumes reading from a member whose budget was used up.
+    pub(super) fn resume() -> Self {
+        Delivery { kind: Kind::Resume, ..Delivery::one(Bytes::new()) }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    fn len(&self) -> usize {
+        self.pieces().map(Bytes::len).sum()
+    }
+
+    /// Appends the lines to the output of a member. If more than `bytes_max` bytes would wait there, the oldest lines
+    /// that wait are skipped, down to half of `bytes_max`, and a notice takes their place.
+    ///
+    /// With an empty output, more lines may be appended: the socket may accept them at once.
+    #[inline]
+    pub(super) fn append_to(&self, output: &mut Output, bytes_max: usize) {
+        if output.is_empty() || output.len() + self.len() <= bytes_max {
+            self.pieces().for_each(|piece| append(output, piece));
+        } else {
+            let mut pieces = output.take_bytes();
+            pieces.extend(self.pieces().cloned());
+            for piece in skip_lines(pieces, bytes_max / 2) {
+                append(output, &piece);
+            }
+        }
+    }
+}
+
+/// Appends a piece to an output: copied if small, which costs less than a slice of its own.
+#[inline]
+fn append(output: &mut Output, piece: &Bytes) {
+    if piece.len() <= COPY_BYTES_MAX { output.extend(piece) } else { output.share(piece) }
+}
+
+/// Removes the oldest lines until at most `bytes_max` bytes are left, and inserts a notice with their number. Keeps the
+/// rest of a line whose beginning may have been sent, and replies to telnet requests: a client may wait for them.
+fn skip_lines(pieces: Vec<Bytes>, bytes_max: usize) -> Vec<Bytes> {
+    let mut excess = pieces.iter().map(Bytes::len).sum::<usize>().saturating_sub(bytes_max);
+    let (mut kept, mut replies, mut count, mut in_first_line) = (Vec::new(), Vec::new(), 0, true);
+    let mut rest = pieces.into_iter();
+    for mut piece in rest.by_ref() {
+        if in_first_line {
+            let end = memchr::memchr(b'\n', &piece).map(|at| at + 1);
+            in_first_line = end.is_none();
+            kept.push(piece.split_to(end.unwrap_or(piece.len())));
+        }
+        while excess > 0 && !piece.is_empty() {
+            let end = memchr::memchr(b'\n', &piece).map_or(piece.len(), |at| at + 1);
+            let line = piece.split_to(end);
+            excess = excess.saturating_sub(end);
+            let (before, text) = split_replies(&line);
+            replies.extend_from_slice(before);
+            count += lines_skipped(text);
+        }
+        if excess == 0 {
+            kept.push(Bytes::from(replies));
+            kept.push(Bytes::from(format!("{SKIPPED_START}{count}{SKIPPED_END}")));
+            kept.push(piece);
+            kept.extend(rest);
+            return kept;
+        }
+    }
+    kept.push(Bytes::from(replies));
+    kept.push(Bytes::from(format!("{SKIPPED_START}{count}{SKIPPED_END}")));
+    kept
+}
+
+/// Splits off the telnet replies before a line.
+fn split_replies(line: &[u8]) -> (&[u8], &[u8]) {
+    let replies = line.chunks(REPLY_BYTES).take_while(|bytes| bytes[0] == IAC).map(<[u8]>::len).sum();
+    line.split_at(replies)
+}
+
+/// Returns the number of lines that the member misses if `line` is skipped: those of an earlier notice, or one.
+fn lines_skipped(line: &[u8]) -> u64 {
+    if line.is_empty() {
+        return 0;
+    }
+    let number = line.strip_prefix(SKIPPED_START.as_bytes()).and_then(|line| line.strip_suffix(SKIPPED_END.as_bytes()));
+    number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(1)
+}
 
 /// A piece of the output of a member in a turn.
 #[derive(Debug)]
@@ -192,17 +323,39 @@ impl Fanout {
         }
     }
 
-    /// Resolves a view to its bytes.
+    /// Resolves a view to its bytes. Adjacent private lines are joined, blocks are shared.
     fn pieces(&self, view: MemberView) -> Vec<Bytes> {
-        let bytes = view.pieces.into_iter().map(|piece| match piece {
-            Piece::Shared { room, start, end } => self.rooms[room].block.slice(start..end),
-            Piece::Private(bytes) => bytes,
-        });
-        let mut pieces: Vec<Bytes> = bytes.collect();
-        if pieces.len() > PIECES_MAX {
-            pieces = vec![join(&mut pieces)];
+        let (mut pieces, mut private) = (Vec::new(), Vec::new());
+        for piece in view.pieces {
+            match piece {
+                Piece::Shared { room, start, end } => {
+                    flush_private(&mut private, &mut pieces);
+                    pieces.push(slice(&self.rooms[room].block, start, end));
+                }
+                Piece::Private(bytes) if bytes.len() > COPY_BYTES_MAX => {
+                    flush_private(&mut private, &mut pieces);
+                    pieces.push(bytes);
+                }
+                Piece::Private(bytes) => private.push(bytes),
+            }
         }
+        flush_private(&mut private, &mut pieces);
         pieces
+    }
+}
+
+fn flush_private(private: &mut Vec<Bytes>, pieces: &mut Vec<Bytes>) {
+    if !private.is_empty() {
+        pieces.push(join(private));
+    }
+}
+
+fn slice(block: &Bytes, start: usize, end: usize) -> Bytes {
+    let len = end - start;
+    if len <= SLICE_BYTES_MAX && len <= block.len() / 4 {
+        Bytes::copy_from_slice(&block[start..end])
+    } else {
+        block.slice(start..end)
     }
 }
 
@@ -253,7 +406,7 @@ mod tests {
             let member = (0..count).find(|&member| conn(member) == to).unwrap();
             assert!(texts[member].is_empty(), "two deliveries in one turn");
             texts[member] = delivery.pieces().map(|piece| String::from_utf8_lossy(piece)).collect();
-            if delivery.is_last() {
+            if delivery.kind() == Kind::Last {
                 texts[member].push('!');
             }
         }
@@ -319,15 +472,69 @@ mod tests {
     }
 
     #[test]
-    fn many_pieces_are_joined_into_one() {
+    fn private_lines_are_joined_and_blocks_are_shared() {
         let mut fanout = Fanout::default();
         turn(&mut fanout, vec![joined(0, 0), joined(1, 0)], 2);
-        let mut events: Vec<Event> = (0..100).flat_map(|_| [line(0, Some(0), "x"), line(0, Some(1), "y")]).collect();
+        let text = Bytes::from("x".repeat(100_000));
+        let mut events = vec![Event::Line { room: 0, except: None, text }];
+        events.extend((0..100).map(|_| private(0, "y")));
+        events.push(line(0, Some(0), "z"));
+        events.push(line(0, None, "a"));
         let mut messages = Vec::new();
         fanout.distribute(&mut events, &mut messages);
-        for (_, delivery) in messages {
-            assert_eq!(delivery.pieces().count(), 1);
-            assert_eq!(delivery.len(), 100);
+        let blocks: Vec<_> = messages.iter().map(|(_, delivery)| delivery.first.as_ptr()).collect();
+        assert_eq!(blocks[0], blocks[1], "the block is copied");
+        let lens = |at: usize| messages[at].1.pieces().map(Bytes::len).collect::<Vec<_>>();
+        assert_eq!((lens(0), lens(1)), (vec![100_002], vec![100_000, 100, 1]));
+    }
+
+    /// Appends `text` to `output`, at most `bytes_max` bytes of which may be unsent.
+    fn append_text(output: &mut Output, text: &str, bytes_max: usize) {
+        Delivery::one(Bytes::from(text.to_owned())).append_to(output, bytes_max);
+    }
+
+    #[test]
+    fn the_oldest_lines_are_skipped_and_counted() {
+        let (mut output, mut expected) = (Output::new(), 0);
+        for number in 0..10_000 {
+            append_text(&mut output, &format!("line {number:04}\n"), 1000);
+            assert!(output.len() <= 1000);
+            let text = String::from_utf8(output.to_vec()).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!(lines[0], "line 0000");
+            if number >= 100 {
+                let skipped: usize = lines[1].split(' ').nth(1).unwrap().parse().unwrap();
+                assert_eq!(lines[1], format!("* {skipped} lines skipped"));
+                assert_eq!(lines[2], format!("line {:04}", skipped + 1));
+                assert_eq!(lines.len() - 2 + skipped, number);
+                expected = skipped;
+            }
+            assert_eq!(*lines.last().unwrap(), format!("line {number:04}"));
         }
+        assert!(expected > 9_900);
+    }
+
+    #[test]
+    fn the_rest_of_a_line_and_telnet_replies_are_not_skipped() {
+        let mut output = Output::new();
+        append_text(&mut output, "second half\n", 100);
+        output.extend(&[IAC, 252, 6]);
+        append_text(&mut output, &"one\n".repeat(10), 100);
+        output.extend(&[IAC, 252, 24]);
+        append_text(&mut output, &"two\n".repeat(20), 100);
+        let expected =
+            [&b"second half\n\xff\xfc\x06\xff\xfc\x18* 21 lines skipped\n"[..], &b"two\n".repeat(9)].concat();
+        assert_eq!(output.to_vec().escape_ascii().to_string(), expected.escape_ascii().to_string());
+    }
+
+    #[test]
+    fn an_empty_output_takes_more_than_the_bound_and_a_line_longer_than_it_is_skipped() {
+        let mut output = Output::new();
+        append_text(&mut output, &"x".repeat(500), 100);
+        append_text(&mut output, "\n", 1000);
+        append_text(&mut output, &("y".repeat(500) + "\n"), 100);
+        append_text(&mut output, "z\n", 100);
+        let text = String::from_utf8(output.to_vec()).unwrap();
+        assert_eq!(text[500..], *"\n* 2 lines skipped\n");
     }
 }

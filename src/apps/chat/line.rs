@@ -1,15 +1,34 @@
-//! Splits input into lines that end in LF or CRLF, with a length limit, and drops telnet negotiation.
+//! Splits input into lines, with a length limit, and answers telnet negotiation.
 //!
-//! A telnet command (RFC 854) begins with the byte IAC. The server supports no options and never replies to
-//! negotiation. LF always ends the line, even inside a telnet command: bytes that merely look like telnet must not
-//! swallow the following text.
+//! CR LF, CR NUL, a bare CR and a bare LF end a line: telnet sends the first in line mode and the second in character
+//! mode (RFC 854, RFC 1123 section 3.3.1).
+//!
+//! A telnet command (RFC 854) begins with the byte IAC. The server supports no options: it refuses every request (DO,
+//! WILL) and ignores every refusal (DONT, WONT), so that negotiation cannot loop. DO TIMING-MARK is refused, too (RFC
+//! 860): after Ctrl-C, a telnet client discards all output until that reply. Each reply takes three bytes for three
+//! bytes of input.
+//!
+//! LF always ends the line, even inside a telnet command: bytes that merely look like telnet must not swallow the
+//! following text.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 /// Interpret As Command.
-const IAC: u8 = 255;
-/// The commands that are followed by an option code: WILL, WONT, DO, DONT.
-const OPTION_COMMANDS: std::ops::RangeInclusive<u8> = 251..=254;
+pub(super) const IAC: u8 = 255;
+const DONT: u8 = 254;
+const DO: u8 = 253;
+const WONT: u8 = 252;
+const WILL: u8 = 251;
 const SUBNEGOTIATION: u8 = 250;
+const ARE_YOU_THERE: u8 = 246;
 const SUBNEGOTIATION_END: u8 = 240;
+
+/// The commands that are followed by an option code.
+const OPTION_COMMANDS: RangeInclusive<u8> = WILL..=DONT;
+
+/// Length of a reply to telnet negotiation in bytes.
+pub(super) const REPLY_BYTES: usize = 3;
 
 /// Maximum length of a subnegotiation in bytes; any excess is treated as text. Real ones have a few dozen bytes.
 const SUBNEGOTIATION_MAX: u16 = 512;
@@ -22,7 +41,8 @@ enum TelnetState {
     #[default]
     Text,
     Command,
-    Option,
+    /// After one of the [`OPTION_COMMANDS`].
+    Option(u8),
     /// Inside a subnegotiation, with the number of bytes received.
     Subnegotiation(u16),
     /// After an IAC inside a subnegotiation, with the number of bytes received.
@@ -31,11 +51,15 @@ enum TelnetState {
 
 /// An event returned by [`LineReader::next`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum LineEvent {
+pub(super) enum LineEvent<'a> {
     /// A line without its line ending.
-    Line(Vec<u8>),
+    Line(Cow<'a, [u8]>),
     /// The current line is longer than [`LINE_BYTES_MAX`]. Returned once per line; the rest of the line is skipped.
     TooLong,
+    /// A telnet request, with the reply that refuses it.
+    Refuse([u8; REPLY_BYTES]),
+    /// Telnet's AYT (Are You There), which expects a visible reply.
+    AreYouThere,
 }
 
 /// Assembles lines from arbitrary chunks of input.
@@ -44,56 +68,56 @@ pub(super) struct LineReader {
     line: Vec<u8>,
     /// True while the rest of a line that is too long is skipped.
     skipping: bool,
+    /// True if the last character was a CR that ended a line: an LF or NUL that follows belongs to it.
+    after_cr: bool,
     telnet: TelnetState,
 }
 
 impl LineReader {
     /// Consumes `input` up to the next event and returns the event. Returns `None` once all input has been consumed.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<LineEvent> {
+    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<LineEvent<'a>> {
         while let Some(&byte) = input.first() {
-            if self.telnet == TelnetState::Text {
-                let event = self.read_text(input);
-                if event.is_some() {
-                    return event;
-                }
-            } else if self.read_command(byte) {
-                *input = &input[1..];
+            let event = match self.telnet {
+                TelnetState::Text => self.read_text(input),
+                _ => self.read_command(byte, input),
+            };
+            if event.is_some() {
+                return event;
             }
         }
         None
     }
 
-    /// Consumes text up to a line ending or a telnet command.
-    fn read_text(&mut self, input: &mut &[u8]) -> Option<LineEvent> {
-        let stop = memchr::memchr2(b'\n', IAC, input).unwrap_or(input.len());
-        if stop > 0 {
-            let piece = &input[..stop];
-            *input = &input[stop..];
-            return self.append(piece);
+    /// Consumes text up to and including a line ending or an IAC.
+    fn read_text<'a>(&mut self, input: &mut &'a [u8]) -> Option<LineEvent<'a>> {
+        let bytes: &'a [u8] = input;
+        if self.after_cr && bytes[0] != IAC {
+            self.after_cr = false;
+            if matches!(bytes[0], b'\n' | 0) {
+                *input = &bytes[1..];
+                return None;
+            }
         }
-        let byte = input[0];
-        *input = &input[1..];
+        let stop = memchr::memchr3(b'\n', b'\r', IAC, bytes).unwrap_or(bytes.len());
+        let (piece, rest) = bytes.split_at(stop);
+        let Some((&byte, rest)) = rest.split_first() else {
+            *input = rest;
+            return self.append(piece);
+        };
+        *input = rest;
         if byte == IAC {
             self.telnet = TelnetState::Command;
-            return None;
+            return self.append(piece);
         }
-        let mut line = std::mem::take(&mut self.line);
-        if std::mem::take(&mut self.skipping) {
-            return None;
-        }
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        Some(if line.len() > LINE_BYTES_MAX { LineEvent::TooLong } else { LineEvent::Line(line) })
+        self.after_cr = byte == b'\r';
+        self.end_line(piece)
     }
 
-    fn append(&mut self, piece: &[u8]) -> Option<LineEvent> {
+    fn append(&mut self, piece: &[u8]) -> Option<LineEvent<'static>> {
         if self.skipping {
             return None;
         }
-        // One more byte may be the CR of the line ending.
-        let len = self.line.len() + piece.len();
-        if len > LINE_BYTES_MAX + 1 || (len > LINE_BYTES_MAX && piece.last() != Some(&b'\r')) {
+        if self.line.len() + piece.len() > LINE_BYTES_MAX {
             self.line = Vec::new();
             self.skipping = true;
             return Some(LineEvent::TooLong);
@@ -102,43 +126,70 @@ impl LineReader {
         None
     }
 
-    /// Advances the telnet state machine by one byte. Returns whether the byte is part of the command.
-    #[allow(clippy::match_same_arms, reason = "the order of the arms matters")]
-    fn read_command(&mut self, byte: u8) -> bool {
-        if byte == b'\n' {
-            self.telnet = TelnetState::Text;
-            return false;
+    /// Ends the line after its last piece. A line that is not cut is not copied.
+    fn end_line<'a>(&mut self, piece: &'a [u8]) -> Option<LineEvent<'a>> {
+        if std::mem::take(&mut self.skipping) {
+            return None;
         }
-        let (next, taken) = match (self.telnet, byte) {
+        let line = if self.line.is_empty() {
+            Cow::Borrowed(piece)
+        } else {
+            let mut line = std::mem::take(&mut self.line);
+            line.extend_from_slice(piece);
+            Cow::Owned(line)
+        };
+        Some(if line.len() > LINE_BYTES_MAX { LineEvent::TooLong } else { LineEvent::Line(line) })
+    }
+
+    /// Advances the telnet state machine by one byte, and consumes the byte if it is part of the command.
+    #[allow(clippy::match_same_arms, reason = "the order of the arms matters")]
+    fn read_command(&mut self, byte: u8, input: &mut &[u8]) -> Option<LineEvent<'static>> {
+        let (mut next, mut taken, mut event) = (TelnetState::Text, true, None);
+        match (self.telnet, byte) {
+            (TelnetState::Option(command), _) => {
+                event = refusal(command, byte);
+                taken = byte != b'\n';
+            }
+            (_, b'\n') => taken = false,
             // The escaped byte 255, which never occurs in valid UTF-8.
             (TelnetState::Command, IAC) => {
-                self.telnet = TelnetState::Text;
                 // If this makes the line too long, that is detected with the next piece or at the line ending.
-                if !self.skipping && self.line.len() <= LINE_BYTES_MAX + 1 {
+                if !self.skipping && self.line.len() <= LINE_BYTES_MAX {
                     self.line.push(IAC);
                 }
-                return true;
             }
-            (TelnetState::Command, SUBNEGOTIATION) => (TelnetState::Subnegotiation(0), true),
-            (TelnetState::Command, byte) if OPTION_COMMANDS.contains(&byte) => (TelnetState::Option, true),
+            (TelnetState::Command, SUBNEGOTIATION) => next = TelnetState::Subnegotiation(0),
+            (TelnetState::Command, ARE_YOU_THERE) => event = Some(LineEvent::AreYouThere),
+            (TelnetState::Command, byte) if OPTION_COMMANDS.contains(&byte) => next = TelnetState::Option(byte),
             // Not a command: drop the IAC, treat the byte as text.
-            (TelnetState::Command, ..SUBNEGOTIATION_END) => (TelnetState::Text, false),
-            (TelnetState::SubnegotiationIac(_), SUBNEGOTIATION_END) => (TelnetState::Text, true),
+            (TelnetState::Command, ..SUBNEGOTIATION_END) => taken = false,
+            (TelnetState::SubnegotiationIac(_), SUBNEGOTIATION_END) => {}
             (TelnetState::Subnegotiation(count) | TelnetState::SubnegotiationIac(count), _)
                 if count >= SUBNEGOTIATION_MAX =>
             {
-                (TelnetState::Text, false)
+                taken = false;
             }
-            (TelnetState::Subnegotiation(count), IAC) => (TelnetState::SubnegotiationIac(count), true),
+            (TelnetState::Subnegotiation(count), IAC) => next = TelnetState::SubnegotiationIac(count),
             (TelnetState::Subnegotiation(count) | TelnetState::SubnegotiationIac(count), _) => {
-                (TelnetState::Subnegotiation(count + 1), true)
+                next = TelnetState::Subnegotiation(count + 1);
             }
-            // A two-byte command, or the last byte of a three-byte command.
-            (TelnetState::Command | TelnetState::Option | TelnetState::Text, _) => (TelnetState::Text, true),
-        };
+            // A command of two bytes.
+            (TelnetState::Command | TelnetState::Text, _) => {}
+        }
         self.telnet = next;
-        taken
+        *input = &input[usize::from(taken)..];
+        event
     }
+}
+
+/// Returns the refusal of a telnet request; `None` for a refusal, which must not be answered.
+fn refusal(command: u8, option: u8) -> Option<LineEvent<'static>> {
+    let reply = match command {
+        DO => WONT,
+        WILL => DONT,
+        _ => return None,
+    };
+    Some(LineEvent::Refuse([IAC, reply, option]))
 }
 
 #[cfg(test)]
@@ -146,20 +197,25 @@ mod tests {
     use super::*;
 
     /// Reads an input in chunks of `chunk_len` bytes.
-    fn lines_in_chunks(input: &[u8], chunk_len: usize) -> Vec<LineEvent> {
+    fn lines_in_chunks(input: &[u8], chunk_len: usize) -> Vec<LineEvent<'static>> {
         let (mut reader, mut lines) = (LineReader::default(), Vec::new());
         for mut piece in input.chunks(chunk_len) {
             while let Some(event) = reader.next(&mut piece) {
-                lines.push(event);
+                lines.push(match event {
+                    LineEvent::Line(bytes) => line(&bytes),
+                    LineEvent::TooLong => LineEvent::TooLong,
+                    LineEvent::Refuse(reply) => LineEvent::Refuse(reply),
+                    LineEvent::AreYouThere => LineEvent::AreYouThere,
+                });
             }
             assert!(piece.is_empty());
-            assert!(reader.line.len() <= LINE_BYTES_MAX + 2);
+            assert!(reader.line.len() <= LINE_BYTES_MAX + 1);
         }
         lines
     }
 
     /// Reads an input, and asserts that the result does not depend on the chunk size.
-    fn lines(input: &[u8]) -> Vec<LineEvent> {
+    fn lines(input: &[u8]) -> Vec<LineEvent<'static>> {
         let whole = lines_in_chunks(input, input.len());
         for chunk_len in [1, 2, 3, 7, 1999, 2001] {
             assert_eq!(lines_in_chunks(input, chunk_len), whole, "in chunks of {chunk_len}");
@@ -167,27 +223,28 @@ mod tests {
         whole
     }
 
-    fn line(bytes: &[u8]) -> LineEvent {
-        LineEvent::Line(bytes.to_vec())
+    fn line(bytes: &[u8]) -> LineEvent<'static> {
+        LineEvent::Line(Cow::Owned(bytes.to_vec()))
     }
 
     #[test]
-    fn lf_and_crlf_end_a_line_and_an_unterminated_line_is_not_returned() {
-        assert_eq!(lines(b"a\nb\r\n\nc\rd\n\r\nrest"), [line(b"a"), line(b"b"), line(b""), line(b"c\rd"), line(b"")]);
+    fn every_line_ending_of_telnet_ends_a_line_and_an_unterminated_line_is_not_returned() {
+        let ended = [line(b"a"), line(b"b"), line(b""), line(b"c"), line(b"d"), line(b"e"), line(b"")];
+        assert_eq!(lines(b"a\nb\r\n\nc\rd\r\0e\n\r\nrest"), ended);
+        assert_eq!(lines(b"a\r\xff\xf1\nb\r\r\n"), [line(b"a"), line(b"b"), line(b"")]);
         assert_eq!(lines("gr\u{fc}\u{df}e \u{1f600}\n".as_bytes()), [line("gr\u{fc}\u{df}e \u{1f600}".as_bytes())]);
     }
 
     #[test]
     fn a_line_of_2000_bytes_is_accepted_and_a_longer_one_is_reported_once_and_skipped() {
         let longest = vec![b'x'; LINE_BYTES_MAX];
-        for end in ["\n", "\r\n"] {
+        for end in ["\n", "\r\n", "\r", "\r\0"] {
             let input = [&longest, end.as_bytes(), b"next\n"].concat();
             assert_eq!(lines(&input), [line(&longest), line(b"next")]);
             let input = [&longest, &b"y"[..], end.as_bytes(), b"next\n"].concat();
             assert_eq!(lines(&input), [LineEvent::TooLong, line(b"next")]);
         }
-        assert_eq!(lines(&[&longest, &b"\rx\nnext\n"[..]].concat()), [LineEvent::TooLong, line(b"next")]);
-        for tail in [&b"\xff\xff"[..], b"\r\xff\xff", b"\r\xff\xff\r"] {
+        for tail in [&b"\xff\xff"[..], b"\xff\xff\xff\xff", b"y\xff\xff"] {
             assert_eq!(lines(&[&longest, tail, b"\nnext\n"].concat()), [LineEvent::TooLong, line(b"next")]);
         }
         assert_eq!(lines(&vec![b'x'; 100_000]), [LineEvent::TooLong]);
@@ -196,26 +253,50 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_lf_ends_a_line_whatever_precedes_it(
-            input in proptest::collection::vec(proptest::sample::select(vec![IAC, 250, 240, 251, 241, 0, b'a', b'\r', b'\n']), 1..400),
+            input in proptest::collection::vec(proptest::sample::select(vec![IAC, 250, 240, 251, 241, 0, b'a', b'\n']), 1..400),
         ) {
-            let events = lines(&input);
+            let mut events = lines(&input);
+            events.retain(|event| !matches!(event, LineEvent::Refuse(_)));
             let ends = memchr::memchr_iter(b'\n', &input).count();
             assert_eq!(events.len(), ends);
             assert!(events.iter().all(|event| matches!(event, LineEvent::Line(line) if !line.contains(&b'\n'))));
         }
+
+        #[test]
+        fn text_without_telnet_is_split_at_its_line_endings(input in "[ab\r\n\0]{1,200}") {
+            let split = input.replace("\r\n", "\n").replace("\r\0", "\n").replace('\r', "\n") + "end";
+            let mut expected: Vec<_> = split.split('\n').map(|text| line(text.as_bytes())).collect();
+            expected.pop();
+            assert_eq!(lines(input.as_bytes()), expected);
+        }
     }
 
     #[test]
-    fn telnet_negotiation_is_dropped() {
-        assert_eq!(lines(b"a\xff\xfb\x01b\xff\xfd\xffc\xff\xf1d\n"), [line(b"abcd")]);
+    fn telnet_commands_leave_the_text_around_them_intact() {
         assert_eq!(lines(b"a\xff\xfa\x18\x00xterm\xff\xffx\xff\xf0b\n"), [line(b"ab")]);
+        assert_eq!(lines(b"a\xff\xfa\x1f\x00\x50\x00\x0d\xff\xf0b\n"), [line(b"ab")]);
         assert_eq!(lines(b"a\xff\xffb\n"), [line(b"a\xffb")]);
-        assert_eq!(lines(b"a\xff b\n"), [line(b"a b")]);
+        assert_eq!(lines(b"a\xff b\xff\xf1\xff\xf4\n"), [line(b"a b")]);
+    }
+
+    #[test]
+    fn every_telnet_request_is_refused_and_no_refusal_is_answered() {
+        for option in 0..=255 {
+            let ends_line = option == b'\n';
+            for (command, reply) in [(DO, Some(WONT)), (WILL, Some(DONT)), (DONT, None), (WONT, None)] {
+                let mut expected: Vec<_> =
+                    reply.map(|reply| LineEvent::Refuse([IAC, reply, option])).into_iter().collect();
+                let text: &[&[u8]] = if ends_line { &[b"a", b"b"] } else { &[b"ab"] };
+                expected.extend(text.iter().map(|text| line(text)));
+                assert_eq!(lines(&[b'a', IAC, command, option, b'b', b'\n']), expected, "{command} {option}");
+            }
+        }
+        assert_eq!(lines(b"a\xff\xf6b\n"), [LineEvent::AreYouThere, line(b"ab")]);
     }
 
     #[test]
     fn telnet_commands_never_swallow_a_line_ending_and_subnegotiations_are_bounded() {
-        for command in [&b"\xff"[..], b"\xff\xfb", b"\xff\xfa", b"\xff\xfa\x1f\x00", b"\xff\xfa\x1f\xff"] {
+        for command in [&b"\xff"[..], b"\xff\xfc", b"\xff\xfa", b"\xff\xfa\x1f\x00", b"\xff\xfa\x1f\xff"] {
             let input = [b"a", command, b"\nb\n"].concat();
             assert_eq!(lines(&input), [line(b"a"), line(b"b")], "{command:?}");
         }

@@ -3,29 +3,38 @@
 //! ```text
 //! bytes -> line.rs -> text.rs -> command.rs       telnet, line endings, UTF-8, command parsing
 //!                                    |
-//!            chat_state.rs, tables.rs, room.rs    members, names, rooms; one event order for all loops
+//!                             connection.rs       password, budget, rate limit; executes the commands
+//!                                    |
+//!                         state.rs, tables.rs     members, names, rooms; one event order for all loops
 //!                                    |
 //!                                fanout.rs        the events of a turn, as one delivery per member of this loop
 //! ```
 //!
-//! Input lines end in LF or CRLF, output lines in LF. Server notices begin with `* `, messages with `[name] `. A line
-//! has at most 2,000 bytes. Telnet negotiation is dropped.
+//! Input lines end in CR LF, CR NUL, CR or LF, output lines in LF. Server notices begin with `* `, messages with `[name] `
+//! and actions (`/me`) with `- name `, so that no member can forge a notice. A line has at most 2,000 bytes. Telnet
+//! negotiation is refused, AYT (Are You There) is answered.
 //!
 //! Text is UTF-8; invalid sequences are replaced with U+FFFD. Control characters other than TAB, line and paragraph
 //! separators, and bidirectional formatting characters are removed, so that a member cannot send escape sequences to
-//! another member's terminal. Names are compared after full case folding (upper case, then lower case). They are not
-//! normalized; combining accents are not allowed in names, so no name can be spelled in two ways.
+//! another member's terminal. Names that look alike (Unicode Technical Standard 39) are the same name.
+//!
+//! Input is bounded by budgets of each member ([`Bounds::byte_budget`], [`Bounds::line_budget`]), output by skipping the
+//! oldest lines ([`Bounds::queue_bytes_max`]), and the memory of a turn by a bound on the undelivered lines of all
+//! members. A member that sends no line within [`Timeouts::silent`](crate::Timeouts::silent) is disconnected; after its
+//! first line [`Timeouts::open`](crate::Timeouts::open) applies.
 //!
 //! All events of a chat have one total order, across all loops. Each loop sends every member at most one delivery per
 //! turn, at the end of the turn. Arrivals, departures and renames in a room are combined into one notice, which is sent
 //! before the next message in the room or at the end of the turn, whichever comes first.
 
-mod chat_state;
 mod command;
+mod connection;
+mod console;
 mod fanout;
+mod limits;
 mod line;
-mod rate_limit;
-mod room;
+mod log;
+mod state;
 mod tables;
 mod text;
 
@@ -37,102 +46,62 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::chat_state::{ChatGuard, ChatState};
-use self::command::Command;
-use self::fanout::Fanout;
-use self::line::{LINE_BYTES_MAX, LineEvent, LineReader};
-use self::rate_limit::{Decision, MUTE_TIME, RateLimiter};
-use self::room::Departure;
-use self::tables::{Event, MemberKey};
+pub use self::connection::ChatConnection;
+pub use self::console::Console;
+pub use self::fanout::Delivery;
+pub use self::limits::{Bounds, Budget};
+pub use self::log::{RoomLog, RoomLogEnd};
+
+use self::connection::Stage;
+use self::fanout::{Fanout, Kind};
+use self::line::LineEvent;
+use self::state::{ChatGuard, ChatState};
+use self::tables::{Departure, Event};
 use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, Flow, Phase, Remote, Wire};
 
 /// Maximum number of lines processed for one member per turn, so that the loop also serves the others.
 const LINES_PER_TURN: usize = 64;
 
-/// The limits of a chat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The options of a chat.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Bounds {
-    /// Maximum number of members on all loops together. Further connections get a notice and are closed. Default:
-    /// 10,000.
-    pub members_max: usize,
-    /// Maximum number of rooms, including the lobby. Rooms other than the lobby are removed when the last member
-    /// leaves. Default: 1,000.
-    pub rooms_max: usize,
-    /// Rate limit in lines per second per member, measured over one second. A member that exceeds it is muted for 3 s.
-    /// Default: no limit, so that long text can be pasted.
-    pub rate: Option<u32>,
-    /// Maximum number of unsent bytes queued for a member. A slow client that would exceed it is disconnected, without
-    /// delaying the other members. Default: 256 KiB, a few thousand lines.
-    pub queue_bytes_max: usize,
-    /// Number of recent lines sent to a member who joins a room. Default: 20, about a screenful.
-    pub history_lines: usize,
+pub struct Options {
+    /// The limits.
+    pub bounds: Bounds,
+    /// The password that a connection must send as its first line. It has three tries. Default: none.
+    pub password: Option<String>,
+    /// The message of the day, sent to each new member after the welcome, as notices. Default: none.
+    pub motd: String,
+    /// The log of the public lines. Default: none.
+    pub log: Option<RoomLog>,
 }
 
-impl Bounds {
+impl Options {
     optional_setters! {
-        rate: u32,
+        password: String,
+        log: RoomLog,
     }
 
     setters! {
-        members_max: usize,
-        rooms_max: usize,
-        queue_bytes_max: usize,
-        history_lines: usize,
+        bounds: Bounds,
+        motd: String,
     }
 }
 
-impl Default for Bounds {
-    fn default() -> Self {
-        Bounds { members_max: 10_000, rooms_max: 1000, rate: None, queue_bytes_max: 256 * 1024, history_lines: 20 }
-    }
-}
-
-/// The lines that one member receives in a turn: reference-counted buffers, written with one system call.
-#[derive(Debug)]
-pub struct Delivery {
-    first: Bytes,
-    rest: Vec<Bytes>,
-    last: bool,
-}
-
-impl Delivery {
-    fn one(first: Bytes) -> Self {
-        Delivery { first, rest: Vec::new(), last: false }
-    }
-
-    fn several(pieces: Vec<Bytes>) -> Self {
-        let mut pieces = pieces.into_iter();
-        Delivery { first: pieces.next().unwrap_or_default(), rest: pieces.collect(), last: false }
-    }
-
-    /// Creates a delivery after which the connection is closed.
-    fn last(pieces: Vec<Bytes>) -> Self {
-        Delivery { last: true, ..Delivery::several(pieces) }
-    }
-
-    fn is_last(&self) -> bool {
-        self.last
-    }
-
-    fn pieces(&self) -> impl Iterator<Item = &Bytes> {
-        std::iter::once(&self.first).chain(&self.rest)
-    }
-
-    fn len(&self) -> usize {
-        self.pieces().map(Bytes::len).sum()
-    }
-}
-
-/// The chat application of one loop. Instances created by [`Chat::shared`] form a single chat.
+/// The chat application of one loop. Instances created by [`Chat::shared`] or [`Chat::with_options`] form a single chat.
 ///
 /// # Examples
 /// ```no_run
-/// use serverd::apps::chat::{Bounds, Chat};
-/// use serverd::{Poller, SelectLoop};
+/// use std::time::Duration;
 ///
-/// let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
-/// SelectLoop::new(listener, None, Chat::new(Bounds::default()))?.run()?;
+/// use serverd::apps::chat::{Bounds, Chat};
+/// use serverd::r#loop::LoopLimits;
+/// use serverd::{Poller, SelectLoop, Timeouts};
+///
+/// let timeouts = Timeouts::default().silent(Duration::from_secs(600));
+/// let mut chat = SelectLoop::with_limits(timeouts, LoopLimits::default(), Chat::new(Bounds::default()))?;
+/// chat.listen(std::net::TcpListener::bind("127.0.0.1:8888")?)?;
+/// chat.run()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Chat {
@@ -140,101 +109,96 @@ pub struct Chat {
     loop_index: usize,
     fanout: Fanout,
     events: Vec<Event>,
-    rate: Option<u32>,
-    queue_bytes_max: usize,
+    bounds: Bounds,
+    password: Option<Arc<str>>,
+    motd: Bytes,
+    /// Set when the loop starts.
+    remote: Option<Remote<Delivery>>,
 }
 
 impl Chat {
     /// Creates a chat that runs on one loop.
     pub fn new(bounds: Bounds) -> Self {
-        Self::on_loop(&Arc::new(ChatState::new(bounds, 1)), 0, bounds)
+        Self::shared(bounds, 1).remove(0)
     }
 
     /// Creates a chat that spans `loops` event loops. Returns one `Chat` for each of them.
     pub fn shared(bounds: Bounds, loops: usize) -> Vec<Self> {
-        let state = Arc::new(ChatState::new(bounds, loops));
-        (0..loops).map(|loop_index| Self::on_loop(&state, loop_index, bounds)).collect()
+        Self::with_options(Options { bounds, ..Options::default() }, loops)
     }
 
-    fn on_loop(state: &Arc<ChatState>, loop_index: usize, bounds: Bounds) -> Self {
-        Chat {
-            state: Arc::clone(state),
+    /// Creates a chat with options that spans `loops` event loops. Returns one `Chat` for each of them.
+    pub fn with_options(options: Options, loops: usize) -> Vec<Self> {
+        let Options { bounds, password, motd, log } = options;
+        let state = Arc::new(ChatState::new(bounds, loops, log));
+        let (password, motd) = (password.map(Arc::<str>::from), notices(&motd));
+        let on_loop = |loop_index| Chat {
+            state: Arc::clone(&state),
             loop_index,
             fanout: Fanout::default(),
             events: Vec::new(),
-            rate: bounds.rate,
-            queue_bytes_max: bounds.queue_bytes_max,
+            bounds,
+            password: password.clone(),
+            motd: motd.clone(),
+            remote: None,
+        };
+        (0..loops).map(on_loop).collect()
+    }
+
+    /// Returns a console that administers the chat from any thread.
+    pub fn console(&self) -> Console {
+        Console::new(&self.state)
+    }
+
+    fn lock(&self) -> ChatGuard<'_> {
+        self.state.lock(self.loop_index)
+    }
+
+    /// Processes the event of a connection that is a line, or the notice that one was too long.
+    fn process(
+        &self,
+        connection: &mut ChatConnection,
+        event: &LineEvent<'_>,
+        wire: &mut Wire<'_, Delivery>,
+        chat: &mut ChatGuard<'_>,
+    ) {
+        match (connection.stage, &self.password) {
+            (Stage::Login { tries_left }, Some(password)) => {
+                connection.stage = match connection::check_password(event, password, tries_left, wire.output()) {
+                    Stage::Admitted => self.admit(wire, chat),
+                    stage => stage,
+                }
+            }
+            (Stage::Member(member), _) if chat.is_member(member, wire.id()) => {
+                connection.process(member, event, wire, self.bounds.rate, chat);
+            }
+            // The console has removed the member; the last delivery is on its way.
+            (Stage::Member(_), _) => connection.stage = Stage::Left,
+            _ => {}
+        }
+    }
+
+    /// Makes a connection a member.
+    fn admit(&self, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) -> Stage {
+        if let Some(member) = chat.join(wire.id(), wire.addrs().peer_addr(), &self.motd) {
+            return Stage::Member(member);
+        }
+        wire.output().extend(b"* The chat is full; try again later.\n");
+        Stage::Refused
+    }
+
+    /// Resumes a connection after `delay`, when its budget has recovered.
+    fn hold(&self, id: ConnId, delay: std::time::Duration) {
+        if let Some(remote) = &self.remote {
+            remote.send_later(delay, id, Delivery::resume());
         }
     }
 }
 
-/// The state of one chat connection.
-#[derive(Debug, Default)]
-pub struct ChatConnection {
-    /// `None` once the member has left; the connection stays open until the last delivery has been sent.
-    member: Option<MemberKey>,
-    reader: LineReader,
-    limiter: RateLimiter,
-    /// True if the connection was aborted because its queue was full.
-    slow: bool,
-    /// True if there is input that has not been processed yet.
-    input_pending: bool,
-}
-
-impl ChatConnection {
-    /// Executes the command in a line, or sends the line as a message.
-    fn execute(&mut self, line: &[u8], conn: ConnId, chat: &mut ChatGuard<'_>) {
-        let Some(member) = self.member else { return };
-        let line = text::sanitize(line);
-        match Command::parse(&line) {
-            Command::Empty => {}
-            Command::Say(text) => chat.say(member, text),
-            Command::Help => chat.notify(member, command::HELP),
-            Command::Nick(name) => chat.rename(member, name),
-            Command::Who => chat.list_members(member),
-            Command::Rooms => chat.list_rooms(member),
-            Command::Join(room) => chat.join_room(member, conn, room),
-            Command::Msg { to, text } => chat.whisper(member, to, text),
-            Command::Me(action) => chat.emote(member, action),
-            Command::Usage(usage) => chat.notify(member, format!("* Usage: {usage}\n")),
-            Command::Unknown(word, nearest) => {
-                let word: String = word.chars().take(text::NAME_CHARS_MAX).collect();
-                let hint = nearest.map_or(".".into(), |name| format!("; did you mean {name}?"));
-                chat.notify(member, format!("* Unknown command {word}{hint} Type /help for a list.\n"));
-            }
-            Command::Quit => {
-                chat.notify(member, "* Goodbye.\n");
-                chat.leave(member);
-                self.member = None;
-            }
-        }
-    }
-
-    /// Handles a line, unless the member has exceeded the rate limit.
-    fn process(&mut self, event: &LineEvent, wire: &Wire<'_, Delivery>, rate: Option<u32>, chat: &mut ChatGuard<'_>) {
-        let Some(member) = self.member else { return };
-        let decision = rate.map_or(Decision::Allowed, |rate| self.limiter.check(wire.now(), rate));
-        match (decision, event) {
-            (Decision::Allowed, LineEvent::Line(line)) => self.execute(line, wire.id(), chat),
-            (Decision::Allowed, LineEvent::TooLong) => {
-                chat.notify(member, format!("* Line too long (more than {LINE_BYTES_MAX} bytes); not delivered.\n"));
-            }
-            (Decision::Exceeded, _) => {
-                let rate = rate.unwrap_or_default();
-                let mute = MUTE_TIME.as_secs();
-                chat.notify(member, format!("* Rate limit of {rate} lines per second exceeded; muted for {mute} s.\n"));
-            }
-            (Decision::Muted, _) => {}
-        }
-    }
-
-    fn flow(&self) -> Flow {
-        match self.member {
-            None => Flow::Pause,
-            Some(_) if self.input_pending => Flow::Yield(Phase::Unlimited),
-            Some(_) => Flow::Read(Phase::Unlimited),
-        }
-    }
+/// Formats text as notices, one per line.
+fn notices(text: &str) -> Bytes {
+    let lines = text.lines().map(|line| text::sanitize(line.as_bytes()));
+    lines.flat_map(|line| ["* ".into(), line, "\n".into()]).collect::<String>().into()
 }
 
 impl App for Chat {
@@ -242,85 +206,131 @@ impl App for Chat {
     type Message = Delivery;
 
     fn start(&mut self, remote: Remote<Delivery>) {
-        self.state.attach(self.loop_index, remote);
+        self.state.attach(self.loop_index, remote.clone());
+        self.remote = Some(remote);
     }
 
-    fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, Delivery>) -> (ChatConnection, Flow) {
-        let member = self.state.lock(self.loop_index).join(wire.id());
-        let connection = ChatConnection { member, ..ChatConnection::default() };
-        if member.is_some() {
-            return (connection, Flow::Read(Phase::Unlimited));
-        }
-        wire.output().extend(b"* The chat is full; try again later.\n");
-        (connection, Flow::Close)
+    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Delivery>) -> (ChatConnection, Flow) {
+        let mut chat = self.lock();
+        let stage = if accepted.peer_addr.is_some_and(|addr| chat.is_banned(addr.ip())) {
+            wire.output().extend(b"* You are banned from this chat.\n");
+            Stage::Refused
+        } else if self.password.is_some() {
+            wire.output().extend(b"* This chat has a password. Enter it:\n");
+            Stage::Login { tries_left: connection::PASSWORD_TRIES }
+        } else {
+            self.admit(wire, &mut chat)
+        };
+        let connection = ChatConnection::new(stage);
+        let flow = connection.flow();
+        (connection, flow)
     }
 
     fn receive(&mut self, connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>) -> Flow {
-        let mut input = wire.input();
-        let mut chat = None;
-        let mut lines_left = LINES_PER_TURN;
-        while lines_left > 0
-            && let Some(event) = connection.reader.next(&mut input)
-        {
-            let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
-            connection.process(&event, wire, self.rate, chat);
-            wire.restart_timer();
+        let (mut input, now) = (wire.input(), wire.now());
+        let (mut chat, mut lines_left) = (None, LINES_PER_TURN);
+        let mut is_stopped = self.state.is_congested();
+        while !input.is_empty() && !is_stopped && lines_left > 0 {
+            if let Some(delay) = connection.budgets.hold_time(&self.bounds, now) {
+                connection.held = true;
+                self.hold(wire.id(), delay);
+                break;
+            }
+            let before = input.len();
+            let event = connection.reader.next(&mut input);
+            connection.budgets.add(&self.bounds, now, before - input.len(), usize::from(event.is_some()));
+            match event {
+                None => break,
+                Some(LineEvent::Refuse(reply)) => wire.output().extend(&reply),
+                Some(LineEvent::AreYouThere) => wire.output().extend(b"* Yes, the chat is here.\n"),
+                Some(event) => {
+                    connection.has_sent_line = true;
+                    wire.restart_timer();
+                    let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
+                    self.process(connection, &event, wire, chat);
+                    is_stopped = chat.is_congested() || connection.is_finished();
+                }
+            }
             lines_left -= 1;
         }
         connection.input_pending = !input.is_empty();
         wire.consume(wire.input().len() - input.len());
         if wire.ended()
             && !connection.input_pending
-            && let Some(member) = connection.member.take()
+            && let Stage::Member(member) = connection.stage
         {
-            chat.get_or_insert_with(|| self.state.lock(self.loop_index)).leave(member);
+            let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
+            if chat.is_member(member, wire.id()) {
+                chat.leave(member);
+            }
+            connection.stage = Stage::Left;
         }
         connection.flow()
     }
 
     fn message(&mut self, connection: &mut ChatConnection, delivery: Delivery, wire: &mut Wire<'_, Delivery>) -> Flow {
-        let queued = wire.output().len();
-        // With an empty queue, a delivery may exceed the limit: the socket may accept it at once.
-        if queued > 0 && queued + delivery.len() > self.queue_bytes_max {
-            connection.slow = true;
-            return Flow::Abort;
+        delivery.append_to(wire.output(), self.bounds.queue_bytes_max);
+        match delivery.kind() {
+            Kind::Lines => connection.flow(),
+            Kind::Last => {
+                connection.stage = Stage::Left;
+                Flow::Close
+            }
+            Kind::Resume => {
+                connection.held = false;
+                connection.flow()
+            }
         }
-        for piece in delivery.pieces() {
-            wire.output().share(piece);
-        }
-        if delivery.is_last() { Flow::Close } else { connection.flow() }
     }
 
     fn output_drained(&mut self, connection: &mut ChatConnection, _: &mut Wire<'_, Delivery>) -> Flow {
         connection.flow()
     }
 
-    fn timer(&mut self, _: &mut ChatConnection, _: Phase, wire: &mut Wire<'_, Delivery>) -> Flow {
-        wire.output().extend(b"* Disconnected: idle too long.\n");
+    fn timer(&mut self, connection: &mut ChatConnection, _: Phase, wire: &mut Wire<'_, Delivery>) -> Flow {
+        let notice: &[u8] = if connection.has_sent_line {
+            b"* Disconnected: idle too long.\n"
+        } else {
+            b"* Disconnected: no line received for too long.\n"
+        };
+        wire.output().extend(notice);
         Flow::Close
     }
 
-    fn drain(&mut self, connection: &mut ChatConnection, _: &mut Wire<'_, Delivery>) -> Flow {
-        if let Some(member) = connection.member.take() {
-            let mut chat = self.state.lock(self.loop_index);
-            chat.notify(member, "* The server is shutting down. Goodbye.\n");
-            chat.leave_silently(member);
+    fn drain(&mut self, connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>) -> Flow {
+        const GOODBYE: &str = "* The server is shutting down. Goodbye.\n";
+        match connection.stage {
+            Stage::Member(member) => {
+                let mut chat = self.lock();
+                if chat.is_member(member, wire.id()) {
+                    chat.notify(member, GOODBYE);
+                    chat.leave_silently(member);
+                }
+                connection.stage = Stage::Left;
+                // The last delivery follows at the end of the turn and closes the connection.
+                Flow::Pause
+            }
+            Stage::Left => Flow::Pause,
+            Stage::Login { .. } | Stage::Admitted | Stage::Refused => {
+                wire.output().extend(GOODBYE.as_bytes());
+                Flow::Close
+            }
         }
-        // The last delivery follows at the end of the turn and closes the connection.
-        Flow::Pause
     }
 
-    fn closed(&mut self, _: ConnId, connection: ChatConnection, info: CloseInfo) {
-        let Some(member) = connection.member else { return };
+    fn closed(&mut self, id: ConnId, connection: ChatConnection, info: CloseInfo) {
+        let Stage::Member(member) = connection.stage else { return };
         let departure = match info.reason {
-            _ if connection.slow => Departure::TooSlow,
             CloseReason::TooSlow => Departure::TooSlow,
             CloseReason::Timeout(_) => Departure::TimedOut,
             // TCP keep-alive got no reply from the client.
             CloseReason::Error(error) if error.kind() == io::ErrorKind::TimedOut => Departure::TimedOut,
             _ => Departure::Left,
         };
-        self.state.lock(self.loop_index).disconnect(member, departure);
+        let mut chat = self.lock();
+        if chat.is_member(member, id) {
+            chat.disconnect(member, departure);
+        }
     }
 
     fn end_of_turn(&mut self, messages: &mut Vec<(ConnId, Delivery)>) {

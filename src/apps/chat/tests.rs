@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use super::limits::MUTE_TIME;
 use super::*;
 use crate::r#loop::Output;
+
+/// Limits without budgets, for tests that send much at once.
+fn unlimited() -> Bounds {
+    Bounds { byte_budget: None, line_budget: None, ..Bounds::default() }
+}
 
 /// A member and its connection.
 struct Member {
@@ -25,7 +31,11 @@ struct Harness {
 
 impl Harness {
     fn new(loops: usize, bounds: Bounds) -> Self {
-        let mut chats = Chat::shared(bounds, loops);
+        Self::with_options(loops, Options { bounds, ..Options::default() })
+    }
+
+    fn with_options(loops: usize, options: Options) -> Self {
+        let mut chats = Chat::with_options(options, loops);
         for chat in &mut chats {
             chat.start(Remote::detached());
         }
@@ -54,11 +64,12 @@ impl Harness {
         let mut wire = Wire::from_bytes(input, ended, &mut member.output, &mut messages).detached(member.id, self.now);
         let flow = method(&mut self.chats[member.loop_index], connection, &mut wire);
         self.left = input.len() - wire.consumed();
-        assert!(self.left == 0 || flow == Flow::Yield(Phase::Unlimited));
+        let phase = if connection.has_sent_line { Phase::Unlimited } else { Phase::AwaitingFirstByte };
         match flow {
             Flow::Close => self.close(index, CloseReason::Done),
-            Flow::Abort => self.close(index, CloseReason::Refused),
-            Flow::Read(Phase::Unlimited) | Flow::Yield(Phase::Unlimited) | Flow::Pause => {}
+            Flow::Read(now) if now == phase => assert_eq!(self.left, 0),
+            Flow::Yield(now) if now == phase => assert!(self.left > 0 || input.is_empty()),
+            Flow::Pause => assert!(connection.held || connection.is_finished()),
             other => panic!("{other:?}"),
         }
     }
@@ -94,6 +105,15 @@ impl Harness {
         self.call(index, &[], true, App::receive);
     }
 
+    /// Resumes a member whose budget was used up.
+    fn resume(&mut self, index: usize) {
+        self.call(index, &[], false, |chat, connection, wire| chat.message(connection, Delivery::resume(), wire));
+    }
+
+    fn is_held(&self, index: usize) -> bool {
+        self.members[index].connection.as_ref().is_some_and(|connection| connection.held)
+    }
+
     fn close(&mut self, index: usize, reason: CloseReason) {
         let member = &mut self.members[index];
         member.closed = true;
@@ -116,12 +136,14 @@ impl Harness {
     }
 
     fn read(&mut self) -> Vec<String> {
-        let read = |member: &mut Member| {
-            let text = String::from_utf8(member.output.to_vec()).expect("UTF-8");
-            member.output.clear();
-            text
-        };
-        self.members.iter_mut().map(read).collect()
+        (0..self.members.len()).map(|index| self.read_member(index)).collect()
+    }
+
+    fn read_member(&mut self, index: usize) -> String {
+        let output = &mut self.members[index].output;
+        let text = String::from_utf8(output.to_vec()).expect("UTF-8");
+        output.clear();
+        text
     }
 
     /// Ends the turn of every loop, without reading any output.
@@ -175,7 +197,7 @@ fn a_new_member_gets_the_recent_lines_of_the_room() {
     harness.join(0);
     let received = harness.turn();
     let lines: Vec<&str> = received[1].lines().skip(1).collect();
-    assert_eq!(lines, ["[guest1] two", "* guest1 waits", "[guest1] three"]);
+    assert_eq!(lines, ["[guest1] two", "- guest1 waits", "[guest1] three"]);
     let mut harness = Harness::new(1, Bounds { history_lines: 0, ..Bounds::default() });
     harness.join(0);
     harness.send(0, "one\n");
@@ -197,7 +219,9 @@ fn a_message_reaches_every_other_member_once() {
 
 #[test]
 fn a_long_paste_is_interleaved_with_the_lines_of_others() {
-    let mut harness = Harness::with(3);
+    let mut harness = Harness::new(1, unlimited());
+    harness.join_many(3);
+    harness.turn();
     let pasted = (0..100).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
     let left = harness.send_part(0, &pasted);
     harness.send(1, "me too\n");
@@ -266,7 +290,15 @@ fn names_are_unique_ignoring_case_and_can_be_reused() {
     assert_eq!(harness.send_and_read(0, "/nick \u{c4}nne\n", 1), "* guest1 is now \u{c4}nne\n");
     assert_eq!(harness.send_and_read(1, "/nick \u{e4}NNE\n", 1), "* The name \u{e4}NNE is taken.\n");
     assert_eq!(harness.send_and_read(0, "/nick \u{e4}nne\n", 0), "* You are now \u{e4}nne.\n");
-    for name in ["a b", "x\u{301}", "a/b", &"x".repeat(25)] {
+    for name in ["\u{c4}nn\u{435}", "\u{ff21}\u{308}nne"] {
+        let received = harness.send_and_read(1, format!("/nick {name}\n"), 1);
+        assert!(received.ends_with(" is taken.\n"), "{received}");
+    }
+    for name in ["Server", "l\u{43e}bby", "who"] {
+        let received = harness.send_and_read(1, format!("/nick {name}\n"), 1);
+        assert!(received.ends_with(" is reserved.\n"), "{received}");
+    }
+    for name in ["a b", "x\u{301}", "a/b", "Anna\u{3164}", &"x".repeat(25)] {
         let received = harness.send_and_read(0, format!("/nick {name}\n"), 0);
         assert!(received.starts_with("* Invalid name") || received.starts_with("* Usage: /nick NAME"), "{received}");
     }
@@ -295,7 +327,7 @@ fn rooms_are_separate_and_removed_when_empty() {
     assert_eq!(received[2], "* guest2 moved to Tea\n");
     assert_eq!(harness.send_and_read(1, "/join TEA\n", 1), "* You are already in TEA.\n");
     assert_eq!(harness.send_and_read(2, "/rooms\n", 2), "* Rooms: lobby (1), Tea (2)\n");
-    assert_eq!(harness.send_and_read(0, "/me sips\n", 1), "* guest1 sips\n");
+    assert_eq!(harness.send_and_read(0, "/me sips\n", 1), "- guest1 sips\n");
     assert_eq!(harness.send_and_read(0, "/join lobby\n", 1), "* guest1 moved to lobby\n");
     assert_eq!(harness.send_and_read(1, "/quit\n", 1), "* Goodbye.\n");
     assert_eq!(harness.send_and_read(2, "/rooms\n", 2), "* Rooms: lobby (2)\n");
@@ -369,7 +401,9 @@ fn terminal_control_characters_are_removed_from_messages() {
 
 #[test]
 fn an_overlong_line_is_reported_once_and_the_next_one_is_delivered() {
-    let mut harness = Harness::with(2);
+    let mut harness = Harness::new(1, unlimited());
+    harness.join_many(2);
+    harness.turn();
     harness.send(0, "x".repeat(1500));
     assert_eq!(harness.turn(), ["", ""]);
     harness.send(0, "x".repeat(1500));
@@ -406,23 +440,251 @@ fn a_member_that_exceeds_the_rate_limit_is_notified_and_muted() {
 }
 
 #[test]
-fn a_slow_client_is_disconnected_at_the_queue_limit_and_the_others_lose_nothing() {
-    let mut harness = Harness::new(1, Bounds { queue_bytes_max: 1000, ..Bounds::default() });
+fn a_slow_client_misses_the_oldest_lines_and_the_others_lose_nothing() {
+    let mut harness = Harness::new(1, Bounds { queue_bytes_max: 1000, ..unlimited() });
     harness.join_many(3);
     harness.turn();
     let line = "x".repeat(90);
     let mut received = String::new();
-    for _ in 0..20 {
+    for _ in 0..200 {
         harness.send(0, format!("{line}\n"));
         harness.end_turn();
-        received.push_str(&String::from_utf8(harness.members[1].output.to_vec()).unwrap());
-        harness.members[1].output.clear();
-        harness.members[0].output.clear();
+        received += &harness.read_member(1);
+        harness.read_member(0);
         assert!(harness.members[2].output.len() <= 1000);
     }
-    assert!(harness.members[2].closed && !harness.members[1].closed);
-    assert_eq!(received.matches(&line).count(), 20);
-    assert_eq!(received.matches("* guest3 left (too slow)\n").count(), 1);
+    assert_eq!(received.matches(&line).count(), 200);
+    let slow = harness.read_member(2);
+    let skipped: usize = slow.lines().nth(1).unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    assert_eq!(slow.lines().nth(1).unwrap(), format!("* {skipped} lines skipped"));
+    assert_eq!(slow.matches(&line).count() + skipped, 200);
+}
+
+#[test]
+fn a_sender_that_has_used_up_its_budget_is_not_read_and_loses_nothing() {
+    let mut harness = Harness::with(2);
+    let lines: Vec<String> = (0..130).map(|number| number.to_string()).collect();
+    let input = lines.join("\n") + "\n";
+    let mut rest = input.as_bytes();
+    let (mut received, mut holds) = (String::new(), 0);
+    while !rest.is_empty() {
+        let left = harness.send_part(0, rest);
+        rest = &rest[rest.len() - left..];
+        received += &harness.turn()[1];
+        if harness.is_held(0) {
+            holds += 1;
+            harness.now += Duration::from_millis(250);
+            harness.resume(0);
+        }
+    }
+    assert!(received.lines().eq(lines.iter().map(|line| format!("[guest1] {line}")).collect::<Vec<_>>()));
+    let seconds = harness.now.as_secs_f64();
+    assert!((2.5..3.5).contains(&seconds) && holds <= 14, "{seconds} s, {holds} holds");
+    // Another member has its own budget, and input without lines counts as well.
+    harness.send(1, "x".repeat(60_000));
+    assert!(!harness.is_held(1));
+    harness.send(1, "x".repeat(6_000));
+    assert_eq!(harness.send_part(1, "\n"), 1);
+    assert!(harness.is_held(1));
+}
+
+#[test]
+fn a_held_member_gets_deliveries_and_leaves_at_the_end_of_its_input() {
+    let mut harness = Harness::with(2);
+    let rest = "1\n".repeat(36) + "last\n";
+    harness.send(0, "0\n".repeat(64));
+    assert_eq!(harness.send_part(0, &rest), 5);
+    assert!(harness.is_held(0));
+    harness.turn();
+    assert_eq!(harness.send_and_read(1, "hello\n", 0), "[guest2] hello\n");
+    assert!(harness.is_held(0));
+    harness.now += Duration::from_secs(1);
+    harness.resume(0);
+    harness.call(0, b"last\n", true, App::receive);
+    assert_eq!(harness.turn()[1], "[guest1] last\n* guest1 left\n");
+}
+
+#[test]
+fn a_flood_by_all_members_is_delivered_in_bounded_turns() {
+    let mut harness = Harness::new(1, unlimited());
+    harness.join_many(100);
+    harness.turn();
+    let input = (format!("{}\n", "x".repeat(1900))).repeat(40);
+    let mut rests: Vec<&[u8]> = vec![input.as_bytes(); 100];
+    let mut turns = 0;
+    while rests.iter().any(|rest| !rest.is_empty()) {
+        for (index, rest) in rests.iter_mut().enumerate() {
+            let left = harness.send_part(index, *rest);
+            *rest = &rest[rest.len() - left..];
+        }
+        harness.end_turn();
+        for member in &mut harness.members {
+            assert!(member.output.len() < 5 << 20, "{} bytes in one turn", member.output.len());
+            member.output.clear();
+        }
+        turns += 1;
+        assert!(turns < 10);
+    }
+    assert!(turns > 1);
+}
+
+#[test]
+fn joining_again_and_again_copies_no_history() {
+    let mut harness = Harness::new(1, unlimited());
+    harness.join_many(2);
+    harness.send(1, "/join a\n");
+    harness.send(1, format!("{}\n", "x".repeat(1900)).repeat(20));
+    harness.turn();
+    harness.send(0, "/join a\n/join lobby\n".repeat(32));
+    harness.end_turn();
+    // All copies of the history are slices of one block.
+    let pieces = harness.members[0].output.take_bytes();
+    let mut blocks: Vec<_> = pieces.iter().filter(|piece| piece.len() > 30_000).map(|piece| piece.as_ptr()).collect();
+    assert_eq!(blocks.len(), 32);
+    blocks.dedup();
+    assert_eq!(blocks.len(), 1);
+}
+
+#[test]
+fn rooms_are_listed_in_pages_of_a_hundred() {
+    let mut harness = Harness::new(1, unlimited());
+    harness.join_many(250);
+    for index in 0..250 {
+        harness.send(index, format!("/join r{index}\n"));
+    }
+    harness.turn();
+    let first = harness.send_and_read(0, "/rooms\n", 0);
+    assert!(
+        first.starts_with("* Rooms: lobby (0), r0 (1), ") && first.ends_with("r98 (1) and 151 more; see /rooms 2\n")
+    );
+    assert!(harness.send_and_read(0, "/rooms 2\n", 0).starts_with("* More rooms: r99 (1), "));
+    assert!(harness.send_and_read(0, "/rooms 3\n", 0).ends_with(", r249 (1)\n"));
+    assert_eq!(harness.send_and_read(0, "/rooms 4\n", 0), "* The last page of rooms is 3.\n");
+    // Every room is listed once, also after some have been removed.
+    for index in [3, 249, 0] {
+        harness.close(index, CloseReason::Peer);
+    }
+    harness.turn();
+    let pages: String = (1..=3).map(|page| harness.send_and_read(1, format!("/rooms {page}\n"), 1)).collect();
+    for index in 0..250 {
+        let listed = pages.matches(&format!(" r{index} (1)")).count();
+        assert_eq!(listed, usize::from(![3, 249, 0].contains(&index)), "r{index}");
+    }
+}
+
+#[test]
+fn telnet_requests_are_answered_at_once() {
+    let mut harness = Harness::with(2);
+    harness.send(0, b"he\xff\xf4\xff\xfd\x06llo\xff\xf6\r\0");
+    assert_eq!(harness.members[0].output.to_vec(), b"\xff\xfc\x06* Yes, the chat is here.\n");
+    harness.members[0].output.clear();
+    assert_eq!(harness.turn()[1], "[guest1] hello\n");
+}
+
+#[test]
+fn no_line_of_a_member_begins_like_a_notice() {
+    let mut harness = Harness::with(2);
+    let notice = "* The server is shutting down. Goodbye.";
+    harness.send(0, "/nick The\n");
+    harness.turn();
+    for line in
+        [notice, "/me server is shutting down. Goodbye.", "x\r* guest2 left", "//* x", "/msg guest2 * x", "\u{b}* x"]
+    {
+        let received = harness.send_and_read(0, format!("{line}\n"), 1);
+        assert!(received.lines().count() >= 1 && received.lines().all(|line| !line.starts_with('*')), "{received}");
+    }
+}
+
+#[test]
+fn a_password_is_asked_for_three_times() {
+    let options =
+        Options { password: Some("tea".into()), motd: "Be nice.\n\nRead /help.".into(), ..Options::default() };
+    let mut harness = Harness::with_options(1, options);
+    harness.join(0);
+    harness.join(0);
+    harness.join(0);
+    let prompt = "* This chat has a password. Enter it:\n";
+    assert_eq!(harness.turn(), [prompt; 3]);
+    harness.send(0, "wrong\r\n\r\ntea\r\nhello\n");
+    let received = harness.turn();
+    let welcome =
+        "* Welcome, guest1! In lobby: only you. Type /help for a list of commands.\n* Be nice.\n* \n* Read /help.\n";
+    assert_eq!(received[0], format!("* Wrong password; try again:\n{welcome}"));
+    assert_eq!(received[1], "", "a connection that has not logged in gets nothing");
+    harness.send_part(1, "te\nTea\nteas\ntea\n");
+    let retry = "* Wrong password; try again:\n".repeat(2);
+    assert_eq!(harness.turn()[1], format!("{retry}* Wrong password. Goodbye.\n"));
+    assert!(harness.members[1].closed);
+    harness.call(2, &[], false, App::drain);
+    assert!(harness.members[2].closed && !harness.members[0].closed);
+}
+
+#[test]
+fn the_console_speaks_lists_mutes_kicks_and_bans() {
+    let mut harness = Harness::with(3);
+    let console = harness.chats[0].console();
+    harness.send(1, "/nick Eve\n/join tea\n");
+    harness.turn();
+    assert_eq!(console.execute("  hello \u{1b}all "), "");
+    assert_eq!(harness.turn(), ["* Server: hello all\n"; 3]);
+    assert_eq!(
+        console.execute("/who"),
+        "3 members\nguest1 in lobby from -\nEve in tea from -\nguest3 in lobby from -\n"
+    );
+    assert_eq!(console.execute("/mute EVE"), "muted EVE\n");
+    let received = harness.send_and_read(1, "hi\n/me waves\n/msg guest1 hi\n/nick x\n/who\n", 1);
+    assert_eq!(received, format!("* The server has muted you.\n{}* In tea: Eve (1)\n", "* You are muted.\n".repeat(4)));
+    assert_eq!(console.execute("/unmute Eve"), "unmuted Eve\n");
+    assert_eq!(harness.send_and_read(1, "/msg guest1 hi\n", 0), "[Eve -> guest1] hi\n");
+    for line in ["/kick nobody", "/mute \u{415}ve", "/ban nobody"] {
+        assert_eq!(console.execute(line), "no such member\n");
+    }
+    assert!(console.execute("/kick").starts_with("usage: ") && console.execute("/x").starts_with("unknown command"));
+    assert_eq!(console.execute("/kick guest3"), "disconnected guest3\n");
+    // Input that arrives before the connection is closed belongs to no member, not even to one in the same slot.
+    let newcomer = harness.join(0);
+    harness.send_part(2, "after\n");
+    let received = harness.turn();
+    assert_eq!(received[0], "* guest4 joined; guest3 left (kicked)\n");
+    assert_eq!(received[2], "* You were removed by the server.\n");
+    assert!(harness.members[2].closed && !harness.members[newcomer].closed);
+    assert!(received[newcomer].starts_with("* Welcome, guest4!"));
+    assert_eq!(console.execute("/ban Eve"), "unknown address; disconnected Eve\n");
+    harness.turn();
+    assert!(harness.members[1].closed);
+}
+
+#[test]
+fn public_lines_are_logged_by_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, end) = RoomLog::open(directory.path()).unwrap();
+    let mut harness = Harness::with_options(1, Options { log: Some(log), ..Options::default() });
+    harness.join_many(2);
+    harness.send(0, "one\n/me waves\n/msg guest2 secret\n/join t\u{e9}\ntwo\n");
+    harness.turn();
+    drop(harness);
+    end.wait(Duration::from_secs(20));
+    let mut texts: Vec<String> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let lines: String = std::fs::read_to_string(path)
+                .unwrap()
+                .lines()
+                .map(|line| line[10..].trim_start_matches("* ").to_owned() + "|")
+                .collect();
+            format!("{} {lines}", &name[11..])
+        })
+        .collect();
+    texts.sort();
+    assert_eq!(
+        texts,
+        [
+            "lobby.log guest1, guest2 joined|[guest1] one|- guest1 waves|guest1 moved to t\u{e9}|",
+            "t+0000e9.log guest1 joined|[guest1] two|",
+        ]
+    );
 }
 
 #[test]
@@ -510,7 +772,7 @@ impl Model {
 fn run_random_session(seed: u64) {
     let mut rng = Rng(seed);
     let loops = 1 + rng.below(4);
-    let mut harness = Harness::new(loops, Bounds { history_lines: 0, ..Bounds::default() });
+    let mut harness = Harness::new(loops, Bounds { history_lines: 0, ..unlimited() });
     let mut model = Model::default();
     for step in 0..1000 {
         let action = rng.below(20);
@@ -568,4 +830,81 @@ fn members_receive_exactly_the_messages_of_their_rooms_in_random_sessions() {
     for seed in 0..300 {
         run_random_session(seed);
     }
+}
+
+/// Plays a random game in which some members read late, and some only a part of their output. Returns the output of each
+/// member. The actions do not depend on `bounds`.
+fn run_slow_session(seed: u64, bounds: Bounds) -> Vec<Vec<u8>> {
+    const MEMBERS: usize = 6;
+    let mut rng = Rng(seed);
+    let loops = 1 + rng.below(3);
+    let mut harness = Harness::new(loops, bounds);
+    for index in 0..MEMBERS {
+        harness.join(index % loops);
+    }
+    let mut received = vec![Vec::new(); MEMBERS];
+    for step in 0..600 {
+        let (index, action) = (rng.below(MEMBERS), rng.below(12));
+        let long = "x".repeat(rng.below(200));
+        match action {
+            0 => harness.send(index, format!("/join {}\n", ["lobby", "tea"][rng.below(2)])),
+            1 => harness.send(index, "/who\n/help\n"),
+            2 => harness.send(index, format!("/me {step}\n/nick n{}\n", rng.below(20))),
+            3 => harness.send(index, [255, 253, 6]),
+            4..6 => {
+                // The socket accepts a part of the output, which may end within a line.
+                let part = rng.below(1000);
+                let output = &mut harness.members[index].output;
+                let mut sent = output.take_bytes().concat();
+                let unsent = sent.split_off(if action == 4 { sent.len() } else { sent.len().min(part) });
+                output.extend(&unsent);
+                received[index].extend(sent);
+            }
+            6..9 => harness.end_turn_on(rng.below(loops)),
+            _ => harness.send(index, format!("{step} {long}\n")),
+        }
+    }
+    for _ in 0..2 {
+        harness.end_turn();
+    }
+    for (member, received) in harness.members.iter().zip(&mut received) {
+        received.extend(member.output.to_vec());
+    }
+    received
+}
+
+/// Returns the lines of an output without telnet replies, and the number of replies.
+fn split_lines(output: &[u8]) -> (Vec<String>, usize) {
+    let replies = memchr::memmem::find_iter(output, b"\xff\xfc\x06").count();
+    let text = String::from_utf8(output.iter().copied().filter(|&byte| !matches!(byte, 6 | 252 | 255)).collect());
+    (text.expect("UTF-8").lines().map(str::to_owned).collect(), replies)
+}
+
+/// A member that reads late receives the same lines as one that reads everything, except for those that the notices
+/// count.
+#[test]
+fn skipped_lines_are_counted_exactly_in_random_sessions() {
+    let mut skipped_total = 0;
+    for seed in 0..50 {
+        let complete = run_slow_session(seed, unlimited());
+        let bounded = run_slow_session(seed, Bounds { queue_bytes_max: 2000, ..unlimited() });
+        for (index, (complete, bounded)) in complete.iter().zip(&bounded).enumerate() {
+            let ((expected, replies), (lines, replies_received)) = (split_lines(complete), split_lines(bounded));
+            assert_eq!(replies, replies_received, "telnet replies of member {index}, seed {seed}");
+            let mut at = 0;
+            for line in lines {
+                let count = line.strip_prefix("* ").and_then(|line| line.strip_suffix(" lines skipped"));
+                if let Some(count) = count {
+                    let count: usize = count.parse().expect("a number");
+                    skipped_total += count;
+                    at += count;
+                } else {
+                    assert_eq!(line, expected[at], "member {index}, seed {seed}");
+                    at += 1;
+                }
+            }
+            assert_eq!(at, expected.len(), "member {index}, seed {seed}");
+        }
+    }
+    assert!(skipped_total > 1000, "{skipped_total}");
 }

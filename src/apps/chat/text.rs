@@ -1,4 +1,19 @@
 //! Sanitizes lines, and validates and compares names.
+//!
+//! Names follow Unicode Technical Standard 39: they are normalized (NFKC), consist of characters of its identifier
+//! profile, and are compared by their confusable skeletons, so that no two names look alike.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+use unicode_security::GeneralSecurityProfile;
+use unicode_security::confusable_detection::skeleton;
+use unicode_security::general_security_profile::IdentifierType;
+
+use super::command;
 
 /// Maximum length of a name in characters.
 pub(super) const NAME_CHARS_MAX: usize = 24;
@@ -6,12 +21,18 @@ pub(super) const NAME_CHARS_MAX: usize = 24;
 /// Maximum number of names in a notice; the rest are only counted.
 pub(super) const LISTED_MAX: usize = 20;
 
+/// Maximum number of combining marks in succession (Unicode Technical Standard 39 section 5.4).
+const MARKS_MAX: usize = 4;
+
+/// Names that would be mistaken for something else than a member, besides the names of the commands.
+const RESERVED_NAMES: [&str; 4] = ["server", "serverd", "system", "lobby"];
+
 /// Decodes a line: replaces invalid UTF-8 with U+FFFD, and removes characters that could control a terminal or change
 /// the order of the text.
-pub(super) fn sanitize(line: &[u8]) -> String {
+pub(super) fn sanitize(line: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(line);
     if text.chars().all(is_allowed) {
-        return text.into_owned();
+        return text;
     }
     text.chars().filter(|&c| is_allowed(c)).collect()
 }
@@ -26,17 +47,84 @@ fn is_allowed(c: char) -> bool {
     }
 }
 
-/// Returns whether `text` is a valid member or room name: 1 to 24 letters and digits of any script, `-` and `_`.
-pub(super) fn is_name(text: &str) -> bool {
-    let count = text.chars().take(NAME_CHARS_MAX + 1).count();
-    (1..=NAME_CHARS_MAX).contains(&count) && text.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+/// Normalizes a member or room name and checks it: 1 to 24 letters and digits of any script, `-` and `_`, at least one
+/// of them a letter or digit. Returns `None` if it is invalid.
+///
+/// Letters must be in the identifier profile of Unicode Technical Standard 39, which excludes invisible and obsolete
+/// ones, or belong to a script of limited use, such as Cherokee. Combining marks of a script, such as vowel signs, are
+/// letters; general combining accents are accepted only where normalization composes them with a letter.
+pub(super) fn parse_name(text: &str) -> Option<String> {
+    // Normalization may lengthen the text, and does not shorten it below a third.
+    if text.chars().nth(3 * NAME_CHARS_MAX).is_some() {
+        return None;
+    }
+    let name: String = text.nfkc().collect();
+    let is_valid = name.chars().nth(NAME_CHARS_MAX).is_none()
+        && name.chars().all(is_name_char)
+        && name.chars().any(|c| c.is_alphanumeric() && !is_combining_mark(c))
+        && !name.starts_with(is_combining_mark)
+        && !name
+            .chars()
+            .collect::<Vec<_>>()
+            .windows(MARKS_MAX + 1)
+            .any(|part| part.iter().all(|&c| is_combining_mark(c)));
+    is_valid.then_some(name)
+}
+
+fn is_name_char(c: char) -> bool {
+    let in_profile =
+        || c.identifier_allowed() || GeneralSecurityProfile::identifier_type(c) == Some(IdentifierType::Limited_Use);
+    match c {
+        '-' | '_' => true,
+        '\u{300}'..='\u{36f}' => false,
+        _ => (c.is_alphanumeric() || is_combining_mark(c)) && in_profile(),
+    }
+}
+
+/// Returns whether a valid name is, or looks like, a command or a name that members must not have.
+pub(super) fn is_reserved(name: &str) -> bool {
+    static RESERVED: OnceLock<HashSet<String>> = OnceLock::new();
+    let reserved = RESERVED.get_or_init(|| RESERVED_NAMES.into_iter().chain(command::names()).flat_map(keys).collect());
+    keys(name).iter().any(|key| reserved.contains(key))
 }
 
 /// Folds the case of a name for comparison: upper case, then lower case, character by character, so that `Straße`
-/// equals `STRASSE` and a final sigma equals a sigma. Names are not normalized otherwise: combining accents, with which
-/// a name could be spelled in two ways, are not allowed.
+/// equals `STRASSE` and a final sigma equals a sigma.
 pub(super) fn fold(name: &str) -> String {
-    name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+    name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc().collect()
+}
+
+/// Returns the keys of a name: two names that share one look alike. Letters may look alike in the given case (I and l)
+/// or only in lower case.
+fn keys(name: &str) -> [String; 2] {
+    let visible = |name: &str| fold(&skeleton(name).collect::<String>());
+    [visible(name), visible(&fold(name))]
+}
+
+/// Values by name. Names that look alike are the same name; see [`keys`].
+#[derive(Debug, Default)]
+pub(super) struct NameTable {
+    values: HashMap<String, usize>,
+}
+
+impl NameTable {
+    /// Returns the values of the names that look like `name`. There are at most two of them.
+    pub(super) fn find(&self, name: &str) -> impl Iterator<Item = usize> {
+        keys(name).into_iter().filter_map(|key| self.values.get(&key).copied())
+    }
+
+    /// Adds a name. No name that looks like it may be in the table, except that of the same value.
+    pub(super) fn insert(&mut self, name: &str, value: usize) {
+        for key in keys(name) {
+            self.values.insert(key, value);
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        for key in keys(name) {
+            self.values.remove(&key);
+        }
+    }
 }
 
 /// Joins the first `max` of `count` names with commas, and appends the number of remaining ones.
@@ -75,20 +163,93 @@ mod tests {
 
     #[test]
     fn names_are_letters_and_digits_of_any_script() {
-        for name in ["a", "Anna-Lena_2", "\u{4e2d}\u{6587}", "\u{5d0}\u{5d1}", "\u{fc}ber", &"\u{e9}".repeat(24)] {
-            assert!(is_name(name), "{name}");
+        for name in [
+            "a",
+            "Anna-Lena_2",
+            "\u{4e2d}\u{6587}",
+            "\u{5d0}\u{5d1}",
+            "\u{fc}ber",
+            "हिन्दी",
+            "ไทย",
+            "김철수",
+            "أحمد",
+            "தமிழ்",
+            "မြန်မာ",
+            "አማርኛ",
+            "ქართული",
+            "ᏣᎳᎩ",
+            "ߒߞߏ",
+            "中文",
+            &"\u{e9}".repeat(24),
+        ] {
+            assert_eq!(parse_name(name).as_deref(), Some(name));
         }
-        for name in ["", "a b", "a.b", "/a", "*", "a\u{202e}", "e\u{301}", "\u{1f600}", &"x".repeat(25)] {
-            assert!(!is_name(name), "{name}");
+        let marks = format!("\u{915}{}", "\u{94d}".repeat(5));
+        for name in [
+            "",
+            "a b",
+            "a.b",
+            "/a",
+            "*",
+            "-_",
+            "a\u{202e}",
+            "x\u{301}",
+            "\u{1f600}",
+            "\u{3164}",
+            "Anna\u{115f}",
+            "\u{ffa0}b",
+            "\u{1160}",
+            "a\u{200d}b",
+            "a\u{ad}b",
+            "\u{94d}\u{915}",
+            &marks,
+            &"x".repeat(25),
+            &"x".repeat(2000),
+        ] {
+            assert_eq!(parse_name(name), None, "{name:?}");
         }
     }
 
     #[test]
-    fn names_are_compared_case_insensitively() {
-        for (a, b) in [("ANNA", "anna"), ("stra\u{df}e", "STRASSE"), ("\u{39f}\u{3a3}", "\u{3bf}\u{3c2}")] {
-            assert_eq!(fold(a), fold(b));
+    fn names_are_normalized() {
+        for (text, name) in [("e\u{301}", "\u{e9}"), ("\u{ff21}\u{ff4e}\u{ff4e}a", "Anna"), ("\u{1d400}nna", "Anna")] {
+            assert_eq!(parse_name(text).as_deref(), Some(name));
         }
-        assert_ne!(fold("anna"), fold("hanna"));
+    }
+
+    #[test]
+    fn names_that_look_alike_are_the_same_name() {
+        let looks_alike = |name: &str, other: &str| {
+            let mut table = NameTable::default();
+            table.insert(name, 7);
+            table.find(other).next() == Some(7)
+        };
+        for (a, b) in [
+            ("ANNA", "anna"),
+            ("stra\u{df}e", "STRASSE"),
+            ("\u{39f}\u{3a3}", "\u{3bf}\u{3c2}"),
+            ("Anna", "\u{410}nna"),
+            ("Anna", "Ann\u{430}"),
+            ("Anna", "\u{391}nna"),
+            ("Alice", "AIice"),
+            ("Bob", "B0b"),
+            ("guest1", "guestI"),
+            ("\u{410}\u{43d}\u{43d}\u{430}", "\u{410}\u{41d}\u{41d}\u{410}"),
+        ] {
+            assert!(looks_alike(a, b) && looks_alike(b, a), "{a} {b}");
+        }
+        for (a, b) in [("anna", "hanna"), ("Anna", "Anne"), ("Anna", "Анна"), ("Anna", "Άννα"), ("guest1", "guest2")]
+        {
+            assert!(!looks_alike(a, b) && !looks_alike(b, a), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn commands_and_look_alikes_of_the_server_are_reserved() {
+        for name in ["server", "SERVER", "\u{455}erver", "Lobby", "lobbу", "help", "Kick", "system"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        assert!(!is_reserved("Anna") && !is_reserved("observer"));
     }
 
     #[test]

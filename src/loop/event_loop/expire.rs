@@ -51,7 +51,7 @@ where
     let outcome = connection.step_outlined(id, context, buffer);
     let in_same_phase = connection.timed_phase() == phase && !connection.restart;
     let timed_out = match phase {
-        Phase::Head => in_same_phase,
+        Phase::AwaitingFirstByte | Phase::Head => in_same_phase,
         Phase::Body => in_same_phase && connection.received < bytes_min,
         _ => connection.received == before,
     };

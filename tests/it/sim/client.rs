@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::chat::Transcript;
 use super::world::World;
 
 /// One step of a client.
@@ -25,6 +26,8 @@ pub(super) enum Step {
     Took(u64, u64),
     /// Expects that the server has reset the connection of a client that does not read.
     WasReset,
+    /// Reads the lines of a chat up to the last line of a session: at once, or some bytes every few milliseconds.
+    Listen(u64),
     /// Half-closes the connection.
     Finish,
     /// Resets the connection.
@@ -62,6 +65,7 @@ pub(super) struct Client {
     pub(super) close_announced: bool,
     pub(super) outcome: Outcome,
     pub(super) responses: usize,
+    pub(super) transcript: Transcript,
 }
 
 /// Result of reading from the server.
@@ -87,6 +91,7 @@ impl Client {
             close_announced: false,
             outcome: Outcome::Running,
             responses: 0,
+            transcript: Transcript::default(),
         }
     }
 
@@ -195,6 +200,7 @@ impl Client {
                 }
                 self.next()
             }
+            Step::Listen(interval_ms) => self.listen(world, index, socket, interval_ms),
             Step::Took(min_ms, max_ms) => self.check_duration(world, socket, min_ms, max_ms),
             Step::Finish => {
                 world.client_finish(socket);
@@ -270,6 +276,35 @@ impl Client {
         let delay_us = 1 + world.rng.below(20_000);
         self.until_us = Some(world.now_us() + delay_us);
         world.wake_client(index, delay_us);
+        false
+    }
+
+    /// Reads lines of a chat, once per interval or, if that is zero, all that there are.
+    fn listen(&mut self, world: &mut World, index: usize, socket: usize, interval_ms: u64) -> bool {
+        if self.until_us.is_some_and(|until| world.now_us() < until) {
+            return false;
+        }
+        while world.client_read(socket, &mut self.seen) > 0 && interval_ms == 0 {}
+        while let Some(len) = memchr::memchr(b'\n', &self.seen) {
+            let line: Vec<u8> = self.seen.drain(..=len).take(len).collect();
+            let line = String::from_utf8(line).expect("UTF-8");
+            let checked = match self.transcript.add(&line, world.now_us()) {
+                Ok(true) => self.transcript.check(self.kind == "listening").map(|()| true),
+                added => added,
+            };
+            match checked {
+                Ok(false) => {}
+                Ok(true) => return self.next(),
+                Err(error) => return self.fail(world, &error),
+            }
+        }
+        if world.sockets[socket].down_reset || world.sockets[socket].down_fin {
+            return self.fail(world, "closed");
+        }
+        if interval_ms > 0 {
+            self.until_us = Some(world.now_us() + interval_ms * 1000);
+            world.wake_client(index, interval_ms * 1000);
+        }
         false
     }
 

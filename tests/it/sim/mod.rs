@@ -4,6 +4,7 @@
 //! `SERVERD_SIM_SEEDS` is the number of seeds to try, `SERVERD_SIM_FIRST` the first one. Failing seeds are printed; add
 //! them to `SEEDS` as regression tests.
 
+mod chat;
 mod client;
 mod world;
 
