@@ -11,7 +11,7 @@
 //! | `server`, `options` | the server as an `App`: batches of requests, timeouts, shutdown; rarely used options |
 //! | `exchange` | the state of a connection and of its current exchange |
 //! | `serve_head`, `serve_body`, `respond` | the steps of an exchange: the handler's call, the request body, the response |
-//! | `handler`, `request`, `response` | the types of a handler's interface |
+//! | `handler`, `request`, `response`, `response_headers` | the types of a handler's interface |
 //! | `body_stream`, `body_sender`, `events`, `body_reader` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
@@ -40,6 +40,7 @@ mod pool;
 mod request;
 mod respond;
 mod response;
+mod response_headers;
 mod router;
 mod serve_body;
 mod serve_head;

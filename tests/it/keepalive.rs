@@ -213,3 +213,42 @@ fn a_request_costs_one_read_and_one_write_on_epoll() {
 fn a_request_costs_one_read_and_one_write_on_kqueue() {
     check_system_calls::<serverd::r#loop::Kqueue>();
 }
+
+#[test]
+fn the_binary_has_options_for_keep_alive_hosts_and_memory() {
+    let get = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for backend in crate::process::backends() {
+        let options = [
+            "--port",
+            "0",
+            "--idle-timeout",
+            "7s",
+            "--keep-alive-header",
+            "--max-requests",
+            "2",
+            "--max-buffered",
+            "1MiB",
+        ];
+        let hosts = ["--allow-host", "localhost", "--allow-host", ".example.com", "--backend", backend];
+        let server = crate::process::Running::start(&[&options[..], &hosts].concat());
+        let mut client = server.connect();
+        let response = client.send(get("localhost:8080")).response();
+        assert_eq!((response.status, response.header("keep-alive")), (200, Some("timeout=7")));
+        let response = client.send(get("evil.test")).response();
+        assert_eq!((response.status, response.header("connection")), (421, Some("close")));
+        client.expect_close();
+        // The same options as environment variables.
+        let mut command = crate::process::serverd(&["--port", "0", "--backend", backend]);
+        command.env("SERVERD_ALLOW_HOST", "localhost,.example.com").env("SERVERD_MAX_REQUESTS", "1");
+        let server = crate::process::Running::spawn(command.env("SERVERD_KEEP_ALIVE_HEADER", "true"));
+        for (host, status) in [("a.example.com", 200), ("localhost", 200), ("example.org", 421)] {
+            let mut client = server.connect();
+            let response = client.send(get(host)).response();
+            assert_eq!((response.status, response.header("connection")), (status, Some("close")), "{host}");
+            client.expect_close();
+        }
+    }
+    let output = crate::process::serverd(&["--max-buffered", "1KiB"]).output().expect("the binary runs");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("must be at least 1MiB"));
+}

@@ -4,9 +4,9 @@
 //! credentials are cached for a few minutes, as a keyed hash of name and password, so only the first request of a
 //! session is slow. Wrong credentials are not cached, so guessing remains slow.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use super::super::handler::{BodyMode, Handler};
 use super::super::pool::Pool;
 use super::super::request::{Request, RequestHead};
 use super::super::response::Response;
+use super::fair_queue::{FairQueue, network};
 
 /// Lifetime of cached credentials.
 const CACHE_TIME: Duration = Duration::from_secs(300);
@@ -330,54 +331,6 @@ impl Cache {
     }
 }
 
-/// Returns the network that counts as one client: an IPv4 address, or the upper half of an IPv6 address, which is usually
-/// assigned to one customer.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
-/// A queue in which clients take turns.
-struct FairQueue<T> {
-    /// The clients with queued items, in the order of their turns.
-    clients: VecDeque<(Option<IpAddr>, VecDeque<T>)>,
-}
-
-impl<T> Default for FairQueue<T> {
-    fn default() -> Self {
-        FairQueue { clients: VecDeque::new() }
-    }
-}
-
-impl<T> FairQueue<T> {
-    fn push(&mut self, client: Option<IpAddr>, item: T) {
-        match self.clients.iter_mut().find(|(known, _)| *known == client) {
-            Some((_, items)) => items.push_back(item),
-            None => self.clients.push_back((client, VecDeque::from([item]))),
-        }
-    }
-
-    /// Removes the oldest item of the client whose turn it is.
-    fn pop(&mut self) -> Option<T> {
-        let (client, mut items) = self.clients.pop_front()?;
-        let item = items.pop_front();
-        if !items.is_empty() {
-            self.clients.push_back((client, items));
-        }
-        item
-    }
-
-    /// Removes the newest item of the client with the most items; among equals, of the client whose turn is last.
-    fn evict(&mut self) -> Option<T> {
-        let (at, _) = self.clients.iter().enumerate().max_by_key(|(_, (_, items))| items.len())?;
-        let item = self.clients[at].1.pop_back();
-        self.clients.retain(|(_, items)| !items.is_empty());
-        item
-    }
-}
-
 /// A check that waits for a thread.
 struct QueuedCheck {
     check: Check,
@@ -459,31 +412,6 @@ mod tests {
         }
         // The slowest hash is the decoy; its password must not admit unknown users.
         assert!(users.decoy.starts_with("$2b$05$") && !users.check("unknown", b""));
-    }
-
-    #[test]
-    fn clients_take_turns_and_the_busiest_one_loses_its_newest_item() {
-        let client = |number: u8| Some(IpAddr::from([10, 0, 0, number]));
-        let mut queue = FairQueue::default();
-        for item in 0..5 {
-            queue.push(client(1), item);
-        }
-        queue.push(client(2), 10);
-        queue.push(None, 20);
-        queue.push(client(2), 11);
-        assert_eq!(queue.evict(), Some(4));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
-        assert_eq!(order, [0, 10, 20, 1, 11, 2, 3]);
-        assert!(queue.clients.is_empty() && queue.evict().is_none());
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_client() {
-        let network = |address: &str| network(address.parse().unwrap());
-        assert_eq!(network("2001:db8:1:2:3::4"), network("2001:db8:1:2::9"));
-        assert_ne!(network("2001:db8:1:2::9"), network("2001:db8:1:3::9"));
-        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
-        assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
     }
 
     #[test]
