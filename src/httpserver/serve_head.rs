@@ -1,4 +1,6 @@
 //! Handles a parsed request head: calls the handler without copying the head, or starts receiving the request body.
+//!
+//! A function with the suffix `_outlined` exists to keep code out of the hot path.
 
 use std::any::Any;
 use std::ops::Range;
@@ -121,30 +123,58 @@ impl<H: Handler> HttpServer<H> {
         input: &[u8],
         span: Range<usize>,
     ) -> Step {
+        if self.is_plain {
+            self.call_and_respond::<true>(state, wire, input, span)
+        } else {
+            self.on_head_outlined(state, wire, input, span)
+        }
+    }
+
+    /// Serves a request without a body on a server with an access log or options.
+    #[inline(never)]
+    fn on_head_outlined(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        input: &[u8],
+        span: Range<usize>,
+    ) -> Step {
+        let context = Context::new(wire, None);
+        let head = request_head(&input[span.clone()], &self.scratch, &context);
+        let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref());
+        if let Some(response) = begin_request(recorder, options, state, wire, &head) {
+            let reply = ReplyContext::new(head.head);
+            wire.consume(span.end);
+            return self.respond(state, wire, reply, response);
+        }
+        self.call_and_respond::<false>(state, wire, input, span)
+    }
+
+    /// Calls the handler for a request without a body. `PLAIN`: the server has neither an access log nor options.
+    #[allow(clippy::inline_always, reason = "hot path; a response is large, and a call would copy it")]
+    #[inline(always)]
+    fn call_and_respond<const PLAIN: bool>(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        input: &[u8],
+        span: Range<usize>,
+    ) -> Step {
         let context = Context::new(wire, None);
         let end = span.end;
         let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
-        let is_plain = self.is_plain;
-        if !is_plain {
-            let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref());
-            if let Some(response) = begin_request(recorder, options, state, wire, &request.head) {
-                let reply = ReplyContext::new(request.head.head);
-                wire.consume(end);
-                return self.respond(state, wire, reply, response);
-            }
-        }
         // Panics are caught for the whole batch; see `recover`.
         self.current_request = span;
         // Destructured so that its parts are not copied.
         let Response { status, content_type, headers, shared_headers, body, close } = self.handler.call(&request);
         self.current_request = 0..0;
         wire.consume(end);
-        let is_fast_path = self.scratch.allows_fast_response()
+        let is_fast_path = PLAIN
+            && self.scratch.allows_fast_response()
             && status == StatusCode::OK
             && headers.is_empty()
             && !close
             && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
-            && is_plain
             && !wire.draining();
         match body {
             Body::Bytes(body) if is_fast_path => {
