@@ -356,6 +356,8 @@ impl<H: Handler> HttpServer<H> {
     /// Continues after a wake-up, after output has drained, or at the start of a graceful shutdown. Buffered input is
     /// not available in these calls.
     fn continue_exchange(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        // A request was received, even if its response completes here and not in `serve_batch`.
+        state.silent &= state.exchange.is_none();
         match self.advance(state, wire) {
             Step::Flow(flow) => flow,
             Step::Responded(next) => flow_after(next).unwrap_or(Flow::Yield(state.phase())),
