@@ -184,11 +184,11 @@ pub(super) struct Cli {
     #[arg(long, global = true, hide_short_help = true, help_heading = "Timeouts")]
     keep_alive_header: bool,
 
-    /// Interval over which the minimum upload rate is checked
+    /// Longest pause of an upload
     ///
-    /// A request body must arrive at --body-rate bytes per second or more, averaged over each interval of TIME.
-    /// Otherwise the response is 408 Request Timeout.
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    /// A body starts with a balance of 5s. Each byte adds the time that it takes at --body-rate, up to TIME, and time
+    /// reduces the balance while the server waits for the body. At zero the response is 408 Request Timeout.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     body_timeout: Duration,
 
@@ -199,20 +199,28 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     body_rate: u32,
 
-    /// Reset a connection if the client accepts no response data for TIME
+    /// Reset a connection if the client receives no response data for TIME
     ///
-    /// Every byte that the client accepts restarts the timer, so slow downloads are not cut off.
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    /// Every byte that the client acknowledges restarts the timer, so slow downloads are not cut off.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "60s")]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     write_timeout: Duration,
 
-    /// Keep discarding input for up to TIME after an error response
+    /// After an error response, close a connection that sends nothing for TIME
     ///
-    /// Closing a connection with unread input resets it, which can destroy the response before the client has read it
-    /// (lingering close, RFC 9112 section 9.6). See also --max-linger.
+    /// Closing a connection with unread input resets it, which can destroy the response before the client has read it.
+    /// The server therefore discards input until the client closes (lingering close, RFC 9112 section 9.6). See also
+    /// --linger-total and --max-linger.
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "5s")]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     linger_timeout: Duration,
+
+    /// Maximum time to discard input after an error response
+    ///
+    /// See --linger-timeout.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    #[arg(hide_short_help = true, help_heading = "Timeouts")]
+    linger_total: Duration,
 
     /// Maximum time for graceful shutdown
     ///
@@ -284,7 +292,7 @@ pub(super) struct Cli {
     /// Maximum bytes of input discarded after an error response
     ///
     /// See --linger-timeout.
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "1GiB")]
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_linger: u64,
 
@@ -429,6 +437,7 @@ impl Cli {
             open: cli.idle_timeout,
             write: Some(cli.write_timeout),
             linger: Some(cli.linger_timeout),
+            linger_total: Some(cli.linger_total),
             ..Timeouts::default()
         };
         let loop_limits = LoopLimits {
@@ -452,7 +461,6 @@ impl Cli {
             timeouts,
             loop_limits,
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
-            keep_alive: false,
             files_max: 0,
             http: HttpOptions {
                 keep_alive_header: cli.keep_alive_header,

@@ -29,20 +29,21 @@ pub enum Phase {
     AwaitingFirstByte,
     /// Receiving a message head.
     Head,
-    /// Receiving a message body, at [`Timeouts::body_rate`](super::Timeouts::body_rate) bytes per second or more in
-    /// each interval of [`Timeouts::body`](super::Timeouts::body).
+    /// Receiving a message body, at [`Timeouts::body_rate`](super::Timeouts::body_rate) bytes per second or more on
+    /// average, and with pauses of at most [`Timeouts::body`](super::Timeouts::body).
     Body,
     /// Idle between messages.
     Idle,
     /// Open without a timeout, unless [`Timeouts::open`](super::Timeouts::open) sets one: for raw TCP applications.
     Unlimited,
-    /// The application is preparing a response. No timeout applies.
+    /// The application is preparing a response. No timeout applies, but the loop checks regularly whether the peer has
+    /// reset the connection ([`Timeouts::presence`](super::Timeouts::presence)).
     Handling,
     /// Output is blocked, or a connect is in progress. Entered by the loop only; the timer restarts whenever the peer
-    /// accepts bytes.
+    /// acknowledges bytes.
     Writing,
-    /// Lingering close after an error response: the sending side is shut down and further input is discarded.
-    /// Entered by the loop only.
+    /// Lingering close after an error response: the sending side is shut down and further input is discarded. The timer
+    /// restarts whenever input arrives. Entered by the loop only.
     Lingering,
     /// Lingering close after a regular last response, until the peer sends something; the connection is then in
     /// [`Phase::Lingering`]. Entered by the loop only.

@@ -216,6 +216,19 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.rng.below(8) == 0 || self.inner.needs_readahead(file, offset, count)
     }
 
+    fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let cap = self.rng.cap(buffer.len());
+        self.inner.discard(&mut buffer[..cap])
+    }
+
+    fn unacknowledged_bytes(&mut self) -> Option<u64> {
+        self.inner.unacknowledged_bytes()
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        self.inner.check()
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.inner.shutdown_write()
     }

@@ -17,6 +17,7 @@ use super::readiness::{Interest, Stream};
 use super::table::ConnId;
 
 mod close;
+mod progress;
 mod receive;
 mod send;
 
@@ -60,8 +61,16 @@ pub(super) struct Connection<S, T> {
     leftover: Vec<u8>,
     /// Output that the socket has not accepted yet.
     pub(super) pending: Option<Box<Output>>,
-    /// Bytes read since the timer of the body phase started; while lingering, since the half-close.
+    /// Bytes read since the balance of the body was updated; while lingering, since the half-close.
     pub(super) received: u64,
+    /// When the balance of the body was updated; while output is unacknowledged, when the peer last made progress.
+    progress_ms: u64,
+    /// When the connection began to linger.
+    linger_since_ms: u64,
+    /// Unacknowledged bytes at the last check, `u64::MAX` before the first.
+    unacknowledged: u64,
+    /// The balance of the body, see [`Timeouts::body`](super::limits::Timeouts::body).
+    balance_ms: u64,
     /// The close reason, once the connection is closing.
     reason: Option<CloseReason>,
     /// The phase set by the application.
@@ -71,6 +80,8 @@ pub(super) struct Connection<S, T> {
     pub(super) writable: bool,
     pub(super) hangup: bool,
     ended: bool,
+    /// Much output was written, part of which the peer may not have acknowledged.
+    sent_much: bool,
     /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark.
     backpressured: bool,
     /// While a file read-ahead is pending nothing is written, and `writable` is false.
@@ -97,6 +108,8 @@ pub(super) struct LoopContext<A: App> {
     /// Milliseconds since the loop was created.
     pub(super) now_ms: u64,
     pub(super) life: Life,
+    /// [`Timeouts::linger_total`](super::limits::Timeouts::linger_total) in milliseconds.
+    pub(super) linger_total_ms: u64,
 }
 
 /// The life of a loop.
@@ -140,6 +153,10 @@ impl<S: Stream, T> Connection<S, T> {
             leftover: Vec::new(),
             pending: None,
             received: 0,
+            progress_ms: 0,
+            unacknowledged: u64::MAX,
+            balance_ms: 0,
+            linger_since_ms: 0,
             reason: None,
             phase: Phase::AwaitingFirstByte,
             stage: if connecting { Stage::Connecting } else { Stage::Reading },
@@ -148,6 +165,7 @@ impl<S: Stream, T> Connection<S, T> {
             writable: !connecting,
             hangup: false,
             ended: false,
+            sent_much: false,
             backpressured: false,
             file_cache: FileCache::Ready,
             queued: false,
@@ -183,8 +201,10 @@ impl<S: Stream, T> Connection<S, T> {
     pub(super) fn timed_phase(&self) -> Phase {
         match self.stage {
             Stage::Lingering => match self.reason {
-                // A peer that is still sending gets the longer timeout.
-                Some(CloseReason::Done | CloseReason::Drain | CloseReason::Peer) if self.received == 0 => {
+                // A peer that is still sending, or has much to read, gets the longer timeout.
+                Some(CloseReason::Done | CloseReason::Drain | CloseReason::Peer)
+                    if self.received == 0 && !self.sent_much =>
+                {
                     Phase::LingeringBriefly
                 }
                 _ => Phase::Lingering,
@@ -227,7 +247,7 @@ impl<S: Stream, T> Connection<S, T> {
         };
         match result {
             Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Open,
-            result => self.end_step(result),
+            result => self.end_step(result, context.now_ms),
         }
     }
 
@@ -256,7 +276,13 @@ impl<S: Stream, T> Connection<S, T> {
             Stage::Reading => return Ok(true),
             // While output is blocked the application must not be called to produce more.
             Stage::Yielded => return Ok(self.pending.is_none()),
-            Stage::Paused => self.read_while_paused(context, buffer)?,
+            Stage::Paused => {
+                self.read_while_paused(context, buffer)?;
+                if self.hangup {
+                    // The peer may have reset the connection, although there is unread input or its end was reached.
+                    self.stream.check()?;
+                }
+            }
             Stage::Lingering => self.discard_input(context, buffer)?,
             Stage::Connecting | Stage::Closing { .. } => {}
         }

@@ -116,6 +116,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             unix_time: 0,
             now_ms: 0,
             life: Life::New,
+            linger_total_ms: timeouts
+                .linger_total
+                .map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
         };
         let clock = Clock::start(&backend, &mut context);
         EventLoop {

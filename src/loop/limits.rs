@@ -21,8 +21,14 @@ pub struct LoopLimits {
     /// Low watermark of unsent output: at or below it reading resumes. Default: 128 KiB. It is well below the high
     /// watermark, so that a client that drains its output in small pieces does not cause small reads.
     pub output_resume_bytes: usize,
-    /// Maximum bytes discarded in a lingering close. Default: 64 MiB.
+    /// Maximum bytes discarded in a lingering close. Default: 1 GiB, so that in practice [`Timeouts::linger_total`]
+    /// applies.
     pub linger_bytes_max: u64,
+    /// Whether a peer that has half-closed the connection still gets a response that is not available yet
+    /// ([`Flow::Pause`](super::Flow::Pause)), as RFC 9112 section 9.6 recommends. If false, the end of input means that
+    /// the client is gone: the connection is closed, and a callback such as
+    /// [`Responder::on_closed`](crate::Responder::on_closed) is called. Default: true.
+    pub answer_half_closed: bool,
     /// Length of the listen queue, capped by the operating system (net.core.somaxconn on Linux). Default: 4,096, enough
     /// for bursts of new connections.
     pub backlog: u32,
@@ -58,7 +64,8 @@ impl Default for LoopLimits {
             input_bytes_max: 1024 * 1024,
             output_bytes_max: 256 * 1024,
             output_resume_bytes: 128 * 1024,
-            linger_bytes_max: 64 * 1024 * 1024,
+            linger_bytes_max: 1024 * 1024 * 1024,
+            answer_half_closed: true,
             backlog: 4096,
             accepts_per_turn: 64,
             connections_max: 1_000_000,
@@ -102,23 +109,35 @@ pub struct Timeouts {
     /// Maximum time from the first to the last byte of a message head, however steadily it arrives (protects against
     /// slowloris attacks). Default: 10 s.
     pub head: Option<Duration>,
-    /// Interval over which the minimum rate of a message body is checked. Default: 5 s.
+    /// Longest pause of a message body. A body starts with a balance of 5 s, and each byte adds the time that it takes at
+    /// `body_rate`, up to this maximum. The balance decreases with time while the loop reads from the connection; at zero
+    /// the timeout expires. Default: 30 s.
     pub body: Option<Duration>,
-    /// Minimum rate of a message body in bytes per second. Default: 240, as in Kestrel.
+    /// Minimum rate of a message body in bytes per second, over a longer time; see `body`. With 0, any byte restores the
+    /// whole balance. Default: 240, as in Kestrel.
     pub body_rate: u32,
     /// Maximum idle time between messages on a persistent connection. Default: 75 s, as in nginx.
     pub idle: Option<Duration>,
     /// Timeout of [`Phase::Unlimited`], used by raw TCP applications. Default: none.
     pub open: Option<Duration>,
-    /// Maximum time in which the peer accepts no blocked output at all; then the connection is reset. Default: 30 s.
+    /// Maximum time in which the peer acknowledges no byte of blocked output; then the connection is reset. Default: 60 s,
+    /// since a proxy may buffer before it forwards. The timeout can be exceeded by a quarter, since the loop asks the
+    /// kernel for the peer's progress four times per period. Where the system does not report it (Windows and OpenBSD),
+    /// only the bytes that the kernel accepts count, and the timeout is four times as long.
     pub write: Option<Duration>,
-    /// Maximum time to discard input in a lingering close, after an error response or while the peer is still sending.
+    /// Maximum time without input in a lingering close, after an error response or while the peer is still sending.
     /// Default: 5 s.
     pub linger: Option<Duration>,
+    /// Maximum time in which a lingering close discards input. Default: 30 s.
+    pub linger_total: Option<Duration>,
     /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
     /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
     /// something, `linger` applies instead.
     pub linger_briefly: Option<Duration>,
+    /// Interval at which the loop checks whether a peer that waits for a response has reset the connection. epoll and
+    /// kqueue report that at once; select does not while nothing is read or written. A peer that vanishes without a word
+    /// is found by TCP keep-alive, which the loop enables: after 60 s of silence and 4 probes 15 s apart. Default: 15 s.
+    pub presence: Duration,
 }
 
 impl Timeouts {
@@ -130,13 +149,18 @@ impl Timeouts {
         open: Duration,
         write: Duration,
         linger: Duration,
+        linger_total: Duration,
         linger_briefly: Duration,
     }
 
     setters! {
         body_rate: u32,
+        presence: Duration,
     }
 }
+
+/// Balance of a message body at its start, see [`Timeouts::body`].
+pub(super) const BODY_START: Duration = Duration::from_secs(5);
 
 impl Default for Timeouts {
     fn default() -> Self {
@@ -144,13 +168,15 @@ impl Default for Timeouts {
         Timeouts {
             silent: seconds(10),
             head: seconds(10),
-            body: seconds(5),
+            body: seconds(30),
             body_rate: 240,
             idle: seconds(75),
             open: None,
-            write: seconds(30),
+            write: seconds(60),
             linger: seconds(5),
+            linger_total: seconds(30),
             linger_briefly: seconds(1),
+            presence: Duration::from_secs(15),
         }
     }
 }
@@ -166,27 +192,23 @@ impl Timeouts {
             &mut self.open,
             &mut self.write,
             &mut self.linger,
+            &mut self.linger_total,
             &mut self.linger_briefly,
         ] {
             *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
         }
     }
 
-    /// Returns the minimum number of body bytes per interval.
-    pub(super) fn body_bytes_min(&self) -> u64 {
-        let period = self.body.unwrap_or_default();
-        u64::try_from(u128::from(self.body_rate) * period.as_millis() / 1000).unwrap_or(u64::MAX)
-    }
-
+    /// The time after which a phase is checked.
     pub(super) fn of(&self, phase: Phase) -> Option<Duration> {
         match phase {
             Phase::AwaitingFirstByte => self.silent,
             Phase::Head => self.head,
-            Phase::Body => self.body,
+            Phase::Body => self.body.map(|max| (max.min(BODY_START) / 5).max(Duration::from_millis(1))),
             Phase::Idle => self.idle,
             Phase::Unlimited => self.open,
-            Phase::Handling => None,
-            Phase::Writing => self.write,
+            Phase::Handling => Some(self.presence),
+            Phase::Writing => self.write.map(|limit| limit / 4),
             Phase::Lingering => self.linger,
             Phase::LingeringBriefly => self.linger_briefly,
         }
@@ -201,7 +223,8 @@ mod tests {
     fn a_cap_shortens_every_timeout_and_lengthens_none() {
         let mut timeouts = Timeouts::default();
         timeouts.cap(Duration::from_secs(7));
-        assert_eq!(timeouts.body, Some(Duration::from_secs(5)));
+        assert_eq!(timeouts.linger, Some(Duration::from_secs(5)));
+        assert_eq!(timeouts.body, Some(Duration::from_secs(7)));
         assert_eq!(timeouts.idle, Some(Duration::from_secs(7)));
         assert_eq!(timeouts.open, Some(Duration::from_secs(7)));
     }

@@ -281,7 +281,12 @@ impl<B: Readiness> ManagedListener<B> {
     /// Pauses accepting at the connection limit. With a shared limit, no notification arrives when another loop closes
     /// a connection, so accepting is retried after [`PAUSE_MS`].
     fn pause_until_capacity(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
-        self.warn_rate_limited(now_ms, "connection limit reached; new connections wait in the listen queue");
+        if self.may_warn(now_ms) {
+            log::warn!(
+                target: "serverd::loop::connection_limit",
+                "connection limit reached; new connections wait in the listen queue"
+            );
+        }
         self.pause(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
     }
 
@@ -362,10 +367,18 @@ impl<B: Readiness> ManagedListener<B> {
     }
 
     fn warn_rate_limited(&mut self, now_ms: u64, what: impl std::fmt::Display) {
-        if self.logged_ms.is_none_or(|logged| now_ms >= logged + WARNING_INTERVAL_MS) {
-            self.logged_ms = Some(now_ms);
+        if self.may_warn(now_ms) {
             log::warn!("{what}");
         }
+    }
+
+    /// Returns whether the last warning is long enough ago for another.
+    fn may_warn(&mut self, now_ms: u64) -> bool {
+        let may_warn = self.logged_ms.is_none_or(|logged| now_ms >= logged + WARNING_INTERVAL_MS);
+        if may_warn {
+            self.logged_ms = Some(now_ms);
+        }
+        may_warn
     }
 
     /// Closes the listener. The kernel resets queued connections; drain the queue first.

@@ -37,6 +37,7 @@ mod schedule;
 mod select;
 mod socket;
 mod socket_waker;
+mod system;
 mod table;
 mod timers;
 

@@ -28,6 +28,9 @@ const COPY_BYTES_MAX: usize = 16 * 1024;
 /// Maximum slices per vectored write. Linux accepts 1,024; a few are enough to fill a socket buffer.
 const SLICES_MAX: usize = 16;
 
+/// Output up to this size is sent at once: it fits in the initial congestion window of TCP (RFC 6928).
+const LITTLE_BYTES: usize = 14_600;
+
 /// A buffer that has grown beyond this size is freed when it is empty.
 const KEEP_BYTES_MAX: usize = 128 * 1024;
 
@@ -60,8 +63,10 @@ enum Segment {
 /// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
-    /// Everything is sent.
+    /// Everything is sent, and it was little ([`LITTLE_BYTES`]).
     All,
+    /// Everything is sent.
+    AllOfMuch,
     /// The socket would block.
     Blocked,
     /// The quota is used up; the socket may accept more.
@@ -216,7 +221,8 @@ impl Output {
             match check_progress(stream.write(&self.buffer[self.sent..])) {
                 Ok(sent) if sent.bytes == wanted => {
                     self.clear_buffer();
-                    return Ok((Flushed::All, wanted));
+                    let flushed = if wanted <= LITTLE_BYTES { Flushed::All } else { Flushed::AllOfMuch };
+                    return Ok((flushed, wanted));
                 }
                 Ok(sent) => {
                     self.sent += sent.bytes;
@@ -241,7 +247,7 @@ impl Output {
         loop {
             if self.is_empty() {
                 self.clear();
-                return Ok((Flushed::All, flushed));
+                return Ok((Flushed::AllOfMuch, flushed));
             }
             if flushed >= quota {
                 return Ok((Flushed::Quota, flushed));

@@ -162,6 +162,31 @@ pub trait Stream {
         false
     }
 
+    /// Reads and discards input, as much as fits in `buffer`, whose content is then unspecified. The provided
+    /// implementation reads; implementations may avoid the copy.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Stream::read`].
+    fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.read(buffer)
+    }
+
+    /// Returns the number of bytes written that the peer has not acknowledged, or `None` if the system cannot report
+    /// it. Once the stream is half-closed, an unacknowledged FIN counts as one byte. The provided implementation
+    /// returns `None`.
+    fn unacknowledged_bytes(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// Checks whether the connection has failed, for example because the peer has reset it, without reading or writing.
+    /// A half-close by the peer is not a failure. The provided implementation detects nothing.
+    ///
+    /// # Errors
+    /// Returns the error that ended the connection. It may be returned only once, so the caller must close the stream.
+    fn check(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Half-closes the connection: sends a FIN. Reading remains possible.
     ///
     /// # Errors

@@ -70,7 +70,10 @@ impl Select {
         self.watched += 1;
         if cfg!(unix) && self.watched > WARN_ABOVE && !self.warned {
             self.warned = true;
-            log::warn!("select is watching more than {WARN_ABOVE} sockets; epoll and kqueue scale better");
+            log::warn!(
+                target: "serverd::loop::select_scaling",
+                "select is watching more than {WARN_ABOVE} sockets; epoll and kqueue scale better"
+            );
         }
     }
 

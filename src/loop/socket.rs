@@ -8,10 +8,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::handoff::HandoffListener;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy};
+use super::system;
 
 /// A listening TCP socket, or a queue of connections accepted for this loop by an [`Acceptor`](super::Acceptor).
 #[derive(Debug)]
@@ -98,8 +99,11 @@ impl Listener for TcpListener {
         listener.set_nonblocking(true)?;
         // std has called listen with a backlog of 128; a second call only changes that.
         SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        // On Linux, accepted sockets inherit this, which saves a call per connection.
-        SockRef::from(listener).set_tcp_nodelay(true)
+        // On Linux, accepted sockets inherit these options, which saves a call per connection and option; on other
+        // systems, keep-alive at least.
+        SockRef::from(listener).set_tcp_nodelay(true)?;
+        set_keep_alive(&SockRef::from(listener))?;
+        limit_unsent(&SockRef::from(listener))
     }
 
     /// Attaches a filter to the listener that drops SYN segments. Clients retransmit them after a second and are
@@ -143,6 +147,41 @@ impl Listener for TcpListener {
     }
 }
 
+/// Enables TCP keep-alive, which detects peers that are gone: after 60 s of silence, with 4 probes 15 s apart. The
+/// parameters of the probes are system-wide on OpenBSD.
+fn set_keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
+    set_probes(socket, TcpKeepalive::new().with_time(Duration::from_secs(60)))
+}
+
+#[cfg(target_os = "openbsd")]
+fn set_probes(socket: &SockRef<'_>, idle: TcpKeepalive) -> io::Result<()> {
+    socket.set_tcp_keepalive(&idle)
+}
+
+#[cfg(not(target_os = "openbsd"))]
+fn set_probes(socket: &SockRef<'_>, idle: TcpKeepalive) -> io::Result<()> {
+    let probes = idle.with_interval(Duration::from_secs(15));
+    socket.set_tcp_keepalive(&probes.clone().with_retries(4)).or_else(|error| {
+        // Windows has supported setting the number of probes since 2017; Wine does not. The default is 10.
+        log::debug!("cannot set the number of keep-alive probes: {error}");
+        socket.set_tcp_keepalive(&probes)
+    })
+}
+
+/// Limits the bytes that the kernel holds unsent per connection. The send buffer grows to megabytes otherwise, and Linux
+/// reports a socket as writable only once a third of it is free, so that a slow reader would seem to make no progress.
+#[cfg(target_os = "linux")]
+fn limit_unsent(socket: &SockRef<'_>) -> io::Result<()> {
+    const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "can fail on Linux")]
+fn limit_unsent(_: &SockRef<'_>) -> io::Result<()> {
+    Ok(())
+}
+
 /// Accepts with accept4(2), which makes the socket non-blocking in the same call.
 #[cfg(target_os = "linux")]
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
@@ -174,6 +213,29 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
 fn receive(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
     Ok(rustix::io::retry_on_intr(|| recv(&*stream, &mut *buffer, RecvFlags::empty()))?.0)
+}
+
+/// Discards input with `MSG_TRUNC`, which skips the copy (tcp(7)).
+#[cfg(target_os = "linux")]
+fn discard(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    Ok(rustix::io::retry_on_intr(|| recv(&*stream, &mut *buffer, RecvFlags::TRUNC))?.1)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn discard(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    receive(stream, buffer)
+}
+
+/// Returns a pending error. Winsock reports a reset only to a read.
+fn check(stream: &std::net::TcpStream) -> io::Result<()> {
+    if cfg!(windows) {
+        return match stream.peek(&mut [0]) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        };
+    }
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 #[cfg(target_os = "linux")]
@@ -287,6 +349,19 @@ impl Stream for TcpStream {
         Ok(Sent { bytes: sent, more: sent == slices.iter().map(|slice| slice.len()).sum::<usize>() })
     }
 
+    fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let bytes = discard(&mut self.0, buffer)?;
+        Ok(Received { bytes, more: bytes == buffer.len() })
+    }
+
+    fn unacknowledged_bytes(&mut self) -> Option<u64> {
+        system::unacknowledged_bytes(&self.0)
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        check(&self.0)
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
     }
@@ -313,5 +388,100 @@ impl Stream for TcpStream {
 
     fn source(&self) -> &SystemSource {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> (TcpListener, SocketAddr) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = TcpListener::from(listener);
+        listener.prepare(8).unwrap();
+        (listener, address)
+    }
+
+    fn accept(listener: &mut TcpListener) -> TcpStream {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return stream,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_keep_alive_from_their_listener() {
+        let (mut listener, address) = listener();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = accept(&mut listener);
+        let socket = SockRef::from(&accepted.0);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), 256 * 1024);
+        }
+    }
+
+    /// A peer that reads nothing acknowledges what fits in its receive buffer, and more as it reads.
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    #[test]
+    fn acknowledgements_of_the_peer_are_counted() {
+        let (mut listener, address) = listener();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let mut stream = accept(&mut listener);
+        let mut sent = 0;
+        loop {
+            match stream.write(&[b'x'; 65536]) {
+                Ok(part) => sent += part.bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(stream.unacknowledged_bytes().unwrap() > 0);
+        std::io::Read::read_exact(&mut client, &mut vec![0; sent]).unwrap();
+        while stream.unacknowledged_bytes().unwrap() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_reset_is_found_without_reading_and_a_half_close_is_no_failure() {
+        let (mut listener, address) = listener();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let mut stream = accept(&mut listener);
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut buffer = [0; 8];
+        while stream.read(&mut buffer).is_err() {}
+        stream.check().unwrap();
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        while stream.check().is_ok() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn discarded_input_is_not_read_again() {
+        let (mut listener, address) = listener();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let mut stream = accept(&mut listener);
+        std::io::Write::write_all(&mut client, b"0123456789").unwrap();
+        let mut buffer = [0; 8];
+        let mut discarded = 0;
+        while discarded < 8 {
+            discarded += stream.discard(&mut buffer[discarded..]).map_or(0, |received| received.bytes);
+        }
+        let received = loop {
+            if let Ok(received) = stream.read(&mut buffer) {
+                break received;
+            }
+        };
+        assert_eq!((received.bytes, &buffer[..2]), (2, &b"89"[..]));
     }
 }

@@ -142,7 +142,7 @@ impl Timers {
     }
 
     /// Starts the timer of `phase` for a slot, replacing any previous one.
-    fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
+    pub(super) fn arm(&mut self, slot: u32, phase: Phase, now_ms: u64) {
         self.cancel(slot);
         let list = &mut self.lists[phase as usize];
         if self.links.len() <= slot as usize {

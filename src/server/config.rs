@@ -53,9 +53,6 @@ pub struct Config {
     /// Maximum open connections of all workers together; further ones wait in the listen queue. Default (`None`): as
     /// many as the file descriptor limit allows, less a reserve.
     pub connections_max: Option<usize>,
-    /// Enables TCP keep-alive, which detects dead peers: after 60 s of silence, with 4 probes 15 s apart. Useful for
-    /// protocols in which clients may be idle for hours. Default: false.
-    pub keep_alive: bool,
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
     /// from the file descriptor limit. Default: 0.
     pub files_max: usize,
@@ -82,7 +79,6 @@ impl Config {
         balance: Balance,
         timeouts: Timeouts,
         loop_limits: LoopLimits,
-        keep_alive: bool,
         files_max: usize,
         http: HttpOptions,
     }
@@ -100,7 +96,6 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             loop_limits: LoopLimits::default(),
             connections_max: None,
-            keep_alive: false,
             files_max: 0,
             http: HttpOptions::default(),
             access_log: None,

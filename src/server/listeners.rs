@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::StartError;
 
@@ -93,28 +92,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
     StartError::new(format!("cannot listen on {address}: {advice}"))
 }
 
-/// Enables TCP keep-alive: after 60 s of silence, 4 probes 15 s apart. Accepted sockets inherit it from their listener.
-pub(super) fn keep_alive(listener: &TcpListener) -> io::Result<()> {
-    let (socket, probes) = (SockRef::from(listener), TcpKeepalive::new().with_time(Duration::from_secs(60)));
-    set_probes(&socket, probes)
-}
-
-/// Enables keep-alive without probe parameters, which are system-wide on OpenBSD.
-#[cfg(target_os = "openbsd")]
-fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
-    socket.set_tcp_keepalive(&probes)
-}
-
-#[cfg(not(target_os = "openbsd"))]
-fn set_probes(socket: &SockRef<'_>, probes: TcpKeepalive) -> io::Result<()> {
-    let probes = probes.with_interval(Duration::from_secs(15));
-    socket.set_tcp_keepalive(&probes.clone().with_retries(4)).or_else(|error| {
-        // Windows has supported setting the number of probes since 2017; Wine does not. The default is 10.
-        log::debug!("cannot set the number of keep-alive probes: {error}");
-        socket.set_tcp_keepalive(&probes)
-    })
-}
-
 fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
     let first = open(address)?;
     // The first bind is without SO_REUSEPORT, so that another server on the port is detected. Only then is the port
@@ -188,22 +165,6 @@ mod tests {
             let (endpoints, failures) = bind_each(&addresses, 2, 8);
             assert_eq!((endpoints.len(), failures.len()), (1, 1), "{failures:?}");
             assert_eq!(endpoints[0].1.len(), 2);
-        }
-    }
-
-    #[test]
-    fn accepted_sockets_inherit_keep_alive_from_their_listener() {
-        let (address, listeners) = bind("127.0.0.1", 0, 1, 8).unwrap().remove(0);
-        keep_alive(&listeners[0]).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = listeners[0].accept().unwrap();
-        let socket = SockRef::from(&accepted);
-        assert!(socket.keepalive().unwrap());
-        #[cfg(target_os = "linux")]
-        {
-            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
         }
     }
 }

@@ -132,13 +132,24 @@ impl Log for Logger {
         // Fails only if a `Display` implementation does.
         let _ = message.write_fmt(*record.args());
         let note = if repeats > 0 { format!(" (and {repeats} similar messages before)") } else { String::new() };
+        let advice = advice(record.target());
         let mut builder = Record::builder();
         builder.metadata(record.metadata().clone()).module_path(record.module_path());
         builder.file(record.file()).line(record.line());
-        self.formatter.log(&builder.args(format_args!("{message}{note}")).build());
+        self.formatter.log(&builder.args(format_args!("{message}{advice}{note}")).build());
     }
 
     fn flush(&self) {}
+}
+
+/// Returns the flag that helps, for messages of the library, which knows no flags.
+fn advice(target: &str) -> &'static str {
+    match target {
+        "serverd::loop::connection_limit" => " (see --max-connections)",
+        "serverd::loop::select_scaling" if cfg!(target_os = "linux") => " (see --backend epoll)",
+        "serverd::loop::select_scaling" => " (see --backend kqueue)",
+        _ => "",
+    }
 }
 
 /// Logs a panic, in place of the default hook, which writes to standard error directly.

@@ -95,10 +95,6 @@ impl Config {
         opened.sources.resize_with(shares.len(), Vec::new);
         for (local_addr, listeners) in listeners::bind(&self.host, self.port, count, self.loop_limits.backlog)? {
             opened.local_addrs.push(local_addr);
-            if self.keep_alive {
-                let outcome = listeners.iter().try_for_each(listeners::keep_alive);
-                outcome.map_err(|error| StartError::from_io("cannot enable TCP keep-alive", &error))?;
-            }
             if listeners.len() == shares.len() {
                 let listeners = listeners.into_iter().map(ConnectionSource::Listener);
                 opened.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push(listener));

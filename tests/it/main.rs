@@ -30,6 +30,7 @@ mod help;
 mod keepalive;
 mod limits;
 mod panics;
+mod peers;
 mod process;
 mod process_env;
 mod properties;

@@ -29,49 +29,72 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
+        let now_ms = context.now_ms;
         match self.flush_outlined(context) {
             Err(error) => Outcome::Closed(CloseReason::Error(error)),
-            Ok(()) => self.try_finish_close().map_or(Outcome::Open, Outcome::Closed),
+            Ok(()) => self.try_finish_close(now_ms).map_or(Outcome::Open, Outcome::Closed),
         }
     }
 
     /// Ends a step of a connection that is closing or has failed.
-    pub(super) fn end_step(&mut self, result: io::Result<()>) -> Outcome {
+    pub(super) fn end_step(&mut self, result: io::Result<()>, now_ms: u64) -> Outcome {
         match result {
-            Ok(()) => self.try_finish_close().map_or(Outcome::Open, Outcome::Closed),
+            Ok(()) => self.try_finish_close(now_ms).map_or(Outcome::Open, Outcome::Closed),
             Err(error) => Outcome::Closed(self.reason.take().unwrap_or(CloseReason::Error(error))),
         }
     }
 
     /// Completes a close once all output is sent. If unread input may remain, the connection lingers instead: closing
     /// the socket would make the kernel send a reset, which can destroy the response (RFC 9112 section 9.6).
-    pub(super) fn try_finish_close(&mut self) -> Option<CloseReason> {
+    pub(super) fn try_finish_close(&mut self, now_ms: u64) -> Option<CloseReason> {
         let Stage::Closing { linger } = self.stage else {
             return None;
         };
         if self.pending.is_some() {
             return None;
         }
-        let unread = linger || self.readable || !self.leftover.is_empty();
-        if self.ended || !unread || self.stream.shutdown_write().is_err() {
+        if self.ended {
+            return Some(self.take_reason());
+        }
+        // Input that arrives after the close causes a reset too, while the peer has not received everything.
+        let unread = linger || self.readable || !self.leftover.is_empty() || self.is_unacknowledged();
+        if !unread || self.stream.shutdown_write().is_err() {
             return Some(self.take_reason());
         }
         self.leftover = Vec::new();
         self.received = 0;
+        self.linger_since_ms = now_ms;
         // There may be unread input; try one read.
         self.readable = true;
         self.stage = Stage::Lingering;
         None
     }
 
-    /// Reads and discards input until the peer closes or the limit is reached.
+    /// Returns whether the peer may not have acknowledged all output. Only much output is worth asking the kernel: a
+    /// little is sent at once, and is received before a reset that later input causes.
+    fn is_unacknowledged(&mut self) -> bool {
+        self.sent_much && self.stream.unacknowledged_bytes().is_none_or(|bytes| bytes > 0)
+    }
+
+    /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer.
     pub(super) fn discard_input<A: App>(&mut self, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()> {
         let mut quota = context.limits.read_bytes_per_turn;
         while self.readable && quota > 0 {
-            let Some(count) = self.read(context, buffer)? else { break };
+            context.counters.reads += 1;
+            let count = match self.stream.discard(buffer) {
+                Ok(received) => received.bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            self.received += count as u64;
+            self.restart |= count > 0;
             quota = quota.saturating_sub(count.max(1));
-            if self.ended || self.received > context.limits.linger_bytes_max {
-                // No unread input is left that would cause a reset, or the limit is exceeded.
+            let lingers_ms = context.now_ms - self.linger_since_ms;
+            if count == 0 || self.received > context.limits.linger_bytes_max || lingers_ms >= context.linger_total_ms {
+                // No unread input is left that would cause a reset, or a limit is exceeded.
                 self.ended = true;
                 self.stage = Stage::Closing { linger: false };
                 break;

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Connection, LoopContext, Stage};
-use crate::r#loop::app::App;
+use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::eager::EagerRead;
 use crate::r#loop::readiness::Stream;
 use crate::r#loop::table::ConnId;
@@ -141,6 +141,9 @@ impl<S: Stream, T> Connection<S, T> {
             let room = (PAUSED_INPUT_BYTES_MAX - self.leftover.len()).min(buffer.len());
             let Some(count) = self.read(context, &mut buffer[..room])? else { break };
             self.leftover.extend_from_slice(&buffer[..count]);
+        }
+        if self.ended && !context.limits.answer_half_closed {
+            self.close(false, CloseReason::Peer);
         }
         Ok(())
     }

@@ -69,8 +69,9 @@ impl<S: Stream, T> Connection<S, T> {
             }
         };
         self.restart |= sent > 0 && self.pending.is_some();
+        self.sent_much |= flushed != Flushed::All;
         match flushed {
-            Flushed::All => {
+            Flushed::All | Flushed::AllOfMuch => {
                 self.pending = None;
                 self.backpressured = false;
             }

@@ -1,4 +1,5 @@
-//! Handles expired phase timers, after one last read.
+//! Handles expired phase timers. The timers of some phases are checks of the peer's progress: they are armed again as long
+//! as it makes progress. For the other phases the timeout takes effect, after one last read.
 
 use super::EventLoop;
 use crate::r#loop::app::{App, CloseReason, Phase};
@@ -9,23 +10,39 @@ use crate::r#loop::table::ConnId;
 impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Handles every connection whose phase timer has expired.
     pub(super) fn expire(&mut self) {
-        while let Some((index, phase)) = self.timers.expired(self.context.now_ms) {
+        let now_ms = self.context.now_ms;
+        let write_ms =
+            self.timeouts.write.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        while let Some((index, phase)) = self.timers.expired(now_ms) {
             let Some(id) = self.table.at(index) else {
                 self.timers.cancel(index);
                 continue;
             };
-            // Cancelled first, so that a connection that stays open gets a new timer.
-            self.timers.cancel(index);
-            let bytes_min = self.timeouts.body_bytes_min();
+            // Armed or cancelled first, so that a connection that stays open has a timer.
+            match phase {
+                Phase::Body | Phase::Handling | Phase::Writing | Phase::Lingering | Phase::LingeringBriefly => {
+                    self.timers.arm(index, phase, now_ms);
+                }
+                _ => self.timers.cancel(index),
+            }
+            let timeouts = self.timeouts.clone();
             self.with_connection(id, |connection, context, buffer| match phase {
+                Phase::Writing if !connection.has_stalled(now_ms, write_ms) => Outcome::Open,
                 Phase::Writing => {
                     connection.stream.abort();
                     Outcome::Closed(CloseReason::TooSlow)
                 }
+                Phase::Lingering | Phase::LingeringBriefly if connection.is_receiving(now_ms, write_ms) => {
+                    Outcome::Open
+                }
                 Phase::Lingering | Phase::LingeringBriefly => Outcome::Closed(connection.take_reason()),
-                Phase::Body if connection.received >= bytes_min.max(1) => Outcome::Open,
-                Phase::Handling => on_timeout(connection, context, id, phase),
-                _ => final_read(connection, context, buffer, id, phase, bytes_min.max(1)),
+                Phase::Body if !connection.body_is_too_slow(&timeouts, now_ms) => Outcome::Open,
+                // A level-triggered backend without read interest reports neither a reset nor a hang-up.
+                Phase::Handling => match connection.stream.check() {
+                    Ok(()) => Outcome::Open,
+                    Err(error) => Outcome::Closed(CloseReason::Error(error)),
+                },
+                _ => final_read(connection, context, buffer, id, phase),
             });
         }
     }
@@ -40,7 +57,6 @@ fn final_read<S, A>(
     buffer: &mut [u8],
     id: ConnId,
     phase: Phase,
-    bytes_min: u64,
 ) -> Outcome
 where
     S: Stream,
@@ -49,10 +65,8 @@ where
     let before = connection.received;
     connection.readable = true;
     let outcome = connection.step_outlined(id, context, buffer);
-    let in_same_phase = connection.timed_phase() == phase && !connection.restart;
     let timed_out = match phase {
-        Phase::AwaitingFirstByte | Phase::Head => in_same_phase,
-        Phase::Body => in_same_phase && connection.received < bytes_min,
+        Phase::AwaitingFirstByte | Phase::Head => connection.timed_phase() == phase && !connection.restart,
         _ => connection.received == before,
     };
     match outcome {
@@ -73,6 +87,8 @@ where
     A: App,
 {
     let reason = if context.life.is_draining() { CloseReason::Drain } else { CloseReason::Timeout(phase) };
+    // If the connection stays in the phase, its timer starts again.
+    connection.restart = true;
     connection.call(context, id, &[], |app, state, wire| app.timer(state, phase, wire));
     if matches!(connection.stage, Stage::Closing { .. }) {
         connection.set_close_reason(reason);

@@ -12,6 +12,7 @@ use super::EventLoop;
 use crate::r#loop::app::{App, CloseInfo, CloseReason, Phase};
 use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::file_read;
+use crate::r#loop::limits::Timeouts;
 use crate::r#loop::listener::Listeners;
 use crate::r#loop::readiness::{Event, Readiness, Stream};
 use crate::r#loop::table::{ConnId, Table};
@@ -49,7 +50,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.cursor.1 = id;
             connection.queued = false;
             let outcome = connection.step(id, &mut self.context, &mut self.buffer);
-            if !restart_timer_if_quiescent(&outcome, connection, id, &mut self.timers, self.context.now_ms) {
+            let timers = (&mut self.timers, &self.timeouts);
+            if !restart_timer_if_quiescent(&outcome, connection, id, timers, self.context.now_ms) {
                 self.after_step(id, outcome);
             }
         }
@@ -66,7 +68,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 return;
             };
             let outcome = work(connection, &mut self.context, &mut self.buffer);
-            if !restart_timer_if_quiescent(&outcome, connection, id, &mut self.timers, self.context.now_ms) {
+            let timers = (&mut self.timers, &self.timeouts);
+            if !restart_timer_if_quiescent(&outcome, connection, id, timers, self.context.now_ms) {
                 self.after_step(id, outcome);
             }
         };
@@ -112,7 +115,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             Some(_) => {}
         }
         let phase = connection.timed_phase();
-        restart_timer(&mut self.timers, connection, id, phase, self.context.now_ms);
+        let now_ms = self.context.now_ms;
+        let started = restart_timer((&mut self.timers, &self.timeouts), connection, id, phase, now_ms);
+        if started && matches!(phase, Phase::Writing | Phase::Lingering | Phase::LingeringBriefly) {
+            connection.start_progress(now_ms);
+        }
         if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
             self.next.push(id);
@@ -240,23 +247,31 @@ fn restart_timer_if_quiescent<S: Stream, T>(
     outcome: &Outcome,
     connection: &mut Connection<S, T>,
     id: ConnId,
-    timers: &mut Timers,
+    timers: (&mut Timers, &Timeouts),
     now_ms: u64,
 ) -> bool {
     let is_quiescent = matches!(outcome, Outcome::Open) && connection.is_quiescent();
-    if is_quiescent {
-        restart_timer(timers, connection, id, connection.phase, now_ms);
+    if is_quiescent && restart_timer(timers, connection, id, connection.phase, now_ms) {
+        connection.end_message();
     }
     is_quiescent
 }
 
-/// Starts the phase timer if the phase has changed or a restart was requested.
+/// Starts the phase timer if the phase has changed or a restart was requested; returns whether it did.
 #[inline]
-fn restart_timer<S, T>(timers: &mut Timers, connection: &mut Connection<S, T>, id: ConnId, phase: Phase, now_ms: u64) {
-    if timers.enter(id.index, phase, connection.restart, now_ms) {
-        connection.restart = false;
+fn restart_timer<S: Stream, T>(
+    (timers, timeouts): (&mut Timers, &Timeouts),
+    connection: &mut Connection<S, T>,
+    id: ConnId,
+    phase: Phase,
+    now_ms: u64,
+) -> bool {
+    let started = timers.enter(id.index, phase, connection.restart, now_ms);
+    if started {
+        let is_new = std::mem::take(&mut connection.restart);
         if phase == Phase::Body {
-            connection.received = 0;
+            connection.start_body(timeouts, now_ms, is_new);
         }
     }
+    started
 }

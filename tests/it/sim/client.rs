@@ -194,7 +194,7 @@ impl Client {
             },
             Step::WasReset => {
                 let conn = &world.sockets[socket];
-                let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(35_000_000 + world.stalled_us);
+                let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(80_000_000 + world.stalled_us);
                 if !conn.down_reset && world.now_us() >= due_us {
                     return self.fail(world, "not reset");
                 }

@@ -217,7 +217,7 @@ fn client(number: u64, rng: &mut Rng) -> Client {
                 send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n".to_vec()),
                 Step::Mark,
                 Step::Response(408, "request body".into()),
-                Step::Took(4_500, 5_000 + 312 + 500),
+                Step::Took(4_500, 5_000 + 1_100 + 500),
                 Step::Finish,
                 Step::End,
             ];
@@ -263,7 +263,7 @@ fn client(number: u64, rng: &mut Rng) -> Client {
         }
         _ => {
             let script =
-                vec![send(get("/large")), send(get("/large")), Step::Pause(40_000), Step::WasReset, Step::Reset];
+                vec![send(get("/large")), send(get("/large")), Step::Pause(85_000), Step::WasReset, Step::Reset];
             Client::new("non-reading", script)
         }
     }

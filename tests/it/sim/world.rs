@@ -685,6 +685,19 @@ impl Stream for SimStream {
         if read == 0 { Ok(Sent { bytes: 0, more: true }) } else { self.write(&bytes[..read]) }
     }
 
+    fn unacknowledged_bytes(&mut self) -> Option<u64> {
+        let conn = &self.world.borrow().sockets[self.index];
+        Some(conn.down.len() as u64)
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        let world = &mut *self.world.borrow_mut();
+        if world.call_fails(self.index) || world.sockets[self.index].up_reset {
+            return Err(Errno::CONNRESET.into());
+        }
+        Ok(())
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         let world = &mut *self.world.borrow_mut();
         if world.call_fails(self.index) || world.sockets[self.index].up_reset {
