@@ -49,6 +49,7 @@ impl LoopLimits {
         output_bytes_max: usize,
         output_resume_bytes: usize,
         linger_bytes_max: u64,
+        answer_half_closed: bool,
         backlog: u32,
         accepts_per_turn: usize,
         connections_max: usize,

@@ -36,7 +36,7 @@ fn large<B: Backend>(timeouts: Timeouts, bytes: usize) -> Server {
 fn late<B: Backend>(limits: LoopLimits) -> (Server, mpsc::Receiver<Responder>, mpsc::Receiver<()>) {
     let (send, responders) = mpsc::channel();
     let (send_closed, closed) = mpsc::channel();
-    let timeouts = Timeouts { presence: Duration::from_millis(50), ..Timeouts::default() };
+    let timeouts = Timeouts::default().presence(Duration::from_millis(50));
     let server = serve_with::<B, _>(timeouts, limits, move || {
         HttpServer::new(move |request: &Request<'_>| {
             if request.path() != "/late" {
@@ -59,7 +59,7 @@ on_every_backend! {
     // often than the timeout.
     fn a_steady_slow_download_is_not_reset<B>() {
         let limit = Duration::from_millis(600);
-        let server = large::<B>(Timeouts { write: Some(limit), ..Timeouts::default() }, LARGE_BYTES);
+        let server = large::<B>(Timeouts::default().write(limit), LARGE_BYTES);
         let mut client = connect_slow(&server);
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("open socket");
         let (start, mut buffer) = (Instant::now(), [0; 4096]);
@@ -136,7 +136,7 @@ on_every_backend! {
     }
 
     fn the_end_of_input_can_mean_that_the_client_is_gone<B>() {
-        let limits = LoopLimits { answer_half_closed: false, ..LoopLimits::default() };
+        let limits = LoopLimits::default().answer_half_closed(false);
         let (server, responders, closed) = late::<B>(limits);
         let mut client = server.connect();
         client.send(GET_LATE);
@@ -148,7 +148,7 @@ on_every_backend! {
     }
 
     fn a_refused_upload_on_a_slow_line_reads_its_response<B>() {
-        let timeouts = Timeouts { linger: Some(Duration::from_millis(400)), ..Timeouts::default() };
+        let timeouts = Timeouts::default().linger(Duration::from_millis(400));
         let mut client = refused_upload::<B>(timeouts);
         let start = Instant::now();
         // Many bytes, each well before the timeout, for several times the timeout.
@@ -160,8 +160,7 @@ on_every_backend! {
     }
 
     fn a_refused_upload_does_not_go_on_without_end<B>() {
-        let linger_total = Some(Duration::from_millis(300));
-        let (_server, mut client) = refused_upload::<B>(Timeouts { linger_total, ..Timeouts::default() });
+        let (_server, mut client) = refused_upload::<B>(Timeouts::default().linger_total(Duration::from_millis(300)));
         let start = Instant::now();
         while client.socket.write_all(&[b'x'; 1000]).is_ok() {
             assert!(start.elapsed() < WAIT_MAX, "the connection is not closed");
@@ -172,7 +171,7 @@ on_every_backend! {
 
     fn an_upload_may_pause_for_the_time_it_is_ahead<B>() {
         let max = Duration::from_secs(3);
-        let timeouts = Timeouts { body: Some(max), body_rate: 1000, ..Timeouts::default() };
+        let timeouts = Timeouts::default().body(max).body_rate(1000);
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || {
             HttpServer::new(|request: &Request<'_>| Response::text(request.body().len().to_string()))
         });
@@ -194,7 +193,7 @@ on_every_backend! {
 
 /// Starts a server and an upload that it refuses, in progress.
 fn refused_upload<B: Backend>(timeouts: Timeouts) -> (Server, Client) {
-    let http = Limits { body_bytes_max: 10, ..Limits::default() };
+    let http = Limits::default().body_bytes_max(10);
     let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || {
         HttpServer::new(|_: &Request<'_>| Response::text("accepted")).limits(http)
     });
