@@ -437,7 +437,7 @@ mod tests {
         let mut stream = accept(&mut listener);
         let mut sent = 0;
         loop {
-            match stream.write(&[b'x'; 65536]) {
+            match stream.write(&[b'x'; 16384]) {
                 Ok(part) => sent += part.bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => panic!("{error}"),

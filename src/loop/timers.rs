@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn a_phase_without_a_timeout_never_expires() {
         let mut timers = timers();
-        timers.enter(0, Phase::Handling, false, 0);
+        timers.enter(0, Phase::Unlimited, false, 0);
         assert_eq!(timers.wake_ms(), u64::MAX);
         assert_eq!(timers.expired(u64::MAX), None);
-        assert!(!timers.enter(0, Phase::Handling, false, 0));
+        assert!(!timers.enter(0, Phase::Unlimited, false, 0));
     }
 }

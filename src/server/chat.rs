@@ -55,12 +55,10 @@ impl std::fmt::Debug for Password {
 }
 
 pub(super) fn run(
-    mut config: Config,
+    config: &Config,
     chat_config: &ChatConfig,
     announce: impl FnOnce(&Started),
 ) -> Result<(), StartError> {
-    // Chat clients may be idle for hours; TCP keep-alive detects dead ones.
-    config.keep_alive = true;
     let log = match &chat_config.log {
         Some(directory) => Some(RoomLog::open(directory).map_err(|error| {
             let shown = directory.display();

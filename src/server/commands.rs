@@ -86,7 +86,7 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
             config.serve_unflushed(|_| Echo, |started| announce("echo on tcp", &started, stdout))
         }
         Command::Chat(chat_config) => {
-            chat::run(config, &chat_config, |started| announce("chat on tcp", started, stdout))
+            chat::run(&config, &chat_config, |started| announce("chat on tcp", started, stdout))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Peers that are slow, or that disappear: timeouts follow the peer's progress, and a peer that is gone is noticed.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const LARGE_BYTES: usize = 8 << 20;
 fn connect_slow(server: &Server) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(32 * 1024).expect("an open socket");
-    socket.connect(&SocketAddr::from(server.address).into()).expect("the server listens");
+    socket.connect(&server.address.into()).expect("the server listens");
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(WAIT_MAX)).expect("open socket");
     stream
