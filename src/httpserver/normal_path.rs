@@ -1,10 +1,11 @@
 //! Path normalization: routes are matched against normalized paths.
 //!
 //! `/~anna`, `/%7Eanna` and `//~anna` are equivalent (RFC 3986 section 6.2.2). Normalization merges slashes, like
-//! nginx's `merge_slashes`, decodes percent-encoded characters that are allowed literally in a segment, and
-//! percent-encodes all others with upper-case digits. Two paths have the same normal form if and only if their
-//! segments, decoded once, are equal. `Files` interprets paths in the same way, so nothing below one mount is reachable
-//! through another. A percent-encoded slash stays encoded, since it is not a separator.
+//! nginx's `merge_slashes`, removes `.` segments, decodes percent-encoded characters that are allowed literally in a
+//! segment, and percent-encodes all others with upper-case digits. Two paths have the same normal form if and only if
+//! their segments other than `.`, decoded once, are equal. `Files` interprets paths in the same way, so nothing below one
+//! mount is reachable through another. A percent-encoded slash stays encoded, since it is not a separator. A `..` segment
+//! is left as it is: clients resolve it, and `Files` rejects it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -32,15 +33,33 @@ enum PathByte {
     Encoded(u8),
 }
 
-/// Decodes the first byte. Also returns the length of its encoding: a run of slashes, three characters (%XX) or one.
+/// Returns the length of a `.` segment at the beginning of a path, literal or percent-encoded: 1, 3 or, if there is none,
+/// 0.
+fn dot_segment_len(path: &[u8]) -> usize {
+    let len = match path {
+        [b'.', ..] => 1,
+        [b'%', b'2', b'e' | b'E', ..] => 3,
+        _ => return 0,
+    };
+    if matches!(path.get(len), None | Some(b'/')) { len } else { 0 }
+}
+
+/// Returns the length of a separator at the beginning of a path: slashes, and the `.` segments that follow one.
+fn separator_len(path: &[u8]) -> usize {
+    let mut at = 0;
+    while path.get(at) == Some(&b'/') {
+        at += 1;
+        at += dot_segment_len(&path[at..]);
+    }
+    at
+}
+
+/// Decodes the first byte. Also returns the length of its encoding: a separator, three characters (%XX) or one.
 fn first_byte(path: &[u8]) -> Option<(PathByte, usize)> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (byte, len) = match *path {
         [] => return None,
-        [b'/', ..] => {
-            let end = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
-            return Some((PathByte::Literal(b'/'), end));
-        }
+        [b'/', ..] => return Some((PathByte::Literal(b'/'), separator_len(path))),
         [b'%', high, low, ..] => match (digit(high), digit(low)) {
             (Some(high), Some(low)) => (high << 4 | low, 3),
             // Not an escape sequence: a literal percent sign, as in the `percent_encoding` crate.
@@ -63,13 +82,16 @@ pub(crate) fn push_byte(path: &mut String, byte: u8) {
 /// Returns whether the path is already normalized. This is the fast path: one table lookup per byte, no allocation.
 #[inline]
 fn is_normal(path: &[u8]) -> bool {
-    let mut after_slash = false;
-    path.iter().all(|&byte| {
+    let (mut after_slash, mut after_dot) = (false, false);
+    let is_normal = path.iter().all(|&byte| {
         let is_slash = byte == b'/';
-        let is_normal = LITERAL[usize::from(byte)] || is_slash && !after_slash;
+        let is_normal = LITERAL[usize::from(byte)] || is_slash && !after_slash && !after_dot;
+        // The byte is the only one of its segment so far.
+        after_dot = byte == b'.' && after_slash;
         after_slash = is_slash;
         is_normal
-    })
+    });
+    is_normal && !after_dot
 }
 
 /// Returns the normalized path, borrowed if it is already normalized.
@@ -109,7 +131,10 @@ pub(super) fn normal_pattern(pattern: &str) -> String {
     let (mut rest, mut normal_pattern) = (pattern, String::with_capacity(pattern.len()));
     while let Some(brace) = rest.find(['{', '}']) {
         let (text, braces) = rest.split_at(brace);
+        // A dot before a brace is not a whole segment: `/.{name}`.
+        let (text, dot) = text.strip_suffix("/.").map_or((text, ""), |text| (text, "/."));
         normal_pattern.push_str(&normal(text));
+        normal_pattern.push_str(dot);
         let len = match braces.as_bytes() {
             [b'{', b'{', ..] | [b'}', b'}', ..] => 2,
             // A malformed parameter is left unchanged; the router rejects it.
@@ -139,6 +164,14 @@ mod tests {
             ("*", "*"),
             ("/a/b.txt", "/a/b.txt"),
             ("//a///b//", "/a/b/"),
+            ("/.", "/"),
+            ("/./a/././b", "/a/b"),
+            ("/a/.", "/a/"),
+            ("/a/%2e/./%2E//b/%2e", "/a/b/"),
+            ("//.//a", "/a"),
+            ("/.a/b./.../..", "/.a/b./.../.."),
+            ("/%2ea/.%2e/a.", "/.a/../a."),
+            (".", "."),
             ("/%70riv%61te/%7e%2D%40%3a", "/private/~-@:"),
             ("/%252e%2f%2F%c3%a9|{}", "/%252e%2F%2F%C3%A9%7C%7B%7D"),
             ("/%2570", "/%2570"),
@@ -160,6 +193,9 @@ mod tests {
             ("//a//b", "/a", "//a"),
             ("/%61%20/b", "/a%20", "/%61%20"),
             ("/{//b", "/%7B", "/{"),
+            ("/./a/./b", "/a", "/./a"),
+            ("//.//%2e/a", "/a", "//.//%2e/a"),
+            ("/a/.", "/a", "/a"),
             ("/a", "/abc", "/a"),
         ] {
             assert_eq!(&path[..raw_prefix_len(path, prefix.len())], raw_prefix, "{path}");
@@ -172,6 +208,9 @@ mod tests {
             ("/users/{id}", "/users/{id}"),
             ("/%7euser//{n%61me}/{*b|c}", "/~user/{n%61me}/{*b|c}"),
             ("/{{x}}/{a}", "/%7Bx%7D/{a}"),
+            ("/./a/{b}/.", "/a/{b}/"),
+            ("/.{a}/./b", "/.{a}/b"),
+            ("/a./{b}", "/a./{b}"),
             ("/{a", "/{a"),
             ("/a}", "/a}"),
         ] {

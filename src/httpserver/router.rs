@@ -26,9 +26,10 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 /// path. `{{` and `}}` are literal braces. More specific patterns take precedence over less specific ones, regardless
 /// of the order in which they were added. Handlers read parameters with [`RequestHead::param`].
 ///
-/// Equivalent paths match the same route (RFC 3986 section 6.2.2): percent-encoding is decoded and repeated slashes are
-/// merged, including in the part that `{*path}` matches. `/~anna`, `/%7Eanna` and `//~anna` are equivalent, in requests
-/// and in patterns. A percent-encoded slash (`%2F`) is not a separator. Paths are case-sensitive.
+/// Equivalent paths match the same route (RFC 3986 section 6.2.2): percent-encoding is decoded, repeated slashes are
+/// merged and `.` segments are removed, including in the part that `{*path}` matches. `/~anna`, `/%7Eanna`, `//~anna` and
+/// `/./~anna` are equivalent, in requests and in patterns. A percent-encoded slash (`%2F`) is not a separator. Paths are
+/// case-sensitive.
 ///
 /// # Examples
 /// ```
@@ -180,8 +181,8 @@ impl Router {
     /// remaining path from [`RequestHead::path_below_mount`]. More specific routes, and a route for the path itself,
     /// take precedence regardless of the order in which they were added: for example a home page above static files.
     ///
-    /// Other spellings of this path, such as `//private` or `/%70rivate` for `/private`, never reach a handler mounted
-    /// higher up, so a [`guard`](super::layers::guard) around the handler cannot be bypassed that way. But different
+    /// Other spellings of this path, such as `//private`, `/./private` or `/%70rivate` for `/private`, never reach a
+    /// handler mounted higher up, so a [`guard`](super::layers::guard) around the handler cannot be bypassed that way. But different
     /// paths may refer to one file: on Windows and macOS file names are case-insensitive, so `/PRIVATE/x` is routed to
     /// the handler higher up, which may find the same file. A symbolic link has the same effect. Keep guarded files
     /// outside any directory that is served without a guard.
