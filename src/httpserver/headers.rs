@@ -93,6 +93,10 @@ pub(super) fn push(lines: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderBlock {
     lines: Vec<u8>,
+    /// Media type and length of the content that a 304 response with these headers is about. Not sent: a layer that
+    /// compresses content decides by them whether the corresponding 200 response would be compressed.
+    #[cfg(feature = "compress")]
+    described: Option<(Box<str>, u64)>,
 }
 
 impl HeaderBlock {
@@ -120,11 +124,33 @@ impl HeaderBlock {
         self
     }
 
+    /// Sets the media type and the length of the content that a 304 response with these headers is about.
+    #[cfg(all(feature = "files", feature = "compress"))]
+    pub(crate) fn describing(mut self, content_type: &str, bytes: u64) -> Self {
+        self.described = Some((content_type.into(), bytes));
+        self
+    }
+
+    /// Does nothing: there is no layer that compresses.
+    #[cfg(all(feature = "files", not(feature = "compress")))]
+    pub(crate) fn describing(self, _content_type: &str, _bytes: u64) -> Self {
+        self
+    }
+
+    /// Returns the media type and the length of the content that a 304 response with these headers is about.
+    #[cfg(feature = "compress")]
+    pub(super) fn described(&self) -> Option<(&str, u64)> {
+        self.described.as_ref().map(|(content_type, bytes)| (&**content_type, *bytes))
+    }
+
     /// Returns a copy without the headers called `name` (case-insensitive).
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
         let lines = self.lines.split_inclusive(|&byte| byte == b'\n');
-        HeaderBlock { lines: lines.filter(|line| !is_line_of(line, name)).flatten().copied().collect() }
+        let lines = lines.filter(|line| !is_line_of(line, name)).flatten().copied().collect();
+        let mut copy = self.clone();
+        copy.lines = lines;
+        copy
     }
 
     /// Returns the total length of all header lines in bytes.

@@ -100,7 +100,12 @@ impl CompressionRequest {
     fn compress(self, response: Response) -> Response {
         // RFC 9110 sections 15.3.7 and 15.4.5: a 206 or 304 has the Vary header that the 200 would have.
         if matches!(response.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT) {
-            return response.vary("Accept-Encoding");
+            let mut response = response.vary("Accept-Encoding");
+            // RFC 9110 section 15.4.5: a 304 has the entity tag that the 200 would have.
+            if response.status == StatusCode::NOT_MODIFIED && self.would_compress(&response) {
+                response.weaken_etag();
+            }
+            return response;
         }
         if !is_compressible(&response) {
             return response;
@@ -130,6 +135,17 @@ impl CompressionRequest {
         response.weaken_etag();
         response.remove_header("accept-ranges");
         response.header("Content-Encoding", coding.name().unwrap_or_default())
+    }
+
+    /// Returns whether the 200 response in place of this 304 would be compressed.
+    fn would_compress(&self, not_modified: &Response) -> bool {
+        let described = not_modified.shared_headers.as_ref().and_then(|headers| headers.described());
+        described.is_some_and(|(content_type, length)| {
+            length >= LENGTH_MIN
+                && is_compressible_type(content_type.as_bytes())
+                && !forbids_transformation(not_modified)
+                && matches!(self.choose_coding(Some(length)), Some(ContentCoding::Gzip | ContentCoding::Zstd))
+        })
     }
 
     fn choose_coding(&self, length: Option<u64>) -> Option<ContentCoding> {
@@ -182,17 +198,18 @@ fn is_compressible(response: &Response) -> bool {
     let status = response.status;
     let has_content = status == StatusCode::OK || status.is_client_error() || status.is_server_error();
     let content_type = response.content_type.map(str::as_bytes).or_else(|| response.header_value("content-type"));
-    let no_transform = || {
-        let value = response.header_value("cache-control").unwrap_or_default().to_ascii_lowercase();
-        value.windows(12).any(|window| window == b"no-transform")
-    };
     has_content
         && known_length(&response.body).is_none_or(|length| length >= LENGTH_MIN)
         && is_pulled(&response.body)
         && content_type.is_some_and(is_compressible_type)
         && response.header_value("content-encoding").is_none()
         && response.header_value("content-range").is_none()
-        && !no_transform()
+        && !forbids_transformation(response)
+}
+
+fn forbids_transformation(response: &Response) -> bool {
+    let value = response.header_value("cache-control").unwrap_or_default().to_ascii_lowercase();
+    value.windows(12).any(|window| window == b"no-transform")
 }
 
 fn known_length(body: &Body) -> Option<u64> {
