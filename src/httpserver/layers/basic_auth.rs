@@ -102,6 +102,42 @@ fn cost(name: &str, hash: &str) -> Result<u32, String> {
     }
 }
 
+/// Users that can be replaced while a server uses them. Clones share the users.
+///
+/// # Examples
+/// ```
+/// use serverd::layers::{UserStore, Users};
+///
+/// let line = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
+/// let store = UserStore::from(Users::parse(line)?);
+/// // Pass a clone of `store` to `layers::basic`. Later, in any thread:
+/// store.replace(Users::parse(line)?);
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct UserStore {
+    shared: Arc<Mutex<(Arc<Users>, u64)>>,
+}
+
+impl UserStore {
+    /// Replaces the users. A removed user is rejected from the next request on, and so are old passwords.
+    pub fn replace(&self, users: Users) {
+        let mut shared = lock(&self.shared);
+        *shared = (Arc::new(users), shared.1 + 1);
+    }
+
+    /// Returns the users, and the number of times they were replaced.
+    fn current(&self) -> (Arc<Users>, u64) {
+        lock(&self.shared).clone()
+    }
+}
+
+impl From<Users> for UserStore {
+    fn from(users: Users) -> Self {
+        UserStore { shared: Arc::new(Mutex::new((Arc::new(users), 0))) }
+    }
+}
+
 /// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`]. With nested layers it
 /// is the user of the innermost one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +150,8 @@ pub struct User(pub Arc<str>);
 /// full, the last check of the address with the most checks gets a 503 with Retry-After, so that a client that guesses
 /// passwords does not lock out others. Correct
 /// credentials are cached for five minutes, separately for each call of this function (and so for each worker). Use
-/// TLS: Basic authentication sends passwords unencrypted.
+/// TLS: Basic authentication sends passwords unencrypted. To change the users while the server runs, pass a
+/// [`UserStore`]; the cache is emptied when its users are replaced.
 ///
 /// Layers may be nested, for example one for a site and a second one for a handler mounted in it: each checks the
 /// credentials against its own list, so a request must be accepted by all of them. A [`User`] set by other code does not
@@ -134,12 +171,12 @@ pub struct User(pub Arc<str>);
 /// # drop(server);
 /// # Ok::<(), String>(())
 /// ```
-pub fn basic<H: Handler>(inner: H, realm: &str, users: Users, pool: Pool) -> impl Handler + use<H> {
+pub fn basic<H: Handler, U: Into<UserStore>>(inner: H, realm: &str, users: U, pool: Pool) -> impl Handler + use<H, U> {
     let realm: String = realm.chars().filter(|char| !char.is_control()).collect();
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
     let checker = Checker {
         layer: LayerId::new(),
-        users: Arc::new(users),
+        users: users.into(),
         cache: Arc::default(),
         queue: Arc::default(),
         secret: secret(),
@@ -200,7 +237,7 @@ impl<H: Handler> Handler for BasicAuth<H> {
 
 struct Checker {
     layer: LayerId,
-    users: Arc<Users>,
+    users: UserStore,
     cache: Arc<Mutex<Cache>>,
     queue: Arc<Mutex<FairQueue<QueuedCheck>>>,
     secret: [u8; 32],
@@ -212,6 +249,8 @@ struct Checker {
 #[derive(Default)]
 struct Cache {
     valid: HashMap<Key, Instant>,
+    /// The number of times the users had been replaced when `valid` was last used.
+    generation: u64,
     waiting: HashMap<Key, Vec<Responder>>,
 }
 
@@ -252,8 +291,13 @@ impl Checker {
         let Some(credentials) = head.header("authorization").and_then(Credentials::parse) else {
             return Some(unauthorized(&self.challenge));
         };
-        let key = self.key(&credentials);
+        let (users, generation) = self.users.current();
+        let key = self.key(&credentials, generation);
         let mut cache = lock(&self.cache);
+        if cache.generation != generation {
+            cache.generation = generation;
+            cache.valid.clear();
+        }
         if cache.is_valid(&key) {
             drop(cache);
             self.accept(head, User(credentials.name.into()));
@@ -267,7 +311,7 @@ impl Checker {
         cache.waiting.insert(key, vec![responder]);
         drop(cache);
         let client = head.peer_addr().map(|peer| network(peer.ip()));
-        Some(self.start_check(key, credentials, client, response))
+        Some(self.start_check(QueuedCheck { check: self.new_check(key), users, credentials }, client, response))
     }
 
     /// Marks the request as authenticated by this layer.
@@ -278,16 +322,19 @@ impl Checker {
         head.insert(user);
     }
 
-    /// Queues a check. Each job of the pool performs one check of the queue, which selects it.
-    fn start_check(&self, key: Key, credentials: Credentials, client: Option<IpAddr>, response: Response) -> Response {
+    fn new_check(&self, key: Key) -> Check {
         let (challenge, cache) = (self.challenge.clone(), self.cache.clone());
-        let check = Check { layer: self.layer, key, cache, challenge, outcome: Outcome::Refused };
+        Check { layer: self.layer, key, cache, challenge, outcome: Outcome::Refused }
+    }
+
+    /// Queues a check. Each job of the pool performs one check of the queue, which selects it.
+    fn start_check(&self, check: QueuedCheck, client: Option<IpAddr>, response: Response) -> Response {
         let mut queue = lock(&self.queue);
-        queue.push(client, QueuedCheck { check, credentials });
-        let (users, jobs) = (self.users.clone(), self.queue.clone());
+        queue.push(client, check);
+        let jobs = self.queue.clone();
         let job = move || {
             let next = lock(&jobs).pop();
-            if let Some(QueuedCheck { check, credentials }) = next {
+            if let Some(QueuedCheck { check, users, credentials }) = next {
                 check.perform(&users, credentials);
             }
         };
@@ -300,10 +347,11 @@ impl Checker {
     }
 
     /// Returns the cache key of the credentials. It is a keyed hash, so it does not reveal the password, and clients
-    /// cannot construct collisions.
-    fn key(&self, credentials: &Credentials) -> Key {
+    /// cannot construct collisions. The result of a check that began before the users were replaced has another key.
+    fn key(&self, credentials: &Credentials, generation: u64) -> Key {
         let mut hash = Sha256::new();
         hash.update(self.secret);
+        hash.update(generation.to_le_bytes());
         hash.update((credentials.name.len() as u64).to_le_bytes());
         hash.update(&credentials.name);
         hash.update(&credentials.password);
@@ -334,6 +382,7 @@ impl Cache {
 /// A check that waits for a thread.
 struct QueuedCheck {
     check: Check,
+    users: Arc<Users>,
     credentials: Credentials,
 }
 

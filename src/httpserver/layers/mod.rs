@@ -18,7 +18,7 @@ mod compress;
 mod fair_queue;
 
 #[cfg(feature = "basic-auth")]
-pub use basic_auth::{User, Users, basic};
+pub use basic_auth::{User, UserStore, Users, basic};
 #[cfg(feature = "compress")]
 pub use compress::compress;
 
