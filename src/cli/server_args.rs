@@ -469,6 +469,7 @@ impl Cli {
                 buffered_bytes_max: cli.max_buffered,
             },
             access_log: None,
+            on_reload: None,
         }
     }
 

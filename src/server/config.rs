@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -62,6 +63,38 @@ pub struct Config {
     /// The access log of the application, if it has one: its file is reopened on SIGHUP and SIGUSR1, and it is flushed
     /// at the end. Pass it to each server as well, with [`HttpServer::access_log`](crate::HttpServer::access_log).
     pub access_log: Option<AccessLog>,
+    /// Called on SIGHUP and SIGUSR1, after the access log file has been reopened. Default: none.
+    pub on_reload: Option<OnReload>,
+}
+
+/// A callback for SIGHUP and SIGUSR1, called on the thread that handles signals. It must return soon: a signal that
+/// arrives in between is handled afterwards.
+///
+/// # Examples
+/// ```
+/// use serverd::server::{Config, OnReload};
+///
+/// let config = Config::default().on_reload(OnReload::new(|| println!("reloading")));
+/// # drop(config);
+/// ```
+#[derive(Clone)]
+pub struct OnReload(Arc<dyn Fn() + Send + Sync>);
+
+impl OnReload {
+    /// Wraps a closure.
+    pub fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
+        OnReload(Arc::new(call))
+    }
+
+    pub(super) fn call(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for OnReload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OnReload")
+    }
 }
 
 impl Config {
@@ -69,6 +102,7 @@ impl Config {
         timeout: Duration,
         connections_max: usize,
         access_log: AccessLog,
+        on_reload: OnReload,
     }
 
     setters! {
@@ -99,6 +133,7 @@ impl Default for Config {
             files_max: 0,
             http: HttpOptions::default(),
             access_log: None,
+            on_reload: None,
         }
     }
 }

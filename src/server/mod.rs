@@ -24,7 +24,7 @@ mod workers;
 pub use chat::{ChatConfig, Password};
 #[cfg(feature = "cli")]
 pub use commands::{Command, FilesConfig, run};
-pub use config::{Backend, Balance, Config, HttpOptions, StartError, Started};
+pub use config::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging};
 #[cfg(feature = "cli")]

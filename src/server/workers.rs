@@ -18,7 +18,8 @@ use crate::r#loop::{
 impl Config {
     /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting, finishes
     /// in-flight requests and returns. A second signal exits the process at once, with status 128 plus the signal
-    /// number. SIGHUP and SIGUSR1 reopen the access log file.
+    /// number. SIGHUP and SIGUSR1 reopen the access log file and call
+    /// [`Config::on_reload`].
     ///
     /// `make` is called on each worker's thread with the worker's number, starting at 0, to create its application.
     ///
@@ -81,7 +82,16 @@ impl Config {
         workers.accept(acceptors, &send)?;
         drop(send);
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
-        let _signals = signals::watch(workers.drain(), move || reopen.iter().for_each(|reopen| reopen()), limit)
+        let on_reload = self.on_reload.clone();
+        let reload = move || {
+            if let Some(reopen) = &reopen {
+                reopen();
+            }
+            if let Some(on_reload) = &on_reload {
+                on_reload.call();
+            }
+        };
+        let _signals = signals::watch(workers.drain(), reload, limit)
             .map_err(|error| StartError::from_io("cannot register signal handlers", &error))?;
         on_started(Started { local_addrs, backend: backend.name(), workers: count });
         workers.wait(&receive)
