@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::{duration, size};
-use crate::apps::files::{CacheControl, Options};
+use crate::apps::files::{CacheControl, Options, is_media_type};
 use crate::http1::Limits;
 use crate::httpserver::HeaderBlock;
 use crate::httpserver::layers::Users;
@@ -21,6 +21,7 @@ pub(super) const EXAMPLES: &str = r#"Examples:
   serverd files dist --spa index.html --cache 1h --compress
                                                   Serve a single-page app
   serverd files --header "X-Frame-Options: DENY"  Set a response header
+  serverd files --type log=text/plain             Set the media type of an extension
   serverd files --auth "$(serverd hash alice)"    Protect with a password"#;
 
 #[derive(Debug, Args)]
@@ -49,7 +50,7 @@ pub(super) struct FilesArgs {
 
     /// Follow symbolic links that lead out of the directory
     ///
-    /// Everything these links point to is served. Relative links within the directory are always followed.
+    /// Everything these links point to is served. Links within the directory are always followed.
     #[arg(long, hide_short_help = true)]
     #[arg(help_heading = "Files")]
     follow_symlinks: bool,
@@ -60,10 +61,26 @@ pub(super) struct FilesArgs {
 
     /// Serve FILE for page requests that match no file (single-page apps)
     ///
-    /// Page requests are those whose Accept header asks for text/html. FILE is a path below DIR. Implies --no-listing.
+    /// Page requests accept text/html and are not for a resource of a page, such as a script or an API, as shown by the
+    /// Accept and Sec-Fetch-Dest headers and the extension of the path. FILE is a path below DIR. Implies --no-listing.
     #[arg(long, value_name = "FILE", value_parser = relative_path)]
     #[arg(help_heading = "Files")]
     spa: Option<String>,
+
+    /// Serve about.html at /about, without the extension
+    ///
+    /// Requests for /about.html are redirected to /about. A file named about takes precedence over about.html, and
+    /// about.html over a directory named about.
+    #[arg(long, hide_short_help = true, help_heading = "Files")]
+    clean_urls: bool,
+
+    /// Set the media type of a file extension (repeatable)
+    ///
+    /// Takes precedence over the built-in types. An extension may contain dots, as in tar.gz=TYPE; the longest that
+    /// matches is used. In the environment variable, separate multiple types with newlines.
+    #[arg(long = "type", value_name = "EXT=TYPE", value_parser = media_type, value_delimiter = '\n')]
+    #[arg(hide_short_help = true, help_heading = "Files")]
+    types: Vec<(String, String)>,
 
     /// Cache-Control: a lifetime, no-cache or no-store
     ///
@@ -89,7 +106,7 @@ pub(super) struct FilesArgs {
     /// Require Basic authentication (repeatable)
     ///
     /// HASH is a bcrypt hash of the user's password; `serverd hash NAME` prints a line NAME:HASH. @FILE reads such
-    /// lines from a file at start-up, for example one created with htpasswd -B. In the environment variable, separate
+    /// lines from a file, for example one created with htpasswd -B; it is read again when it changes, and on SIGHUP. In the environment variable, separate
     /// multiple users with newlines.
     #[arg(long, value_name = "NAME:HASH|@FILE", value_parser = user, value_delimiter = '\n')]
     #[arg(help_heading = "Files")]
@@ -128,6 +145,9 @@ impl FilesArgs {
             // With --spa, a directory without an index file gets the page of the app.
             listing: !self.no_listing && self.spa.is_none(),
             spa: self.spa,
+            clean_urls: self.clean_urls,
+            types: self.types,
+            private: self.auth.iter().filter_map(|user| user.strip_prefix('@')).map(PathBuf::from).collect(),
             cache_control: self.cache,
             precompressed: !self.no_precompressed,
             cache_bytes_max: usize::try_from(self.file_cache).unwrap_or(usize::MAX),
@@ -175,6 +195,18 @@ fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = (name.to_owned(), value.trim().to_owned());
     HeaderBlock::new().try_header(&name, value.as_bytes()).map_err(|error| format!("{error}; use 'Name: value'"))?;
     Ok((name, value))
+}
+
+/// Parses a media type by extension, `EXT=TYPE`.
+fn media_type(text: &str) -> Result<(String, String), String> {
+    let Some((extension, media_type)) = text.split_once('=') else {
+        return Err("must have the form EXT=TYPE, e.g. log=text/plain".into());
+    };
+    let (extension, media_type) = (extension.trim_start_matches('.'), media_type.trim());
+    if extension.is_empty() || extension.contains(['/', '\\']) || !is_media_type(media_type) {
+        return Err("must be a file extension and a media type, e.g. log=text/plain".into());
+    }
+    Ok((extension.to_owned(), media_type.to_owned()))
 }
 
 /// Checks an entry of `--auth`: `NAME:HASH`, or `@FILE`, which is read when the server starts.

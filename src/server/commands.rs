@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use super::chat::{self, ChatConfig};
-use super::config::{Config, StartError, Started};
+use super::config::{Config, OnReload, StartError, Started};
 use super::logging::Logging;
 use super::process_log::ProcessLog;
 use crate::apps::{Echo, Files, Fixed, Whoami, files};
@@ -20,6 +23,12 @@ const AUTH_QUEUE_MAX: usize = 64;
 
 /// Response bodies compressed or queued for compression at a time; beyond this, responses are sent uncompressed.
 const COMPRESSION_QUEUE_MAX: usize = 256;
+
+/// Interval at which password files are checked for changes.
+const AUTH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time without a change after which a password file that has changed is read.
+const AUTH_SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// A built-in application of the `serverd` command, with its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,11 +168,19 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let files = files_config.open()?;
     let (limits, start) =
         (files_config.limits.clone(), format!("serving {} on http", files_config.directory.display()));
+    let reload = files.reloader();
     if files_config.is_plain() {
+        config.on_reload = Some(OnReload::new(reload));
         let make = http_server(&config, limits, move |_| files.clone());
         return config.serve_unflushed(make, |started| announce(&start, &started, stdout));
     }
-    let layers = files_config.layers()?;
+    let (layers, reload_users) = files_config.layers()?;
+    config.on_reload = Some(OnReload::new(move || {
+        reload();
+        if let Some(reload_users) = &reload_users {
+            reload_users();
+        }
+    }));
     let make = http_server(&config, limits, move |_| layers.around(files.clone()));
     config.serve_unflushed(make, |started| announce(&start, &started, stdout))
 }
@@ -182,7 +199,7 @@ fn advice(directory: &str) -> &'static str {
 struct Layers {
     headers: Vec<(String, String)>,
     cors: bool,
-    auth: Option<(layers::Users, Pool)>,
+    auth: Option<(layers::UserStore, Pool)>,
     compress: Option<Pool>,
 }
 
@@ -214,41 +231,143 @@ impl FilesConfig {
         self.headers.is_empty() && !self.cors && self.auth.is_empty() && !self.compress
     }
 
-    fn layers(&self) -> Result<Layers, StartError> {
+    /// Prepares the layers. Also returns a function that reads the password files again, if there are any.
+    fn layers(&self) -> Result<(Layers, Option<impl Fn() + Send + Sync + 'static>), StartError> {
         let pool = |threads, queued_max| {
             Pool::new(threads, queued_max).map_err(|error| StartError::new(format!("cannot start a thread: {error}")))
         };
-        let auth = match self.users()? {
-            Some(users) => Some((users, pool(AUTH_THREADS, AUTH_QUEUE_MAX)?)),
-            None => None,
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (mut auth, mut reload_users) = (None, None);
+        if !self.auth.is_empty() {
+            let source = UserSource { entries: self.auth.clone() };
+            let known = source.stamps();
+            let users = source.read().map_err(|error| StartError::new(format!("--auth: {error}")))?;
+            source.warn_about_files(&self.directory);
+            let store = layers::UserStore::from(users);
+            if source.files().next().is_some() {
+                reload_users = Some(
+                    source
+                        .watch(store.clone(), known)
+                        .map_err(|error| StartError::new(format!("cannot start a thread: {error}")))?,
+                );
+            }
+            auth = Some((store, pool(AUTH_THREADS, AUTH_QUEUE_MAX)?));
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         let compress = if self.compress { Some(pool(cores, COMPRESSION_QUEUE_MAX)?) } else { None };
-        Ok(Layers { headers: self.headers.clone(), cors: self.cors, auth, compress })
+        Ok((Layers { headers: self.headers.clone(), cors: self.cors, auth, compress }, reload_users))
+    }
+}
+
+/// The values of `--auth`: users, and files of users.
+struct UserSource {
+    entries: Vec<String>,
+}
+
+/// Metadata by which a change of a file is noticed.
+type Stamp = Option<(Option<SystemTime>, u64, (u64, i64, i64))>;
+
+impl UserSource {
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        self.entries.iter().filter_map(|entry| entry.strip_prefix('@')).map(Path::new)
     }
 
-    fn users(&self) -> Result<Option<layers::Users>, StartError> {
-        if self.auth.is_empty() {
-            return Ok(None);
-        }
+    /// Reads and parses all users. The error names the file or the user.
+    fn read(&self) -> Result<layers::Users, String> {
         let mut lines = String::new();
-        for entry in &self.auth {
+        for entry in &self.entries {
             match entry.strip_prefix('@') {
                 Some(path) => lines += &read_users(Path::new(path))?,
                 None => lines += entry,
             }
             lines.push('\n');
         }
-        layers::Users::parse(&lines).map(Some).map_err(|error| StartError::new(format!("--auth: {error}")))
+        layers::Users::parse(&lines)
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let stamp = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok(), metadata.len(), inode(&metadata)))
+        };
+        self.files().map(stamp).collect()
+    }
+
+    /// Starts a thread that replaces the users when a file changes. Returns a function that makes it read the files
+    /// again at once. Until all files can be read, the previous users stay in force.
+    fn watch(self, store: layers::UserStore, mut known: Vec<Stamp>) -> io::Result<impl Fn() + Send + Sync + 'static> {
+        let requested = Arc::new(AtomicBool::new(false));
+        let is_requested = Arc::clone(&requested);
+        let work = move || loop {
+            thread::park_timeout(AUTH_CHECK_INTERVAL);
+            let stamps = self.stamps();
+            if !is_requested.swap(false, Ordering::SeqCst) {
+                if stamps == known {
+                    continue;
+                }
+                // A file that is still being written may lack users.
+                thread::sleep(AUTH_SETTLE_TIME);
+                if self.stamps() != stamps {
+                    continue;
+                }
+            }
+            known = stamps;
+            match self.read() {
+                Ok(users) => {
+                    store.replace(users);
+                    log::info!("--auth: read the users again");
+                }
+                Err(error) => log::error!("--auth: {error}; the previous users stay in force"),
+            }
+        };
+        let thread = thread::Builder::new().name("users".into()).spawn(work)?.thread().clone();
+        let thread = Mutex::new(thread);
+        Ok(move || {
+            requested.store(true, Ordering::SeqCst);
+            thread.lock().unwrap_or_else(PoisonError::into_inner).unpark();
+        })
+    }
+
+    /// Warns about files that all users of the system can read, and about those in the served directory, which are not
+    /// served.
+    fn warn_about_files(&self, directory: &Path) {
+        for path in self.files() {
+            let shown = path.display();
+            if std::fs::metadata(path).is_ok_and(|metadata| is_readable_by_all(&metadata)) {
+                log::warn!("--auth: {shown} can be read by all users of this system; use chmod o-r");
+            }
+            let paths = (path.canonicalize(), directory.canonicalize());
+            if matches!(paths, (Ok(path), Ok(directory)) if path.starts_with(&directory)) {
+                log::warn!("--auth: {shown} is in the served directory; it is not served, but move it elsewhere");
+            }
+        }
     }
 }
 
-fn read_users(path: &Path) -> Result<String, StartError> {
+#[cfg(unix)]
+fn inode(metadata: &std::fs::Metadata) -> (u64, i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn inode(_: &std::fs::Metadata) -> (u64, i64, i64) {
+    (0, 0, 0)
+}
+
+#[cfg(unix)]
+fn is_readable_by_all(metadata: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::mode(metadata) & 0o004 != 0
+}
+
+#[cfg(not(unix))]
+fn is_readable_by_all(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+fn read_users(path: &Path) -> Result<String, String> {
     let text = std::fs::read(path)
         .and_then(|bytes| decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8")));
-    text.map_err(|error| {
-        StartError::new(format!("--auth: cannot read {}: {error}; create the file with htpasswd -cB", path.display()))
-    })
+    text.map_err(|error| format!("cannot read {}: {error}; create the file with htpasswd -cB", path.display()))
 }
 
 /// Decodes a text file in UTF-8, or in an encoding common on Windows: UTF-8 with a byte order mark (editors) or UTF-16

@@ -3,6 +3,9 @@
 //! The key is the canonical spelling of the request path (see `path`), so a repeated request is served on the fast
 //! path, without decoding the path. Other spellings of a path are canonicalized and looked up again.
 
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use lru::LruCache;
 
 use super::cached_file::CachedFile;
@@ -10,18 +13,38 @@ use super::cached_file::CachedFile;
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
 
+/// Time in seconds after which a file that is not requested is closed.
+const IDLE_SECONDS: u64 = 10;
+
 /// Cached files by request path, evicted in LRU order.
 pub(super) struct Cache {
     small: LruCache<Box<[u8]>, CachedFile>,
-    open: LruCache<Box<[u8]>, CachedFile>,
+    open: Arc<OpenFiles>,
     bytes: usize,
     bytes_max: usize,
     open_max: usize,
 }
 
+/// A file found in the cache.
+pub(super) enum Found<'a> {
+    Small(&'a CachedFile),
+    Open(Arc<CachedFile>),
+}
+
+impl Deref for Found<'_> {
+    type Target = CachedFile;
+
+    fn deref(&self) -> &CachedFile {
+        match self {
+            Found::Small(file) => file,
+            Found::Open(file) => file,
+        }
+    }
+}
+
 impl Cache {
     pub(super) fn new(bytes_max: usize, open_max: usize) -> Self {
-        Cache { small: LruCache::unbounded(), open: LruCache::unbounded(), bytes: 0, bytes_max, open_max }
+        Cache { small: LruCache::unbounded(), open: Arc::default(), bytes: 0, bytes_max, open_max }
     }
 
     /// Creates an empty cache with the same limits.
@@ -29,49 +52,138 @@ impl Cache {
         Cache::new(self.bytes_max, self.open_max)
     }
 
-    /// Returns the cached file if it was validated within the current second.
+    /// Returns a small file if it was validated within the current second. This is the fast path.
     #[inline]
-    pub(super) fn fresh(&mut self, path: &[u8], now: u64) -> Option<&CachedFile> {
-        let entry = match self.small.get(path) {
-            Some(entry) => entry,
-            None => self.open.get(path)?,
-        };
-        (entry.validated_at == now).then_some(entry)
+    pub(super) fn fresh_small(&mut self, path: &[u8], now: u64) -> Option<&CachedFile> {
+        self.small.get(path).filter(|file| file.validated_at == now)
+    }
+
+    /// Returns a file that was validated within the current second.
+    pub(super) fn fresh(&mut self, path: &[u8], now: u64) -> Option<Found<'_>> {
+        self.get(path, now).filter(|file| file.validated_at == now)
+    }
+
+    /// Returns a file, however long ago it was validated.
+    pub(super) fn get(&mut self, path: &[u8], now: u64) -> Option<Found<'_>> {
+        match self.small.get(path) {
+            Some(file) => Some(Found::Small(file)),
+            None => self.open.get(path, now).map(Found::Open),
+        }
     }
 
     /// Removes and returns a cached file, for revalidation or replacement.
     pub(super) fn take(&mut self, path: &[u8]) -> Option<CachedFile> {
-        if let Some(entry) = self.small.pop(path) {
-            self.bytes -= cost(path, &entry);
-            return Some(entry);
+        if let Some(file) = self.small.pop(path) {
+            self.bytes -= cost(path, &file);
+            return Some(file);
         }
-        self.open.pop(path)
+        // The thread that closes idle files may hold another reference for a moment; the file is then opened again.
+        self.open.lock().files.pop(path).and_then(|open| Arc::try_unwrap(open.file).ok())
     }
 
-    /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits.
-    pub(super) fn put(&mut self, path: &[u8], entry: CachedFile) {
+    /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits. Returns
+    /// the open files if they have to be watched from now on: see [`OpenFiles::close_unused`].
+    pub(super) fn put(&mut self, path: &[u8], file: CachedFile, now: u64) -> Option<&Arc<OpenFiles>> {
         drop(self.take(path));
-        if entry.is_open() {
-            self.open.put(path.into(), entry);
-            while self.open.len() > self.open_max.max(1) {
-                self.open.pop_lru();
-            }
-            return;
+        if file.is_open() {
+            return self.open.put(path, file, now, self.open_max.max(1)).then_some(&self.open);
         }
-        self.bytes += cost(path, &entry);
-        self.small.put(path.into(), entry);
+        self.bytes += cost(path, &file);
+        self.small.put(path.into(), file);
         while self.bytes > self.bytes_max && self.small.len() > 1 {
-            let Some((path, entry)) = self.small.pop_lru() else { break };
-            self.bytes -= cost(&path, &entry);
+            let Some((path, file)) = self.small.pop_lru() else { break };
+            self.bytes -= cost(&path, &file);
         }
+        None
     }
 
     /// Drops all open files. Descriptors in use by in-flight responses are closed when those responses end.
     pub(super) fn close_files(&mut self) {
-        self.open.clear();
+        self.open.lock().files.clear();
+    }
+
+    /// Drops all files.
+    pub(super) fn clear(&mut self) {
+        self.small.clear();
+        self.bytes = 0;
+        self.close_files();
     }
 }
 
-fn cost(path: &[u8], entry: &CachedFile) -> usize {
-    OVERHEAD_BYTES + path.len() + entry.bytes()
+fn cost(path: &[u8], file: &CachedFile) -> usize {
+    OVERHEAD_BYTES + path.len() + file.bytes()
+}
+
+/// The open files of one worker. Another thread closes those that are not used, even if the worker is idle.
+#[derive(Default)]
+pub(super) struct OpenFiles {
+    state: Mutex<State>,
+}
+
+struct State {
+    files: LruCache<Box<[u8]>, Open>,
+    /// True while another thread calls [`OpenFiles::close_unused`] regularly.
+    watched: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State { files: LruCache::unbounded(), watched: false }
+    }
+}
+
+struct Open {
+    file: Arc<CachedFile>,
+    /// Time of the last request, as a Unix time in seconds.
+    used_at: u64,
+}
+
+impl OpenFiles {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, path: &[u8], now: u64) -> Option<Arc<CachedFile>> {
+        let mut state = self.lock();
+        let open = state.files.get_mut(path)?;
+        open.used_at = now;
+        Some(Arc::clone(&open.file))
+    }
+
+    /// Inserts a file. Returns whether the files were not watched before.
+    fn put(&self, path: &[u8], file: CachedFile, now: u64, open_max: usize) -> bool {
+        let mut state = self.lock();
+        state.files.put(path.into(), Open { file: Arc::new(file), used_at: now });
+        while state.files.len() > open_max {
+            state.files.pop_lru();
+        }
+        !std::mem::replace(&mut state.watched, true)
+    }
+
+    /// Closes the files that have not been requested for ten seconds, and those that were deleted or replaced. Returns
+    /// false if no file is left; the caller need not call this again then.
+    ///
+    /// The system calls, which may block on a network file system, are made without holding the lock.
+    pub(super) fn close_unused(&self, now: u64) -> bool {
+        let is_idle = |used_at: u64| now.abs_diff(used_at) >= IDLE_SECONDS;
+        let mut files = Vec::new();
+        for (path, open) in &self.lock().files {
+            files.push((path.clone(), Arc::clone(&open.file), open.used_at));
+        }
+        for (path, file, used_at) in files {
+            let is_deleted = file.is_deleted();
+            if !is_deleted && !is_idle(used_at) {
+                continue;
+            }
+            let mut state = self.lock();
+            let is_unused = |open: &Open| Arc::ptr_eq(&open.file, &file) && (is_deleted || is_idle(open.used_at));
+            let closed = if state.files.peek(&path).is_some_and(is_unused) { state.files.pop(&path) } else { None };
+            drop(state);
+            // Closing a file may block as well.
+            drop((closed, file));
+        }
+        let mut state = self.lock();
+        state.watched = !state.files.is_empty();
+        state.watched
+    }
 }

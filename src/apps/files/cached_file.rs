@@ -11,43 +11,43 @@ use bytes::Bytes;
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
-use super::conditions::{self, Outcome};
+use super::media::{self, Media};
+use super::options::Options;
 use super::precompressed::{self, Precompressed};
 use super::ranges::{self, Ranges};
-use super::root::Root;
-use super::small_file::{self, SMALL_BYTES_MAX};
-use super::validators::{Fingerprint, Validators};
-use super::{CacheControl, media, multipart};
+use super::root::{Root, is_removed};
+use super::validators::{self, Fingerprint, History, Outcome, Validators};
 use crate::httpserver::{ContentCoding, HeaderBlock, RequestHead, Response};
+use crate::r#loop::read_at;
 
-/// A representation of a resource: a file, its media type and its content coding.
+/// Maximum size of a file that is held in memory. Sending it from memory costs less than half as much as the system
+/// calls that send it from a descriptor. Also the size of the beginning of a larger file by which its type is recognized.
+const SMALL_BYTES_MAX: u64 = 32 * 1024;
+
+/// Value of `validated_at` that is never current.
+const NEVER: u64 = u64::MAX;
+
+/// A representation of a resource: a file and its content coding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Representation {
     relative: PathBuf,
-    content_type: String,
     coding: ContentCoding,
     /// The precompressed siblings of the file.
     precompressed: Precompressed,
+    /// The media type, if it is that of another file: the one that was compressed.
+    content_type: Option<String>,
 }
 
 impl Representation {
     /// Creates the identity (uncompressed) representation of a file.
     pub(super) fn identity(relative: PathBuf, precompressed: Precompressed) -> Self {
-        let content_type = media::content_type(&relative);
-        Representation { relative, content_type, coding: ContentCoding::Identity, precompressed }
+        Representation { relative, coding: ContentCoding::Identity, precompressed, content_type: None }
     }
 
     /// Returns whether the response depends on Accept-Encoding.
     #[inline]
     pub(super) fn varies(&self) -> bool {
         self.precompressed.any()
-    }
-
-    /// Returns the precompressed representation to send to this client, or `None` if that is `self`.
-    pub(super) fn for_client(&self, head: &RequestHead<'_>) -> Option<Representation> {
-        let coding = self.precompressed.best(head.accepted_codings())?;
-        coding.name()?;
-        Some(Representation { relative: precompressed::sibling_name(&self.relative, coding), coding, ..self.clone() })
     }
 
     /// Returns the name of its content coding; empty for identity.
@@ -59,11 +59,12 @@ impl Representation {
 /// A regular file with its metadata, content and rendered headers.
 pub(super) struct CachedFile {
     pub(super) representation: Representation,
+    content_type: String,
     fingerprint: Fingerprint,
     validators: Validators,
     content: Content,
-    /// True for a small file that was not in the page cache when loaded; it is loaded again at the next validation.
-    cold: bool,
+    /// True if any change of the file since it was loaded shows in its metadata.
+    is_stable: bool,
     /// Headers of a 200 response.
     ok_headers: Arc<HeaderBlock>,
     /// Headers of a 304 response.
@@ -77,71 +78,127 @@ enum Content {
     Open(Arc<File>, u64),
 }
 
+/// The reason a file could not be loaded.
+pub(super) enum LoadError {
+    Io(io::Error),
+    /// The beginning of the file is not in the page cache, so that reading it would block the loop.
+    Cold(File),
+}
+
+impl From<io::Error> for LoadError {
+    fn from(error: io::Error) -> Self {
+        LoadError::Io(error)
+    }
+}
+
+/// The parameters of [`CachedFile::load`].
+pub(super) struct Loader<'a> {
+    pub(super) root: &'a Root,
+    pub(super) options: &'a Options,
+    pub(super) history: &'a History,
+    /// The current Unix time in seconds.
+    pub(super) now: u64,
+    /// Allows to read from disk. Set once another thread has read the file into the page cache.
+    pub(super) may_block: bool,
+}
+
+impl Loader<'_> {
+    /// Returns the value of [`CachedFile::validated_at`] for a file that was just compared with the file system.
+    fn validated_now(&self) -> u64 {
+        if self.options.cache_bytes_max == 0 { NEVER } else { self.now }
+    }
+}
+
 impl CachedFile {
     /// Opens a file, and reads it into memory if it is small.
-    pub(super) fn load(
-        root: &Root,
-        representation: Representation,
-        now: u64,
-        cache_control: &CacheControl,
-    ) -> io::Result<CachedFile> {
-        let (file, mut metadata) = root.open_file(&representation.relative)?;
-        let mut bytes = None;
-        if metadata.len() <= SMALL_BYTES_MAX {
-            bytes = small_file::read(&file, metadata.len())?;
-            // A change during the read updates the mtime. A recent mtime makes the ETag weak.
+    pub(super) fn load(loader: &Loader<'_>, representation: Representation) -> Result<CachedFile, LoadError> {
+        let (file, mut metadata) = loader.root.open_file(&representation.relative)?;
+        let types = &loader.options.types;
+        let is_small = metadata.len() <= SMALL_BYTES_MAX;
+        let has_own_type = representation.content_type.is_none();
+        let needs_start = has_own_type && media::needs_content(&representation.relative, types);
+        let mut start = Vec::new();
+        if is_small || needs_start {
+            match read_start(&file, metadata.len(), loader.may_block)? {
+                Some(bytes) => start = bytes,
+                None => return Err(LoadError::Cold(file)),
+            }
+            // A change during the read updates the mtime and the ctime. A recent one makes the entry unstable.
             metadata = Metadata::from_file(&file)?;
         }
-        let cold = bytes.is_none() && metadata.len() <= SMALL_BYTES_MAX;
-        let content = match bytes {
-            Some(bytes) => Content::Memory(bytes.into()),
-            None => Content::Open(Arc::new(file), metadata.len()),
+        let (now, fingerprint) = (SystemTime::now(), Fingerprint::of(&metadata));
+        let media = match &representation.content_type {
+            Some(content_type) => Media { content_type: content_type.clone(), is_gzip: false },
+            None => Media::new(&representation.relative, types, &start),
         };
-        let fingerprint = Fingerprint::of(&metadata);
-        let validators = Validators::new(&fingerprint, SystemTime::now()).with_coding(representation.coding.name());
-        // Every representation gets the Cache-Control of the original name, which may contain a content hash.
-        let cache_control =
-            cache_control.value(&precompressed::original_name(&representation.relative, representation.coding));
-        let mut not_modified_headers =
-            HeaderBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);
-        if representation.varies() {
-            not_modified_headers = not_modified_headers.with("Vary", "Accept-Encoding");
-        }
-        let mut ok_headers = not_modified_headers.clone().with("Content-Type", &representation.content_type);
-        if let Some(coding) = representation.coding.name() {
-            ok_headers = ok_headers.with("Content-Encoding", coding);
-        }
-        if let Some(date) = validators.last_modified() {
-            ok_headers = ok_headers.with("Last-Modified", date);
-        }
-        ok_headers = ok_headers.with("Accept-Ranges", "bytes").with("X-Content-Type-Options", "nosniff");
-        let (ok_headers, not_modified_headers) = (Arc::new(ok_headers), Arc::new(not_modified_headers));
+        // The file may have grown.
+        let (content, validators) = if is_small && start.len() as u64 <= SMALL_BYTES_MAX {
+            let validators = Validators::of_content(&start, &fingerprint, now);
+            (Content::Memory(start.into()), validators)
+        } else {
+            let mtime_is_reused = loader.history.record(&representation.relative, &fingerprint);
+            let coding = representation.coding.name();
+            let validators = Validators::of_metadata(&fingerprint, coding, mtime_is_reused, now);
+            (Content::Open(Arc::new(file), metadata.len()), validators)
+        };
+        let is_stable = fingerprint.is_stable(now);
+        let (ok_headers, not_modified_headers) = headers(loader, &representation, &media, &validators, &content);
         Ok(CachedFile {
             representation,
+            content_type: media.content_type,
             fingerprint,
             validators,
             content,
-            cold,
+            is_stable,
             ok_headers,
             not_modified_headers,
-            validated_at: now,
+            validated_at: loader.validated_now(),
         })
     }
 
-    /// Returns whether this can be reused: neither the file nor its representation has changed. Always `false` if the
-    /// mtime was too recent at load time to detect a later change.
-    pub(super) fn is_current(&self, root: &Root, representation: &Representation) -> bool {
+    /// Marks this as validated and returns true if it can be reused: neither the file nor its representation has changed.
+    /// Always false if the file changed too shortly before it was loaded to detect a later change.
+    pub(super) fn revalidate(&mut self, loader: &Loader<'_>, representation: &Representation) -> bool {
         let is_same = |metadata| self.fingerprint == Fingerprint::of(&metadata);
-        self.validators.mtime_is_stable
-            && !self.cold
+        let is_current = self.is_stable
             && self.representation == *representation
-            && root.metadata(&representation.relative).is_ok_and(is_same)
+            && loader.root.metadata(&representation.relative).is_ok_and(is_same);
+        if is_current {
+            self.set_validated(loader);
+        }
+        is_current
+    }
+
+    /// Marks this as validated.
+    pub(super) fn set_validated(&mut self, loader: &Loader<'_>) {
+        self.validated_at = loader.validated_now();
+    }
+
+    /// Returns the precompressed representation to send to this client, or `None` if that is this file.
+    pub(super) fn for_client(&self, head: &RequestHead<'_>) -> Option<Representation> {
+        let Representation { relative, precompressed, .. } = &self.representation;
+        let coding = precompressed.best(head.accepted_codings())?;
+        coding.name()?;
+        let content_type = Some(self.content_type.clone());
+        let relative = precompressed::sibling_name(relative, coding);
+        Some(Representation { relative, coding, precompressed: *precompressed, content_type })
+    }
+
+    /// Returns whether the file was deleted or replaced, as far as its descriptor shows.
+    pub(super) fn is_deleted(&self) -> bool {
+        match &self.content {
+            Content::Memory(_) => false,
+            Content::Open(file, _) => Metadata::from_file(file).is_ok_and(|metadata| is_removed(&metadata)),
+        }
     }
 
     /// Returns the approximate memory use in bytes, without fixed overhead.
     pub(super) fn bytes(&self) -> usize {
         let Representation { relative, content_type, .. } = &self.representation;
-        let names = relative.as_os_str().len() + content_type.len() + self.validators.etag.len();
+        let names = relative.as_os_str().len()
+            + content_type.as_ref().map_or(0, String::len)
+            + self.content_type.len()
+            + self.validators.etag.len();
         names
             + self.ok_headers.len()
             + self.not_modified_headers.len()
@@ -154,16 +211,18 @@ impl CachedFile {
     }
 
     fn len(&self) -> u64 {
-        match &self.content {
-            Content::Memory(bytes) => bytes.len() as u64,
-            Content::Open(_, len) => *len,
-        }
+        self.content.len()
+    }
+
+    /// Returns whether the file has no content.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Responds to a GET or HEAD request.
     pub(super) fn respond(&self, head: &RequestHead<'_>) -> Response {
         if head.is_conditional() {
-            match conditions::evaluate(head, &self.validators) {
+            match validators::evaluate(head, &self.validators) {
                 Outcome::Proceed => {}
                 Outcome::NotModified => {
                     return Response::new(StatusCode::NOT_MODIFIED).with_headers(&self.not_modified_headers);
@@ -173,7 +232,7 @@ impl CachedFile {
         }
         // RFC 9110 section 14.2: Range is only defined for GET.
         match head.header("range") {
-            Some(range) if head.method_bytes() == b"GET" && conditions::range_applies(head, &self.validators) => {
+            Some(range) if head.method_bytes() == b"GET" && validators::range_applies(head, &self.validators) => {
                 self.range_response(range)
             }
             _ => self.full_response(),
@@ -182,7 +241,7 @@ impl CachedFile {
 
     /// Responds with the whole file as the body of an error response, without its validators and Accept-Ranges.
     pub(super) fn respond_as_error(&self, status: StatusCode) -> Response {
-        let headers = HeaderBlock::new().with("Content-Type", &self.representation.content_type);
+        let headers = HeaderBlock::new().with("Content-Type", &self.content_type);
         let headers = headers.with("X-Content-Type-Options", "nosniff");
         self.slice_response(0..self.len()).with_status(status).with_headers(&Arc::new(headers))
     }
@@ -193,7 +252,7 @@ impl CachedFile {
         match ranges::parse(range, len) {
             Ranges::Full => self.full_response(),
             Ranges::Single(part) => {
-                let content_range = multipart::content_range(&part, len);
+                let content_range = ranges::content_range(&part, len);
                 let response = self.slice_response(part).with_status(partial).with_headers(&self.ok_headers);
                 response.header("Content-Range", content_range)
             }
@@ -231,8 +290,92 @@ impl CachedFile {
             Content::Memory(bytes) => slice(bytes, range).into(),
             Content::Open(file, _) => crate::httpserver::Part::File(Arc::clone(file), range.clone()),
         };
-        multipart::response(&self.representation.content_type, self.len(), ranges, piece)
+        ranges::multipart_response(&self.content_type, self.len(), ranges, piece)
     }
+}
+
+impl Content {
+    fn len(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::Open(_, len) => *len,
+        }
+    }
+}
+
+/// Renders the headers of 200 and 304 responses.
+fn headers(
+    loader: &Loader<'_>,
+    representation: &Representation,
+    media: &Media,
+    validators: &Validators,
+    content: &Content,
+) -> (Arc<HeaderBlock>, Arc<HeaderBlock>) {
+    // Every representation gets the Cache-Control of the original name, which may contain a content hash.
+    let original = precompressed::original_name(&representation.relative, representation.coding);
+    let cache_control = loader.options.cache_control.value(&original);
+    let mut not_modified = HeaderBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);
+    if representation.varies() {
+        not_modified = not_modified.with("Vary", "Accept-Encoding");
+    }
+    let mut ok = not_modified.clone().with("Content-Type", &media.content_type);
+    let coding = representation.coding.name().or_else(|| media.is_gzip.then_some("gzip"));
+    match coding {
+        Some(coding) => ok = ok.with("Content-Encoding", coding),
+        None => not_modified = not_modified.describing(&media.content_type, content.len()),
+    }
+    if let Some(date) = validators.last_modified() {
+        ok = ok.with("Last-Modified", date);
+    }
+    ok = ok.with("Accept-Ranges", "bytes").with("X-Content-Type-Options", "nosniff");
+    (Arc::new(ok), Arc::new(not_modified))
+}
+
+/// Reads the beginning of a file of about `len` bytes: all of a small file, and one byte more than the maximum of a
+/// larger one. Returns `None` if it is not in the page cache, unless `may_block` is set.
+fn read_start(file: &File, len: u64, may_block: bool) -> io::Result<Option<Vec<u8>>> {
+    let bytes_max = usize::try_from(SMALL_BYTES_MAX).unwrap_or(usize::MAX) + 1;
+    // One extra byte, to detect the end of the file without another read.
+    let mut content = vec![0; usize::try_from(len).unwrap_or(usize::MAX).saturating_add(1).min(bytes_max)];
+    let mut filled = 0;
+    loop {
+        let count = match read_cached(file, &mut content[filled..], filled as u64) {
+            Ok(0) if filled as u64 >= len => 0,
+            Ok(count @ 1..) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !may_block => return Ok(None),
+            // The file has shrunk (or Linux 5.9 stopped at the end of the cached data), the file system does not support
+            // RWF_NOWAIT, or an error occurred, which will recur.
+            Ok(_) | Err(_) => read_at(file, &mut content[filled..], filled as u64)?,
+        };
+        filled += count;
+        if count == 0 || filled == bytes_max {
+            content.truncate(filled);
+            content.shrink_to_fit();
+            return Ok(Some(content));
+        }
+        if filled == content.len() {
+            content.resize(bytes_max, 0);
+        }
+    }
+}
+
+/// Reads from the page cache only. Fails with `WouldBlock` if the data is not there.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    Ok(preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Reads the beginning of a file from disk, so that [`CachedFile::load`] finds it in the page cache.
+pub(super) fn read_into_page_cache(file: &File) {
+    // An error will recur, and is reported then.
+    let _ = read_start(file, SMALL_BYTES_MAX, true);
 }
 
 /// Returns a slice of in-memory content.
@@ -242,5 +385,30 @@ fn slice(bytes: &Bytes, range: &Range<u64>) -> Bytes {
         bytes.clone()
     } else {
         bytes.slice(index(range.start)..index(range.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_file_is_read_even_if_its_length_has_changed() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        for (written, expected_len) in
+            [(0, 0), (1, 1), (5000, 5000), (5000, 10), (10, 5000), (32 * 1024, 32 * 1024), (32 * 1024, 1)]
+        {
+            let bytes = vec![b'x'; written];
+            std::fs::write(&path, &bytes).unwrap();
+            // Data just written is in the page cache.
+            let read = read_start(&File::open(&path).unwrap(), expected_len, false).unwrap();
+            assert_eq!(read, Some(bytes), "{written} bytes, expected {expected_len}");
+        }
+        for expected_len in [10, 100_000] {
+            std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
+            let read = read_start(&File::open(&path).unwrap(), expected_len, false).unwrap();
+            assert_eq!(read.map(|bytes| bytes.len()), Some(32 * 1024 + 1));
+        }
     }
 }

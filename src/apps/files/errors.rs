@@ -1,67 +1,116 @@
-//! Responses for files that are missing or unreadable: the single-page app fallback, or a custom error page.
+//! I/O errors as HTTP responses: the status, and a built-in page for browsers.
 
+use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
+use sha2::{Digest, Sha256};
 
-use super::cached_file::Representation;
-use super::precompressed::Precompressed;
-use super::{Files, path, status_for};
 use crate::httpserver::{RequestHead, Response};
 
-impl Files {
-    /// Checks that the page of the single-page app ([`Options::spa`](super::Options::spa)), if there is one, can be read.
-    ///
-    /// # Errors
-    /// Returns the error of opening or reading it.
-    pub fn check_spa_page(&self) -> io::Result<()> {
-        self.options.spa.as_ref().map_or(Ok(()), |page| self.root.open_file(page.as_ref()).map(drop))
-    }
+/// Returns whether an error means that the file does not exist, or must appear not to exist.
+pub(super) fn is_not_found(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    // Where cap-std resolves symlinks itself, EINVAL means that one was replaced by a file or directory during the
+    // lookup.
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput)
+        || is_escape(error)
+        || is_loop(error)
+}
 
-    /// Responds with the fallback for `error`; returns `error` if there is none.
-    pub(super) fn fallback(&mut self, head: &RequestHead<'_>, error: io::Error) -> io::Result<Response> {
-        // Only page requests (Accept: text/html) get a fallback; missing scripts and API calls get the plain error.
-        if !head.names_media_type("text/html") {
-            return Err(error);
-        }
-        let status = status_for(&error);
-        if status == StatusCode::NOT_FOUND
-            && let Some(page) = self.options.spa.clone()
-        {
-            return self
-                .spa_page(head, page.into())
-                .inspect_err(|error| log::error!("cannot read the --spa page: {error}"));
-        }
-        self.error_page(head, status).ok_or(error)
-    }
+/// Returns whether a symbolic link was refused because it leads out of the directory. Such an error comes from cap-std
+/// or from [`escape`], so it has no errno; a symlink loop is rejected by the kernel.
+pub(super) fn is_escape(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
 
-    /// Responds with a custom error page, such as `404.html` in the served directory.
-    fn error_page(&mut self, head: &RequestHead<'_>, status: StatusCode) -> Option<Response> {
-        let name = match status {
-            StatusCode::NOT_FOUND => "404.html",
-            StatusCode::FORBIDDEN => "403.html",
-            StatusCode::INTERNAL_SERVER_ERROR => "500.html",
-            _ => return None,
-        };
-        // A separate cache key: without precompressed siblings, the representation differs from that at the path of
-        // the page. NUL cannot occur in a path.
-        let (key, now) = (format!("\0{name}").into_bytes(), head.unix_time());
-        if self.cache.fresh(&key, now).is_none() {
-            let (stale, representation) =
-                (self.cache.take(&key), Representation::identity(name.into(), Precompressed::default()));
-            self.load_cached(&key, representation, stale, now).ok()?;
-        }
-        self.cache.fresh(&key, now).map(|entry| entry.respond_as_error(status))
-    }
+/// Creates the error for a symbolic link that leads out of the directory.
+pub(super) fn escape() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "a symbolic link leads out of the directory")
+}
 
-    /// Responds with the single-page app page, whatever the request path.
-    fn spa_page(&mut self, head: &RequestHead<'_>, relative: PathBuf) -> io::Result<Response> {
-        let (path, now) = (path::canonical(&relative), head.unix_time());
-        if self.cache.fresh(path.as_bytes(), now).is_none() {
-            let (stale, representation) = (self.cache.take(path.as_bytes()), self.identity(relative));
-            self.load_cached(path.as_bytes(), representation, stale, now)?;
-        }
-        self.negotiate(head, &path)
+#[cfg(unix)]
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+#[cfg(not(unix))]
+fn is_loop(_: &io::Error) -> bool {
+    false
+}
+
+/// Returns whether an error means that the process or the system is out of file descriptors.
+#[cfg(unix)]
+pub(super) fn is_out_of_fds(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_out_of_fds(_: &io::Error) -> bool {
+    false
+}
+
+/// Returns the status code for an I/O error.
+pub(super) fn status_for(error: &io::Error) -> StatusCode {
+    match error.kind() {
+        _ if is_not_found(error) => StatusCode::NOT_FOUND,
+        io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+        io::ErrorKind::ResourceBusy => StatusCode::SERVICE_UNAVAILABLE,
+        _ if is_out_of_fds(error) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// Returns whether the client is a browser that will show the response as a page.
+pub(super) fn wants_page(head: &RequestHead<'_>) -> bool {
+    head.names_media_type("text/html")
+}
+
+/// Logs an error that is the server's own, and responds with its status.
+pub(super) fn error_response(path: &str, error: &io::Error, page: bool) -> Response {
+    let status = status_for(error);
+    if status == StatusCode::INTERNAL_SERVER_ERROR || is_out_of_fds(error) {
+        log::error!("cannot read {path}: {error}");
+    }
+    status_response(status, page)
+}
+
+/// Responds with an error: as a page, or as a line of text.
+pub(super) fn status_response(status: StatusCode, page: bool) -> Response {
+    let response = if page { error_page(status) } else { status.into() };
+    if status == StatusCode::SERVICE_UNAVAILABLE { response.header("Retry-After", "1") } else { response }
+}
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{margin:0;min-height:100vh;display:grid;place-content:center;text-align:center;padding:1.5rem;\
+box-sizing:border-box;background:#f6f7f9;color:#1d232b;\
+font:16px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",sans-serif}\
+b{font-size:4rem;line-height:1;color:#66707d}h1{margin:.5rem 0;font-size:1.35rem}p{margin:0;color:#66707d}\
+@media(prefers-color-scheme:dark){body{background:#12151a;color:#e3e7ed}b,p{color:#939eac}}";
+
+/// The Content-Security-Policy of an error page: nothing but its own style sheet.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = STANDARD.encode(Sha256::digest(STYLE));
+    format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'")
+});
+
+fn error_page(status: StatusCode) -> Response {
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let advice = match status {
+        StatusCode::NOT_FOUND => "There is no page at this address.",
+        StatusCode::FORBIDDEN => "The server is not allowed to read this file.",
+        StatusCode::SERVICE_UNAVAILABLE => "The page is not available at the moment. Please try again shortly.",
+        _ => "The server could not read this file.",
+    };
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n");
+    let _ = write!(page, "<title>{reason}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>");
+    let _ = write!(page, "<b>{}</b><h1>{reason}</h1><p>{advice}</p></main>\n</body>\n</html>\n", status.as_u16());
+    let response = Response::new(status).content_type("text/html; charset=utf-8").body(page);
+    response.header("Content-Security-Policy", POLICY.as_str()).header("X-Content-Type-Options", "nosniff")
 }

@@ -1,7 +1,87 @@
-//! Cache-Control policy.
+//! Options of the file server, and the Cache-Control policy.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Options for serving a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent options")]
+#[non_exhaustive]
+pub struct Options {
+    /// Index files, in order of preference. Default: `index.html`.
+    pub index: Vec<String>,
+    /// Serves hidden files: names that begin with a dot and, on Windows, files with the hidden attribute. Default:
+    /// false.
+    pub hidden: bool,
+    /// Follows symbolic links that lead out of the directory. Links that lead to a place inside it are always followed.
+    /// Default: false.
+    pub follow_symlinks: bool,
+    /// Lists directories that have no index file: as HTML, or as JSON if requested by Accept or `?format=json`.
+    /// Default: true.
+    pub listing: bool,
+    /// The file to serve for page requests that match no file, for single-page apps: a path relative to the directory.
+    /// A page request accepts `text/html` and is not for a resource of a page, as shown by its Accept and
+    /// Sec-Fetch-Dest headers and by the extension of the path. Default: none.
+    pub spa: Option<String>,
+    /// Serves `about.html` at `/about`, and redirects `/about.html` there. Default: false.
+    pub clean_urls: bool,
+    /// Media types by file extension, such as `("log", "text/plain")`; they precede the built-in ones. Of several that
+    /// match, such as `gz` and `tar.gz`, the longest is used. Default: none.
+    pub types: Vec<(String, String)>,
+    /// Files that are never served or listed, even if they are in the directory, such as a password file; also not
+    /// through links, which are recognized by device and inode. Default: none.
+    pub private: Vec<PathBuf>,
+    /// The Cache-Control policy. Default: `no-cache`.
+    pub cache_control: CacheControl,
+    /// Serves `app.js.br`, `app.js.zst` or `app.js.gz` in place of `app.js` to clients that accept the coding, unless it
+    /// is empty or older than `app.js`. Default: true.
+    pub precompressed: bool,
+    /// Maximum total size in bytes of the small files (up to 32 KiB each) that each worker holds in memory. With 0, every
+    /// request compares the file with the file system; otherwise a change may take a second to become visible. Default:
+    /// 16 MiB.
+    pub cache_bytes_max: usize,
+    /// Maximum number of larger files that each worker keeps open. Default: 256.
+    pub open_files_max: usize,
+}
+
+impl Options {
+    optional_setters! {
+        spa: String,
+    }
+
+    setters! {
+        index: Vec<String>,
+        hidden: bool,
+        follow_symlinks: bool,
+        listing: bool,
+        clean_urls: bool,
+        types: Vec<(String, String)>,
+        private: Vec<PathBuf>,
+        cache_control: CacheControl,
+        precompressed: bool,
+        cache_bytes_max: usize,
+        open_files_max: usize,
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            index: vec!["index.html".into()],
+            hidden: false,
+            follow_symlinks: false,
+            listing: true,
+            spa: None,
+            clean_urls: false,
+            types: Vec::new(),
+            private: Vec::new(),
+            cache_control: CacheControl::default(),
+            precompressed: true,
+            cache_bytes_max: 16 << 20,
+            open_files_max: 256,
+        }
+    }
+}
 
 /// The Cache-Control policy for files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

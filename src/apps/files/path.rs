@@ -1,8 +1,9 @@
 //! Maps a request path to a file path relative to the root.
 //!
 //! A path is split at slashes and then decoded, once (RFC 3986 section 2.4), so `%2F` is not a separator and `%252e` is
-//! not a dot. Any segment that is not a plain file name is rejected (404), so that responses are the same on all
-//! platforms. Security does not depend on this: `root` confines requests to the root.
+//! not a dot. Repeated slashes count as one and `.` segments are skipped, as in the normal form that the router uses. Any
+//! other segment that is not a plain file name is rejected (404), so that responses are the same on all platforms.
+//! Security does not depend on this: `root` confines requests to the root.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Parses a raw request path such as `/a/b`. Repeated slashes count as one. Returns `None` if no file can have this
-    /// path.
+    /// Parses a raw request path such as `/a/b`. Returns `None` if no file can have this path.
     pub(super) fn parse(path: &str, hidden: bool) -> Option<Target> {
         let mut segments = path.split('/').peekable();
         // The path must begin with a slash, which `*` and an authority do not.
@@ -30,11 +30,12 @@ impl Target {
         }
         let (mut relative, mut slash) = (PathBuf::new(), false);
         while let Some(segment) = segments.next() {
-            if segment.is_empty() {
+            let name: Vec<u8> = percent_decode_str(segment).collect();
+            // RFC 3986 section 5.2.4: `/a/.` denotes `/a/`.
+            if matches!(&name[..], b"" | b".") {
                 slash |= segments.peek().is_none();
                 continue;
             }
-            let name: Vec<u8> = percent_decode_str(segment).collect();
             let is_hidden = name.starts_with(b".");
             if !is_name(&name) || is_hidden && !hidden {
                 return None;
@@ -67,9 +68,18 @@ pub(super) fn canonical(relative: &Path) -> String {
     path
 }
 
+/// Returns the canonical spelling of one segment of a request path.
+pub(super) fn canonical_segment(segment: &str) -> String {
+    let mut canonical = String::with_capacity(segment.len());
+    for byte in percent_decode_str(segment) {
+        push_byte(&mut canonical, byte);
+    }
+    canonical
+}
+
 /// Returns whether `name` can be the name of a directory entry.
 fn is_name(name: &[u8]) -> bool {
-    name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/')
+    name != b".." && !name.contains(&0) && !name.contains(&b'/')
 }
 
 /// Converts a decoded segment to a file name; on Unix any bytes are valid.
@@ -117,6 +127,10 @@ mod tests {
             ("/a%20b/%c3%a9", "a b/\u{e9}", false),
             ("/%252e%252e", "%2e%2e", false),
             ("/a;b=c/d", "a;b=c/d", false),
+            ("/./a/././b", "a/b", false),
+            ("/a/%2e/b/.", "a/b", true),
+            ("/.", "", true),
+            ("//.//./", "", true),
             // Not a valid name on Windows.
             #[cfg(unix)]
             ("/...", "...", false),
@@ -128,7 +142,7 @@ mod tests {
 
     #[test]
     fn invalid_and_hidden_names_are_rejected() {
-        for path in ["/..", "/%2e%2e/a", "/.%2E", "/.", "/a/%2e/b", "/a%2fb", "/a%00", "/%00", "*", "x.test:80"] {
+        for path in ["/..", "/%2e%2e/a", "/.%2E", "/./..", "/a/../b", "/a%2fb", "/a%00", "/%00", "*", "x.test:80"] {
             assert_eq!(Target::parse(path, true), None, "{path}");
         }
         for path in ["/.git/config", "/a/.b", "/%2egit"] {

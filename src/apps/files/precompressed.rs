@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cap_std::fs::Metadata;
 
 use super::media;
-use super::root::{FileKind, Root};
+use super::root::Root;
 use crate::httpserver::{AcceptedCodings, ContentCoding};
 
 /// Content codings and their file extensions, in order of preference: best compression first.
@@ -20,17 +23,27 @@ pub(super) struct Precompressed {
 }
 
 impl Precompressed {
-    /// Looks for the siblings of a file.
+    /// Looks for the siblings of a file. One that is empty or older than the file is not up to date, and is ignored.
     pub(super) fn find(root: &Root, relative: &Path) -> Self {
         // Files in a compressed format have no siblings: skip the system calls.
         if media::is_compressed(relative) {
             return Precompressed::default();
         }
-        let exists = |(coding, _)| matches!(root.kind(&sibling_name(relative, coding)), Ok(FileKind::File));
-        Precompressed { present: CODINGS.map(exists) }
+        let siblings = CODINGS.map(|(coding, _)| root.metadata(&sibling_name(relative, coding)).ok());
+        // Most files have none; the file itself is then not looked up.
+        let is_usable = |sibling: &Metadata| sibling.is_file() && sibling.len() > 0;
+        if !siblings.iter().flatten().any(is_usable) {
+            return Precompressed::default();
+        }
+        let Some(original) = root.metadata(relative).ok().map(|metadata| modified(&metadata)) else {
+            return Precompressed::default();
+        };
+        let is_current = |sibling: &Metadata| is_usable(sibling) && !is_older(modified(sibling), original);
+        Precompressed { present: siblings.map(|sibling| sibling.as_ref().is_some_and(is_current)) }
     }
 
     /// Returns whether the file has any precompressed sibling.
+    #[inline]
     pub(super) fn any(self) -> bool {
         self.present != [false; 3]
     }
@@ -42,6 +55,19 @@ impl Precompressed {
         let available: Vec<ContentCoding> = present.chain([ContentCoding::Identity]).collect();
         accepted.best(&available)
     }
+}
+
+fn modified(metadata: &Metadata) -> Option<SystemTime> {
+    metadata.modified().ok().map(cap_std::time::SystemTime::into_std)
+}
+
+/// Returns whether a sibling is older than the original. Some compressors copy the mtime of the original without the
+/// fraction of its second.
+fn is_older(sibling: Option<SystemTime>, original: Option<SystemTime>) -> bool {
+    let (Some(sibling), Some(original)) = (sibling, original) else { return false };
+    let whole = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(Duration::ZERO, |time| time);
+    let (sibling, original) = (whole(sibling), whole(original));
+    if sibling.subsec_nanos() == 0 { sibling.as_secs() < original.as_secs() } else { sibling < original }
 }
 
 /// Returns the name of the sibling with this coding.
@@ -57,4 +83,25 @@ pub(super) fn sibling_name(relative: &Path, coding: ContentCoding) -> PathBuf {
 /// Returns the name of the original file, without the extension of the coding.
 pub(super) fn original_name(relative: &Path, coding: ContentCoding) -> Cow<'_, Path> {
     if coding == ContentCoding::Identity { relative.into() } else { relative.with_extension("").into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sibling_may_have_the_whole_seconds_of_its_original() {
+        let at = |seconds, nanoseconds| Some(UNIX_EPOCH + Duration::new(seconds, nanoseconds));
+        for (sibling, original, expected) in [
+            (at(5, 0), at(5, 0), false),
+            (at(5, 0), at(5, 700), false),
+            (at(5, 600), at(5, 700), true),
+            (at(5, 700), at(5, 700), false),
+            (at(4, 0), at(5, 0), true),
+            (at(6, 0), at(5, 900), false),
+            (None, at(5, 0), false),
+        ] {
+            assert_eq!(is_older(sibling, original), expected, "{sibling:?} {original:?}");
+        }
+    }
 }

@@ -1,6 +1,10 @@
-//! Byte ranges (RFC 9110 section 14).
+//! Byte ranges (RFC 9110 section 14), and responses with several of them: multipart/byteranges (section 14.6).
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
+
+use crate::httpserver::{Part, Response};
 
 /// Maximum number of ranges in a request. More are considered an attack: Range is ignored, as sending the whole file is
 /// cheaper.
@@ -12,8 +16,7 @@ const PART_OVERHEAD_BYTES: u64 = 128;
 /// A parsed Range header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ranges {
-    /// The whole file: the header is ignored, because it is malformed, has too many ranges, or selects a suffix of an
-    /// empty file.
+    /// The whole file: the header is ignored, because it is malformed or has too many ranges, or the file is empty.
     Full,
     /// A single range.
     Single(Range<u64>),
@@ -32,14 +35,13 @@ pub(super) fn parse(value: &[u8], len: u64) -> Ranges {
         match parse_spec(spec, len) {
             _ if count > RANGES_MAX => return Ranges::Full,
             None => return Ranges::Full,
-            Some(part) if part.is_empty() && (len > 0 || part.start > 0) => {}
-            // A suffix of an empty file: Content-Range cannot express it, so the whole (empty) file is sent.
-            Some(part) if part.is_empty() => return Ranges::Full,
+            Some(part) if part.is_empty() => {}
             Some(part) => coalesce(&mut parts, part),
         }
     }
     match parts.len() {
-        _ if count == 0 => Ranges::Full,
+        // Programs that send a Range with every request expect an empty file, not an error.
+        _ if count == 0 || len == 0 => Ranges::Full,
         0 => Ranges::Unsatisfiable,
         1 => Ranges::Single(parts.remove(0)),
         _ => Ranges::Multiple(parts),
@@ -58,7 +60,7 @@ fn parse_spec(spec: &str, len: u64) -> Option<Range<u64>> {
     match (first, last) {
         ("", suffix) => {
             let count = parse_number(suffix)?;
-            // `-0` is never satisfiable; a longer suffix of an empty file is `0..0`.
+            // `-0` is never satisfiable.
             Some(if count == 0 { 1..1 } else { len.saturating_sub(count)..len })
         }
         (first, "") => Some(clamp(parse_number(first)?, len)),
@@ -94,6 +96,39 @@ fn coalesce(parts: &mut Vec<Range<u64>>, mut part: Range<u64>) {
 
 fn should_merge(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start <= b.end.saturating_add(PART_OVERHEAD_BYTES) && b.start <= a.end.saturating_add(PART_OVERHEAD_BYTES)
+}
+
+/// Returns the value of Content-Range for a range of `len` bytes in total.
+pub(super) fn content_range(range: &Range<u64>, len: u64) -> String {
+    format!("bytes {}-{}/{len}", range.start, range.end - 1)
+}
+
+/// Builds a multipart/byteranges response with the given `ranges` of a file of `len` bytes; `piece` returns the content
+/// of a range.
+pub(super) fn multipart_response(
+    content_type: &str,
+    len: u64,
+    ranges: &[Range<u64>],
+    piece: impl Fn(&Range<u64>) -> Part,
+) -> Response {
+    let boundary = boundary();
+    let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
+    let mut line_end = "";
+    for range in ranges {
+        let content_range = content_range(range, len);
+        let head =
+            format!("{line_end}--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: {content_range}\r\n\r\n");
+        parts.push(Part::from(head));
+        parts.push(piece(range));
+        line_end = "\r\n";
+    }
+    parts.push(Part::from(format!("\r\n--{boundary}--\r\n")));
+    Response::parts(parts).header("Content-Type", format!("multipart/byteranges; boundary={boundary}"))
+}
+
+/// Returns an unpredictable boundary, which occurs in the content with a probability of about 2^-64.
+fn boundary() -> String {
+    format!("serverd-{:016x}", RandomState::new().build_hasher().finish())
 }
 
 #[cfg(test)]
@@ -159,13 +194,16 @@ mod tests {
             ("bytes=99999999999999999999-", 10_000),
             ("bytes=-0", 10_000),
             ("bytes=10000-, 10001-, -0", 10_000),
-            ("bytes=0-", 0),
-            ("bytes=0-0", 0),
-            ("bytes=-0", 0),
         ] {
             assert_eq!(parse(value.as_bytes(), len), Ranges::Unsatisfiable, "{value}");
         }
-        assert_eq!(parse(b"bytes=-5", 0), Ranges::Full);
+    }
+
+    #[test]
+    fn an_empty_file_is_sent_whole_whatever_the_range() {
+        for value in ["bytes=0-", "bytes=0-0", "bytes=-0", "bytes=-5", "bytes=0-, -1", "bytes=7-9"] {
+            assert_eq!(parse(value.as_bytes(), 0), Ranges::Full, "{value}");
+        }
     }
 
     #[test]

@@ -4,13 +4,27 @@
 //! seccomp filter blocks that call, component by component, each relative to the previous handle). Neither `..` nor a
 //! symbolic link escapes the root, even if directories are replaced during the lookup. With `follow`, paths are
 //! resolved by the operating system and symbolic links may lead anywhere; `..` is still rejected by `path`.
+//!
+//! The kernel refuses every absolute symbolic link, even one that leads to a place inside the directory. Such a link is
+//! read, the path of the directory is removed from its target, and the rest is opened through the handle, so that the
+//! containment is still the kernel's. The absolute path itself is never opened.
 
-use std::ffi::OsStr;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata};
+
+use super::errors::{escape, is_escape};
+use super::options::Options;
+
+/// Maximum number of absolute symbolic links in the resolution of one path.
+const ABSOLUTE_LINKS_MAX: usize = 8;
+
+/// Maximum number of symbolic links in the resolution of one path; that of Linux.
+const LINKS_MAX: usize = 40;
 
 /// The kinds of file system object that are served.
 pub(super) enum FileKind {
@@ -21,16 +35,35 @@ pub(super) enum FileKind {
 /// A served directory.
 pub(super) struct Root {
     directory: Dir,
-    /// The absolute path of the directory; set only if symbolic links may lead out of it.
-    follow: Option<PathBuf>,
+    id: FileId,
+    /// The absolute path of the directory: as given, and with all symbolic links resolved.
+    paths: [PathBuf; 2],
+    follow: bool,
     hidden: bool,
+    private: Vec<PathBuf>,
 }
 
+/// Identifies a file or directory: device and inode number, or the time of its creation on Windows.
+type FileId = (u64, u64);
+
 impl Root {
-    pub(super) fn open(path: &Path, follow: bool, hidden: bool) -> io::Result<Self> {
+    /// Opens the directory at an absolute path.
+    pub(super) fn open(path: &Path, options: &Options) -> io::Result<Self> {
         let directory = Dir::open_ambient_dir(path, ambient_authority())?;
-        let follow = if follow { Some(path.canonicalize()?) } else { None };
-        Ok(Root { directory, follow, hidden })
+        let id = file_id(&directory.dir_metadata()?);
+        let paths = [path.to_owned(), path.canonicalize()?];
+        let Options { follow_symlinks: follow, hidden, ref private, .. } = *options;
+        Ok(Root { directory, id, paths, follow, hidden, private: private.clone() })
+    }
+
+    /// Returns whether both are the same directory at the same place.
+    pub(super) fn is_same(&self, other: &Root) -> bool {
+        self.id == other.id && self.paths == other.paths
+    }
+
+    /// Returns the name of the directory.
+    pub(super) fn name(&self) -> &OsStr {
+        self.paths[1].file_name().unwrap_or_default()
     }
 
     /// Returns the kind of a file, or a `NotFound` error if it is neither a regular file nor a directory.
@@ -50,10 +83,12 @@ impl Root {
         if !self.hidden && self.is_hidden(relative) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        match &self.follow {
-            None => self.directory.metadata(relative),
-            Some(root) => std::fs::metadata(root.join(relative)).map(Metadata::from_just_metadata),
-        }
+        let metadata = if self.follow {
+            std::fs::metadata(self.paths[1].join(relative)).map(Metadata::from_just_metadata)?
+        } else {
+            self.beneath(relative, |path| self.directory.metadata(path))?
+        };
+        if self.is_private(relative, &metadata) { Err(io::ErrorKind::NotFound.into()) } else { Ok(metadata) }
     }
 
     /// Calls `each` for every served entry of a directory, in no particular order.
@@ -62,19 +97,27 @@ impl Root {
         relative: &Path,
         mut each: impl FnMut(&OsStr, &Metadata) -> io::Result<()>,
     ) -> io::Result<()> {
-        let directory = match &self.follow {
-            None => self.directory.open_dir(or_dot(relative))?,
-            Some(root) => Dir::open_ambient_dir(root.join(relative), ambient_authority())?,
+        let directory = if self.follow {
+            Dir::open_ambient_dir(self.paths[1].join(relative), ambient_authority())?
+        } else {
+            self.beneath(or_dot(relative), |path| self.directory.open_dir(path))?
         };
+        let mut is_empty = true;
         for entry in directory.entries()? {
             let entry = entry?;
+            is_empty = false;
             let name = entry.file_name();
             if !self.hidden && name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
             // Skip entries that have been removed since, and symbolic links that lead out of the root.
             let metadata = match entry.metadata() {
-                Ok(metadata) if cfg!(not(windows)) && !metadata.is_symlink() => metadata,
+                Ok(metadata) if cfg!(not(windows)) && !metadata.is_symlink() => {
+                    if !self.private.is_empty() && self.is_private(&relative.join(&name), &metadata) {
+                        continue;
+                    }
+                    metadata
+                }
                 Ok(_) => match self.metadata(&relative.join(&name)) {
                     Ok(metadata) => metadata,
                     Err(_) => continue,
@@ -85,18 +128,76 @@ impl Root {
                 each(&name, &metadata)?;
             }
         }
-        Ok(())
+        // A directory that was removed reads as empty.
+        let is_gone = is_empty && is_removed(&directory.dir_metadata()?);
+        if is_gone { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 
     /// Opens a regular file for reading. Opens without blocking, as opening a FIFO would wait for a writer.
     pub(super) fn open_file(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
-        let file = match &self.follow {
-            None => self.directory.open_with(relative, &beneath_options())?.into_std(),
-            Some(root) => ambient_options().open(root.join(relative))?,
+        let file = if self.follow {
+            ambient_options().open(self.paths[1].join(relative))?
+        } else {
+            let options = beneath_options();
+            self.beneath(relative, |path| self.directory.open_with(path, &options))?.into_std()
         };
         // Check the open file rather than the path, which may refer to another file by now.
         let metadata = Metadata::from_file(&file)?;
-        if metadata.is_file() { Ok((file, metadata)) } else { Err(io::ErrorKind::NotFound.into()) }
+        let is_served = metadata.is_file() && !self.is_private(relative, &metadata);
+        if is_served { Ok((file, metadata)) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Opens a path through the handle of the directory. If the kernel refuses it because of a symbolic link, resolves
+    /// the links and tries again.
+    fn beneath<T>(&self, relative: &Path, open: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        match open(relative) {
+            Err(error) if is_escape(&error) => open(or_dot(&self.resolve_links(relative)?)),
+            outcome => outcome,
+        }
+    }
+
+    /// Resolves the symbolic links of a path, absolute ones included. Each step looks at a path whose parents have been
+    /// resolved already; the kernel confines it to the directory like any other.
+    fn resolve_links(&self, relative: &Path) -> io::Result<PathBuf> {
+        let mut pending: VecDeque<OsString> = names(relative)?.collect();
+        let (mut resolved, mut links, mut absolute_links) = (PathBuf::new(), 0, 0);
+        while let Some(name) = pending.pop_front() {
+            if name == ".." {
+                if !resolved.pop() {
+                    return Err(escape());
+                }
+                continue;
+            }
+            let path = resolved.join(&name);
+            if !self.directory.symlink_metadata(&path)?.is_symlink() {
+                resolved = path;
+                continue;
+            }
+            let mut target = self.directory.read_link_contents(&path)?;
+            links += 1;
+            if target.is_absolute() || target.has_root() {
+                let below = |root: &PathBuf| target.strip_prefix(root).map(Path::to_owned).ok();
+                target = self.paths.iter().find_map(below).ok_or_else(escape)?;
+                resolved.clear();
+                absolute_links += 1;
+            }
+            if links > LINKS_MAX || absolute_links > ABSOLUTE_LINKS_MAX {
+                return Err(escape());
+            }
+            for name in names(&target)?.collect::<Vec<_>>().into_iter().rev() {
+                pending.push_front(name);
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Returns whether a file must not be served: by its name, and, for links to it, by device and inode.
+    fn is_private(&self, relative: &Path, metadata: &Metadata) -> bool {
+        self.private.iter().any(|private| {
+            let is_named = self.paths.iter().any(|root| private.strip_prefix(root).is_ok_and(|path| path == relative));
+            let same_file = |private| cfg!(unix) && metadata.is_file() && file_id(&private) == file_id(metadata);
+            is_named || std::fs::metadata(private).map(Metadata::from_just_metadata).is_ok_and(same_file)
+        })
     }
 
     /// Returns whether any component of the path has the hidden attribute.
@@ -116,6 +217,40 @@ impl Root {
     fn is_hidden(&self, _: &Path) -> bool {
         false
     }
+}
+
+/// Returns the names in a relative path, including `..`.
+fn names(path: &Path) -> io::Result<impl Iterator<Item = OsString>> {
+    let is_relative = path.components().all(|part| !matches!(part, Component::Prefix(_) | Component::RootDir));
+    if !is_relative {
+        return Err(escape());
+    }
+    let parts = path.components().filter(|part| !matches!(part, Component::CurDir));
+    Ok(parts.map(|part| part.as_os_str().to_owned()))
+}
+
+#[cfg(unix)]
+fn file_id(metadata: &Metadata) -> FileId {
+    use cap_std::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn file_id(metadata: &Metadata) -> FileId {
+    let created = metadata.created().ok().map(cap_std::time::SystemTime::into_std);
+    let since = created.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    (since.as_secs(), since.subsec_nanos().into())
+}
+
+/// Returns whether the last name of a file was removed.
+#[cfg(unix)]
+pub(super) fn is_removed(metadata: &Metadata) -> bool {
+    cap_std::fs::MetadataExt::nlink(metadata) == 0
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_removed(_: &Metadata) -> bool {
+    false
 }
 
 /// Returns `relative`, or `.` if it is empty, which denotes the root.

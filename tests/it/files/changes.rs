@@ -40,6 +40,27 @@ on_every_backend! {
         get_until(&mut client, "/a.txt", |response| response.status == 301);
     }
 
+    fn without_a_cache_changes_are_visible_at_once<B>() {
+        let tree = Tree::new(&[]);
+        let options = serverd::apps::files::Options::default().cache_bytes_max(0);
+        let server = tree.serve_with::<B>(options);
+        let mut client = server.connect();
+        for len in [20, 100_000] {
+            for round in 0..10_u8 {
+                let (old, new) = (vec![b'a' + round; len], vec![b'A' + round; len]);
+                let path = tree.write("file", &old);
+                assert!(get(&mut client, "/file").body == old, "{len} {round}: rewritten in place");
+                if cfg!(windows) && len > 1000 {
+                    continue; // An open file cannot be replaced there.
+                }
+                std::fs::rename(tree.write("new", &new), &path).expect("rename");
+                assert!(get(&mut client, "/file").body == new, "{len} {round}: replaced");
+                std::fs::remove_file(path).expect("remove file");
+                assert_eq!(get(&mut client, "/file").status, 404, "{len} {round}: removed");
+            }
+        }
+    }
+
     fn a_file_truncated_during_a_download_closes_the_connection_early<B>() {
         let tree = Tree::new(&[]);
         let path = tree.write("large.bin", vec![b'x'; 64 << 20]);

@@ -39,6 +39,9 @@ fn all_options_can_be_combined() {
             "--cors",
             "--spa",
             "index.html",
+            "--clean-urls",
+            "--type",
+            "txt=text/x-text",
             "--header",
             "X-Frame-Options: DENY",
             "--header",
@@ -53,6 +56,7 @@ fn all_options_can_be_combined() {
         let headers = format!("{}Accept-Encoding: gzip\r\n", basic("alice:wonderland"));
         let response = request(&mut client, "GET", "/long.txt", &headers);
         assert_eq!((response.status, response.header("content-encoding")), (200, Some("gzip")));
+        assert_eq!(response.header("content-type"), Some("text/x-text; charset=utf-8"));
         assert_eq!(response.header("cache-control"), Some("private"), "replaces the server's own");
         assert_eq!(response.head.matches("Cache-Control").count(), 1);
         let mut text = String::new();
@@ -84,6 +88,101 @@ fn options_can_be_set_by_environment_variables_and_users_by_a_file() {
     }
 }
 
+/// A line of a password file for a user whose password is `secret`.
+fn line(name: &str) -> String {
+    format!("{name}:{}\n", bcrypt::hash("secret", 4).expect("hash"))
+}
+
+#[test]
+fn a_password_file_is_read_again_when_it_changes_and_on_sighup() {
+    let tree = tree();
+    let users = tree.outside().join("users");
+    for backend in backends() {
+        std::fs::write(&users, line("alice") + &line("bert")).expect("write file");
+        let auth = format!("@{}", users.display());
+        let server =
+            Running::start(&["files", &tree.path().display().to_string(), "-p", "0", "-b", backend, "--auth", &auth]);
+        let mut client = server.connect();
+        let mut status = |name: &str| request(&mut client, "GET", "/", &basic(&format!("{name}:secret"))).status;
+        let mut wait_for = |name: &str, expected: u16| {
+            let start = std::time::Instant::now();
+            while status(name) != expected {
+                assert!(start.elapsed() < crate::harness::WAIT_MAX, "{backend}: {name} is not {expected}");
+            }
+        };
+        for (name, expected) in [("alice", 200), ("bert", 200), ("carol", 401)] {
+            wait_for(name, expected);
+        }
+        // Alice's password is cached as correct, but she is removed.
+        std::fs::write(&users, line("bert") + &line("carol")).expect("write file");
+        for (name, expected) in [("alice", 401), ("carol", 200), ("bert", 200)] {
+            wait_for(name, expected);
+        }
+        // A broken file changes nothing.
+        std::fs::write(&users, "not a line of users\n").expect("write file");
+        #[cfg(unix)]
+        server.signal("HUP");
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        wait_for("carol", 200);
+        std::fs::write(&users, line("alice")).expect("write file");
+        #[cfg(unix)]
+        server.signal("HUP");
+        for (name, expected) in [("alice", 200), ("carol", 401)] {
+            wait_for(name, expected);
+        }
+    }
+}
+
+#[test]
+fn a_password_file_in_the_directory_is_not_served() {
+    for backend in backends() {
+        check_password_file(backend);
+    }
+}
+
+fn check_password_file(backend: &str) {
+    let tree = tree();
+    let users = tree.write("users.txt", line("alice"));
+    tree.write("sub/a.txt", "a");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        symlink("users.txt", tree.path().join("link.txt")).expect("create symlink");
+        symlink(&users, tree.path().join("sub/absolute.txt")).expect("create symlink");
+        std::fs::hard_link(&users, tree.path().join("hard.txt")).expect("create link");
+        std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o644)).expect("set permissions");
+    }
+    let auth = format!("@{}", users.display());
+    let root = tree.path().display().to_string();
+    let arguments = ["files", &root, "-p", "0", "-b", backend, "--auth", &auth, "--index", "none"];
+    let mut command = serverd(&arguments);
+    let log = tree.outside().join("log");
+    command.stderr(std::fs::File::create(&log).expect("create file"));
+    let server = Running::spawn(&mut command);
+    let mut client = server.connect();
+    let headers = basic("alice:secret");
+    for path in ["/users.txt", "/link.txt", "/hard.txt", "/sub/absolute.txt", "/./users.txt", "/%75sers.txt"] {
+        assert_eq!(request(&mut client, "GET", path, &headers).status, 404, "{backend}: {path}");
+    }
+    let listing = request(&mut client, "GET", "/?format=json", &headers).text();
+    assert!(listing.contains("long.txt"), "{listing}");
+    for name in ["users.txt", "link.txt", "hard.txt"] {
+        assert!(!listing.contains(name), "{backend}: {name} in {listing}");
+    }
+    // An editor replaces the file.
+    let new = tree.outside().join("new");
+    std::fs::write(&new, line("alice")).expect("write file");
+    std::fs::rename(new, &users).expect("rename");
+    assert_eq!(request(&mut client, "GET", "/users.txt", &headers).status, 404, "{backend}");
+    #[cfg(unix)]
+    {
+        server.signal("TERM");
+        assert_eq!(server.wait().0, Some(0));
+        let log = std::fs::read_to_string(log).expect("read log");
+        assert!(log.contains("is in the served directory") && log.contains("can be read by all users"), "{log}");
+    }
+}
+
 #[test]
 fn flag_variables_accept_booleans_and_empty_variables_count_as_unset() {
     for value in ["1", "0", "yes", "no", "on", "off", "true", "false", ""] {
@@ -104,6 +203,8 @@ fn invalid_options_are_rejected_with_advice() {
         (&["files", "--header", "Content-Length: 3"], 2, "the server sets this header itself"),
         (&["files", "--auth", "alice:wonderland"], 2, "serverd hash"),
         (&["files", "--cache", "soon"], 2, "no-store"),
+        (&["files", "--type", "log"], 2, "EXT=TYPE"),
+        (&["files", "--type", "log=plain"], 2, "log=text/plain"),
         (&["files", "--spa", "../index.html"], 2, "below the directory"),
         (&["files", "--auth", "@/no/such/file", "-p", "0"], 1, "cannot read /no/such/file"),
         (&["files", "src", "--spa", "nofile.html", "-p", "0"], 1, "--spa: cannot read nofile.html in src"),

@@ -36,7 +36,7 @@ on_every_backend! {
         assert_eq!(links(&response), ["Alpha/", "sub/", "b9.txt", "b10.txt", "large.bin"]);
         let page = response.text();
         for part in [
-            "<title>/</title>",
+            "<title>root</title>",
             "2 directories, 3 files, 1.17 MiB",
             "title=\"1,234,567 bytes\">1.17 MiB<",
             "<time datetime=\"2020-11-14T12:00:00Z\">2020-11-14 12:00</time>",
@@ -79,8 +79,55 @@ on_every_backend! {
         let response = get(&mut client, "/sub/?sort=size&order=desc");
         assert_eq!(links(&response)[0], "../?sort=size&amp;order=desc");
         let page = response.text();
-        assert!(page.contains("aria-sort=\"descending\"><a href=\"?sort=size&amp;order=asc\">Size<"), "{page}");
-        assert!(page.contains("<a href=\"?sort=date&amp;order=desc\">"), "{page}");
+        for part in [
+            "aria-sort=\"descending\"><form><button name=\"sort\" value=\"size\">Size</button><input type=\"hidden\" name=\"order\" value=\"asc\">",
+            "<button name=\"sort\" value=\"date\">Modified (UTC)</button><input type=\"hidden\" name=\"order\" value=\"desc\">",
+            "<button name=\"format\" value=\"json\">",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("href=\"?"), "a program that follows links fetches each listing once: {page}");
+    }
+
+    fn listings_are_filtered_by_name<B>() {
+        let tree = tree();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (query, expected) in [
+            ("?q=B9", &["b9.txt"][..]),
+            ("?q=.TXT&sort=name&order=desc", &["b10.txt", "b9.txt"]),
+            ("?q=a", &["Alpha/", "large.bin"]),
+            ("?q=+", &["Alpha/", "sub/", "b9.txt", "b10.txt", "large.bin"]),
+            ("?q=none", &[]),
+        ] {
+            assert_eq!(links(&get(&mut client, &format!("/{query}"))), expected, "{query}");
+        }
+        let page = get(&mut client, "/?q=%22%3E%3Cscript%3E&sort=size").text();
+        assert!(page.contains("No name matches") && !page.contains("<script"), "{page}");
+        assert!(page.contains("name=\"q\" value=\"&quot;&gt;&lt;script&gt;\"><button"), "sorting keeps the filter: {page}");
+        let list: serde_json::Value = serde_json::from_slice(&get(&mut client, "/?format=json&q=sub").body).expect("JSON");
+        assert_eq!((list.as_array().map(Vec::len), &list[0]["name"]), (Some(1), &"sub".into()));
+    }
+
+    fn the_accept_header_selects_the_format<B>() {
+        let tree = tree();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (accept, json) in [
+            ("application/json, text/plain, */*", true),
+            ("application/json", true),
+            ("*/*, application/json", true),
+            ("application/json;q=0.9, */*;q=0.9", true),
+            ("text/*, application/json", true),
+            ("application/json;q=0.8, */*", false),
+            ("*/*", false),
+            ("text/html, application/json", false),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false),
+            ("image/png", false),
+        ] {
+            let response = request(&mut client, "GET", "/", &format!("Accept: {accept}\r\n"));
+            assert_eq!(response.header("content-type") == Some("application/json"), json, "{accept}");
+        }
     }
 
     fn a_directory_is_listed_as_json<B>() {

@@ -5,14 +5,17 @@ mod changes;
 mod command;
 mod conditions;
 mod listing;
+mod media_types;
 #[cfg(unix)]
 mod names;
 mod precompressed;
 mod ranges;
+mod replaced_root;
 mod serving;
 #[cfg(unix)]
 mod special_files;
 mod traversal;
+mod validators;
 mod website;
 
 use std::path::{Path, PathBuf};

@@ -43,6 +43,24 @@ on_every_backend! {
         assert_eq!((direct.header("content-encoding"), direct.header("content-type")), (None, Some("application/gzip")));
     }
 
+    fn an_outdated_or_empty_sibling_is_not_served<B>() {
+        let tree = Tree::new(&[("old.js", "new"), ("old.js.gz", "old"), ("empty.js", "plain"), ("empty.js.br", ""), ("kept.js", "plain"), ("kept.js.gz", "gzip")]);
+        let touch = |name: &str, seconds: u64| {
+            let file = std::fs::File::options().write(true).open(tree.path().join(name)).expect("open file");
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).expect("set mtime");
+        };
+        touch("old.js", 1_700_000_100);
+        touch("old.js.gz", 1_700_000_099);
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, text, coding) in [("/old.js", "new", None), ("/empty.js", "plain", None), ("/kept.js", "gzip", Some("gzip"))] {
+            let response = request(&mut client, "GET", path, "Accept-Encoding: gzip, br\r\n");
+            assert_eq!((response.text().as_str(), response.header("content-encoding")), (text, coding), "{path}");
+        }
+        touch("kept.js", 1_700_000_100);
+        crate::files::get_until(&mut client, "/kept.js", |response| response.header("vary").is_none());
+    }
+
     fn each_representation_has_its_own_etag_and_ranges<B>() {
         let tree = Tree::new(&[("app.js", "plain text"), ("app.js.gz", "compressed")]);
         let server = tree.serve::<B>();

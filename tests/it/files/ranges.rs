@@ -100,7 +100,7 @@ on_every_backend! {
         // RFC 9110 section 14.2: Range is only defined for GET.
         let response = request(&mut client, "HEAD", "/small.bin", "Range: bytes=0-1\r\n");
         assert_eq!((response.status, response.header("content-length")), (200, Some("10000")));
-        for (range, status) in [("bytes=0-", 416), ("bytes=-0", 416), ("bytes=-1", 200)] {
+        for (range, status) in [("bytes=0-", 200), ("bytes=-0", 200), ("bytes=-1", 200)] {
             let response = request(&mut client, "GET", "/empty.txt", &format!("Range: {range}\r\n"));
             assert_eq!(response.status, status, "{range} of an empty file");
         }

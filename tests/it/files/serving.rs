@@ -55,20 +55,96 @@ on_every_backend! {
 
     fn a_directory_without_a_trailing_slash_redirects_and_keeps_the_query<B>() {
         let tree = site();
+        if cfg!(unix) {
+            tree.write("a:b/", "");
+            tree.write("sub/a:b/", "");
+        }
         let server = tree.serve::<B>();
         let mut client = server.connect();
         for (path, location) in [
-            ("/sub", "/sub/"),
-            ("/sub?a=b&c", "/sub/?a=b&c"),
-            ("/sub?", "/sub/?"),
-            ("//sub", "/sub/"),
+            ("/sub", "./sub/"),
+            ("/sub?a=b&c", "./sub/?a=b&c"),
+            ("/sub?", "./sub/?"),
+            ("//sub", "./sub/"),
             ("//sub//?//x", ""),
-            ("/s%75b?%0d", "/sub/?%0d"),
+            ("/./sub", "./sub/"),
+            ("/sub/.", ""),
+            ("/s%75b?%0d", "./sub/?%0d"),
+            // Neither a scheme nor a host.
+            ("/a:b", "./a:b/"),
+            ("/sub/a:b", "./a:b/"),
         ] {
+            if path.contains(':') && cfg!(windows) {
+                continue;
+            }
             let response = get(&mut client, path);
             let expected = if location.is_empty() { (200, None) } else { (301, Some(location)) };
             assert_eq!((response.status, response.header("location")), expected, "{path}");
         }
+    }
+
+    fn dot_segments_are_removed<B>() {
+        let tree = site();
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, text) in [
+            ("/./a.txt", "text\n"),
+            ("/bare/./b.css", "b{}"),
+            ("/././bare/./././b.css", "b{}"),
+            ("/%2e/bare/%2E/b.css", "b{}"),
+            ("/sub/.", "<p>sub"),
+            ("/sub/%2e", "<p>sub"),
+            ("/sub/./", "<p>sub"),
+            ("/.", "<p>home"),
+        ] {
+            assert_eq!(get(&mut client, path).text(), text, "{path}");
+        }
+        for path in ["/..", "/./../a.txt", "/sub/../a.txt", "/sub/%2e%2e/a.txt", "/sub/./../../a.txt", "/a.txt/."] {
+            assert_eq!(get(&mut client, path).status, 404, "{path}");
+        }
+    }
+
+    fn clean_urls_omit_the_extension_of_pages<B>() {
+        let tree = Tree::new(&[
+            ("index.html", "home"),
+            ("about.html", "about page"),
+            ("about/index.html", "about directory"),
+            ("both", "exact"),
+            ("both.html", "page"),
+            ("dir/index.html", "directory"),
+            ("dir/a b.html", "odd"),
+            ("style.css", "b{}"),
+        ]);
+        let server = tree.serve_with::<B>(Options::default().clean_urls(true));
+        let mut client = server.connect();
+        for (path, text) in [
+            ("/", "home"),
+            ("/about", "about page"),
+            ("/about?x", "about page"),
+            ("/about/", "about directory"),
+            ("/both", "exact"),
+            ("/both.html", "page"),
+            ("/dir/", "directory"),
+            ("/dir/a%20b", "odd"),
+            ("/style.css", "b{}"),
+        ] {
+            assert_eq!((get(&mut client, path).status, get(&mut client, path).text().as_str()), (200, text), "{path}");
+        }
+        for (path, location) in [
+            ("/about.html?x=1", "./about?x=1"),
+            ("/dir/a%20b.html", "./a%20b"),
+            ("/index.html", "./"),
+            ("/dir/index.html", "./"),
+        ] {
+            let response = get(&mut client, path);
+            assert_eq!((response.status, response.header("location")), (308, Some(location)), "{path}");
+        }
+        assert_eq!(get(&mut client, "/dir").status, 301);
+        for path in ["/none", "/about.html/", "/.html", "/style"] {
+            assert_eq!(get(&mut client, path).status, 404, "{path}");
+        }
+        let server = tree.serve::<B>();
+        assert_eq!(get(&mut server.connect(), "/about.html").text(), "about page");
     }
 
     fn missing_and_hidden_files_are_404<B>() {
@@ -118,13 +194,13 @@ on_every_backend! {
         ] {
             assert_eq!(get(&mut client, path).text(), text, "{path}");
         }
-        for (path, location) in [("/files?x", "/files/?x"), ("/files/sub", "/files/sub/"), ("/nest/deep", "/nest/deep/")] {
+        for (path, location) in [("/files?x", "./files/?x"), ("/files/sub", "./sub/"), ("/nest/deep", "./deep/"), ("/./f%69les", "./files/")] {
             assert_eq!(get(&mut client, path).header("location"), Some(location), "{path}");
         }
         assert_eq!(get(&mut client, "/filesystem").status, 404);
         assert_eq!(request(&mut client, "PUT", "/files/a.txt", "").status, 405);
         // A Location that begins with two slashes would redirect to another host.
-        assert_eq!(get(&mut client, "//files//sub").header("location"), Some("/files/sub/"));
+        assert_eq!(get(&mut client, "//files//sub").header("location"), Some("./sub/"));
     }
 
     fn a_guarded_mount_cannot_be_bypassed_by_another_spelling<B>() {
@@ -147,10 +223,15 @@ on_every_backend! {
             "http://x//private@home/%73.txt",
             "/private%40home",
             "//private@home//",
+            "/./private@home/s.txt",
+            "/%2e/private@home/s.txt",
+            "/.//%2E/./priv%61te@home/./s.txt",
+            "/private@home/.",
+            "/private@home/%2e",
         ] {
             assert_eq!(get(&mut client, path).status, 401, "{path}");
         }
-        for path in ["/./private@home/s.txt", "/a/../private@home/s.txt", "/%2Fprivate@home/s.txt", "/private@home%2Fs.txt"] {
+        for path in ["/.private@home/s.txt", "/a/../private@home/s.txt", "/%2Fprivate@home/s.txt", "/private@home%2Fs.txt"] {
             assert_eq!(get(&mut client, path).status, 404, "{path}");
         }
         // Any single byte of the path may be percent-encoded.

@@ -53,6 +53,66 @@ on_every_backend! {
         }
     }
 
+    fn absolute_symlinks_within_the_directory_are_followed<B>() {
+        let tree = Tree::new(&[("a.txt", "text"), ("sub/deep/b.txt", "deep")]);
+        let root = tree.path();
+        let canonical = root.canonicalize().expect("canonical path");
+        std::fs::write(tree.outside().join("root-secret"), "outside").expect("write file");
+        symlink("root", tree.outside().join("alias")).expect("create symlink");
+        let alias = tree.outside().join("alias");
+        for (target, link) in [
+            (root.join("a.txt"), "file"),
+            (canonical.join("sub"), "dir"),
+            (root.join("dir/deep/../deep"), "chain"),
+            ("../file".into(), "sub/relative"),
+            (root.clone(), "self"),
+            (tree.outside().join("root-secret"), "out"),
+            (root.join("../root-secret"), "above"),
+            (root.join("sub/../../root-secret"), "winding"),
+            (alias.join("../root-secret"), "by-alias"),
+            (root.join("loop"), "loop"),
+            (root.join("pong"), "ping"),
+            (root.join("ping"), "pong"),
+            (root.join("nowhere"), "dangling"),
+        ] {
+            symlink(target, root.join(link)).expect("create symlink");
+        }
+        // At most eight absolute links are followed.
+        symlink(root.join("a.txt"), root.join("link0")).expect("create symlink");
+        for at in 1..9 {
+            symlink(root.join(format!("link{}", at - 1)), root.join(format!("link{at}"))).expect("create symlink");
+        }
+        // The root is given as it is, and by way of a symbolic link.
+        for directory in [&root, &alias] {
+            let files = serverd::Files::new(directory).expect("open directory");
+            let server = crate::harness::serve::<B, _>(move || serverd::HttpServer::with(files));
+            let mut client = server.connect();
+            for (path, text) in [("/dir/deep/b.txt", "deep"), ("/link0", "text")] {
+                assert_eq!(get(&mut client, path).text(), text, "{path}");
+            }
+            for path in ["/out", "/above", "/winding", "/by-alias", "/loop", "/ping", "/dangling"] {
+                let response = get(&mut client, path);
+                assert!(response.status == 404 && !response.text().contains("outside"), "{path}");
+            }
+        }
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for (path, text) in [
+            ("/file", "text"),
+            ("/chain/b.txt", "deep"),
+            ("/sub/relative", "text"),
+            ("/self/self/file", "text"),
+            ("/link7", "text"),
+        ] {
+            assert_eq!(get(&mut client, path).text(), text, "{path}");
+        }
+        assert_eq!(get(&mut client, "/link8").status, 404);
+        let listing = get(&mut client, "/?format=json").text();
+        for (name, listed) in [("file", true), ("dir", true), ("self", true), ("out", false), ("above", false)] {
+            assert_eq!(listing.contains(&format!("\"name\":\"{name}\"")), listed, "{name} in {listing}");
+        }
+    }
+
     fn symlinks_out_of_the_directory_are_followed_only_if_enabled<B>() {
         let tree = Tree::new(&[("a.txt", "text")]);
         std::fs::write(tree.outside().join("other.txt"), "other").expect("write file");

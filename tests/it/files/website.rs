@@ -36,17 +36,68 @@ on_every_backend! {
             let response = request(&mut client, "GET", path, NAVIGATION);
             assert_eq!((response.status, response.text().as_str()), (200, "<p>the app"), "{path}");
             assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"), "{path}");
-            assert_eq!(response.header("vary"), Some("Accept"), "{path}");
+            assert_eq!(response.header("vary"), Some("Accept, Sec-Fetch-Dest"), "{path}");
+        }
+        for headers in ["", SUBRESOURCE, "Accept: text/*\r\n", "Accept: */*;q=0.1\r\n", "Sec-Fetch-Dest: document\r\n"] {
+            for method in ["GET", "HEAD"] {
+                assert_eq!(request(&mut client, method, "/users/7", headers).status, 200, "{method} {headers}");
+            }
+        }
+        for headers in [
+            "Accept: application/json\r\n",
+            "Accept: application/json, text/plain, */*\r\n",
+            "Accept: image/avif,image/webp\r\n",
+            "Accept: text/html;q=0, */*\r\n",
+            "Accept: */*\r\nSec-Fetch-Dest: script\r\n",
+            "Accept: */*\r\nSec-Fetch-Dest: empty\r\n",
+        ] {
+            assert_eq!(request(&mut client, "GET", "/users/7", headers).status, 404, "{headers}");
         }
         let tag = request(&mut client, "HEAD", "/users/7", NAVIGATION).header("etag").expect("ETag").to_owned();
         assert_eq!(request(&mut client, "GET", "/users/8", &format!("{NAVIGATION}If-None-Match: {tag}\r\n")).status, 304);
         for headers in [SUBRESOURCE, "", "Accept: text/css,*/*;q=0.1\r\n", "Accept: text/html;q=0, */*\r\n", "Accept: image/*\r\n"] {
             let response = request(&mut client, "GET", "/assets/gone.js", headers);
-            assert_eq!((response.status, response.header("vary")), (404, Some("Accept")), "{headers}");
+            assert_eq!((response.status, response.header("vary")), (404, Some("Accept, Sec-Fetch-Dest")), "{headers}");
         }
         assert_eq!(request(&mut client, "GET", "/deep/page.txt", NAVIGATION).text(), "deep");
         assert_eq!(request(&mut client, "GET", "/app.js", NAVIGATION).text(), "plain");
         assert_eq!(request(&mut client, "POST", "/users/7", NAVIGATION).status, 405);
+    }
+
+    fn a_broken_spa_page_leaves_the_previous_one<B>() {
+        let tree = site();
+        let options = Options::default().spa("index.html".to_owned()).listing(false);
+        let server = tree.serve_with::<B>(options);
+        let mut client = server.connect();
+        assert_eq!(request(&mut client, "GET", "/a", NAVIGATION).text(), "<p>the app");
+        // Emptied, as during a build, then removed.
+        tree.write("index.html", "");
+        get_until(&mut client, "/index.html", |response| response.body.is_empty());
+        assert_eq!(request(&mut client, "GET", "/b", NAVIGATION).text(), "<p>the app");
+        std::fs::remove_file(tree.path().join("index.html")).expect("remove file");
+        let start = std::time::Instant::now();
+        while request(&mut client, "GET", "/index.html", "Accept: image/*\r\n").status != 404 {
+            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the file is still served");
+        }
+        assert_eq!(request(&mut client, "GET", "/c", NAVIGATION).text(), "<p>the app");
+        tree.write("index.html", "<p>built");
+        get_until(&mut client, "/index.html", |response| response.text() == "<p>built");
+        // The page was compared with its file within the current second, perhaps before the file was back.
+        while request(&mut client, "GET", "/d", NAVIGATION).text() != "<p>built" {
+            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the new page is not served");
+        }
+    }
+
+    fn browsers_get_error_pages<B>() {
+        let tree = Tree::new(&[]);
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        let response = request(&mut client, "GET", "/nowhere", NAVIGATION);
+        assert_eq!((response.status, response.header("content-type")), (404, Some("text/html; charset=utf-8")));
+        assert!(response.text().contains("Not Found") && response.text().contains("prefers-color-scheme"));
+        let policy = response.header("content-security-policy").expect("Content-Security-Policy");
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert_eq!(request(&mut client, "GET", "/nowhere", SUBRESOURCE).text(), "Not Found\n");
     }
 
     fn a_custom_404_page_is_served<B>() {

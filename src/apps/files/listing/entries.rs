@@ -1,8 +1,9 @@
 //! The entries of a directory in compact form: a list of fixed-size records and a single buffer for all names.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// Maximum number of entries in a listing. A longer listing is truncated, and says so.
 const ENTRIES_MAX: usize = 1_000_000;
@@ -12,6 +13,12 @@ const TOTAL_BYTES_MAX: usize = 128 << 20;
 
 /// Maximum memory of one listing, so that a single one never exhausts the budget.
 const LISTING_BYTES_MAX: usize = TOTAL_BYTES_MAX / 2;
+
+/// Time that a client has to read its first listing text before its rate counts.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Read rate in bytes per second below which a listing gives way to another one that needs its memory.
+const RATE_MIN: u64 = 64 * 1024;
 
 /// The kind of an entry. Other file types are not served, and therefore not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +54,62 @@ pub(super) enum SortKey {
     Date,
 }
 
-/// The memory budget of all in-flight listings; holds the number of bytes in use.
+/// The memory budget of all in-flight listings.
 #[derive(Clone, Default)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+pub(super) struct Budget(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    bytes_used: AtomicUsize,
+    sending: Mutex<Vec<Weak<Sending>>>,
+}
+
+/// A listing that is being sent. It is cancelled if the client reads slowly while the budget is exhausted.
+pub(super) struct Sending {
+    /// `None` once the listing is cancelled.
+    entries: Mutex<Option<Entries>>,
+    started: Instant,
+    bytes_sent: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sending {
+    /// Returns the entries, or `None` inside if the listing was cancelled.
+    pub(super) fn entries(&self) -> MutexGuard<'_, Option<Entries>> {
+        lock(&self.entries)
+    }
+
+    /// Records that the client has taken some text.
+    pub(super) fn add_sent(&self, bytes: usize) {
+        self.bytes_sent.fetch_add(bytes as u64, SeqCst);
+    }
+
+    /// Returns the read rate of the client in bytes per second, or `None` while it is too early to judge.
+    fn rate(&self) -> Option<u64> {
+        let elapsed = self.started.elapsed();
+        (elapsed >= GRACE).then(|| self.bytes_sent.load(SeqCst) / elapsed.as_secs().max(1))
+    }
+}
+
+impl Budget {
+    /// Cancels the listing that is read most slowly, if any is slow. Returns whether that freed memory.
+    fn cancel_slowest(&self) -> bool {
+        let sending: Vec<Arc<Sending>> = {
+            let mut sending = lock(&self.0.sending);
+            sending.retain(|listing| listing.strong_count() > 0);
+            sending.iter().filter_map(Weak::upgrade).collect()
+        };
+        let rated = sending.iter().filter_map(|listing| Some((listing.rate()?, listing)));
+        let slow = rated.filter(|(rate, listing)| *rate < RATE_MIN && listing.entries().is_some());
+        let Some((_, slowest)) = slow.min_by_key(|(rate, _)| *rate) else { return false };
+        let entries = slowest.entries().take();
+        log::info!("cancelled the listing of a client that reads slowly, for lack of memory for another one");
+        entries.is_some()
+    }
+}
 
 /// All entries of a directory.
 pub(super) struct Entries {
@@ -91,13 +151,26 @@ impl Entries {
             return Err(LimitReached::Truncated);
         }
         if bytes > self.reserved {
-            let total = self.budget.0.fetch_add(bytes - self.reserved, SeqCst) + bytes - self.reserved;
+            self.budget.0.bytes_used.fetch_add(bytes - self.reserved, SeqCst);
             self.reserved = bytes;
-            if total > TOTAL_BYTES_MAX {
-                return Err(LimitReached::Busy);
+            while self.budget.0.bytes_used.load(SeqCst) > TOTAL_BYTES_MAX {
+                if !self.budget.cancel_slowest() {
+                    return Err(LimitReached::Busy);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Begins to send the entries.
+    pub(super) fn send(self) -> Arc<Sending> {
+        let shared = Arc::clone(&self.budget.0);
+        let (started, bytes_sent) = (Instant::now(), AtomicU64::new(0));
+        let sending = Arc::new(Sending { entries: Mutex::new(Some(self)), started, bytes_sent });
+        let mut all = lock(&shared.sending);
+        all.retain(|listing| listing.strong_count() > 0);
+        all.push(Arc::downgrade(&sending));
+        sending
     }
 
     pub(super) fn len(&self) -> usize {
@@ -137,7 +210,7 @@ impl Entries {
 
 impl Drop for Entries {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.reserved, SeqCst);
+        self.budget.0.bytes_used.fetch_sub(self.reserved, SeqCst);
     }
 }
 
@@ -247,7 +320,38 @@ mod tests {
         assert!(filled[0].0.truncated && filled[0].0.len() > 100_000);
         assert_eq!(filled[9].1, Some(LimitReached::Busy));
         drop(filled);
-        assert_eq!(budget.0.load(SeqCst), 0);
+        assert_eq!(budget.0.bytes_used.load(SeqCst), 0);
         assert_eq!(Entries::new(budget).push(entry), Ok(()));
+    }
+    #[test]
+    fn a_slow_reader_gives_way_when_the_budget_is_exhausted() {
+        let budget = Budget::default();
+        let name = [b'x'; 255];
+        let entry = Entry { name: &name, kind: Kind::File, size: 0, modified: 0 };
+        let fill = || {
+            let mut entries = Entries::new(budget.clone());
+            let limit_reached = (0..130_000).find_map(|_| entries.push(entry).err());
+            (entries, limit_reached)
+        };
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        let send = |bytes_per_second: u64| {
+            let (entries, limit_reached) = fill();
+            assert_eq!(limit_reached, None);
+            // As by `Entries::send`, a minute ago.
+            let entries = Mutex::new(Some(entries));
+            let bytes_sent = AtomicU64::new(bytes_per_second * 60);
+            let sending = Arc::new(Sending { entries, started: long_ago, bytes_sent });
+            lock(&budget.0.sending).push(Arc::downgrade(&sending));
+            sending
+        };
+        let [slow, fast, slowest] = [1000, 10 * RATE_MIN, 10].map(send);
+        let (first, limit_reached) = fill();
+        assert_eq!(limit_reached, None, "the slowest has given way");
+        assert!(slowest.entries().is_none() && slow.entries().is_some() && fast.entries().is_some());
+        let (second, limit_reached) = fill();
+        assert!(limit_reached.is_none() && slow.entries().is_none() && fast.entries().is_some());
+        assert_eq!(fill().1, Some(LimitReached::Busy), "a fast reader is not cancelled");
+        drop((first, second, fast, slow, slowest));
+        assert_eq!(budget.0.bytes_used.load(SeqCst), 0);
     }
 }

@@ -4,24 +4,24 @@
 //! listings share a memory budget. The text is rendered in chunks, on demand.
 
 mod entries;
-mod icons;
-mod json;
 mod page;
 mod text;
 mod view;
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
-use self::entries::{Budget, Entries, Entry, Kind, LimitReached};
+use self::entries::{Budget, Entries, Entry, Kind, LimitReached, Sending};
 use self::view::{Format, View};
-use super::{Files, error_response};
+use super::errors::{error_response, wants_page};
+use super::root::Root;
+use super::site::Site;
 use crate::httpserver::{Pool, RequestHead, Response};
 
 /// Number of threads that read directories. They are started for the first listing.
@@ -52,32 +52,53 @@ impl Lister {
         };
         self.pool.get_or_init(start).as_ref()
     }
-}
 
-impl Files {
     /// Responds with a listing of a directory.
-    pub(super) fn list(&self, head: &RequestHead<'_>, relative: PathBuf) -> Response {
-        let Some(pool) = self.lister.pool() else { return StatusCode::INTERNAL_SERVER_ERROR.into() };
+    pub(super) fn list(
+        &self,
+        site: &Arc<Site>,
+        root: &Arc<Root>,
+        head: &RequestHead<'_>,
+        relative: PathBuf,
+    ) -> Response {
+        let Some(pool) = self.pool() else { return StatusCode::INTERNAL_SERVER_ERROR.into() };
         let segments = relative.iter().map(|name| name.as_encoded_bytes().to_vec()).collect();
-        let view = View::new(head, segments);
-        let (root, mut entries) = (Arc::clone(&self.root), Entries::new(self.lister.budget.clone()));
+        let view = View::new(head, root.name().as_encoded_bytes().to_vec(), segments);
+        let (site, root, entries) = (Arc::clone(site), Arc::clone(root), Entries::new(self.budget.clone()));
         let work = move || {
-            let mut limit_reached = None;
-            let outcome = root.read_dir(&relative, |name, metadata| {
-                limit_reached = entries.push(entry(name, metadata)).err();
-                if limit_reached.is_some() { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
-            });
-            if limit_reached != Some(LimitReached::Truncated) {
-                outcome?;
-            }
-            entries.sort(view.key, view.descending);
-            Ok(ListingWriter { view, entries, next_index: 0, done: false }.response())
+            let entries = read(&site, &root, &relative, &view, entries)?;
+            Ok(ListingWriter { view, listing: entries.send(), next_index: 0, done: false }.response())
         };
-        let path = head.path().to_owned();
+        let (path, page) = (head.path().to_owned(), wants_page(head));
         pool.offload(work, move |outcome: io::Result<Response>| {
-            outcome.unwrap_or_else(|error| error_response(&path, &error))
+            outcome.unwrap_or_else(|error| error_response(&path, &error, page).header("Vary", "Accept"))
         })
     }
+}
+
+/// Reads and sorts the entries of a directory.
+fn read(site: &Site, root: &Root, relative: &Path, view: &View, mut entries: Entries) -> io::Result<Entries> {
+    let (mut limit_reached, mut is_empty) = (None, true);
+    let outcome = root.read_dir(relative, |name, metadata| {
+        is_empty = false;
+        if view.matches(name.as_encoded_bytes()) {
+            limit_reached = entries.push(entry(name, metadata)).err();
+        }
+        if limit_reached.is_some() { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
+    });
+    let is_root = relative.as_os_str().is_empty();
+    match outcome {
+        // The root was removed; the site will notice.
+        Err(error) if is_root && error.kind() == io::ErrorKind::NotFound => {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        Err(error) if limit_reached != Some(LimitReached::Truncated) => return Err(error),
+        _ if is_root && is_empty && site.is_rebuilt(root) => return Err(io::ErrorKind::ResourceBusy.into()),
+        _ if !is_empty => site.set_populated(),
+        _ => {}
+    }
+    entries.sort(view.key, view.descending);
+    Ok(entries)
 }
 
 fn entry<'a>(name: &'a OsStr, metadata: &Metadata) -> Entry<'a> {
@@ -92,7 +113,7 @@ fn entry<'a>(name: &'a OsStr, metadata: &Metadata) -> Entry<'a> {
 /// Renders a listing, chunk by chunk.
 struct ListingWriter {
     view: View,
-    entries: Entries,
+    listing: Arc<Sending>,
     next_index: usize,
     done: bool,
 }
@@ -102,12 +123,15 @@ impl ListingWriter {
         let format = self.view.format;
         let mut buffered = String::new();
         while !self.done && buffered.len() < BUFFERED_BYTES_MAX {
-            self.push_chunk(&mut buffered);
+            // Cannot be cancelled this early.
+            if self.push_chunk(&mut buffered).is_err() {
+                return Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1");
+            }
         }
         let response = if self.done {
             Response::new(StatusCode::OK).body(buffered)
         } else {
-            Response::stream(std::iter::once(buffered).chain(self))
+            Response::try_stream(std::iter::once(Ok(buffered)).chain(self))
         };
         let response = response
             .header("Cache-Control", "no-cache")
@@ -122,44 +146,51 @@ impl ListingWriter {
         }
     }
 
-    fn push_chunk(&mut self, out: &mut String) {
-        let (html, start) = (self.view.format == Format::Html, out.len());
+    /// Appends the next chunk. Fails if the listing was cancelled.
+    fn push_chunk(&mut self, out: &mut String) -> io::Result<()> {
+        let guard = self.listing.entries();
+        let cancelled = || io::Error::other("the client read a listing slowly while memory was short");
+        let entries = guard.as_ref().ok_or_else(cancelled)?;
+        let (start, html) = (out.len(), self.view.format == Format::Html);
         if self.next_index == 0 {
             if html {
-                page::push_start(out, &self.view, &self.entries);
+                page::push_start(out, &self.view, entries);
             } else {
                 out.push('[');
             }
         }
-        while let Some(entry) = self.entries.get(self.next_index) {
+        while let Some(entry) = entries.get(self.next_index) {
             if html {
                 page::push_entry(out, &self.view, entry);
             } else {
-                json::push_entry(out, self.next_index, entry);
+                text::push_json_entry(out, self.next_index, entry);
             }
             self.next_index += 1;
             if out.len() - start >= CHUNK_BYTES {
-                return;
+                return Ok(());
             }
         }
         if html {
-            page::push_end(out, &self.entries);
+            page::push_end(out, &self.view, entries);
         } else {
             out.push_str("]\n");
         }
         self.done = true;
+        Ok(())
     }
 }
 
 impl Iterator for ListingWriter {
-    type Item = String;
+    type Item = io::Result<String>;
 
-    fn next(&mut self) -> Option<String> {
+    fn next(&mut self) -> Option<io::Result<String>> {
         if self.done {
             return None;
         }
         let mut chunk = String::with_capacity(CHUNK_BYTES + 1024);
-        self.push_chunk(&mut chunk);
-        Some(chunk)
+        let outcome = self.push_chunk(&mut chunk);
+        self.listing.add_sent(chunk.len());
+        self.done |= outcome.is_err();
+        Some(outcome.map(|()| chunk))
     }
 }

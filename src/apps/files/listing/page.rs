@@ -1,4 +1,7 @@
 //! Renders a listing as an HTML page: self-contained, with inline CSS and without scripts.
+//!
+//! The page links to its directories and files only. Other views of the listing are forms: a program that follows links,
+//! such as `wget -r`, would otherwise download each listing in every order.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -8,7 +11,6 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::entries::{Entries, Entry, Kind, SortKey};
-use super::icons;
 use super::text::{DateTime, push_grouped, push_html, push_segment, push_size};
 use super::view::View;
 
@@ -18,7 +20,7 @@ const STYLE: &str = include_str!("page.css");
 /// defense against hostile file names. Icons are part of the style sheet.
 pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'; \
+        "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'self'; \
          frame-ancestors 'self'",
         STANDARD.encode(Sha256::digest(STYLE))
     )
@@ -31,14 +33,16 @@ pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
     out.push_str(
         "<meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"robots\" content=\"noindex\">\n<title>",
     );
-    push_path(out, view);
+    push_title(out, view);
     out.push_str("</title>\n<style>");
     out.push_str(STYLE);
     out.push_str("</style>\n</head>\n<body>\n<main>\n<header>\n<nav aria-label=\"Path\"><h1>");
     push_breadcrumb(out, view);
     out.push_str("</h1></nav>\n<p>");
     push_summary(out, entries);
-    out.push_str("</p>\n</header>\n<table>\n<caption class=\"h\">Contents of ");
+    out.push_str("</p>\n");
+    push_filter(out, view);
+    out.push_str("</header>\n<table>\n<caption class=\"h\">Contents of ");
     push_path(out, view);
     out.push_str("</caption>\n<thead><tr>");
     push_column(out, view, SortKey::Name, "n", "Name");
@@ -50,7 +54,8 @@ pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
         out.push_str("<td class=\"s\"><td class=\"t\">\n");
     }
     if entries.len() == 0 {
-        out.push_str("<tr><td class=\"none\" colspan=\"3\">This directory is empty.\n");
+        let text = if view.filter.is_empty() { "This directory is empty." } else { "No name matches the filter." };
+        let _ = writeln!(out, "<tr><td class=\"none\" colspan=\"3\">{text}");
     }
 }
 
@@ -58,7 +63,7 @@ pub(super) fn push_start(out: &mut String, view: &View, entries: &Entries) {
 pub(super) fn push_entry(out: &mut String, view: &View, entry: Entry<'_>) {
     let Entry { name, kind, size, modified } = entry;
     let directory = kind == Kind::Directory;
-    let class = if directory { "di" } else { icons::class(name) };
+    let class = if directory { "di" } else { icon_class(name) };
     let _ = write!(out, "<tr><td class=\"n {class}\"><a href=\"");
     push_segment(out, name);
     if directory {
@@ -82,12 +87,52 @@ pub(super) fn push_entry(out: &mut String, view: &View, entry: Entry<'_>) {
 }
 
 /// Appends everything after the last entry.
-pub(super) fn push_end(out: &mut String, entries: &Entries) {
+pub(super) fn push_end(out: &mut String, view: &View, entries: &Entries) {
     out.push_str("</tbody>\n</table>\n<footer>");
     if entries.truncated {
         out.push_str("This listing is truncated. ");
     }
-    out.push_str("<a href=\"?format=json\">View as JSON</a></footer>\n</main>\n</body>\n</html>\n");
+    out.push_str("<form>");
+    push_order(out, view);
+    push_hidden_filter(out, view);
+    out.push_str("<button name=\"format\" value=\"json\">View as JSON</button></form></footer>\n");
+    out.push_str("</main>\n</body>\n</html>\n");
+}
+
+/// Appends the path of the directory; the name of the root in place of a slash.
+fn push_title(out: &mut String, view: &View) {
+    if view.segments.is_empty() && !view.root_name.is_empty() {
+        push_html(out, &view.root_name);
+    } else {
+        push_path(out, view);
+    }
+}
+
+/// Appends the form that filters the listing by name, and keeps the order.
+fn push_filter(out: &mut String, view: &View) {
+    out.push_str("<form role=\"search\">");
+    push_order(out, view);
+    out.push_str("<input type=\"search\" name=\"q\" placeholder=\"Filter\" aria-label=\"Filter by name\" value=\"");
+    push_html(out, view.filter.as_bytes());
+    out.push_str("\"></form>\n");
+}
+
+/// Appends the order of the listing as hidden inputs, unless it is the default.
+fn push_order(out: &mut String, view: &View) {
+    if view.query().is_empty() {
+        return;
+    }
+    let order = if view.descending { "desc" } else { "asc" };
+    let _ = write!(out, "<input type=\"hidden\" name=\"sort\" value=\"{}\">", view.key.name());
+    let _ = write!(out, "<input type=\"hidden\" name=\"order\" value=\"{order}\">");
+}
+
+fn push_hidden_filter(out: &mut String, view: &View) {
+    if !view.filter.is_empty() {
+        out.push_str("<input type=\"hidden\" name=\"q\" value=\"");
+        push_html(out, view.filter.as_bytes());
+        out.push_str("\">");
+    }
 }
 
 fn push_path(out: &mut String, view: &View) {
@@ -103,7 +148,12 @@ fn push_breadcrumb(out: &mut String, view: &View) {
     const HOME: &str = "<span class=\"home\"></span><span class=\"h\">Root directory</span>";
     let depth = view.segments.len();
     if depth == 0 {
-        let _ = write!(out, "<span aria-current=\"page\">{HOME}</span>");
+        let _ = write!(out, "<span aria-current=\"page\">{HOME}");
+        if !view.root_name.is_empty() {
+            out.push(' ');
+            push_html(out, &view.root_name);
+        }
+        out.push_str("</span>");
         return;
     }
     let _ = write!(out, "<a href=\"{}{}\">{HOME}</a>", "../".repeat(depth), view.query());
@@ -138,7 +188,7 @@ fn push_summary(out: &mut String, entries: &Entries) {
     push_size(out, bytes);
 }
 
-/// Appends a column header: a link that sorts by the column, or reverses the order if the listing is already sorted by
+/// Appends a column header: a button that sorts by the column, or reverses the order if the listing is already sorted by
 /// it.
 fn push_column(out: &mut String, view: &View, key: SortKey, class: &str, label: &str) {
     let is_active = view.key == key;
@@ -149,5 +199,73 @@ fn push_column(out: &mut String, view: &View, key: SortKey, class: &str, label: 
         let _ = write!(out, " aria-sort=\"{order}\"");
     }
     let order = if descending { "desc" } else { "asc" };
-    let _ = write!(out, "><a href=\"?sort={}&amp;order={order}\">{label}</a></th>", key.name());
+    out.push_str("><form>");
+    push_hidden_filter(out, view);
+    let _ = write!(out, "<button name=\"sort\" value=\"{}\">{label}</button>", key.name());
+    let _ = write!(out, "<input type=\"hidden\" name=\"order\" value=\"{order}\"></form></th>");
+}
+
+/// The CSS class of each icon, and the lower-case extensions that use it.
+const CLASSES: [(&str, &[&str]); 6] = [
+    (
+        "im",
+        &[
+            "apng", "avif", "bmp", "gif", "heic", "ico", "jpeg", "jpg", "jxl", "png", "psd", "svg", "tif", "tiff",
+            "webp",
+        ],
+    ),
+    ("vi", &["avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv"]),
+    ("au", &["aac", "aif", "aiff", "flac", "m4a", "mid", "mp3", "oga", "ogg", "opus", "wav", "wma"]),
+    (
+        "ar",
+        &[
+            "7z", "apk", "br", "bz2", "cab", "crate", "deb", "dmg", "gz", "iso", "jar", "lz4", "lzma", "rar", "rpm",
+            "tar", "tgz", "txz", "whl", "xz", "zip", "zst",
+        ],
+    ),
+    (
+        "co",
+        &[
+            "bash", "bat", "c", "cc", "cfg", "conf", "cpp", "cs", "css", "go", "h", "hpp", "htm", "html", "ini",
+            "java", "js", "json", "jsx", "kt", "lock", "lua", "mjs", "php", "pl", "ps1", "py", "rb", "rs", "scss",
+            "sh", "sql", "swift", "toml", "ts", "tsx", "vue", "wasm", "xml", "yaml", "yml",
+        ],
+    ),
+    (
+        "te",
+        &[
+            "adoc", "csv", "doc", "docx", "epub", "log", "md", "odp", "ods", "odt", "pdf", "ppt", "pptx", "ps", "rst",
+            "rtf", "tex", "tsv", "txt", "xls", "xlsx",
+        ],
+    ),
+];
+
+/// Returns the CSS class of a file's icon; `fi` for an unknown extension.
+fn icon_class(name: &[u8]) -> &'static str {
+    let Some(dot) = name.iter().rposition(|&byte| byte == b'.').filter(|&dot| dot > 0) else { return "fi" };
+    let extension = &name[dot + 1..];
+    let has = |list: &[&str]| list.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes()));
+    CLASSES.iter().find(|(_, list)| has(list)).map_or("fi", |(class, _)| class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn icons_are_chosen_by_extension() {
+        for (name, expected) in [
+            ("a.PNG", "im"),
+            ("a.tar.gz", "ar"),
+            ("main.rs", "co"),
+            ("README.md", "te"),
+            ("a.mp4", "vi"),
+            ("a.flac", "au"),
+        ] {
+            assert_eq!(icon_class(name.as_bytes()), expected, "{name}");
+        }
+        for name in ["a", "", ".png", "a.", "a.unknown", "png"] {
+            assert_eq!(icon_class(name.as_bytes()), "fi", "{name}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
-//! Formats names, sizes and times for listings, and encodes names for links.
+//! Formats names, sizes and times for listings, encodes names for links, and renders entries as JSON.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+
+use super::entries::{Entry, Kind};
 
 /// Appends a name as HTML text. ASCII control characters are replaced with control pictures; other invisible or
 /// bidirectional characters and invalid UTF-8 are replaced with U+FFFD.
@@ -73,6 +75,23 @@ pub(super) fn push_json(out: &mut String, name: &[u8]) {
         }
     }
     out.push('"');
+}
+
+/// Appends an entry of a JSON array. `href` is the name as a relative URL, which is lossless even if the name is not UTF-8.
+pub(super) fn push_json_entry(out: &mut String, index: usize, entry: Entry<'_>) {
+    let Entry { name, kind, size, modified } = entry;
+    out.push_str(if index == 0 { "{\"name\":" } else { ",\n{\"name\":" });
+    push_json(out, name);
+    out.push_str(",\"href\":\"");
+    push_segment(out, name);
+    match kind {
+        Kind::Directory => out.push_str("/\",\"type\":\"directory\",\"mtime\":\""),
+        Kind::File => {
+            let _ = write!(out, "\",\"type\":\"file\",\"size\":{size},\"mtime\":\"");
+        }
+    }
+    DateTime::new(modified).push_iso(out);
+    out.push_str("\"}");
 }
 
 /// Appends a size with three significant digits, such as `1.21 MiB`, `15.3 KiB` or `999 B`.
