@@ -1,9 +1,13 @@
 //! The served directory is removed, rebuilt, renamed, or reached through a symbolic link that is switched.
 
+#[cfg(unix)]
 use serverd::apps::files::Options;
 
-use super::{Tree, get, get_until, request};
+#[cfg(unix)]
+use super::request;
+use super::{Tree, get, get_until};
 use crate::harness::on_every_backend;
+#[cfg(unix)]
 use crate::process::{Running, backends};
 
 on_every_backend! {
