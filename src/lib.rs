@@ -108,8 +108,10 @@ pub mod server;
 
 pub use {bytes, http};
 
+#[cfg(feature = "chat")]
+pub use self::apps::{Chat, chat::Bounds as ChatBounds};
 #[doc(inline)]
-pub use self::apps::{Chat, Echo, Fixed, chat::Bounds as ChatBounds};
+pub use self::apps::{Echo, Fixed};
 #[cfg(feature = "files")]
 #[doc(inline)]
 pub use self::apps::{
