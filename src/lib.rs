@@ -61,7 +61,7 @@
 //! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
 //! | [`AccessLog`] | the log of all requests |
 //! | [`Config`] | workers, signals and graceful shutdown |
-//! | [`Echo`], [`Chat`], [`Fixed`], `Files` | the applications of the `serverd` binary |
+//! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
