@@ -1,6 +1,5 @@
-//! System calls without a safe wrapper: the number of bytes that a peer has not acknowledged, and returning unused memory
-//! to the system.
-#![allow(unsafe_code, reason = "there are no safe wrappers for these calls")]
+//! System calls without a safe wrapper: the number of bytes that a peer has not acknowledged.
+#![allow(unsafe_code, reason = "there is no safe wrapper for these calls")]
 
 /// Returns the number of bytes sent on a TCP socket that the peer has not acknowledged, including those the kernel has
 /// not sent yet; `None` if the system cannot report it.
@@ -51,18 +50,4 @@ pub(super) fn unacknowledged_bytes(socket: &std::net::TcpStream) -> Option<u64> 
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_vendor = "apple")))]
 pub(super) fn unacknowledged_bytes(_: &std::net::TcpStream) -> Option<u64> {
     None
-}
-
-/// Returns memory that the allocator holds but does not use to the system. Other allocators than glibc's do this by
-/// themselves.
-#[allow(dead_code)]
-pub(super) fn trim_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn malloc_trim(pad: usize) -> std::ffi::c_int;
-        }
-        // SAFETY: it may be called at any time from any thread.
-        unsafe { malloc_trim(0) };
-    }
 }
