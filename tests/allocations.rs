@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serverd::r#loop::{LoopLimits, Readiness};
@@ -24,10 +26,21 @@ const BROWSER_FILE: &str = "GET /a.txt HTTP/1.1\r\nHost: a.test:8080\r\nConnecti
                             Accept-Encoding: gzip, br\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 
-/// Sends pipelined batches of `depth` requests and reads the responses, until it has `TOTAL` of them. Each response
-/// ends with `!` and contains no other.
-fn run_client(address: SocketAddr, request: &str, depth: u64) {
+/// Sets a flag when it is dropped.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Sends pipelined batches of `depth` requests and reads the responses, until it has `TOTAL` of them; then sets `done`
+/// and closes the connection, also when it fails. Each response ends with `!` and contains no other.
+fn run_client(address: SocketAddr, request: &str, depth: u64, done: Arc<AtomicBool>) {
     let mut client = TcpStream::connect(address).expect("a listener");
+    // Dropped before the connection, whose end wakes the loop.
+    let _done = SetOnDrop(done);
     client.set_nodelay(true).expect("the socket is open");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("the socket is open");
     let batch = request.repeat(usize::try_from(depth).expect("small"));
@@ -55,10 +68,11 @@ fn allocations<B: Readiness<Listener: From<TcpListener>>>(request: &'static str,
     count_allocations::<B, _>(app, &responses, request, depth)
 }
 
-/// Returns the number of allocations with any application, which counts its responses in `responses`.
+/// Returns the number of allocations with any application, which counts the calls of its handler in `calls`. A request
+/// that waits for a thread pool calls it again, so the end of the run is what the client has received.
 fn count_allocations<B: Readiness<Listener: From<TcpListener>>, A: App>(
     app: A,
-    responses: &Cell<u64>,
+    calls: &Cell<u64>,
     request: &'static str,
     depth: u64,
 ) -> u64 {
@@ -67,14 +81,16 @@ fn count_allocations<B: Readiness<Listener: From<TcpListener>>, A: App>(
     let mut event_loop =
         EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
     event_loop.listen(listener).expect("a listener");
-    let client = std::thread::spawn(move || run_client(address, request, depth));
-    let mut turn_until = |wanted: u64| {
-        while responses.get() < wanted {
+    let done = Arc::new(AtomicBool::new(false));
+    let client_done = Arc::clone(&done);
+    let client = std::thread::spawn(move || run_client(address, request, depth, client_done));
+    let mut turn_until = |condition: &dyn Fn() -> bool| {
+        while !condition() {
             event_loop.turn().expect("the loop does not fail");
         }
     };
-    turn_until(WARM_UP);
-    let counted = allocation_counter::measure(|| turn_until(TOTAL));
+    turn_until(&|| calls.get() >= WARM_UP);
+    let counted = allocation_counter::measure(|| turn_until(&|| done.load(Ordering::Acquire)));
     client.join().expect("no panic");
     counted.count_total
 }
