@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serverd::r#loop::{LoopLimits, Readiness};
-use serverd::{App, EventLoop, HttpServer, Poller, Response, Timeouts};
+use serverd::{App, EventLoop, HttpServer, LoopLimits, Poller, Readiness, Response, Timeouts};
 
 /// Requests served before counting starts.
 const WARM_UP: u64 = 100;
@@ -126,17 +125,17 @@ fn check<B: Readiness<Listener: From<TcpListener>>>() {
 
 #[test]
 fn a_request_allocates_nothing_on_select() {
-    check::<serverd::r#loop::Select>();
+    check::<serverd::Select>();
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_request_allocates_nothing_on_epoll() {
-    check::<serverd::r#loop::Epoll>();
+    check::<serverd::Epoll>();
 }
 
 #[test]
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 fn a_request_allocates_nothing_on_kqueue() {
-    check::<serverd::r#loop::Kqueue>();
+    check::<serverd::Kqueue>();
 }

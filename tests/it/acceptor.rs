@@ -7,8 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use serverd::apps::Whoami;
-use serverd::r#loop::{Acceptor, AcceptorHandle, ConnectionLimit, LoopLimits};
-use serverd::{EventLoop, Handle, HttpServer, Poller, Timeouts};
+use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Poller, Timeouts};
 
 use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend};
 use crate::process::{Running, backends};

@@ -5,8 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use serverd::r#loop::LoopLimits;
-use serverd::{AccessLog, HttpServer, LogFormat, Request, Response, StatusCode, Timeouts};
+use serverd::{AccessLog, HttpServer, LogFormat, LoopLimits, Request, Response, StatusCode, Timeouts};
 
 use crate::harness::{Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine};
 
@@ -295,7 +294,7 @@ on_every_backend! {
 
 #[test]
 fn the_json_format_has_one_object_per_line() {
-    let (server, capture) = start::<serverd::r#loop::Select>(LogFormat::Json);
+    let (server, capture) = start::<serverd::Select>(LogFormat::Json);
     let mut client = server.connect();
     client.send("GET /a?b=%22 HTTP/1.1\r\nHost: x\r\nUser-Agent: \"\\\u{e4}\t\r\n\r\n");
     client.response();
@@ -328,7 +327,7 @@ fn the_json_format_has_one_object_per_line() {
 fn the_short_format_is_colored() {
     let capture = Capture::default();
     let log = AccessLog::to(capture.clone(), LogFormat::Short).expect("starting the writer thread").with_color(true);
-    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
+    let server = serve_with::<serverd::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
         HttpServer::new(handler()).access_log(&log)
     });
     server.connect().send(get("/large")).response();
@@ -365,7 +364,7 @@ fn logging_continues_with_intact_lines_after_a_failed_write() {
     let (send, written) = mpsc::channel();
     let log = AccessLog::to(FailsOnce(send, 0), LogFormat::Combined).expect("starting the writer thread");
     let server_log = log.clone();
-    let server = serve_with::<serverd::r#loop::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
+    let server = serve_with::<serverd::Select, _>(Timeouts::default(), LoopLimits::default(), move || {
         HttpServer::new(handler()).access_log(&server_log)
     });
     let mut client = server.connect();

@@ -5,8 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use serverd::apps::chat::{Bounds, Budget, Chat, Options};
-use serverd::r#loop::LoopLimits;
-use serverd::{EventLoop, Poller, Timeouts};
+use serverd::{EventLoop, LoopLimits, Poller, Timeouts};
 
 use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_on, serve_with};
 
@@ -408,11 +407,11 @@ fn check_writes<B: Backend>() {
 /// Not run under Chaos, which makes writes fail at random, so that they are repeated within a turn.
 #[test]
 fn a_member_is_written_to_at_most_once_per_turn() {
-    check_writes::<serverd::r#loop::Select>();
+    check_writes::<serverd::Select>();
     #[cfg(target_os = "linux")]
-    check_writes::<serverd::r#loop::Epoll>();
+    check_writes::<serverd::Epoll>();
     #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-    check_writes::<serverd::r#loop::Kqueue>();
+    check_writes::<serverd::Kqueue>();
 }
 
 /// When many members join in one turn, each member gets one notice rather than one per arrival.
@@ -420,12 +419,9 @@ fn a_member_is_written_to_at_most_once_per_turn() {
 fn simultaneous_arrivals_are_announced_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let mut event_loop = EventLoop::<serverd::r#loop::Select, _>::with_limits(
-        timeouts(),
-        LoopLimits::default(),
-        Chat::new(Bounds::default()),
-    )
-    .expect("a loop");
+    let mut event_loop =
+        EventLoop::<serverd::Select, _>::with_limits(timeouts(), LoopLimits::default(), Chat::new(Bounds::default()))
+            .expect("a loop");
     event_loop.listen(listener).expect("the listener is added");
     let mut first = Client::new(address);
     while event_loop.connections() == 0 {

@@ -5,8 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 
+use serverd::Select;
 use serverd::apps::Echo;
-use serverd::r#loop::Select;
 
 use crate::harness::{RESET_READS_AS_EOF, Random, WAIT_MAX, program, serve, skipped_under_wine};
 

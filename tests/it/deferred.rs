@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Pool, Request, Responder, Response, StatusCode, Timeouts};
+use serverd::{HttpServer, LoopLimits, Pool, Request, Responder, Response, StatusCode, Timeouts};
 
 use crate::harness::{
     Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_in_emulator,

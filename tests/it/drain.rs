@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
 use crate::harness::{Client, on_every_backend, serve, serve_with};
 

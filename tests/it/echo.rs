@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serverd::apps::Echo;
-use serverd::r#loop::LoopLimits;
-use serverd::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Remote, Timeouts, Wire};
+use serverd::{Accepted, App, CloseInfo, ConnId, Flow, LoopLimits, Phase, Remote, Timeouts, Wire};
 
 use crate::harness::{Backend, Random, Server, on_every_backend, serve_with};
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use serverd::r#loop::Readiness;
-use serverd::r#loop::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
+use serverd::Readiness;
+use serverd::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
 
 /// The kind of call that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Part, Request, Response, StatusCode, Timeouts};
+use serverd::{HttpServer, LoopLimits, Part, Request, Response, StatusCode, Timeouts};
 
 use crate::harness::{
     Backend, Client, RESET_READS_AS_EOF, Random, Server, on_every_backend, serve, serve_with, skipped_under_wine,

@@ -199,19 +199,19 @@ fn check_system_calls<B: Backend>() {
 
 #[test]
 fn a_request_costs_one_read_and_one_write_on_select() {
-    check_system_calls::<serverd::r#loop::Select>();
+    check_system_calls::<serverd::Select>();
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_request_costs_one_read_and_one_write_on_epoll() {
-    check_system_calls::<serverd::r#loop::Epoll>();
+    check_system_calls::<serverd::Epoll>();
 }
 
 #[test]
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 fn a_request_costs_one_read_and_one_write_on_kqueue() {
-    check_system_calls::<serverd::r#loop::Kqueue>();
+    check_system_calls::<serverd::Kqueue>();
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
 use crate::harness::{on_every_backend, serve, serve_with};
 

@@ -6,8 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serverd::http1::Limits;
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Responder, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Responder, Response, Timeouts};
 
 use crate::harness::{
     Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine,

@@ -1,10 +1,10 @@
-//! Tests each backend against the contract in `serverd::r#loop::readiness`, without an event loop.
+//! Tests each backend against the contract in `serverd::readiness`, without an event loop.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use serverd::r#loop::readiness::{Event, Interest, Listener, Stream, Token};
+use serverd::readiness::{Event, Interest, Listener, Stream, Token};
 
 use crate::harness::{Backend, WAIT_MAX, on_every_backend};
 

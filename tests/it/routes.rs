@@ -312,7 +312,7 @@ fn an_invalid_route_panics_when_it_is_added() {
 #[cfg(feature = "http-types")]
 #[test]
 fn handlers_can_use_the_types_of_the_http_crate() {
-    let server = serve::<serverd::r#loop::Select, _>(|| {
+    let server = serve::<serverd::Select, _>(|| {
         HttpServer::with(serverd::http_types::handler(|request: http::Request<bytes::Bytes>| {
             let peer = request.extensions().get::<std::net::SocketAddr>().is_some();
             http::Response::builder()

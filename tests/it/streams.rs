@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Response, SendError, Sender, ServerEvent, StatusCode, Timeouts, Trailers};
+use serverd::{
+    HttpServer, LoopLimits, Request, Response, SendError, Sender, ServerEvent, StatusCode, Timeouts, Trailers,
+};
 
 use crate::harness::{
     Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_under_wine,

@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serverd::r#loop::{LoopLimits, Readiness, TcpStream};
-use serverd::{Accepted, App, CloseInfo, ConnId, EventLoop, Flow, Phase, Poller, Remote, Timeouts, Turn, Wire};
+use serverd::{
+    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, LoopLimits, Phase, Poller, Readiness, Remote, TcpStream,
+    Timeouts, Turn, Wire,
+};
 
 use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with};
 
@@ -278,17 +280,17 @@ where
 
 #[test]
 fn added_streams_are_served_on_select() {
-    serve_added_streams::<serverd::r#loop::Select>();
+    serve_added_streams::<serverd::Select>();
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn added_streams_are_served_on_epoll() {
-    serve_added_streams::<serverd::r#loop::Epoll>();
+    serve_added_streams::<serverd::Epoll>();
 }
 
 #[test]
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 fn added_streams_are_served_on_kqueue() {
-    serve_added_streams::<serverd::r#loop::Kqueue>();
+    serve_added_streams::<serverd::Kqueue>();
 }

@@ -3,8 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
 use crate::harness::{Backend, Server, WAIT_MAX, on_every_backend, serve_with};
 
@@ -154,7 +153,7 @@ on_every_backend! {
 
 #[test]
 fn an_idle_server_does_not_wake_up() {
-    let server = server::<serverd::r#loop::Select>(Timeouts::default());
+    let server = server::<serverd::Select>(Timeouts::default());
     let mut client = server.connect();
     client.send(GET);
     client.response();
@@ -167,7 +166,7 @@ fn an_idle_server_does_not_wake_up() {
 /// Writing to a connection that the peer has reset closes only that connection.
 #[test]
 fn a_reset_does_not_affect_other_connections() {
-    let server = server::<serverd::r#loop::Select>(Timeouts::default());
+    let server = server::<serverd::Select>(Timeouts::default());
     for _ in 0..50 {
         let mut client = server.connect();
         client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhello");

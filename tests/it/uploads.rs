@@ -350,8 +350,8 @@ fn with_body_timeout(ms: u64) -> (Server, mpsc::Receiver<Reading>) {
     let timeouts = Timeouts::default().body(std::time::Duration::from_millis(ms));
     let (send, readers) = mpsc::channel();
     let handler = ByPath { dropped: Arc::default(), readers: send };
-    let limits = serverd::r#loop::LoopLimits::default();
-    let server = serve_with::<serverd::r#loop::Select, _>(timeouts, limits, move || HttpServer::with(handler));
+    let limits = serverd::LoopLimits::default();
+    let server = serve_with::<serverd::Select, _>(timeouts, limits, move || HttpServer::with(handler));
     (server, readers)
 }
 

@@ -72,7 +72,7 @@ fn a_large_upload_is_not_buffered() {
 
 #[test]
 fn a_request_is_reported_as_json_if_preferred() {
-    let server = whoami::<serverd::r#loop::Select>();
+    let server = whoami::<serverd::Select>();
     let mut client = server.connect();
     client.send("POST /\" HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(client.response().status, 400);

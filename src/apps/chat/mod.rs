@@ -95,7 +95,7 @@ impl Options {
 /// use std::time::Duration;
 ///
 /// use serverd::apps::chat::{Bounds, Chat};
-/// use serverd::r#loop::LoopLimits;
+/// use serverd::LoopLimits;
 /// use serverd::{Poller, SelectLoop, Timeouts};
 ///
 /// let timeouts = Timeouts::default().silent(Duration::from_secs(600));

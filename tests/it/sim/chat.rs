@@ -6,8 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serverd::apps::chat::{Bounds, Chat};
-use serverd::r#loop::LoopLimits;
-use serverd::{EventLoop, Timeouts};
+use serverd::{EventLoop, LoopLimits, Timeouts};
 
 use super::client::{Client, Step};
 use super::world::{Conditions, Rng, Sim, SimListener, World};

@@ -15,8 +15,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serverd::r#loop::{LoopLimits, Readiness};
-use serverd::{EventLoop, Handle, HttpServer, Part, Poller, Request, Response, StatusCode, Timeouts, Turn};
+use serverd::{
+    EventLoop, Handle, HttpServer, LoopLimits, Part, Poller, Readiness, Request, Response, StatusCode, Timeouts, Turn,
+};
 
 use self::client::{Client, Outcome, Step};
 use self::world::{Conditions, Rng, Sim, SimListener, World};

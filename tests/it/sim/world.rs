@@ -19,8 +19,8 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
-use serverd::r#loop::Readiness;
-use serverd::r#loop::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
+use serverd::Readiness;
+use serverd::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
 
 use super::client::Client;
 
