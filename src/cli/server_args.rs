@@ -237,6 +237,14 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_connections: Option<u32>,
 
+    /// Maximum number of open connections of one client address; 0 for no limit
+    ///
+    /// Further connections are reset at once. An IPv6 address counts with its /64 network. Do not use this behind a proxy,
+    /// whose address all connections have.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    #[arg(hide_short_help = true, help_heading = "Limits")]
+    max_connections_per_address: u32,
+
     /// Close an HTTP connection after N requests; 0 for no limit
     #[arg(long, global = true, value_name = "N", default_value_t = 0, hide_short_help = true, help_heading = "Limits")]
     max_requests: u32,
@@ -448,6 +456,7 @@ impl Cli {
             output_resume_bytes: cli.max_queue / 2,
             linger_bytes_max: cli.max_linger,
             backlog: cli.backlog,
+            connections_per_address_max: usize::try_from(cli.max_connections_per_address).unwrap_or(usize::MAX),
             drain: cli.drain_timeout,
             ..LoopLimits::default()
         };

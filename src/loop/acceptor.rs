@@ -208,4 +208,5 @@ fn hand_over(
         }
     }
     limit.release();
+    limit.release_address(peer.ip());
 }

@@ -1,7 +1,10 @@
 //! The limit on open connections, which several loops can share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::address_limit::AddressLimit;
 
 /// A limit on open connections. Clones share the count, so that the loops of several workers have one limit.
 ///
@@ -18,12 +21,29 @@ pub struct ConnectionLimit {
     open: Arc<AtomicUsize>,
     /// Open connections counted through this share; a part of `open`.
     open_here: Arc<AtomicUsize>,
+    addresses: Option<Arc<AddressLimit>>,
 }
 
 impl ConnectionLimit {
     /// Creates a limit of `max` connections.
     pub fn new(max: usize) -> Self {
-        ConnectionLimit { max, open: Arc::default(), open_here: Arc::default() }
+        ConnectionLimit { max, open: Arc::default(), open_here: Arc::default(), addresses: None }
+    }
+
+    /// Limits the open connections of each client address to `max` as well; 0 for no such limit, which is the default.
+    /// Call it before the first [share](ConnectionLimit::share): the limit applies to all loops together.
+    ///
+    /// See [`LoopLimits::connections_per_address_max`](super::LoopLimits::connections_per_address_max).
+    ///
+    /// # Examples
+    /// ```
+    /// let all = serverd::ConnectionLimit::new(10_000).per_address(100);
+    /// let shares = [all.share(), all.share()];
+    /// # assert_eq!(shares[0].max(), 10_000);
+    /// ```
+    #[must_use]
+    pub fn per_address(self, max: usize) -> Self {
+        ConnectionLimit { addresses: (max > 0).then(|| Arc::new(AddressLimit::new(max))), ..self }
     }
 
     /// Returns a share of this limit for one of several loops. It has the same limit and total, and a separate count of
@@ -36,7 +56,7 @@ impl ConnectionLimit {
     /// ```
     #[must_use]
     pub fn share(&self) -> Self {
-        ConnectionLimit { max: self.max, open: Arc::clone(&self.open), open_here: Arc::default() }
+        ConnectionLimit { open_here: Arc::default(), ..self.clone() }
     }
 
     /// Returns the number of open connections of the loops that use this [share](ConnectionLimit::share).
@@ -93,5 +113,25 @@ impl ConnectionLimit {
     pub(super) fn release(&self) {
         self.open_here.fetch_sub(1, Ordering::Relaxed);
         self.cancel();
+    }
+
+    /// Returns whether the connections of each address are limited.
+    #[inline]
+    pub(super) fn is_per_address(&self) -> bool {
+        self.addresses.is_some()
+    }
+
+    /// Counts a connection of an address, unless the address has reached its limit. Returns whether the connection may
+    /// be opened.
+    #[inline]
+    pub(super) fn try_reserve_address(&self, address: IpAddr) -> bool {
+        self.addresses.as_ref().is_none_or(|addresses| addresses.try_reserve(address))
+    }
+
+    /// Releases a connection of an address, if the connections of each address are limited.
+    pub(super) fn release_address(&self, address: IpAddr) {
+        if let Some(addresses) = &self.addresses {
+            addresses.release(address);
+        }
     }
 }

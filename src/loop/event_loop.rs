@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::address_limit::CountedAddresses;
 use super::app::{App, Remote};
 use super::connection::{Connection, Life, LoopContext};
 use super::connection_limit::ConnectionLimit;
@@ -39,6 +40,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     timers: Timers,
     timeouts: Timeouts,
     connection_limit: ConnectionLimit,
+    /// The addresses of the open connections, if the connections of each address are limited.
+    addresses: CountedAddresses,
     clock: Clock,
     events: Vec<Event>,
     /// Number of entries of `events`, then `ready`, already processed in this turn, and the last connection stepped.
@@ -106,6 +109,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         let mailbox = Mailbox::new(LoopWaker::new(backend.waker()));
         let buffer = vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice();
         let connection_limit = ConnectionLimit::new(limits.connections_max);
+        let connection_limit = connection_limit.per_address(limits.connections_per_address_max);
         let mut context = LoopContext {
             app,
             scratch: Output::new(),
@@ -130,6 +134,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             timers: Timers::new(&timeouts),
             timeouts,
             connection_limit,
+            addresses: CountedAddresses::default(),
             clock,
             events: Vec::new(),
             cursor: (0, ConnId { index: u32::MAX, serial: 0 }),
@@ -145,8 +150,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
-    /// Applies a connection limit that is shared with other loops, in place of [`LoopLimits::connections_max`]. Call it
-    /// before the first turn.
+    /// Applies a connection limit that is shared with other loops, in place of [`LoopLimits::connections_max`] and
+    /// [`LoopLimits::connections_per_address_max`]. Call it before the first turn.
     pub fn share_connection_limit(&mut self, connection_limit: &ConnectionLimit) {
         self.connection_limit = connection_limit.clone();
     }

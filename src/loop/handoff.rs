@@ -100,8 +100,9 @@ impl Drop for HandoffListener {
     fn drop(&mut self) {
         let mut streams = self.queue.lock();
         self.queue.closed.store(true, Ordering::SeqCst);
-        for _ in streams.drain(..) {
+        for (_, peer) in streams.drain(..) {
             self.queue.limit.release();
+            self.queue.limit.release_address(peer.ip());
         }
     }
 }
@@ -115,23 +116,25 @@ mod tests {
     fn a_connection_counts_for_its_loop_from_the_hand_over_to_the_close() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let all = ConnectionLimit::new(10);
+        let all = ConnectionLimit::new(10).per_address(3);
         let (acceptor, worker) = (all.share(), all.share());
         let (queue, handoff) = HandoffQueue::open(address, worker.clone()).unwrap();
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
         for count in 1..=3 {
             let (stream, peer) = listener.accept().unwrap();
-            assert!(acceptor.try_reserve());
+            assert!(acceptor.try_reserve() && acceptor.try_reserve_address(peer.ip()));
             acceptor.commit();
             queue.push(&acceptor, stream, peer).unwrap();
             assert_eq!((queue.load(), all.open(), acceptor.open_here()), (count, count, 0));
         }
         let taken = handoff.accept().unwrap();
         assert_eq!((queue.load(), all.open()), (3, 3));
-        drop(taken);
+        assert!(!all.try_reserve_address(address.ip()));
         worker.release();
-        drop(handoff);
+        worker.release_address(taken.1.ip());
+        drop((taken, handoff));
         assert_eq!((queue.load(), all.open()), (0, 0));
+        assert!((0..3).all(|_| all.try_reserve_address(address.ip())));
         let stream = TcpStream::connect(address).unwrap();
         assert!(queue.push(&acceptor, stream, address).is_err());
     }

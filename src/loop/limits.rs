@@ -37,6 +37,22 @@ pub struct LoopLimits {
     /// Maximum open connections; further ones wait in the listen queue. Default: 1,000,000, so that in practice the
     /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
     pub connections_max: usize,
+    /// Maximum open connections of one client address; further ones are reset as soon as they are accepted, before
+    /// anything is read. 0 for no limit, which is the default, and then costs nothing. An IPv6 address counts with its
+    /// /64, which is usually assigned to one customer, and an IPv4-mapped one as IPv4. Behind a proxy all connections
+    /// have the address of the proxy. Loops can share one limit, see [`ConnectionLimit::per_address`](super::ConnectionLimit::per_address).
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{EventLoop, HttpServer, LoopLimits, Select, Timeouts};
+    ///
+    /// let limits = LoopLimits::default().connections_per_address_max(100);
+    /// let app = HttpServer::new(|_| "hello\n");
+    /// let event_loop = EventLoop::<Select, _>::with_limits(Timeouts::default(), limits, app)?;
+    /// # drop(event_loop);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub connections_per_address_max: usize,
     /// Maximum duration of a graceful shutdown; connections still open then are closed. Default: 30 s.
     pub drain: Duration,
 }
@@ -53,6 +69,7 @@ impl LoopLimits {
         backlog: u32,
         accepts_per_turn: usize,
         connections_max: usize,
+        connections_per_address_max: usize,
         drain: Duration,
     }
 }
@@ -70,6 +87,7 @@ impl Default for LoopLimits {
             backlog: 4096,
             accepts_per_turn: 64,
             connections_max: 1_000_000,
+            connections_per_address_max: 0,
             drain: Duration::from_secs(30),
         }
     }
@@ -85,6 +103,9 @@ pub struct Counters {
     pub accepts: u64,
     /// Failed accepts other than `WouldBlock`.
     pub accept_errors: u64,
+    /// Connections refused because their client address had as many open as allowed
+    /// ([`LoopLimits::connections_per_address_max`]).
+    pub refused: u64,
     /// Read calls.
     pub reads: u64,
     /// Output flushes (one write each, unless the output is large).

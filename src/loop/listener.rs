@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use super::connection_limit::ConnectionLimit;
 use super::limits::Counters;
-use super::readiness::{Interest, Listener, Readiness, Token};
+use super::readiness::{Interest, Listener, Readiness, Stream, Token};
 
 /// Pause after an accept error that is not specific to one connection.
 const PAUSE_MS: u64 = 100;
@@ -302,10 +302,25 @@ impl<B: Readiness> ManagedListener<B> {
             self.pause_until_capacity(backend, *now_ms, limit.is_shared());
             return Accept::Done;
         }
-        let outcome = self.accept(context);
+        let outcome = self.accept_unless_refused(context);
         match outcome {
             Accept::Connection(..) => context.limit.commit(),
             Accept::Retry | Accept::Done => context.limit.cancel(),
+        }
+        outcome
+    }
+
+    /// Accepts a connection. Resets it if its address has as many open as allowed; a FIN would leave the server with a
+    /// socket in TIME-WAIT for each.
+    fn accept_unless_refused(&mut self, context: &mut AcceptContext<'_, B>) -> Accept<B::Stream> {
+        let outcome = self.accept(context);
+        if let Accept::Connection(mut stream, peer_addr) = outcome {
+            if context.limit.try_reserve_address(peer_addr.ip()) {
+                return Accept::Connection(stream, peer_addr);
+            }
+            context.counters.refused += 1;
+            stream.abort();
+            return Accept::Retry;
         }
         outcome
     }

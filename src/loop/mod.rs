@@ -15,6 +15,7 @@
 //! for the contract. An application implements [`App`] or is a closure over [`Wire`].
 
 mod acceptor;
+mod address_limit;
 mod app;
 #[cfg(feature = "testing")]
 mod chaos;
@@ -63,6 +64,8 @@ pub type KqueueLoop<A> = EventLoop<Kqueue, A>;
 pub type SelectLoop<A> = EventLoop<Select, A>;
 
 pub use acceptor::{Acceptor, AcceptorHandle};
+#[cfg(any(feature = "basic-auth", feature = "chat"))]
+pub(crate) use address_limit::network;
 pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, Flow, Phase, Remote, Wire};
 #[cfg(feature = "testing")]
 pub use chaos::{Chaos, ChaosListener, ChaosStream};

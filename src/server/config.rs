@@ -49,7 +49,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Timeouts for the phases of a connection.
     pub timeouts: Timeouts,
-    /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`.
+    /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`, and
+    /// `loop_limits.connections_per_address_max` applies to all workers together.
     pub loop_limits: LoopLimits,
     /// Maximum open connections of all workers together; further ones wait in the listen queue. Default (`None`): as
     /// many as the file descriptor limit allows, less a reserve.

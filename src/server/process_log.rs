@@ -146,6 +146,7 @@ impl Log for Logger {
 fn advice(target: &str) -> &'static str {
     match target {
         "serverd::loop::connection_limit" => " (see --max-connections)",
+        "serverd::loop::address_limit" => " (see --max-connections-per-address)",
         "serverd::loop::select_scaling" if cfg!(target_os = "linux") => " (see --backend epoll)",
         "serverd::loop::select_scaling" => " (see --backend kqueue)",
         _ => "",

@@ -56,7 +56,8 @@ impl Config {
     ) -> Result<(), StartError> {
         let backend = self.backend.resolve()?;
         let count = worker_count(self.workers);
-        let limit = ConnectionLimit::new(fd_limit::connections_max(self.connections_max, count, self.files_max));
+        let limit = ConnectionLimit::new(fd_limit::connections_max(self.connections_max, count, self.files_max))
+            .per_address(self.loop_limits.connections_per_address_max);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
         let Opened { local_addrs, sources, acceptors } = self.open(&shares)?;
         let (send, receive) = mpsc::channel();

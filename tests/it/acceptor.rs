@@ -1,7 +1,8 @@
 //! Least-connections load balancing: one thread accepts for several loops and hands each connection to the least
 //! loaded one.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -21,11 +22,10 @@ struct Server {
     threads: Vec<JoinHandle<()>>,
 }
 
-fn start<B: Backend>(loops: usize, connections_max: usize) -> Server {
+fn start<B: Backend>(loops: usize, limit: &ConnectionLimit) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let mut acceptor = Acceptor::new(listener, &LoopLimits::default()).expect("an acceptor");
-    let limit = ConnectionLimit::new(connections_max);
     let (send, started) = mpsc::channel();
     let (mut shares, mut threads) = (Vec::new(), Vec::new());
     for number in 0..loops {
@@ -88,9 +88,18 @@ fn request_worker(client: &mut Client) -> usize {
     worker.parse().expect("a number")
 }
 
+/// Connects, and returns whether the server closes the connection without a response.
+fn is_refused(address: SocketAddr) -> bool {
+    // The server may reset the connection at any time.
+    let Ok(mut socket) = TcpStream::connect(address) else { return true };
+    socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+    let sent = socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    sent.is_err() || !socket.read(&mut [0]).is_ok_and(|count| count > 0)
+}
+
 on_every_backend! {
     fn each_connection_goes_to_the_loop_with_the_fewest_connections<B>() {
-        let server = start::<B>(3, 1000);
+        let server = start::<B>(3, &ConnectionLimit::new(1000));
         let mut clients: Vec<Client> = (0..12).map(|_| server.client()).collect();
         assert_eq!(server.open(), [4, 4, 4]);
         // Close all connections of one loop: it receives the next ones.
@@ -113,7 +122,7 @@ on_every_backend! {
     }
 
     fn connections_queued_when_a_drain_begins_are_served<B>() {
-        let mut server = start::<B>(2, 1000);
+        let mut server = start::<B>(2, &ConnectionLimit::new(1000));
         let mut established: Vec<Client> = (0..4).map(|_| server.client()).collect();
         let mut queued: Vec<Client> = (0..40).map(|_| Client::new(server.address)).collect();
         for client in &mut queued {
@@ -135,7 +144,7 @@ on_every_backend! {
     }
 
     fn the_connection_limit_applies_to_all_loops_together<B>() {
-        let server = start::<B>(2, 4);
+        let server = start::<B>(2, &ConnectionLimit::new(4));
         let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
         let mut fifth = Client::new(server.address);
         fifth.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -145,6 +154,26 @@ on_every_backend! {
         assert_eq!(server.open(), [2, 2]);
         drop(clients.pop());
         assert_eq!(fifth.response().status, 200);
+    }
+
+    fn the_limit_of_an_address_applies_to_all_loops_together<B>() {
+        let server = start::<B>(2, &ConnectionLimit::new(1000).per_address(4));
+        let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+        for _ in 0..3 {
+            assert!(is_refused(server.address));
+        }
+        assert_eq!(server.open(), [2, 2]);
+        // Each of the loops notices that a connection has closed.
+        for _ in 0..4 {
+            drop(clients.remove(0));
+            let start = Instant::now();
+            while server.open().iter().sum::<usize>() > 3 {
+                assert!(start.elapsed() < WAIT_MAX, "{:?}", server.open());
+                std::thread::yield_now();
+            }
+            clients.push(server.client());
+            assert!(is_refused(server.address));
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Resource limits, and fairness between clients.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{on_every_backend, serve, serve_with};
+use crate::harness::{Client, WAIT_MAX, on_every_backend, serve, serve_with};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -13,7 +14,92 @@ fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
     HttpServer::new(|_: &Request<'_>| Response::text("hello"))
 }
 
+/// Returns a client with the given address, or `None` if it is refused.
+fn served_from(source: &str, server: SocketAddr) -> Option<Client> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    let source: SocketAddr = source.parse().expect("an address");
+    socket.bind(&source.into()).expect("a local address");
+    socket.set_read_timeout(Some(WAIT_MAX)).expect("a new socket");
+    if let Err(error) = socket.connect(&server.into()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        return None;
+    }
+    let mut socket = std::net::TcpStream::from(socket);
+    // The server may have reset the connection already.
+    let sent = socket.write_all(GET.as_bytes());
+    if sent.is_ok() && socket.peek(&mut [0]).is_ok_and(|count| count > 0) {
+        let mut client = Client::from_socket(socket);
+        assert_eq!(client.response().status, 200);
+        return Some(client);
+    }
+    let error = socket.read(&mut [0]).map_or_else(|error| error.kind(), |_| ErrorKind::ConnectionReset);
+    assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted), "{error}");
+    None
+}
+
 on_every_backend! {
+    fn connections_above_the_limit_of_an_address_are_reset<B>() {
+        let limits = LoopLimits::default().connections_per_address_max(2);
+        let server = serve_with::<B, _>(Timeouts::default(), limits, hello);
+        let mut open: Vec<_> = (0..2).map(|_| served_from("127.0.0.1:0", server.address).expect("served")).collect();
+        for _ in 0..3 {
+            assert!(served_from("127.0.0.1:0", server.address).is_none());
+        }
+        let others: &[&str] = if cfg!(target_os = "linux") { &["127.0.0.2:0", "127.1.2.3:0"] } else { &[] };
+        let others: Vec<_> = others.iter().map(|other| served_from(other, server.address).expect("served")).collect();
+        for client in &mut open {
+            client.send(GET);
+            assert_eq!(client.response().status, 200);
+        }
+        // A closed connection no longer counts, however often that happens.
+        let mut refused = 3;
+        for _ in 0..5 {
+            open.pop();
+            let start = Instant::now();
+            open.push(loop {
+                assert!(start.elapsed() < WAIT_MAX, "the closed connection still counts");
+                match served_from("127.0.0.1:0", server.address) {
+                    Some(client) => break client,
+                    None => refused += 1,
+                }
+            });
+            assert!(served_from("127.0.0.1:0", server.address).is_none());
+            refused += 1;
+        }
+        drop((open, others));
+        assert_eq!(server.drain().refused, refused);
+    }
+
+    fn a_connection_whose_application_panics_no_longer_counts_for_its_address<B>() {
+        let limits = LoopLimits::default().connections_per_address_max(1);
+        let server = serve_with::<B, _>(Timeouts::default(), limits, || {
+            let mut calls = 0;
+            move |wire: &mut serverd::Wire<'_, ()>| {
+                calls += 1;
+                // The first connections fail when they are opened, and one when it receives input.
+                assert!(calls > 3 && wire.input() != b"!");
+                wire.consume(wire.input().len());
+                wire.output().extend(b"x");
+                serverd::Flow::Read(serverd::Phase::Unlimited)
+            }
+        });
+        let mut opened = 0;
+        let start = Instant::now();
+        while opened < 2 {
+            assert!(start.elapsed() < WAIT_MAX);
+            let Ok(mut socket) = TcpStream::connect(server.address) else { continue };
+            socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+            let mut byte = [0];
+            if socket.read(&mut byte).is_ok_and(|count| count == 1) {
+                opened += 1;
+                socket.write_all(b"!").expect("the server reads");
+                while socket.read(&mut byte).is_ok_and(|count| count == 1) {}
+            }
+        }
+        assert_eq!(server.drain().panics, 5);
+    }
+
     fn at_the_limit_open_connections_are_served_and_new_ones_wait<B>() {
         let limits = LoopLimits::default().connections_max(2);
         let server = serve_with::<B, _>(Timeouts::default(), limits, hello);

@@ -203,6 +203,66 @@ fn the_connection_limit_applies_to_all_workers_together() {
     }
 }
 
+/// Connects and sends something. Returns the client if the server sends something too, and `None` if it closes the
+/// connection.
+fn accepted(server: &Running, text: &str) -> Option<Client> {
+    // The server may reset the connection at any time.
+    let mut socket = TcpStream::connect(server.address()).ok()?;
+    socket.write_all(text.as_bytes()).ok()?;
+    socket.set_read_timeout(Some(WAIT_MAX)).ok()?;
+    socket.peek(&mut [0]).is_ok_and(|count| count > 0).then(|| Client::from_socket(socket))
+}
+
+#[test]
+fn connections_of_one_address_are_limited_for_every_command_and_all_workers_together() {
+    let public = tempfile::TempDir::new().expect("a directory");
+    let public = public.path().to_str().expect("UTF-8");
+    let commands = [&["http"][..], &["whoami"], &["files", public], &["echo"], &["chat"]];
+    for command in commands {
+        let text = if matches!(command[0], "echo" | "chat") { "hello\n" } else { GET };
+        for (backend, balance) in
+            backends().iter().flat_map(|backend| [(*backend, "auto"), (backend, "least-connections")])
+        {
+            let options = ["-p", "0", "-b", backend, "--workers", "3", "--balance", balance];
+            let options = [command, &options[..], &["--max-connections-per-address", "4"]].concat();
+            let server = Running::start(&options);
+            let mut clients: Vec<Client> = (0..4).map(|_| accepted(&server, text).expect("accepted")).collect();
+            assert!((0..3).all(|_| accepted(&server, text).is_none()), "{options:?}");
+            for _ in 0..4 {
+                clients.remove(0);
+                let start = Instant::now();
+                clients.push(loop {
+                    assert!(start.elapsed() < WAIT_MAX, "{options:?}: a closed connection still counts");
+                    if let Some(client) = accepted(&server, text) {
+                        break client;
+                    }
+                });
+                assert!(accepted(&server, text).is_none(), "{options:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn refused_connections_of_an_address_are_logged_once_a_second() {
+    let mut server = Running::start(&["-p", "0", "--max-connections-per-address", "1"]);
+    let open = accepted(&server, GET).expect("accepted");
+    let start = Instant::now();
+    for _ in 0..50 {
+        assert!(accepted(&server, GET).is_none());
+    }
+    let seconds = start.elapsed().as_secs();
+    drop(open);
+    let mut log = server.child.stderr.take().expect("piped");
+    server.signal("TERM");
+    expect_exit(server);
+    let mut text = String::new();
+    log.read_to_string(&mut text).expect("UTF-8");
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("refused a connection of 127.0.0.1")).collect();
+    assert!((1..=seconds + 1).contains(&(lines.len() as u64)), "{text}");
+    assert!(lines[0].ends_with("1 refused so far (see --max-connections-per-address)"), "{text}");
+}
+
 /// Returns a writer for the same pipe that does not block. The flag must not be set for `pipe` itself, because the
 /// server inherits that.
 fn non_blocking(pipe: &PipeWriter) -> File {

@@ -5,7 +5,7 @@
 //! arrive in between, it is woken at most once.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -16,7 +16,7 @@ use super::limits::Bounds;
 use super::log::RoomLog;
 use super::tables::{self, Departure, Event, LOBBY, Member, MemberKey, Tables};
 use super::text;
-use crate::r#loop::{ConnId, Remote};
+use crate::r#loop::{ConnId, Remote, network};
 
 /// Maximum number of members or rooms listed in a reply; the rest are only counted.
 const REPLY_LISTED_MAX: usize = 100;
@@ -134,7 +134,7 @@ impl ChatGuard<'_> {
     /// Returns whether connections from this address are refused.
     pub(super) fn is_banned(&mut self, addr: IpAddr) -> bool {
         let banned = &self.tables().banned;
-        !banned.is_empty() && banned.contains(&ban_key(addr))
+        !banned.is_empty() && banned.contains(&network(addr))
     }
 
     /// Adds a member to the lobby, and sends it a welcome followed by `motd`. Returns `None` if the chat is full.
@@ -369,14 +369,15 @@ impl ChatGuard<'_> {
         true
     }
 
-    /// Bans an address, and removes its members. Returns their number, or `None` if there are too many bans.
+    /// Bans the [`network`] of an address, whose owner can use any address in it, and removes its members. Returns their
+    /// number, or `None` if there are too many bans.
     pub(super) fn ban(&mut self, addr: IpAddr) -> Option<usize> {
-        let (tables, network) = (self.tables(), ban_key(addr));
-        if tables.banned.len() >= BANNED_MAX && !tables.banned.contains(&network) {
+        let (tables, banned) = (self.tables(), network(addr));
+        if tables.banned.len() >= BANNED_MAX && !tables.banned.contains(&banned) {
             return None;
         }
-        tables.banned.insert(network);
-        let is_banned = |member: &Member| member.addr.is_some_and(|addr| ban_key(addr.ip()) == network);
+        tables.banned.insert(banned);
+        let is_banned = |member: &Member| member.addr.is_some_and(|addr| network(addr.ip()) == banned);
         let members = tables.members.iter().enumerate();
         let keys: Vec<MemberKey> =
             members.filter(|(_, member)| member.as_ref().is_some_and(is_banned)).map(|(key, _)| key).collect();
@@ -388,7 +389,7 @@ impl ChatGuard<'_> {
 
     /// Ends a ban. Returns whether there was one.
     pub(super) fn unban(&mut self, addr: IpAddr) -> bool {
-        self.tables().banned.remove(&ban_key(addr))
+        self.tables().banned.remove(&network(addr))
     }
 
     /// Removes a member. Its connection is closed once the lines queued for it have been sent.
@@ -406,14 +407,5 @@ impl ChatGuard<'_> {
     /// Removes a member whose connection has closed.
     pub(super) fn disconnect(&mut self, key: MemberKey, reason: Departure) {
         self.tables().remove(key, reason, |member| Event::Disconnected { member });
-    }
-}
-
-/// Returns the network that a ban of an address covers: an IPv4 address alone, or the /64 of an IPv6 address, whose owner
-/// can use any address in it.
-pub(super) fn ban_key(addr: IpAddr) -> IpAddr {
-    match addr.to_canonical() {
-        IpAddr::V4(addr) => IpAddr::V4(addr),
-        IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct Tables {
     pub(super) pending_rooms: Vec<RoomKey>,
     pub(super) last_guest_number: u64,
     pub(super) last_arrival_id: u64,
-    /// Addresses that may not connect, as networks; see `state::ban_key`.
+    /// Addresses that may not connect, as [networks](crate::r#loop::network).
     pub(super) banned: HashSet<IpAddr>,
     pub(super) log: Option<RoomLog>,
 }

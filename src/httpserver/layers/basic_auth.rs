@@ -22,7 +22,8 @@ use super::super::handler::{BodyMode, Handler};
 use super::super::pool::Pool;
 use super::super::request::{Request, RequestHead};
 use super::super::response::Response;
-use super::fair_queue::{FairQueue, network};
+use super::fair_queue::FairQueue;
+use crate::r#loop::network;
 
 /// Lifetime of cached credentials.
 const CACHE_TIME: Duration = Duration::from_secs(300);

@@ -1,16 +1,7 @@
 //! A queue in which clients take turns, so that a client with many requests does not delay the others.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
-
-/// Returns the network that counts as one client: an IPv4 address, or the upper half of an IPv6 address, which is usually
-/// assigned to one customer.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
+use std::net::IpAddr;
 
 /// A queue in which clients take turns.
 pub(super) struct FairQueue<T> {
@@ -69,14 +60,5 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(order, [0, 10, 20, 1, 11, 2, 3]);
         assert!(queue.clients.is_empty() && queue.evict().is_none());
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_client() {
-        let network = |address: &str| network(address.parse().unwrap());
-        assert_eq!(network("2001:db8:1:2:3::4"), network("2001:db8:1:2::9"));
-        assert_ne!(network("2001:db8:1:2::9"), network("2001:db8:1:3::9"));
-        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
-        assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
     }
 }

@@ -58,8 +58,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             log::error!("application panicked while opening a connection; closing it");
             self.context.scratch.clear();
             self.connection_limit.release();
+            if let Some(peer_addr) = peer_addr {
+                self.connection_limit.release_address(peer_addr.ip());
+            }
             return id;
         };
+        if self.connection_limit.is_per_address()
+            && let Some(peer_addr) = peer_addr
+        {
+            self.addresses.insert(id.index, peer_addr.ip());
+        }
         let mut connection = Connection::new(stream, state, connecting);
         connection.readable &= self.context.eager.should_try();
         if !self.context.scratch.is_empty() {

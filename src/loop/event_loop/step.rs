@@ -166,6 +166,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         drop(stream);
         self.connection_limit.release();
+        if let Some(address) = self.addresses.take(id.index) {
+            self.connection_limit.release_address(address);
+        }
         self.listeners.on_capacity_freed();
         self.wakeup_dirty = true;
     }
