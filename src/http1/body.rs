@@ -5,8 +5,8 @@
 //! extension is skipped, as RFC 9110 section 5.6.3 requires.
 
 use super::error::Error;
-use super::head::{Framing, TOKEN, VALUE};
-use super::limits::Limits;
+use super::head::{Framing, Limits};
+use super::scan::{TOKEN, VALUE};
 
 /// Maximum length of a chunk line: the size and its extensions.
 const CHUNK_LINE_BYTES_MAX: u32 = 4096;

@@ -14,8 +14,7 @@
 
 use super::body::{Body, Piece};
 use super::error::Error;
-use super::head::{Framing, Head, Progress};
-use super::limits::Limits;
+use super::head::{Framing, Head, Limits, Progress};
 
 /// The result of parsing a piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

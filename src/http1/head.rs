@@ -1,9 +1,7 @@
-//! Incremental parser for a request head: the request line, the header fields, and the rules that involve several of
-//! them.
+//! A request head: the fields that the parser interprets, the rules that involve several of them, and the limits on
+//! its size.
 //!
-//! The parser stores offsets, not slices, so results stay valid when the input buffer moves. It remembers its position:
-//! however the input is fragmented, every byte is searched once and every line is parsed once. A line is parsed only
-//! when it is complete, or rejected when it exceeds a limit, so fragmentation never changes the outcome.
+//! A head stores offsets, not slices, so it stays valid when the input buffer moves.
 //!
 //! Choices the RFC leaves open, each made so that no proxy can parse the message differently:
 //!
@@ -19,17 +17,64 @@
 //! path.
 
 use super::error::Error;
-use super::limits::Limits;
-use super::scan::{self, eq_lower};
+use super::scan::{self, TOKEN, eq_lower, list_elements};
 use super::target::{self, TargetForm};
 
-mod fast_path;
+mod parse;
 
-/// Maximum number of empty lines skipped before a request line (RFC 9112 section 2.2 recommends at least one).
-const BLANK_LINES_MAX: u8 = 8;
+pub(super) use parse::Progress;
 
-/// Maximum length of a request line without its target: a method, two spaces, a version.
-const REQUEST_LINE_EXTRA: usize = 64;
+/// Maximum size of a head in bytes, since offsets within a head are stored as 16-bit integers.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Limits on the size of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Maximum size of the request line and headers in bytes, line endings included. Default: [`HEAD_BYTES_MAX`], which
+    /// is also the upper bound. A larger head gets 431.
+    pub head_bytes_max: usize,
+    /// Maximum number of headers, and of trailers. Default: 100, more than twice what browsers send. A request with
+    /// more gets 431.
+    pub headers_max: usize,
+    /// Maximum size of a request target in bytes. Default: 8 KiB, slightly more than the 8,000 octets that RFC 9112
+    /// section 3 recommends as the minimum for a request line. A larger target gets 414.
+    pub target_bytes_max: usize,
+    /// Maximum size of a body in bytes. Default: 1 MiB, since bodies are collected in memory by default. A larger body
+    /// gets 413.
+    pub body_bytes_max: u64,
+    /// Maximum size of a trailer section in bytes; it is held in memory. Default: 8 KiB. A larger one gets 431.
+    pub trailer_bytes_max: usize,
+}
+
+impl Limits {
+    setters! {
+        head_bytes_max: usize,
+        headers_max: usize,
+        target_bytes_max: usize,
+        body_bytes_max: u64,
+        trailer_bytes_max: usize,
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes_max: HEAD_BYTES_MAX,
+            headers_max: 100,
+            target_bytes_max: 8 * 1024,
+            body_bytes_max: 1024 * 1024,
+            trailer_bytes_max: 8 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Returns the limit on the size of a head, at most [`HEAD_BYTES_MAX`].
+    pub(super) fn head_bytes_capped(&self) -> usize {
+        self.head_bytes_max.min(HEAD_BYTES_MAX)
+    }
+}
 
 /// The HTTP version of a request. A higher minor version counts as 1.1 (RFC 9110 section 2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,70 +214,6 @@ pub struct Head {
     crlf: Option<bool>,
 }
 
-/// The result of [`Head::parse`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// The head is incomplete. `skipped` bytes of empty lines before it have been consumed.
-    NeedMore { skipped: usize },
-    /// The head is complete: it is `input[start..end]`.
-    Complete { start: usize, end: usize },
-}
-
-/// The bytes allowed in a token (RFC 9110 section 5.6.2).
-pub(super) const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut index = 0_u8;
-    while index < 128 {
-        let byte = index;
-        table[index as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
-        index += 1;
-    }
-    table
-};
-
-/// The bytes allowed in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
-pub(super) const VALUE: [bool; 256] = {
-    let mut table = [true; 256];
-    let mut index = 0;
-    while index < 32 {
-        table[index] = index == 9;
-        index += 1;
-    }
-    table[127] = false;
-    table
-};
-
-/// Returns whether `bytes` is a token (RFC 9110 section 5.6.2), such as a method or a header name.
-pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[byte as usize])
-}
-
-/// Returns whether `bytes` contains only bytes allowed in a header value (RFC 9110 section 5.5).
-pub fn is_header_value(bytes: &[u8]) -> bool {
-    let checked = scan::find_control(bytes, 0);
-    bytes[checked..].iter().all(|&byte| VALUE[byte as usize])
-}
-
-/// Strips leading and trailing optional whitespace (RFC 9110 section 5.6.3).
-pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = bytes {
-        bytes = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = bytes {
-        bytes = rest;
-    }
-    bytes
-}
-
-/// Returns the non-empty elements of a comma-separated list (RFC 9110 section 5.6.1).
-pub(super) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
-}
-
 impl Head {
     /// Clears the head but keeps its allocation.
     pub(super) fn reset(&mut self) {
@@ -244,128 +225,6 @@ impl Head {
     /// Returns whether part of a head has been received.
     pub(super) fn has_begun(&self) -> bool {
         self.searched > 0
-    }
-
-    /// Continues parsing. `input` must start with the same bytes as in the previous call, except for those the previous
-    /// call skipped.
-    pub(super) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, Error> {
-        let mut start = 0;
-        loop {
-            let bytes = &input[start..];
-            if self.crlf.is_none() {
-                check_first_byte(bytes)?;
-            }
-            if self.searched == self.line
-                && let Some(end) = self.parse_fast_outlined(bytes, limits)?
-            {
-                return Ok(Progress::Complete { start, end: start + end });
-            }
-            let Some(found) = memchr::memchr(b'\n', &bytes[self.searched..]) else {
-                self.check_line_length(bytes, bytes.len() - self.line, limits)?;
-                self.searched = bytes.len();
-                return Ok(Progress::NeedMore { skipped: start });
-            };
-            let end = self.searched + found;
-            self.check_line_length(bytes, end - self.line, limits)?;
-            self.searched = end + 1;
-            let crlf = end > self.line && bytes[end - 1] == b'\r';
-            let line = self.line..end - usize::from(crlf);
-            if self.crlf.is_none() && line.is_empty() {
-                start += end + 1;
-                self.searched = 0;
-                self.blank_lines += 1;
-                if self.blank_lines > BLANK_LINES_MAX {
-                    return Err(Error::BlankLines);
-                }
-                continue;
-            }
-            if self.line == 0 {
-                self.crlf = Some(crlf);
-                self.read_request_line(&bytes[line], limits)?;
-            } else if self.crlf != Some(crlf) {
-                return Err(Error::MixedLineEndings);
-            } else if line.is_empty() {
-                self.check_head()?;
-                return Ok(Progress::Complete { start, end: start + end + 1 });
-            } else {
-                self.read_field_line(bytes, line, limits)?;
-            }
-            self.line = end + 1;
-        }
-    }
-
-    /// Enforces the limits on the current line before it is parsed. `len` is its length so far.
-    fn check_line_length(&mut self, bytes: &[u8], len: usize, limits: &Limits) -> Result<(), Error> {
-        let request_line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
-        if self.line == 0 && len > request_line_max {
-            return Err(self.classify_overlong_line(&bytes[..request_line_max]));
-        }
-        if self.line + len >= limits.head_bytes_capped() { Err(Error::HeadTooLarge) } else { Ok(()) }
-    }
-
-    /// Determines which part of an overlong request line is too long.
-    #[cold]
-    fn classify_overlong_line(&mut self, seen: &[u8]) -> Error {
-        if seen.starts_with(b"HEAD ") {
-            self.flags.set(HeadFlags::HEAD_METHOD);
-        }
-        match memchr::memchr(b' ', seen) {
-            None if is_token(seen) => Error::MethodTooLong,
-            None => Error::NotHttp,
-            Some(method_len) if is_token(&seen[..method_len]) => Error::TargetTooLong,
-            Some(_) => Error::Method,
-        }
-    }
-
-    fn read_request_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), Error> {
-        let method_len = memchr::memchr(b' ', line).ok_or(Error::RequestLine)?;
-        let (method, rest) = (&line[..method_len], &line[method_len + 1..]);
-        if !is_token(method) {
-            return Err(Error::Method);
-        }
-        if method == b"HEAD" {
-            self.flags.set(HeadFlags::HEAD_METHOD);
-        }
-        let target_len = memchr::memchr(b' ', rest).ok_or(Error::RequestLine)?;
-        let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
-        if target.is_empty() {
-            return Err(Error::RequestLine);
-        }
-        if read_version(version)? == Version::Http10 {
-            self.flags.set(HeadFlags::HTTP10);
-        }
-        if target.len() > limits.target_bytes_max {
-            return Err(Error::TargetTooLong);
-        }
-        self.form = target::check(method, target)?;
-        self.method = Span::new(0, method_len);
-        self.target = Span::new(method_len + 1, target_len);
-        Ok(())
-    }
-
-    fn read_field_line(&mut self, bytes: &[u8], line: std::ops::Range<usize>, limits: &Limits) -> Result<(), Error> {
-        let start = line.start;
-        let line = &bytes[line];
-        let name_len = line.iter().position(|&byte| !TOKEN[byte as usize]).ok_or(Error::HeaderLine)?;
-        match line[name_len] {
-            b':' if name_len > 0 => {}
-            b' ' | b'\t' if name_len == 0 => return Err(Error::Folded),
-            _ => return Err(Error::HeaderName),
-        }
-        if self.fields.len() >= limits.headers_max {
-            return Err(Error::TooManyHeaders);
-        }
-        let raw = &line[name_len + 1..];
-        let value = trim(raw);
-        if !is_header_value(value) {
-            return Err(Error::HeaderValue);
-        }
-        let padding = if value.is_empty() { 0 } else { raw.len() - raw.trim_ascii_start().len() };
-        let value_start = name_len + 1 + padding;
-        let span = FieldSpan { name_end: name_len, value_start, value_end: value_start + value.len() };
-        self.record_outlined(&bytes[start..], span)?;
-        self.fields.push(span.at(start));
-        Ok(())
     }
 
     /// Out-of-line version of [`Head::record`].
@@ -595,30 +454,4 @@ impl Head {
 
 fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
-}
-
-/// Rejects input that cannot start a request as soon as possible: a TLS `ClientHello`, for example, may not contain any
-/// line ending.
-fn check_first_byte(bytes: &[u8]) -> Result<(), Error> {
-    match bytes {
-        [] | [b'\r'] | [b'\r', b'\n', ..] | [b'\n', ..] => Ok(()),
-        [first, ..] if TOKEN[*first as usize] => Ok(()),
-        _ => Err(Error::NotHttp),
-    }
-}
-
-/// Parses an HTTP version (RFC 9112 section 2.3): case-sensitive, one digit on each side of the dot.
-fn read_version(version: &[u8]) -> Result<Version, Error> {
-    match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            if *major == b'1' {
-                Ok(Version::Http11)
-            } else {
-                Err(Error::VersionUnsupported)
-            }
-        }
-        _ => Err(Error::Version),
-    }
 }

@@ -1,9 +1,60 @@
-//! SIMD search for the end of a token or value, 16 bytes at a time.
+//! The bytes allowed in tokens, values, hosts and targets, and SIMD searches for the first other byte, 16 bytes at a time.
 //!
 //! A block of bytes is converted to a bitmask with one bit per byte, set where the byte matches. That takes a few
 //! instructions on targets with 16-byte vectors (all of x86-64 and `AArch64`), and scalar arithmetic elsewhere.
 
 use wide::{CmpEq, CmpGt, CmpLt, i8x16};
+
+/// The bytes allowed in a token (RFC 9110 section 5.6.2).
+pub(super) const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut index = 0_u8;
+    while index < 128 {
+        let byte = index;
+        table[index as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        index += 1;
+    }
+    table
+};
+
+/// The bytes allowed in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
+pub(super) const VALUE: [bool; 256] = {
+    let mut table = [true; 256];
+    let mut index = 0;
+    while index < 32 {
+        table[index] = index == 9;
+        index += 1;
+    }
+    table[127] = false;
+    table
+};
+
+const PATH: u8 = 1;
+const QUERY: u8 = 2;
+pub(super) const HOST: u8 = 4;
+
+/// The bytes allowed in a path, a query and a reg-name, apart from percent-encodings.
+pub(super) const CLASS: [u8; 256] = {
+    let mut class = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        let sub_delim = matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        if unreserved || sub_delim {
+            class[byte as usize] = PATH | QUERY | HOST;
+        } else if matches!(byte, b':' | b'@' | b'/' | b'[' | b']' | b'|') {
+            class[byte as usize] = PATH | QUERY;
+        } else if matches!(byte, b'%' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
+            class[byte as usize] = QUERY;
+        }
+        byte += 1;
+    }
+    class
+};
 
 /// Bytes per vector.
 pub(super) const BLOCK: usize = 16;
@@ -147,6 +198,63 @@ pub(super) fn eq_lower<const N: usize>(bytes: &[u8], word: &[u8; N]) -> bool {
         _ => false,
     };
     bytes.len() == N && (0..N / 4).all(|part| same(part * 4)) && same(N - 4)
+}
+
+/// Returns whether `bytes` is a token (RFC 9110 section 5.6.2), such as a method or a header name.
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[byte as usize])
+}
+
+/// Returns whether `bytes` contains only bytes allowed in a header value (RFC 9110 section 5.5).
+pub fn is_header_value(bytes: &[u8]) -> bool {
+    let checked = find_control(bytes, 0);
+    bytes[checked..].iter().all(|&byte| VALUE[byte as usize])
+}
+
+/// Strips leading and trailing optional whitespace (RFC 9110 section 5.6.3).
+pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Returns the non-empty elements of a comma-separated list (RFC 9110 section 5.6.1).
+pub(super) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
+}
+
+/// Returns the length of the path and query at the start of `bytes`.
+#[inline]
+pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
+    let mut class = PATH;
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if CLASS[byte as usize] & class != 0 {
+            at += 1;
+        } else if byte == b' ' {
+            break;
+        } else if byte == b'?' {
+            class = QUERY;
+            at += 1;
+        } else if let Some(len) = percent_encoding_len(&bytes[at..]) {
+            at += len;
+        } else {
+            break;
+        }
+    }
+    at
+}
+
+/// Returns the length of the percent-encoding at the start of `bytes`, if there is one.
+pub(super) fn percent_encoding_len(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => Some(3),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! application interprets. In a path it is rejected, since recipients differ in how they interpret it.
 
 use super::error::Error;
+use super::scan::{CLASS, HOST, path_and_query_len, percent_encoding_len};
 
 /// The form of a request target (RFC 9112 section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,29 +22,6 @@ pub enum TargetForm {
     /// `*`, only for OPTIONS.
     Asterisk,
 }
-
-const PATH: u8 = 1;
-const QUERY: u8 = 2;
-const HOST: u8 = 4;
-
-/// The bytes allowed in a path, a query and a reg-name, apart from percent-encodings.
-const CLASS: [u8; 256] = {
-    let mut class = [0; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        let sub_delim = matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
-        if unreserved || sub_delim {
-            class[byte as usize] = PATH | QUERY | HOST;
-        } else if matches!(byte, b':' | b'@' | b'/' | b'[' | b']' | b'|') {
-            class[byte as usize] = PATH | QUERY;
-        } else if matches!(byte, b'%' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'}') {
-            class[byte as usize] = QUERY;
-        }
-        byte += 1;
-    }
-    class
-};
 
 /// Validates a target and returns its form. Some forms are only valid with certain methods.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<TargetForm, Error> {
@@ -109,36 +87,6 @@ pub(crate) fn path_and_query(form: TargetForm, target: &[u8]) -> (&[u8], Option<
 
 fn check_path_and_query(bytes: &[u8]) -> Result<(), Error> {
     if path_and_query_len(bytes) == bytes.len() { Ok(()) } else { Err(Error::Target) }
-}
-
-/// Returns the length of the path and query at the start of `bytes`.
-#[inline]
-pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
-    let mut class = PATH;
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if CLASS[byte as usize] & class != 0 {
-            at += 1;
-        } else if byte == b' ' {
-            break;
-        } else if byte == b'?' {
-            class = QUERY;
-            at += 1;
-        } else if let Some(len) = percent_encoding_len(&bytes[at..]) {
-            at += len;
-        } else {
-            break;
-        }
-    }
-    at
-}
-
-/// Returns the length of the percent-encoding at the start of `bytes`, if there is one.
-fn percent_encoding_len(bytes: &[u8]) -> Option<usize> {
-    match bytes {
-        [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => Some(3),
-        _ => None,
-    }
 }
 
 /// Splits an authority into the host and the rest: the port with its colon, if any.
