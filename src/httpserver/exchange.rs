@@ -1,208 +1,437 @@
-//! The state of an HTTP connection and of its current exchange: a request and its response.
-//!
-//! ```text
-//!                                            +--> complete response -------> idle
-//!   idle -- head without body --> handler ---+--> deferred: Waiting -------> idle
-//!    |                             ^  ^      +--> streamed: Sending -------> idle
-//!    | head with body              |  |      +--> suspended: Suspended --+
-//!    v                             |  +----------------------------------+
-//!   Collecting, Streaming, Reading +
-//! ```
-//!
-//! The phase of the connection, which selects its timeout, follows from this state; see [`HttpConnection::phase`].
+//! The steps of an exchange after its head: receives the request body, responds, and sends a streamed body. Also suspends
+//! requests, whose handler is called again once another thread has supplied the missing information; they are kept in
+//! memory until then, and requests pipelined behind them are not parsed.
 
-use http::Extensions;
+use std::io;
 
-use super::body_reader::BodyFeed;
-use super::body_stream::BodyWriter;
-use super::buffer_limit::{Lease, Status};
-use super::handler::BodySink;
-use super::response::{PendingReply, Response};
-use crate::http1::{self, Framing, Head, Next, ReplyContext};
-use crate::r#loop::{Flow, Phase};
+use bytes::Bytes;
+use http::StatusCode;
 
-/// The state of an HTTP connection.
-pub struct HttpConnection {
-    pub(super) http1: http1::Connection,
-    pub(super) exchange: Option<Box<Exchange>>,
-    /// No byte of a request has been consumed yet.
-    pub(super) silent: bool,
-    /// Number of requests so far; counted only by a server with options.
-    pub(super) requests: u32,
-}
+use super::body_stream::{BATCH_BYTES, BodyWriter, Progress, Stream};
+use super::buffer_limit::Status;
+use super::deferred::Responder;
+use super::exchange_handle::{ExchangeId, Wakeup};
+use super::handler::{BodyFlow, Handler};
+use super::headers::{HeaderBlock, Trailers};
+use super::http_connection::{BodyStart, Collected, Exchange, HttpConnection, Step, Suspended, Waiting};
+use super::request::{Context, Request};
+use super::response::{self, Body, Outcome, PendingReply, Response};
+use super::serve_head::{catch_panic, reply_context, request_head};
+use super::server::HttpServer;
+use crate::http1::{Next, Reply, ReplyContext, Responded, is_header_value};
+use crate::r#loop::{Flow, Wire};
 
-/// An exchange that cannot be completed in one call to [`App::receive`](crate::App::receive). Dropping it early notifies the threads that
-/// share state with it.
-pub(super) enum Exchange {
-    /// The request body is collected in memory, or discarded.
-    Collecting(Collected),
-    /// The request body is passed to a [`BodySink`] as it arrives.
-    Streaming(ReplyContext, Box<dyn BodySink>),
-    /// The request body is read on another thread, which may respond before the body ends.
-    Reading(ReplyContext, BodyFeed, Box<PendingReply>),
-    /// A deferred response is pending.
-    Waiting(ReplyContext, Box<Waiting>),
-    /// The request is suspended; the handler will be called again.
-    Suspended(Box<Suspended>),
-    /// The response body is streamed.
-    Sending(BodyWriter),
-    /// The response is in the output but not completely sent. Used only with an access log, which records whether and
-    /// when the response was sent. Holds the number of content bytes.
-    Flushing(Next, u64),
-}
-
-/// A pending deferred response, and the headers that were added to its placeholder.
-pub(super) struct Waiting {
-    pub(super) pending: PendingReply,
-    pub(super) headers: Vec<u8>,
-    pub(super) close: bool,
-}
-
-impl Exchange {
-    pub(super) fn drain(&self) {
-        match self {
-            Exchange::Collecting(_) | Exchange::Streaming(..) | Exchange::Flushing(..) => {}
-            Exchange::Reading(_, _, pending) => pending.deferred.handle.drain(),
-            Exchange::Waiting(_, waiting) => waiting.pending.deferred.handle.drain(),
-            Exchange::Suspended(suspended) => suspended.waiting.pending.deferred.handle.drain(),
-            Exchange::Sending(writer) => writer.drain(),
+impl<H: Handler> HttpServer<H> {
+    /// Advances an exchange that needs no input: checks for its response, or sends more of it.
+    pub(super) fn advance(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        match state.exchange.as_deref_mut() {
+            Some(Exchange::Waiting(reply, waiting)) => {
+                let reply = *reply;
+                // Only suspended requests yield `Outcome::Retry`.
+                let Some(Outcome::Response(mut response)) = waiting.pending.take() else {
+                    return Step::Flow(Flow::Pause);
+                };
+                response.merge(&waiting.headers, waiting.close);
+                waiting.pending.deferred.handle.release();
+                state.exchange = None;
+                self.respond(state, wire, reply, response)
+            }
+            Some(Exchange::Suspended(suspended)) => {
+                let Some(outcome) = suspended.waiting.pending.take() else {
+                    return Step::Flow(Flow::Pause);
+                };
+                match state.exchange.take().map(|exchange| *exchange) {
+                    Some(Exchange::Suspended(suspended)) => self.resume(state, wire, *suspended, outcome),
+                    _ => Step::Parse,
+                }
+            }
+            Some(Exchange::Collecting(request)) => match request.status() {
+                Status::Running => Step::Parse,
+                Status::Waiting => Step::Flow(Flow::Pause),
+                Status::Rejected => self.reject_body(state, wire),
+            },
+            Some(Exchange::Reading(reply, feed, pending)) => {
+                let Some(Outcome::Response(response)) = pending.take() else {
+                    return match feed.status() {
+                        Status::Running => Step::Parse,
+                        Status::Waiting => Step::Flow(Flow::Pause),
+                        Status::Rejected => self.reject_body(state, wire),
+                    };
+                };
+                let reply = *reply;
+                // The response came before the end of the body, so the rest of the body stays unread.
+                pending.deferred.handle.release();
+                state.exchange = None;
+                self.respond(state, wire, reply, response)
+            }
+            Some(Exchange::Sending(writer)) => match writer.pump(wire.output()) {
+                Progress::More => Step::Flow(Flow::Yield(state.phase())),
+                Progress::Wait => Step::Flow(Flow::Pause),
+                Progress::Done => {
+                    let (next, bytes) = (writer.next, writer.content_bytes);
+                    state.exchange = None;
+                    wire.restart_timer();
+                    self.log_end(wire, bytes);
+                    Step::Responded(next)
+                }
+                Progress::Broken => Step::Flow(writer.failure_flow()),
+            },
+            Some(Exchange::Flushing(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase())),
+            Some(Exchange::Flushing(next, bytes)) => {
+                let (next, bytes) = (*next, *bytes);
+                state.exchange = None;
+                wire.restart_timer();
+                self.log_end(wire, bytes);
+                Step::Responded(next)
+            }
+            _ => Step::Parse,
         }
     }
 }
 
-/// Maximum number of bytes reserved for a request body because of its Content-Length. Beyond that the buffer grows as
-/// the body arrives, so a client cannot cause a large allocation by merely declaring a length.
-const BODY_RESERVE_MAX: u64 = 16 * 1024;
+impl<H: Handler> HttpServer<H> {
+    /// Handles a chunk of the request body.
+    pub(super) fn on_body_chunk(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        bytes: &[u8],
+    ) -> Step {
+        match state.exchange.as_deref_mut() {
+            Some(Exchange::Collecting(request)) if !request.discards => {
+                request.push(bytes);
+                return self.count_body(state, wire, bytes.len());
+            }
+            Some(Exchange::Streaming(reply, sink)) => {
+                let reply = *reply;
+                let response = match catch_panic(|| sink.chunk(bytes)) {
+                    Some(BodyFlow::Continue) => return Step::Parse,
+                    Some(BodyFlow::Respond(response)) => response,
+                    None => {
+                        log::error!("body sink panicked; replied 500");
+                        wire.count_panic();
+                        response::internal_error()
+                    }
+                };
+                state.exchange = None;
+                return self.respond(state, wire, reply, response);
+            }
+            Some(Exchange::Reading(_, feed, _)) => {
+                return match feed.push(bytes) {
+                    Status::Running => Step::Parse,
+                    Status::Waiting => Step::Flow(Flow::Pause),
+                    Status::Rejected => self.reject_body(state, wire),
+                };
+            }
+            _ => {}
+        }
+        Step::Parse
+    }
 
-/// Number of bytes by which the buffer of a body grows at least.
-const BODY_STEP_MIN: usize = 64 * 1024;
+    /// Counts a chunk towards the memory of all bodies. Pauses reading at the limit.
+    fn count_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, received: usize) -> Step {
+        let id = self.exchange_id(wire);
+        let Some(Exchange::Collecting(request)) = state.exchange.as_deref_mut() else { return Step::Parse };
+        if request.lease.is_none() {
+            request.lease = id.map(|id| self.buffer_limit.add(id));
+        }
+        let bytes = request.body.capacity() + request.head_bytes.capacity();
+        match request.lease.as_ref().map_or(Status::Running, |lease| lease.set(bytes, received)) {
+            Status::Running => Step::Parse,
+            Status::Waiting => Step::Flow(Flow::Pause),
+            Status::Rejected => self.reject_body(state, wire),
+        }
+    }
 
-/// A request held in memory, with the part of its body that has been collected so far, or without its body.
-pub(super) struct Collected {
-    pub(super) head_bytes: Vec<u8>,
-    pub(super) head: Box<Head>,
-    pub(super) extensions: Option<Box<Extensions>>,
-    pub(super) body: Vec<u8>,
-    /// The body is discarded.
-    pub(super) discards: bool,
-    /// The memory of the body; `None` until the first chunk has arrived.
-    pub(super) lease: Option<Lease>,
-}
-
-impl Collected {
-    pub(super) fn new(
-        head_bytes: Vec<u8>,
-        head: Box<Head>,
-        extensions: Option<Box<Extensions>>,
-        discards: bool,
-    ) -> Self {
-        let reserve = match head.framing() {
-            Framing::Length(length) if !discards => length.min(BODY_RESERVE_MAX),
-            _ => 0,
+    /// Rejects a request because the memory of all bodies is used up.
+    pub(super) fn reject_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        let context = match state.exchange.take().as_deref() {
+            Some(Exchange::Collecting(request)) => ReplyContext::new(&request.head),
+            Some(Exchange::Reading(reply, feed, _)) => {
+                feed.end(Err(io::ErrorKind::InvalidData));
+                *reply
+            }
+            _ => return Step::Parse,
         };
-        let body = Vec::with_capacity(usize::try_from(reserve).unwrap_or(0));
-        Collected { head_bytes, head, extensions, body, discards, lease: None }
+        log::debug!("rejected an upload with 503: the limit on buffered request bodies is reached");
+        let response = Response::error(StatusCode::SERVICE_UNAVAILABLE, "too many uploads in progress\n");
+        self.respond(state, wire, context, response.header("Retry-After", "5"))
     }
 
-    /// Adds a chunk of the body.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        if self.discards {
-            return;
+    /// Responds, or waits for the response, once the request body is complete.
+    pub(super) fn on_body_end(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        let Some(exchange) = state.exchange.take() else { return Step::Parse };
+        match *exchange {
+            Exchange::Collecting(collected) => self.call_collected(state, wire, collected),
+            Exchange::Streaming(reply, sink) => {
+                let trailers = Trailers::received(state.http1.trailers());
+                let response = response::catch_panic(|| sink.end(&trailers));
+                self.respond(state, wire, reply, response)
+            }
+            Exchange::Reading(reply, feed, pending) => {
+                feed.end(Ok(Trailers::received(state.http1.trailers())));
+                let waiting = Waiting { pending: *pending, headers: Vec::new(), close: false };
+                state.exchange = Some(Box::new(Exchange::Waiting(reply, Box::new(waiting))));
+                Step::Parse
+            }
+            other => {
+                state.exchange = Some(Box::new(other));
+                Step::Parse
+            }
         }
-        let (len, capacity) = (self.body.len(), self.body.capacity());
-        if len + bytes.len() > capacity {
-            // Grows in smaller steps than a vector does by itself, and not beyond the announced length.
-            let length = if let Framing::Length(length) = self.head.framing() { length } else { u64::MAX };
-            let step = (capacity / 4).max(BODY_STEP_MIN).min(usize::try_from(length).unwrap_or(usize::MAX) - len);
-            self.body.reserve_exact(bytes.len().max(step));
+    }
+}
+
+impl<H: Handler> HttpServer<H> {
+    /// Suspends a request until its [`Responder`](crate::Responder) responds or resumes it.
+    pub(super) fn suspend(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        request: Collected,
+        at_head: bool,
+        response: Response,
+    ) -> Step {
+        state.exchange = Some(Box::new(self.suspended_exchange(wire, request, at_head, response)));
+        Step::Parse
+    }
+
+    pub(super) fn suspended_exchange(
+        &self,
+        wire: &Wire<'_, Wakeup>,
+        request: Collected,
+        at_head: bool,
+        response: Response,
+    ) -> Exchange {
+        let Response { body, headers, close, .. } = response;
+        let pending = if let Body::Deferred(pending) = body { *pending } else { PendingReply::new(Responder::new().0) };
+        if let Some(id) = self.exchange_id(wire) {
+            pending.deferred.attach(id, wire.draining());
         }
-        self.body.extend_from_slice(bytes);
+        let waiting = Waiting { pending, headers, close };
+        Exchange::Suspended(Box::new(Suspended { request, at_head, waiting }))
     }
 
-    /// Returns whether the body may be read, with regard to the memory of all bodies.
-    pub(super) fn status(&self) -> Status {
-        self.lease.as_ref().map_or(Status::Running, Lease::status)
+    /// Resumes a suspended request with a response or a retry.
+    pub(super) fn resume(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        suspended: Suspended,
+        outcome: Outcome,
+    ) -> Step {
+        let Suspended { mut request, at_head, waiting } = suspended;
+        waiting.pending.deferred.handle.release();
+        let insert = match outcome {
+            Outcome::Retry(insert) => insert,
+            Outcome::Response(mut response) => {
+                response.merge(&waiting.headers, waiting.close);
+                let context = Context::new(wire, request.extensions);
+                let head = request_head(&request.head_bytes, &request.head, &context);
+                let reply = ReplyContext::with_trailers(head.head, head.bytes);
+                return self.respond(state, wire, reply, response);
+            }
+        };
+        insert(request.extensions.get_or_insert_default());
+        if at_head { self.retry_head(state, wire, request) } else { self.call_collected(state, wire, request) }
+    }
+
+    /// Calls the handler for a request held in memory.
+    pub(super) fn call_collected(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        request: Collected,
+    ) -> Step {
+        let Collected { head_bytes, head, extensions, body, discards, lease } = request;
+        let context = Context::new(wire, extensions);
+        let request_head = request_head(&head_bytes, &head, &context);
+        let response = self.call_handler(wire, &Request { head: request_head, body: &body });
+        let reply = reply_context(&request_head, &response);
+        if response.is_suspended() {
+            let request =
+                Collected { head_bytes, head, extensions: context.extensions.into_inner(), body, discards, lease };
+            return self.suspend(state, wire, request, false, response);
+        }
+        self.respond(state, wire, reply, response)
+    }
+
+    /// Calls [`Handler::head`] again for a request whose body has not been read.
+    fn retry_head(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, request: Collected) -> Step {
+        let Collected { head_bytes, head, extensions, body, discards, lease } = request;
+        let context = Context::new(wire, extensions);
+        // Buffered body bytes are consumed in a later turn.
+        let outcome = self.start_body(state, wire, &request_head(&head_bytes, &head, &context), &[]);
+        let discards = discards || matches!(outcome, BodyStart::Discard);
+        let request =
+            Collected { head_bytes, head, extensions: context.extensions.into_inner(), body, discards, lease };
+        let exchange = match outcome {
+            BodyStart::Respond(_, response) if response.is_suspended() => {
+                return self.suspend(state, wire, request, true, response);
+            }
+            BodyStart::Respond(reply, response) => return self.respond(state, wire, reply, response),
+            BodyStart::Receive(exchange) => exchange,
+            BodyStart::Collect | BodyStart::Discard => Exchange::Collecting(request),
+        };
+        state.exchange = Some(Box::new(exchange));
+        Step::Parse
     }
 }
 
-/// A request for which the handler will be called again.
-pub(super) struct Suspended {
-    pub(super) request: Collected,
-    /// Suspended by [`Handler::head`], before the body was received.
-    pub(super) at_head: bool,
-    pub(super) waiting: Waiting,
-}
-
-/// How a request with a body continues after [`Handler::head`](super::handler::Handler::head) was called.
-pub(super) enum BodyStart {
-    /// The response can be sent now.
-    Respond(ReplyContext, Response),
-    /// This exchange receives the body.
-    Receive(Exchange),
-    /// The body is collected in memory.
-    Collect,
-    /// The body is discarded.
-    Discard,
-}
-
-/// Outcome of one step of serving a connection.
-pub(super) enum Step {
-    /// The response has been written to the output.
-    Responded(Next),
-    /// Continue with the buffered input.
-    Parse,
-    /// Return to the loop: the exchange waits for something, or the connection ends.
-    Flow(Flow),
-}
-
-impl HttpConnection {
-    pub(super) fn new() -> Self {
-        HttpConnection { http1: http1::Connection::new(), exchange: None, silent: true, requests: 0 }
+impl<H: Handler> HttpServer<H> {
+    /// Returns the id through which other threads wake the loop for the exchange that begins now.
+    pub(super) fn exchange_id(&self, wire: &Wire<'_, Wakeup>) -> Option<ExchangeId> {
+        Some(ExchangeId { remote: self.remote.clone()?, connection: wire.id() })
     }
 
-    /// Returns the phase of the connection. While a response is pending or being sent no timeout of a request applies;
-    /// blocked output has its own.
-    pub(super) fn phase(&self) -> Phase {
-        if self.needs_input() { self.input_phase() } else { Phase::Handling }
+    /// Writes the response, starts waiting for a deferred one, or starts streaming the body.
+    pub(super) fn respond(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        reply: ReplyContext,
+        mut response: Response,
+    ) -> Step {
+        response.check(&mut self.content_type);
+        if let (Body::Bytes(body), None) = (&response.body, &self.recorder) {
+            wire.restart_timer();
+            return Step::Responded(self.send_whole(state, wire, reply, &response, body));
+        }
+        self.respond_in_steps(state, wire, reply, response)
     }
 
-    /// Returns the phase of a connection whose exchange, if any, needs input: it depends on what is expected next.
+    /// Writes a response whose body is in memory.
+    pub(super) fn send_whole(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        body: &Bytes,
+    ) -> Next {
+        let length = Some(body.len() as u64);
+        let Responded { content, next } = self.send_head(state, wire, context, response, length, None);
+        if content.is_some() {
+            wire.output().push(body);
+        }
+        next
+    }
+
+    /// Writes the head of a response whose content has `length` bytes, or an unknown number.
+    fn send_head(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        length: Option<u64>,
+        trailer_names: Option<&str>,
+    ) -> Responded {
+        let (mut close, mut keep_alive) = (response.close || wire.draining(), &b""[..]);
+        if let Some(options) = &self.options {
+            close |= state.requests >= options.requests_max;
+            keep_alive = &options.keep_alive;
+        }
+        let reply = Reply {
+            status: response.status,
+            content_type: response.content_type,
+            headers: &response.headers,
+            shared_headers: response.shared_headers.as_deref().map_or(&b""[..], HeaderBlock::lines),
+            length,
+            trailer_names,
+            close,
+            keep_alive,
+        };
+        let now = wire.unix_time();
+        state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)
+    }
+
+    /// Handles the responses that are not on the fast path of [`Self::respond`]: the body is not in memory, or the
+    /// response is logged.
+    fn respond_in_steps(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        reply: ReplyContext,
+        mut response: Response,
+    ) -> Step {
+        let exchange = match std::mem::replace(&mut response.body, Body::Bytes(Bytes::new())) {
+            Body::Deferred(mut pending) => {
+                // The request is not kept here, so it cannot be resumed.
+                pending.suspended = false;
+                if let Some(id) = self.exchange_id(wire) {
+                    pending.deferred.attach(id, wire.draining());
+                }
+                let Response { headers, close, .. } = response;
+                Exchange::Waiting(reply, Box::new(Waiting { pending: *pending, headers, close }))
+            }
+            Body::Stream(stream) => match self.start_stream(state, wire, reply, &response, *stream) {
+                Ok(writer) => Exchange::Sending(writer),
+                Err(next) => {
+                    self.log_end(wire, 0);
+                    return Step::Responded(next);
+                }
+            },
+            body => {
+                wire.restart_timer();
+                let len = body.len().unwrap_or(0);
+                let Responded { content, next } = self.send_head(state, wire, reply, &response, Some(len), None);
+                let with_body = content.is_some();
+                let logs_after_flush = self.logs_after_flush(&body);
+                if with_body {
+                    body.push(wire.output());
+                }
+                self.log_status(wire, response.status);
+                if !(with_body && logs_after_flush) {
+                    self.log_end(wire, if with_body { len } else { 0 });
+                    return Step::Responded(next);
+                }
+                Exchange::Flushing(next, len)
+            }
+        };
+        state.exchange = Some(Box::new(exchange));
+        Step::Parse
+    }
+
+    /// Returns whether the response is logged only after it is sent, because sending may fail or take long.
+    fn logs_after_flush(&self, body: &Body) -> bool {
+        self.recorder.is_some() && !matches!(body, Body::Bytes(bytes) if bytes.len() <= BATCH_BYTES)
+    }
+
     #[inline]
-    pub(super) fn input_phase(&self) -> Phase {
-        if self.http1.is_within_body() {
-            Phase::Body
-        } else if self.http1.is_within_head() {
-            Phase::Head
-        } else if self.silent {
-            Phase::AwaitingFirstByte
-        } else {
-            Phase::Idle
+    pub(super) fn log_status(&mut self, wire: &Wire<'_, Wakeup>, status: http::StatusCode) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_status(wire, status);
         }
     }
 
-    /// Returns whether the connection is waiting for input only.
-    pub(super) fn is_reading(&self) -> bool {
-        match self.exchange.as_deref() {
-            None | Some(Exchange::Streaming(..)) => true,
-            Some(Exchange::Collecting(request)) => request.status() == Status::Running,
-            _ => false,
+    /// Logs the end of a response after `bytes` bytes of content.
+    #[inline]
+    pub(super) fn log_end(&mut self, wire: &Wire<'_, Wakeup>, bytes: u64) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(wire, bytes);
         }
     }
 
-    /// Returns whether the current exchange, if any, consumes input.
-    pub(super) fn needs_input(&self) -> bool {
-        use Exchange::{Flushing, Sending, Suspended, Waiting};
-        !matches!(self.exchange.as_deref(), Some(Waiting(..) | Suspended(_) | Sending(_) | Flushing(..)))
-    }
-}
-
-/// Returns how the connection ends after a response; `None` if the next request follows.
-#[inline]
-pub(super) fn flow_after(next: Next) -> Option<Flow> {
-    match next {
-        Next::Request => None,
-        Next::Close => Some(Flow::Close),
-        Next::Linger => Some(Flow::Linger),
-        Next::Refuse => Some(Flow::Refuse),
+    /// Writes the head of a streamed response. Returns `Err` if no body follows.
+    fn start_stream(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        stream: Stream,
+    ) -> Result<BodyWriter, Next> {
+        wire.restart_timer();
+        let names = stream.trailers.as_ref().map(|(names, _)| names.as_str());
+        let names = names.filter(|names| is_header_value(names.as_bytes()));
+        let Responded { content, next } = self.send_head(state, wire, context, response, stream.length, names);
+        self.log_status(wire, response.status);
+        let Some(framing) = content else { return Err(next) };
+        let writer = BodyWriter::new(stream, framing, next);
+        if let Some(id) = self.exchange_id(wire) {
+            writer.attach(id, wire.draining());
+        }
+        Ok(writer)
     }
 }

@@ -8,14 +8,14 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `server`, `options` | the server as an `App`: batches of requests, timeouts, shutdown; rarely used options |
-//! | `exchange` | the state of a connection and of its current exchange |
-//! | `serve_head`, `serve_body`, `respond` | the steps of an exchange: the handler's call, the request body, the response |
+//! | `server` | the server and its options |
+//! | `http_connection` | the server as an `App`: the state of a connection, batches of requests, timeouts, shutdown |
+//! | `serve_head`, `exchange` | the steps of an exchange: the handler's call; the request body and the response |
 //! | `handler`, `request`, `response`, `response_headers` | the types of a handler's interface |
-//! | `body_stream`, `body_sender`, `events`, `body_reader` | streamed bodies, in both directions |
+//! | `body_stream`, `body_sender`, `body_reader` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
-//! | `router`, `normal_path`, `negotiation`, `headers`, `http_types` | what handlers are built with |
+//! | `router`, `normal_path`, `negotiation`, `headers` | what handlers are built with |
 //! | `layers` | middleware |
 //! | `access_log` | one line per request |
 
@@ -25,24 +25,19 @@ mod body_sender;
 mod body_stream;
 mod buffer_limit;
 mod deferred;
-mod events;
 mod exchange;
 mod exchange_handle;
 mod handler;
 mod headers;
-#[cfg(feature = "http-types")]
-pub mod http_types;
+mod http_connection;
 pub mod layers;
 mod negotiation;
 mod normal_path;
-mod options;
 mod pool;
 mod request;
-mod respond;
 mod response;
 mod response_headers;
 mod router;
-mod serve_body;
 mod serve_head;
 mod server;
 
@@ -50,14 +45,15 @@ pub use access_log::{AccessLog, LogFormat};
 #[cfg(feature = "cli")]
 pub(crate) use access_log::{Sink, Target};
 pub use body_reader::BodyReader;
-pub use body_sender::{SendError, Sender};
+pub use body_sender::{EventSender, SendError, Sender, ServerEvent};
 pub use buffer_limit::BufferLimit;
 pub use deferred::Responder;
-pub use events::{EventSender, ServerEvent};
-pub use exchange::HttpConnection;
 pub use exchange_handle::Wakeup;
+#[cfg(feature = "http-types")]
+pub use handler::http_types;
 pub use handler::{BodyFlow, BodyMode, BodySink, Handler};
 pub use headers::{HeaderBlock, HeaderError, Trailers};
+pub use http_connection::HttpConnection;
 pub use negotiation::{AcceptedCodings, ContentCoding};
 #[cfg(feature = "files")]
 pub(crate) use normal_path::push_byte;

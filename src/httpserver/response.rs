@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Extensions, StatusCode};
 
-use super::body_sender::{QUEUE_BYTES, Queue, Sender};
+use super::body_sender::{EventSender, QUEUE_BYTES, Queue, Sender};
 use super::body_stream::{QueueBody, Source, Stream};
 use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
 use super::headers::{HeaderBlock, Trailers};
@@ -363,6 +363,31 @@ impl Response {
     pub fn channel_with_capacity(bytes_max: usize) -> (Self, Sender) {
         let (queue, sender) = Queue::new(bytes_max);
         (Response::from_source(Source::Queue(QueueBody(queue))), sender)
+    }
+
+    /// Creates a 200 (OK) response with a stream of server-sent events.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Response, ServerEvent};
+    /// use std::{thread, time::Duration};
+    ///
+    /// let server = HttpServer::new(|_| {
+    ///     let (response, events) = Response::events();
+    ///     thread::spawn(move || {
+    ///         while !events.sender().is_draining() && events.send(&ServerEvent::new("tick")).is_ok() {
+    ///             thread::sleep(Duration::from_secs(1));
+    ///         }
+    ///         events.finish();
+    ///     });
+    ///     response
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn events() -> (Self, EventSender) {
+        let (response, sender) = Response::channel();
+        let response = response.content_type("text/event-stream").header("Cache-Control", "no-store");
+        (response, EventSender::new(sender))
     }
 
     pub(super) fn from_source(source: Source) -> Self {

@@ -9,15 +9,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::access_log::Recorder;
 use super::body_reader::{BodyReader, Pipe};
 use super::deferred::Responder;
-use super::exchange::{BodyStart, Collected, Exchange, HttpConnection, Step, flow_after};
 use super::exchange_handle::Wakeup;
 use super::handler::{BodyMode, Handler};
 use super::headers::HeaderBlock;
+use super::http_connection::{BodyStart, Collected, Exchange, HttpConnection, Step, error_response, flow_after};
 use super::request::{Context, Request, RequestHead};
 use super::response::{self, Body, PendingReply, Response};
-use super::server::{HttpServer, begin_request, error_response};
+use super::server::{HttpServer, Options};
 use crate::http1::{CONTINUE, Encoder, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{Flow, Output, Wire};
 
@@ -69,6 +70,22 @@ fn write_ok_with_headers(
     out.extend_from_slice(shared.lines());
     out.extend_from_slice(b"\r\n");
     output.push(body);
+}
+
+/// Begins a request on a server with an access log or options. Returns the response if the handler must not be called.
+#[inline(never)]
+fn begin_request(
+    recorder: Option<&mut Recorder>,
+    options: Option<&Options>,
+    state: &mut HttpConnection,
+    wire: &Wire<'_, Wakeup>,
+    head: &RequestHead<'_>,
+) -> Option<Response> {
+    if let Some(recorder) = recorder {
+        recorder.begin(wire, head);
+    }
+    state.requests = state.requests.saturating_add(1);
+    options.and_then(|options| options.refuse_host(head))
 }
 
 fn panicked(wire: &mut Wire<'_, Wakeup>, head: &RequestHead<'_>) -> Response {

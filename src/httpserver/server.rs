@@ -1,24 +1,19 @@
-//! The server as an [`App`]: serves batches of pipelined requests, and advances the exchanges that take several calls.
+//! The server and its options. Those that are off by default (the Keep-Alive header, a limit on the requests of a
+//! connection, and a list of hosts) cost nothing on the fast path while all are off.
 
-use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::access_log::{AccessLog, Recorder};
-use super::body_stream::{BATCH_BYTES, Progress};
-use super::buffer_limit::{BufferLimit, Status};
-use super::exchange::{Exchange, HttpConnection, Step, flow_after};
+use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
 use super::handler::Handler;
-use super::options::Options;
 use super::request::{Request, RequestHead};
-use super::response::{Body, Outcome, Response};
-use crate::http1::{Encoder, Error, Event, Framing, Head, Limits, ReplyContext};
-use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Remote, Wire};
-
-/// Maximum number of requests served on one connection before other connections are served.
-const REQUESTS_PER_TURN: usize = 64;
+use super::response::Response;
+use crate::http1::{Encoder, Head, Limits};
+use crate::r#loop::Remote;
 
 /// An HTTP/1.1 server: an [`App`](crate::App) that calls a [`Handler`] for each request.
 ///
@@ -154,280 +149,85 @@ impl<H> HttpServer<H> {
     }
 }
 
-/// Begins a request on a server with an access log or options. Returns the response if the handler must not be called.
-#[inline(never)]
-pub(super) fn begin_request(
-    recorder: Option<&mut Recorder>,
-    options: Option<&Options>,
-    state: &mut HttpConnection,
-    wire: &Wire<'_, Wakeup>,
-    head: &RequestHead<'_>,
-) -> Option<Response> {
-    if let Some(recorder) = recorder {
-        recorder.begin(wire, head);
-    }
-    state.requests = state.requests.saturating_add(1);
-    options.and_then(|options| options.refuse_host(head))
+/// The options that are off by default.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// The value of the Keep-Alive header; empty for none.
+    pub(super) keep_alive: Vec<u8>,
+    /// Number of requests after which a connection closes.
+    pub(super) requests_max: u32,
+    /// The hosts the server answers for; empty for all.
+    hosts: Vec<String>,
 }
 
-/// Creates the response to a client error.
-pub(super) fn error_response(error: Error) -> Response {
-    Response::error(error.status(), format!("{error}\n")).close()
-}
-
-impl<H: Handler> HttpServer<H> {
-    /// Serves buffered requests, at least one, until [`REQUESTS_PER_TURN`] or [`BATCH_BYTES`] of output are reached.
-    #[inline]
-    fn serve_batch(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        let mut served = 0;
-        loop {
-            let mut step = if state.exchange.is_none() { Step::Parse } else { self.advance(state, wire) };
-            if matches!(step, Step::Parse) && state.needs_input() {
-                step = self.parse(state, wire);
-            }
-            match step {
-                Step::Flow(flow) => return flow,
-                Step::Parse => {}
-                Step::Responded(next) => {
-                    served += 1;
-                    if let Some(flow) = flow_after(next) {
-                        return flow;
-                    }
-                    state.silent = false;
-                    if wire.input().is_empty() {
-                        return Self::await_input(state, wire);
-                    }
-                    if served == REQUESTS_PER_TURN || wire.unsent() >= BATCH_BYTES {
-                        return Flow::Yield(state.phase());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Advances an exchange that needs no input: checks for its response, or sends more of it.
-    fn advance(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
-        match state.exchange.as_deref_mut() {
-            Some(Exchange::Waiting(reply, waiting)) => {
-                let reply = *reply;
-                // Only suspended requests yield `Outcome::Retry`.
-                let Some(Outcome::Response(mut response)) = waiting.pending.take() else {
-                    return Step::Flow(Flow::Pause);
-                };
-                response.merge(&waiting.headers, waiting.close);
-                waiting.pending.deferred.handle.release();
-                state.exchange = None;
-                self.respond(state, wire, reply, response)
-            }
-            Some(Exchange::Suspended(suspended)) => {
-                let Some(outcome) = suspended.waiting.pending.take() else {
-                    return Step::Flow(Flow::Pause);
-                };
-                match state.exchange.take().map(|exchange| *exchange) {
-                    Some(Exchange::Suspended(suspended)) => self.resume(state, wire, *suspended, outcome),
-                    _ => Step::Parse,
-                }
-            }
-            Some(Exchange::Collecting(request)) => match request.status() {
-                Status::Running => Step::Parse,
-                Status::Waiting => Step::Flow(Flow::Pause),
-                Status::Rejected => self.reject_body(state, wire),
-            },
-            Some(Exchange::Reading(reply, feed, pending)) => {
-                let Some(Outcome::Response(response)) = pending.take() else {
-                    return match feed.status() {
-                        Status::Running => Step::Parse,
-                        Status::Waiting => Step::Flow(Flow::Pause),
-                        Status::Rejected => self.reject_body(state, wire),
-                    };
-                };
-                let reply = *reply;
-                // The response came before the end of the body, so the rest of the body stays unread.
-                pending.deferred.handle.release();
-                state.exchange = None;
-                self.respond(state, wire, reply, response)
-            }
-            Some(Exchange::Sending(writer)) => match writer.pump(wire.output()) {
-                Progress::More => Step::Flow(Flow::Yield(state.phase())),
-                Progress::Wait => Step::Flow(Flow::Pause),
-                Progress::Done => {
-                    let (next, bytes) = (writer.next, writer.content_bytes);
-                    state.exchange = None;
-                    wire.restart_timer();
-                    self.log_end(wire, bytes);
-                    Step::Responded(next)
-                }
-                Progress::Broken => Step::Flow(writer.failure_flow()),
-            },
-            Some(Exchange::Flushing(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase())),
-            Some(Exchange::Flushing(next, bytes)) => {
-                let (next, bytes) = (*next, *bytes);
-                state.exchange = None;
-                wire.restart_timer();
-                self.log_end(wire, bytes);
-                Step::Responded(next)
-            }
-            _ => Step::Parse,
-        }
-    }
-
-    /// Parses the buffered input, with a fast path for a complete, common request head.
-    #[inline(never)]
-    fn parse(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
-        let input = wire.input();
-        if let Some((end, has_body)) = state.http1.parse_fast(&mut self.scratch, &self.limits, input) {
-            return if has_body {
-                self.on_head_with_body(state, wire, input, 0..end)
-            } else {
-                self.on_head(state, wire, input, 0..end)
-            };
-        }
-        self.parse_general(state, wire, input)
-    }
-
-    /// Parses input that is not on the fast path: an uncommon or incomplete head, or part of a body.
-    #[inline(never)]
-    fn parse_general(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, input: &[u8]) -> Step {
-        match state.http1.parse_general(&mut self.scratch, &self.limits, input) {
-            Ok((used, Event::Head { len })) if self.scratch.framing() == Framing::None => {
-                self.on_head(state, wire, input, used - len..used)
-            }
-            Ok((used, Event::Head { len })) => self.on_head_with_body(state, wire, input, used - len..used),
-            Ok((used, event)) => {
-                wire.consume(used);
-                self.on_event(state, wire, event)
-            }
-            Err(error) => Step::Flow(self.reject(state, wire, error)),
-        }
-    }
-
-    fn on_event(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, event: Event<'_>) -> Step {
-        match event {
-            Event::Body(bytes) => self.on_body_chunk(state, wire, bytes),
-            Event::End => self.on_body_end(state, wire),
-            Event::NeedMore | Event::Head { .. } => Step::Flow(Self::await_input(state, wire)),
-        }
-    }
-
-    /// Sends a response that describes a client error, followed by a lingering close so that the client can read it.
-    fn reject(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, error: Error) -> Flow {
-        log::debug!("request rejected: {error}");
-        let context = ReplyContext::for_malformed(self.is_head_method(state));
-        state.http1.fail(error);
-        if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {
-            feed.end(Err(io::ErrorKind::InvalidData));
-        }
-        let response = error_response(error);
-        if let Body::Bytes(body) = &response.body {
-            self.send_whole(state, wire, context, &response, body);
-            if let Some(recorder) = &mut self.recorder {
-                recorder.begin_malformed(wire, wire.input());
-                recorder.set_status(wire, response.status);
-                recorder.end(wire, if context.is_head() { 0 } else { body.len() as u64 });
-            }
-        }
-        Flow::Refuse
-    }
-
-    /// Returns whether the rejected request is a HEAD request, whose error response must not have content (RFC 9110
-    /// section 9.3.2).
-    fn is_head_method(&self, state: &HttpConnection) -> bool {
-        match state.exchange.as_deref() {
-            Some(Exchange::Collecting(collected)) => collected.head.is_head_method(),
-            Some(Exchange::Streaming(reply, _) | Exchange::Reading(reply, ..) | Exchange::Waiting(reply, _)) => {
-                reply.is_head()
-            }
-            Some(Exchange::Suspended(suspended)) => suspended.request.head.is_head_method(),
-            Some(Exchange::Sending(_) | Exchange::Flushing(..)) => false,
-            None => state.http1.is_head_method(&self.scratch),
-        }
-    }
-
-    /// Waits for more input, with the timeout for what is expected next.
-    #[inline]
-    fn await_input(state: &mut HttpConnection, wire: &Wire<'_, Wakeup>) -> Flow {
-        if wire.ended() {
-            return Flow::Close;
-        }
-        state.silent &= wire.consumed() == 0;
-        Flow::Read(state.input_phase())
-    }
-
-    /// Continues after a wake-up, after output has drained, or at the start of a graceful shutdown. Buffered input is
-    /// not available in these calls.
-    fn continue_exchange(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        // A request was received, even if its response completes here and not in `serve_batch`.
-        state.silent &= state.exchange.is_none();
-        match self.advance(state, wire) {
-            Step::Flow(flow) => flow,
-            Step::Responded(next) => flow_after(next).unwrap_or(Flow::Yield(state.phase())),
-            Step::Parse => Flow::Yield(state.phase()),
-        }
+impl Default for Options {
+    fn default() -> Self {
+        Options { keep_alive: Vec::new(), requests_max: u32::MAX, hosts: Vec::new() }
     }
 }
 
-impl<H: Handler> App for HttpServer<H> {
-    type State = HttpConnection;
-    type Message = Wakeup;
-
-    fn start(&mut self, remote: Remote<Wakeup>) {
-        self.remote = Some(remote);
-    }
-
-    fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.open(wire.id(), accepted.peer_addr);
-        }
-        (HttpConnection::new(), Flow::Read(Phase::AwaitingFirstByte))
-    }
-
-    /// Catches panics once for the whole batch. Responses completed before the panic are already in the output.
-    #[inline]
-    fn receive(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        catch_unwind(AssertUnwindSafe(|| self.serve_batch(state, wire)))
-            .unwrap_or_else(|panic| self.recover(state, wire, panic))
-    }
-
-    /// The state lives in the exchange, so a stale wake-up is a no-op.
-    fn message(&mut self, state: &mut HttpConnection, _wakeup: Wakeup, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        self.continue_exchange(state, wire)
-    }
-
-    fn output_drained(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        if state.is_reading() { Flow::Read(state.phase()) } else { self.continue_exchange(state, wire) }
-    }
-
-    fn timer(&mut self, state: &mut HttpConnection, phase: Phase, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        match phase {
-            Phase::Head => self.reject(state, wire, Error::HeadTimeout),
-            Phase::Body => self.reject(state, wire, Error::BodyTimeout),
-            _ => Flow::Close,
+impl Options {
+    pub(super) fn set_keep_alive(&mut self, timeout: Duration) {
+        if timeout.as_secs() > 0 {
+            self.keep_alive = format!("timeout={}", timeout.as_secs()).into_bytes();
         }
     }
 
-    fn drain(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        if let Some(exchange) = &state.exchange {
-            exchange.drain();
-        }
-        if state.is_reading() { Flow::Read(state.phase()) } else { self.continue_exchange(state, wire) }
+    pub(super) fn set_hosts<S: AsRef<str>>(&mut self, hosts: impl IntoIterator<Item = S>) {
+        self.hosts = hosts.into_iter().map(|host| normalize(host.as_ref())).collect();
     }
 
-    /// Drops the current exchange, which notifies the threads that share state with it.
-    fn closed(&mut self, id: ConnId, state: HttpConnection, info: CloseInfo) {
-        if let Some(recorder) = &mut self.recorder {
-            let bytes = match state.exchange.as_deref() {
-                Some(Exchange::Sending(writer)) => writer.content_bytes,
-                Some(Exchange::Flushing(_, bytes)) => *bytes,
-                _ => 0,
-            };
-            recorder.closed(id, bytes, &info);
+    /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed.
+    pub(super) fn refuse_host(&self, head: &RequestHead<'_>) -> Option<Response> {
+        let is_listed = |host: &str| self.hosts.iter().any(|listed| covers(listed, host));
+        if self.hosts.is_empty() || head.host().is_some_and(|authority| is_listed(&normalize(authority))) {
+            return None;
         }
+        Some(Response::error(StatusCode::MISDIRECTED_REQUEST, "this server does not serve the requested host\n"))
     }
+}
 
-    #[inline]
-    fn end_of_turn(&mut self, _: &mut Vec<(ConnId, Wakeup)>) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.end_turn();
+/// Returns whether an entry of the list covers a host. An entry that begins with a dot covers a domain and its subdomains.
+fn covers(listed: &str, host: &str) -> bool {
+    match listed.strip_prefix('.') {
+        Some(domain) => host == domain || host.ends_with(listed),
+        None => host == listed,
+    }
+}
+
+/// Returns the host of an authority in lower case, without its port and without a final dot. An IPv6 address is in
+/// brackets.
+fn normalize(authority: &str) -> String {
+    let is_bare_ipv6 = authority.matches(':').count() > 1 && !authority.starts_with('[');
+    let host = match authority.find(']') {
+        _ if is_bare_ipv6 => return format!("[{}]", authority.to_ascii_lowercase()),
+        Some(end) => &authority[..=end],
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let host = host.strip_suffix('.').filter(|name| !name.is_empty()).unwrap_or(host);
+    host.to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_compared_without_port_and_case() {
+        for (listed, host, expected) in [
+            ("example.com", "Example.COM:8080", true),
+            ("Example.com:1", "example.com.", true),
+            ("example.com", "a.example.com", false),
+            ("example.com", "example.com.evil.test", false),
+            (".example.com", "a.b.Example.com", true),
+            (".example.com", "example.com", true),
+            (".example.com", "badexample.com", false),
+            ("127.0.0.1", "127.0.0.1:80", true),
+            ("::1", "[::1]:80", true),
+            ("[::1]", "[::1]", true),
+            ("localhost", "", false),
+        ] {
+            assert_eq!(covers(&normalize(listed), &normalize(host)), expected, "{listed} {host}");
         }
     }
 }
