@@ -7,11 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::values::duration;
-use crate::client::Client;
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::Connect;
 use crate::client::dial::Authority;
-use crate::client::hash::Hash;
+use crate::client::{Client, Hash};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:

@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::chat::{self, ChatConfig};
 use super::config::{Config, OnReload, StartError, Started};
-use super::logging::Logging;
-use super::process_log::ProcessLog;
+use super::logging::{Logging, ProcessLog};
 use crate::apps::{Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};

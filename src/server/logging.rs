@@ -1,11 +1,40 @@
-//! Destination, format and color of the access log of the `serverd` command.
+//! The logs of the `serverd` command: the options of the access log, and the log of the process (log records and panic
+//! messages) on standard error.
+//!
+//! A thread writes each of them, so that a standard error that nothing reads does not block a loop or the shutdown.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IsTerminal};
+use std::panic::{Location, PanicHookInfo};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::config::StartError;
-use crate::httpserver::{AccessLog, LogFormat, Sink};
+#[cfg(windows)]
+use super::windows::enable_escape_sequences;
+use crate::httpserver::{AccessLog, LogFormat, Sink, Target};
+
+/// Maximum length of the beginning of a message in bytes. Requests determine the length of paths in messages.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Number of bytes of the end of a longer message that are kept: they usually say what is wrong.
+const MESSAGE_END_BYTES: usize = 256;
+
+/// Minimum interval between two errors or warnings from the same line of code, since clients can cause some of them
+/// with every request.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum time to write the last lines at the end of the process.
+const FINISH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Time for the last lines if the other logs have used up [`FINISH_WAIT_MAX`].
+const FINISH_WAIT_MIN: Duration = Duration::from_millis(100);
 
 /// Access log options of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,20 +78,255 @@ impl Logging {
             })?,
         };
         let color = self.color.unwrap_or_else(|| to_terminal && wants_color());
-        Ok(Some(log.with_color(color && (!to_terminal || enable_escape_sequences()))))
+        Ok(Some(log.with_color(color && (!to_terminal || enable_escape_sequences(&io::stdout())))))
     }
 }
 
 /// Checks the usual environment variables: `NO_COLOR` (<https://no-color.org>) and `TERM`.
-pub(super) fn wants_color() -> bool {
+fn wants_color() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Enables escape sequences on standard output where necessary; returns whether a terminal there supports them.
-fn enable_escape_sequences() -> bool {
-    #[cfg(windows)]
-    return super::windows::enable_escape_sequences(&io::stdout());
-    #[cfg(not(windows))]
+/// Returns that a terminal supports escape sequences: only those of Windows need to be asked.
+#[cfg(not(windows))]
+fn enable_escape_sequences<T>(_: &T) -> bool {
     true
+}
+
+/// The log of the process, on standard error.
+pub struct ProcessLog {
+    sink: Arc<Sink>,
+    /// The time by which the process ends, once that is known.
+    deadline: Mutex<Option<Instant>>,
+}
+
+impl ProcessLog {
+    /// Starts logging, of panics too. `RUST_LOG` overrides `level`, because it can select individual modules. `color`
+    /// is whether to use colors; `None` to do so only on a terminal that supports them.
+    ///
+    /// # Errors
+    /// Returns an error if the thread that writes cannot be started, or there already is a logger.
+    pub fn start(level: LevelFilter, color: Option<bool>) -> io::Result<Self> {
+        let sink = Arc::new(Sink::start("log", Target::Writer(Box::new(io::stderr())))?);
+        let color = color.unwrap_or_else(|| io::stderr().is_terminal() && wants_color());
+        let color = color && enable_escape_sequences(&io::stderr());
+        let style = if color { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
+        let formatter = env_logger::Builder::new()
+            .filter_level(level)
+            .parse_default_env()
+            .write_style(style)
+            .target(env_logger::Target::Pipe(Box::new(Queue(Arc::clone(&sink)))))
+            .build();
+        let max_level = formatter.filter();
+        let logger = Logger { formatter, repeats: Mutex::default() };
+        log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
+        log::set_max_level(max_level);
+        std::panic::set_hook(Box::new(log_panic));
+        Ok(ProcessLog { sink, deadline: Mutex::new(None) })
+    }
+
+    /// Prints a line that is not a log record.
+    pub fn print(&self, line: &str) {
+        self.sink.try_push(&mut format!("{line}\n").into_bytes(), 1);
+    }
+
+    /// Returns the time by which all logs must be written: one second after the first call.
+    pub(super) fn end(&self) -> Instant {
+        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        *deadline.get_or_insert_with(|| Instant::now() + FINISH_WAIT_MAX)
+    }
+}
+
+/// Waits until the last lines are written, for at most one second since the end of the server.
+impl Drop for ProcessLog {
+    fn drop(&mut self) {
+        self.sink.flush_until(self.end().max(Instant::now() + FINISH_WAIT_MIN));
+    }
+}
+
+/// Adds formatted records to the queue. The formatter passes each record with one write.
+struct Queue(Arc<Sink>);
+
+impl io::Write for Queue {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_push(&mut bytes.to_vec(), 1);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Limits the length and the rate of records before they are formatted.
+struct Logger {
+    formatter: env_logger::Logger,
+    repeats: Mutex<Repeats>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.formatter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.formatter.matches(record) {
+            return;
+        }
+        let mut repeats = 0;
+        if record.level() <= Level::Warn {
+            let place = Repeats::place(record.file(), record.line());
+            match self.repeats.lock().unwrap_or_else(PoisonError::into_inner).admit(place, Instant::now()) {
+                Some(suppressed) => repeats = suppressed,
+                None => return,
+            }
+        }
+        let mut message = Message::default();
+        // Fails only if a `Display` implementation does.
+        let _ = message.write_fmt(*record.args());
+        let note = if repeats > 0 { format!(" (and {repeats} similar messages before)") } else { String::new() };
+        let advice = advice(record.target());
+        let mut builder = Record::builder();
+        builder.metadata(record.metadata().clone()).module_path(record.module_path());
+        builder.file(record.file()).line(record.line());
+        self.formatter.log(&builder.args(format_args!("{message}{advice}{note}")).build());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Returns the flag that helps, for messages of the library, which knows no flags.
+fn advice(target: &str) -> &'static str {
+    match target {
+        "serverd::loop::connection_limit" => " (see --max-connections)",
+        "serverd::loop::address_limit" => " (see --max-connections-per-address)",
+        "serverd::loop::select_scaling" if cfg!(target_os = "linux") => " (see --backend epoll)",
+        "serverd::loop::select_scaling" => " (see --backend kqueue)",
+        _ => "",
+    }
+}
+
+/// Logs a panic, in place of the default hook, which writes to standard error directly.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let (place, name) = (info.location(), thread.name().unwrap_or("unnamed"));
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(|text| &**text));
+    let text = text.unwrap_or("no message");
+    let at = place.map(|place| format!(" at {place}")).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let trace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    let mut builder = Record::builder();
+    builder.level(Level::Error).target("serverd::panic").file(place.map(Location::file));
+    builder.line(place.map(Location::line));
+    log::logger().log(&builder.args(format_args!("thread {name} panicked{at}: {text}{trace}")).build());
+}
+
+/// The text of a message. If it is too long, the middle is omitted.
+#[derive(Default)]
+struct Message {
+    start: String,
+    /// The end of a long message, at least [`MESSAGE_END_BYTES`] of it.
+    end: String,
+    omitted: bool,
+}
+
+impl fmt::Write for Message {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = if self.end.is_empty() { MESSAGE_BYTES_MAX - self.start.len() } else { 0 };
+        let (head, rest) = text.split_at(char_boundary(text, room));
+        self.start.push_str(head);
+        self.end.push_str(rest);
+        if self.end.len() > 2 * MESSAGE_END_BYTES {
+            let excess = self.end.len() - MESSAGE_END_BYTES;
+            self.end.drain(..char_boundary(&self.end, excess));
+            self.omitted = true;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the last character boundary at or before `index`.
+fn char_boundary(text: &str, index: usize) -> usize {
+    (0..=index.min(text.len())).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0)
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gap = if self.omitted { " [...] " } else { "" };
+        write!(formatter, "{}{gap}{}", self.start, self.end)
+    }
+}
+
+/// A line of code, as a hash of its file, and its number.
+type Place = (u64, u32);
+
+/// The last message from each line of code that logs. Its size is limited by the number of such lines.
+#[derive(Default)]
+struct Repeats(HashMap<Place, (Instant, u64)>);
+
+impl Repeats {
+    fn place(file: Option<&str>, line: Option<u32>) -> Place {
+        let mut hasher = DefaultHasher::new();
+        file.hash(&mut hasher);
+        (hasher.finish(), line.unwrap_or(0))
+    }
+
+    /// Returns the number of messages suppressed since the last one from this place, or `None` if that was too recent.
+    fn admit(&mut self, place: Place, now: Instant) -> Option<u64> {
+        let Some((last, suppressed)) = self.0.get_mut(&place) else {
+            self.0.insert(place, (now, 0));
+            return Some(0);
+        };
+        if now.saturating_duration_since(*last) < REPEAT_INTERVAL {
+            *suppressed += 1;
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_logged_once_per_second_and_line_of_code() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        let place = |line| Repeats::place(Some("a.rs"), Some(line));
+        assert_eq!(repeats.admit(place(1), start), Some(0));
+        assert_eq!(repeats.admit(place(2), start), Some(0));
+        for ms in [1, 500, 999] {
+            assert_eq!(repeats.admit(place(1), start + Duration::from_millis(ms)), None);
+        }
+        assert_eq!(repeats.admit(place(1), start + Duration::from_secs(1)), Some(3));
+        assert_eq!(repeats.admit(place(1), start + Duration::from_secs(2)), Some(0));
+        assert_ne!(place(1), Repeats::place(Some("b.rs"), Some(1)));
+    }
+
+    #[test]
+    fn long_messages_keep_their_beginning_and_end() {
+        let shown = |parts: &[&str]| {
+            let mut message = Message::default();
+            for part in parts {
+                message.write_str(part).unwrap();
+            }
+            message.to_string()
+        };
+        let path = "/\u{e9}".repeat(2000);
+        for text in ["short".to_owned(), path[..4096].to_owned(), path.repeat(20)] {
+            let whole = shown(&["cannot read ", &text, ": permission denied"]);
+            assert!(whole.starts_with("cannot read ") && whole.ends_with(": permission denied"), "{whole}");
+            assert!(whole.len() <= MESSAGE_BYTES_MAX + 2 * MESSAGE_END_BYTES + 7, "{}", whole.len());
+            assert_eq!(whole.contains(" [...] "), text.len() > 5000);
+            let pieces: Vec<String> = text.chars().map(String::from).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            assert!(shown(&pieces).len() <= MESSAGE_BYTES_MAX + 2 * MESSAGE_END_BYTES + 7);
+        }
+    }
 }

@@ -9,12 +9,9 @@ mod chat;
 #[cfg(feature = "cli")]
 mod commands;
 mod config;
-mod fd_limit;
 mod listeners;
 #[cfg(feature = "cli")]
 mod logging;
-#[cfg(feature = "cli")]
-mod process_log;
 mod signals;
 #[cfg(windows)]
 mod windows;
@@ -26,6 +23,4 @@ pub use chat::{ChatConfig, Password};
 pub use commands::{Command, FilesConfig, run};
 pub use config::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
 #[cfg(feature = "cli")]
-pub use logging::{LogTarget, Logging};
-#[cfg(feature = "cli")]
-pub use process_log::ProcessLog;
+pub use logging::{LogTarget, Logging, ProcessLog};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use super::config::{Backend, Config, StartError, Started, worker_count};
-use super::{fd_limit, listeners, signals};
+use super::config::{Backend, Config, StartError, Started, connections_max, worker_count};
+use super::{listeners, signals};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{
     Acceptor, AcceptorHandle, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, Readiness,
@@ -56,7 +56,7 @@ impl Config {
     ) -> Result<(), StartError> {
         let backend = self.backend.resolve()?;
         let count = worker_count(self.workers);
-        let limit = ConnectionLimit::new(fd_limit::connections_max(self.connections_max, count, self.files_max))
+        let limit = ConnectionLimit::new(connections_max(self.connections_max, count, self.files_max))
             .per_address(self.loop_limits.connections_per_address_max);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
         let Opened { local_addrs, sources, acceptors } = self.open(&shares)?;
