@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::methods;
 use crate::httpserver::{BodyMode, Handler, Request, RequestHead, Response};
+
+/// The value of the Allow header.
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A [`Handler`] that responds with the same text at every path.
 ///
@@ -37,7 +39,7 @@ impl Fixed {
             b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" if head.is_conditional() => {
                 Self::precondition_response(head)
             }
-            method => methods::response(method),
+            method => method_response(method),
         }
     }
 
@@ -74,5 +76,19 @@ impl Handler for Fixed {
         // Borrowing a copy lets the compiler keep the request in registers on the fast path above.
         let request = *request;
         Self::other_response(&request).unwrap_or_else(|| Response::text(self.text.clone()))
+    }
+}
+
+/// Returns 204 for OPTIONS, 405 for TRACE and CONNECT, which an origin server need not support (RFC 9110 sections 9.3.6
+/// and 9.3.8), 501 for unknown methods (section 9.1), and `None` for methods that the application handles.
+pub(super) fn method_response(method: &[u8]) -> Option<Response> {
+    match method {
+        b"GET" | b"HEAD" | b"POST" | b"PUT" | b"PATCH" | b"DELETE" => None,
+        b"OPTIONS" => Some(Response::new(StatusCode::NO_CONTENT).header("Allow", ALLOW)),
+        b"TRACE" | b"CONNECT" => {
+            let text = "method not allowed\n";
+            Some(Response::error(StatusCode::METHOD_NOT_ALLOWED, text).header("Allow", ALLOW))
+        }
+        _ => Some(Response::error(StatusCode::NOT_IMPLEMENTED, "method not implemented\n")),
     }
 }

@@ -6,7 +6,6 @@ mod echo;
 #[cfg(feature = "files")]
 pub mod files;
 mod fixed;
-mod methods;
 #[cfg(feature = "cli")]
 mod whoami;
 

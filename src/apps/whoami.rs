@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
 
-use super::methods;
+use super::fixed::method_response;
 use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
 
 /// A [`Handler`] that responds with a description of the request.
@@ -44,7 +44,7 @@ impl Whoami {
 
 impl Handler for Whoami {
     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
-        match methods::response(head.method_bytes()) {
+        match method_response(head.method_bytes()) {
             Some(response) if response.status() != StatusCode::NO_CONTENT => BodyMode::Reject(response),
             Some(_) => BodyMode::Default,
             None => {
@@ -55,7 +55,7 @@ impl Handler for Whoami {
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
-        methods::response(request.method_bytes())
+        method_response(request.method_bytes())
             .unwrap_or_else(|| self.report(request).response(0, &hex(&Sha256::digest([]))))
     }
 }

@@ -376,7 +376,7 @@ fn a_private_message_is_shown_only_to_sender_and_recipient() {
 #[test]
 fn help_lists_the_commands_and_unknown_ones_get_a_hint() {
     let mut harness = Harness::with(1);
-    assert_eq!(harness.send_and_read(0, "/help\n", 0), command::HELP);
+    assert_eq!(harness.send_and_read(0, "/help\n", 0), text::HELP);
     let received = harness.send_and_read(0, "/jion tea\n", 0);
     assert_eq!(received, "* Unknown command /jion; did you mean /join? Type /help for a list.\n");
     let received = harness.send_and_read(0, format!("/{}\n", "x".repeat(1900)), 0);

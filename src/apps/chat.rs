@@ -1,13 +1,13 @@
 //! A line-based chat server with rooms, for netcat, telnet and other TCP clients (`serverd chat`).
 //!
 //! ```text
-//! bytes -> line.rs -> text.rs -> command.rs       telnet, line endings, UTF-8, command parsing
-//!                                    |
-//!                             connection.rs       password, budget, rate limit; executes the commands
-//!                                    |
-//!                         state.rs, tables.rs     members, names, rooms; one event order for all loops
-//!                                    |
-//!                                fanout.rs        the events of a turn, as one delivery per member of this loop
+//! bytes -> line.rs -> text.rs          telnet, line endings, UTF-8, command parsing
+//!                        |
+//!                   commands.rs         password, budget, rate limit; executes the commands
+//!                        |
+//!               state.rs, tables.rs     members, names, rooms; one event order for all loops
+//!                        |
+//!                    fanout.rs          the events of a turn, as one delivery per member of this loop
 //! ```
 //!
 //! Input lines end in CR LF, CR NUL, CR or LF, output lines in LF. Server notices begin with `* `, messages with `[name] `
@@ -27,9 +27,7 @@
 //! turn, at the end of the turn. Arrivals, departures and renames in a room are combined into one notice, which is sent
 //! before the next message in the room or at the end of the turn, whichever comes first.
 
-mod command;
-mod connection;
-mod console;
+mod commands;
 mod fanout;
 mod limits;
 mod line;
@@ -46,13 +44,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::connection::ChatConnection;
-pub use self::console::Console;
+pub use self::commands::{ChatConnection, Console};
 pub use self::fanout::Delivery;
 pub use self::limits::{Bounds, Budget};
 pub use self::log::{RoomLog, RoomLogEnd};
 
-use self::connection::Stage;
+use self::commands::Stage;
 use self::fanout::{Fanout, Kind};
 use self::line::LineEvent;
 use self::state::{ChatGuard, ChatState};
@@ -164,7 +161,7 @@ impl Chat {
     ) {
         match (connection.stage, &self.password) {
             (Stage::Login { tries_left }, Some(password)) => {
-                connection.stage = match connection::check_password(event, password, tries_left, wire.output()) {
+                connection.stage = match commands::check_password(event, password, tries_left, wire.output()) {
                     Stage::Admitted => self.admit(wire, chat),
                     stage => stage,
                 }
@@ -217,7 +214,7 @@ impl App for Chat {
             Stage::Refused
         } else if self.password.is_some() {
             wire.output().extend(b"* This chat has a password. Enter it:\n");
-            Stage::Login { tries_left: connection::PASSWORD_TRIES }
+            Stage::Login { tries_left: commands::PASSWORD_TRIES }
         } else {
             self.admit(wire, &mut chat)
         };

@@ -1,16 +1,31 @@
-//! The state of one chat connection: whether it is a member, its partial line, its budget and its rate limit.
+//! Executes what is typed: [`ChatConnection`] for a member, within its budget and its rate limit, and [`Console`] for the
+//! operator of the server.
 
-use super::command::{self, Command};
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use super::fanout::Delivery;
 use super::limits::{Budgets, Decision, MUTE_TIME, RateLimiter};
 use super::line::{LINE_BYTES_MAX, LineEvent, LineReader};
-use super::state::ChatGuard;
+use super::state::{ChatGuard, ChatState};
 use super::tables::MemberKey;
-use super::text;
+use super::text::{self, Command, HELP};
 use crate::r#loop::{Flow, Output, Phase, Wire};
 
 /// Number of times that a connection may try the password.
 pub(super) const PASSWORD_TRIES: u8 = 3;
+
+/// Maximum number of members listed by `/who`.
+const LISTED_MAX: usize = 1000;
+
+/// The output of `/help` at the console.
+const CONSOLE_HELP: &str = "\
+TEXT                 send a notice to all members
+/who                 list the members with their addresses
+/kick NAME           disconnect a member
+/mute NAME           stop a member from speaking; /unmute NAME ends that
+/ban ADDRESS|NAME    refuse connections from an address (IPv6: its /64); /unban ADDRESS ends that
+";
 
 /// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +116,7 @@ impl ChatConnection {
         match Command::parse(&line) {
             Command::Empty => {}
             Command::Say(text) => chat.say(member, text),
-            Command::Help => chat.notify(member, command::HELP),
+            Command::Help => chat.notify(member, HELP),
             Command::Nick(name) => chat.rename(member, name),
             Command::Who => chat.list_members(member),
             Command::Rooms(page) => chat.list_rooms(member, page),
@@ -140,4 +155,80 @@ pub(super) fn check_password(event: &LineEvent<'_>, password: &str, tries_left: 
 /// Compares in a time that depends only on the lengths.
 fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+/// Administers a chat from any thread.
+///
+/// # Examples
+/// ```
+/// use serverd::apps::chat::{Bounds, Chat};
+///
+/// let chat = Chat::new(Bounds::default());
+/// let console = chat.console();
+/// assert_eq!(console.execute("/ban 192.0.2.7"), "banned 192.0.2.7; disconnected 0 members\n");
+/// assert_eq!(console.execute("/kick Eve"), "no such member\n");
+/// ```
+#[derive(Clone)]
+pub struct Console {
+    state: Arc<ChatState>,
+}
+
+impl Console {
+    pub(super) fn new(state: &Arc<ChatState>) -> Self {
+        Console { state: Arc::clone(state) }
+    }
+
+    /// Executes a line: a command (`/help` lists them), or a notice to all members. Returns the reply, which consists of
+    /// lines, or is empty.
+    pub fn execute(&self, line: &str) -> String {
+        let line = text::sanitize(line.as_bytes());
+        let line = line.trim();
+        let (word, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let argument = argument.trim();
+        let mut chat = self.state.lock_from_outside();
+        match (word, argument) {
+            ("", _) => String::new(),
+            ("/help", _) => CONSOLE_HELP.to_owned(),
+            ("/who", _) => chat.describe_members(LISTED_MAX),
+            ("/kick" | "/mute" | "/unmute" | "/ban" | "/unban", "") => format!("usage: {word} NAME; see /help\n"),
+            ("/kick", name) => reply(chat.kick(name), "disconnected", name),
+            ("/mute", name) => reply(chat.set_muted(name, true), "muted", name),
+            ("/unmute", name) => reply(chat.set_muted(name, false), "unmuted", name),
+            ("/ban", whom) => {
+                drop(chat);
+                self.ban(whom)
+            }
+            ("/unban", addr) => match addr.parse() {
+                Ok(addr) if chat.unban(addr) => format!("unbanned {addr}\n"),
+                Ok(addr) => format!("{addr} is not banned\n"),
+                Err(_) => "usage: /unban ADDRESS\n".into(),
+            },
+            _ if word.starts_with('/') => "unknown command; see /help\n".into(),
+            _ => {
+                chat.announce_to_all(line);
+                String::new()
+            }
+        }
+    }
+
+    /// Bans an address, or that of a member.
+    fn ban(&self, whom: &str) -> String {
+        let mut chat = self.state.lock_from_outside();
+        let addr: IpAddr = match whom.parse() {
+            Ok(addr) => addr,
+            Err(_) => match chat.member_addr(whom) {
+                Some(Some(addr)) => addr.ip(),
+                Some(None) => return reply(chat.kick(whom), "unknown address; disconnected", whom),
+                None => return "no such member\n".into(),
+            },
+        };
+        match chat.ban(addr) {
+            Some(count) => format!("banned {addr}; disconnected {count} members\n"),
+            None => "too many addresses are banned; /unban some\n".into(),
+        }
+    }
+}
+
+fn reply(found: bool, done: &str, name: &str) -> String {
+    if found { format!("{done} {name}\n") } else { "no such member\n".into() }
 }
