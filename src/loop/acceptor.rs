@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::connection_limit::ConnectionLimit;
 use super::handoff::{HandoffListener, HandoffQueue};
 use super::limits::{Counters, LoopLimits};
-use super::listener::{AcceptContext, AcceptRound, Listeners};
+use super::listener::{AcceptContext, AcceptRound, Listeners, is_public};
 use super::poller::PollRetry;
 use super::readiness::{Event, Listener, Readiness};
 use super::select::Select;
@@ -62,6 +62,8 @@ pub struct Acceptor {
     /// Index at which the search for the least-loaded loop starts, so that equally loaded loops take turns.
     next: usize,
     handle: AcceptorHandle,
+    /// A connection from a public address was accepted.
+    has_public_peers: bool,
     start: Duration,
     counters: Counters,
 }
@@ -105,6 +107,7 @@ impl Acceptor {
             limit: None,
             next: 0,
             handle,
+            has_public_peers: false,
             counters: Counters::default(),
         })
     }
@@ -138,8 +141,9 @@ impl Acceptor {
             self.accept(self.accepts_per_turn);
         }
         // Connections already in the accept queue are handed over, even beyond the connection limit.
-        self.listeners.start_closing(self.now_ms());
+        self.listeners.start_closing();
         self.accept(usize::MAX);
+        self.listeners.schedule_close(self.now_ms(), self.has_public_peers);
         loop {
             if self.listeners.begin_close_attempt(self.now_ms()) {
                 self.accept(usize::MAX);
@@ -183,6 +187,7 @@ impl Acceptor {
             let (backend, counters) = (&mut self.select, &mut self.counters);
             let context = AcceptContext { backend, counters, limit, now_ms };
             let Some(new) = self.listeners.accept(&mut round, context) else { return };
+            self.has_public_peers = self.has_public_peers || is_public(new.peer_addr);
             hand_over(&self.workers, self.next, limit, new.stream.into_std(), new.peer_addr);
             self.next = (self.next + 1) % self.workers.len();
         }

@@ -6,7 +6,7 @@
 //! [`PAUSE_MS`] or until a connection closes, instead of spinning on a queue that cannot be emptied.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::connection_limit::ConnectionLimit;
 use super::limits::Counters;
@@ -18,9 +18,16 @@ const PAUSE_MS: u64 = 100;
 /// Minimum interval between two warnings about one listener.
 const WARNING_INTERVAL_MS: u64 = 1000;
 
-/// If new handshakes can be blocked, closing listeners stay open this long (a few round trips) for handshakes in
-/// progress. Also the delay between attempts to close a listener whose queue cannot be emptied.
-const CLOSE_DELAY_MS: u64 = 100;
+/// If new handshakes can be blocked, closing listeners stay open this long for handshakes in progress: a few round trips
+/// of a local network. It must be short, since a client whose SYN is dropped retries only after a second, while one that
+/// is refused can try another server at once.
+const CLOSE_DELAY_MS: u64 = 2;
+
+/// The delay instead of [`CLOSE_DELAY_MS`] if clients connect over the internet.
+const CLOSE_DELAY_PUBLIC_MS: u64 = 100;
+
+/// Delay between attempts to close a listener whose queue cannot be emptied.
+const CLOSE_RETRY_MS: u64 = 100;
 
 /// Attempts to empty the queue of a failing listener once no connection is left that could free resources.
 const CLOSE_ATTEMPTS_MAX: u32 = 10;
@@ -84,9 +91,11 @@ pub(super) struct AcceptContext<'a, B> {
 /// The attempts to close the listeners in a graceful shutdown.
 #[derive(Clone, Copy)]
 struct Closing {
-    /// Time of the next attempt.
+    /// Time of the next attempt; `u64::MAX` before [`Listeners::schedule_close`].
     at_ms: u64,
     attempts: u32,
+    /// New handshakes are blocked.
+    can_block: bool,
 }
 
 /// The listeners of a loop or of an acceptor thread.
@@ -166,19 +175,28 @@ impl<B: Readiness> Listeners<B> {
         None
     }
 
-    /// Begins a graceful shutdown: stops new connections where the system supports it, and schedules the close.
-    /// From now on the connection limit is not enforced: connections already in the queue would otherwise be reset.
+    /// Begins a graceful shutdown: stops new connections where the system supports it. From now on the connection limit
+    /// is not enforced: connections already in the queue would otherwise be reset.
     ///
     /// A handshake in progress belongs to the listener that received its SYN, even if several listeners share the
     /// port, and is reset when that listener closes. If the system can block new handshakes, the listeners therefore
-    /// stay open for a few more round trips. The caller accepts what is queued and then calls
-    /// [`Listeners::begin_close_attempt`].
-    pub(super) fn start_closing(&mut self, now_ms: u64) {
+    /// stay open for a few more round trips. The caller accepts what is queued, calls [`Listeners::schedule_close`], and
+    /// then [`Listeners::begin_close_attempt`] in every turn.
+    pub(super) fn start_closing(&mut self) {
         let mut can_block = true;
         for listener in &mut self.open {
             can_block &= listener.stop_new_connections();
         }
-        self.closing = Some(Closing { at_ms: now_ms + if can_block { CLOSE_DELAY_MS } else { 0 }, attempts: 0 });
+        self.closing = Some(Closing { at_ms: u64::MAX, attempts: 0, can_block });
+    }
+
+    /// Sets the time at which the listeners close: later if clients connect from public addresses.
+    pub(super) fn schedule_close(&mut self, now_ms: u64, has_public_peers: bool) {
+        if let Some(closing) = &mut self.closing {
+            let delay_ms = if has_public_peers { CLOSE_DELAY_PUBLIC_MS } else { CLOSE_DELAY_MS };
+            // The clock is truncated to milliseconds; an extra one keeps the time from being too short.
+            closing.at_ms = if closing.can_block { now_ms + delay_ms + 1 } else { now_ms };
+        }
     }
 
     /// Returns whether an attempt to close the listeners is due. If so, all listeners are due for a last accept, after
@@ -197,7 +215,7 @@ impl<B: Readiness> Listeners<B> {
     /// for lack of descriptors or memory. After [`CLOSE_ATTEMPTS_MAX`] attempts closes all of them if `may_give_up`,
     /// that is, if no open connection is left that could free such resources.
     pub(super) fn end_close_attempt(&mut self, backend: &mut B, now_ms: u64, may_give_up: bool) {
-        let attempts = self.closing.map_or(0, |closing| closing.attempts);
+        let Some(Closing { attempts, can_block, .. }) = self.closing else { return };
         let give_up = may_give_up && attempts > CLOSE_ATTEMPTS_MAX;
         let (closed, open) = self.open.drain(..).partition(|listener| give_up || listener.state == State::Empty);
         self.open = open;
@@ -205,8 +223,8 @@ impl<B: Readiness> Listeners<B> {
         for listener in closed {
             listener.close(backend);
         }
-        let at_ms = if self.open.is_empty() { u64::MAX } else { now_ms + CLOSE_DELAY_MS };
-        self.closing = Some(Closing { at_ms, attempts });
+        let at_ms = if self.open.is_empty() { u64::MAX } else { now_ms + CLOSE_RETRY_MS };
+        self.closing = Some(Closing { at_ms, attempts, can_block });
     }
 
     /// Closes all listeners at once.
@@ -404,6 +422,16 @@ impl<B: Readiness> ManagedListener<B> {
     }
 }
 
+/// Returns whether an address is neither of this machine nor of a private network.
+pub(super) fn is_public(address: SocketAddr) -> bool {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()),
+        IpAddr::V6(ip) => {
+            !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified())
+        }
+    }
+}
+
 /// Returns whether an accept error concerns only the connection at the head of the queue, so that the next accept may
 /// succeed; see accept(2).
 fn is_per_connection(error: &io::Error) -> bool {
@@ -433,4 +461,43 @@ fn is_protocol_error(error: &io::Error) -> bool {
 #[cfg(not(unix))]
 fn is_protocol_error(_: &io::Error) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::r#loop::Select;
+
+    #[test]
+    fn addresses_of_private_networks_are_not_public() {
+        for (text, expected) in [
+            ("127.0.0.1:1", false),
+            ("10.1.2.3:1", false),
+            ("172.31.0.1:1", false),
+            ("192.168.0.9:1", false),
+            ("169.254.1.1:1", false),
+            ("93.184.216.34:1", true),
+            ("172.32.0.1:1", true),
+            ("[::1]:1", false),
+            ("[::ffff:10.0.0.1]:1", false),
+            ("[::ffff:93.184.216.34]:1", true),
+            ("[fd00::1]:1", false),
+            ("[fe80::1]:1", false),
+            ("[2606:2800:220::1]:1", true),
+        ] {
+            assert_eq!(is_public(text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn listeners_stay_open_longer_for_public_peers_and_not_at_all_if_handshakes_cannot_be_blocked() {
+        for (can_block, has_public_peers, expected_ms) in [(true, false, 1003), (true, true, 1101), (false, true, 1000)]
+        {
+            let mut listeners = Listeners::<Select>::new();
+            listeners.closing = Some(Closing { at_ms: u64::MAX, attempts: 0, can_block });
+            assert!(!listeners.begin_close_attempt(1_000_000));
+            listeners.schedule_close(1000, has_public_peers);
+            assert_eq!(listeners.next_close_ms(), expected_ms);
+        }
+    }
 }

@@ -3,9 +3,10 @@
 //! Sending a message holds a lock for one push; the loop takes all messages at once. The waker is called once per batch
 //! rather than once per message, and a turn without messages costs one relaxed load.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use super::schedule::Task;
 use super::table::ConnId;
@@ -25,6 +26,9 @@ pub(super) enum Command {
 /// The part of a mailbox that does not depend on the message type: wakes the loop and passes commands and closures.
 pub(super) struct LoopWaker {
     command: AtomicU8,
+    /// The shortest limit of [`Handle::drain_within`](super::Handle::drain_within) in milliseconds that the loop has not
+    /// taken yet; `u64::MAX` for none.
+    drain_limit_ms: AtomicU64,
     notified: AtomicBool,
     tasks: Mutex<Vec<Task>>,
     /// Connections whose file read-ahead has finished.
@@ -36,6 +40,7 @@ impl LoopWaker {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
         Arc::new(LoopWaker {
             command: AtomicU8::new(RUN),
+            drain_limit_ms: AtomicU64::new(u64::MAX),
             notified: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
             readahead_done: Mutex::default(),
@@ -71,6 +76,19 @@ impl LoopWaker {
 
     pub(super) fn drain(&self) {
         self.send(DRAIN);
+    }
+
+    /// Starts a drain with a limit, or shortens one in progress.
+    pub(super) fn drain_within(&self, limit: Duration) {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).min(u64::MAX - 1);
+        self.drain_limit_ms.fetch_min(limit_ms, Ordering::SeqCst);
+        self.drain();
+    }
+
+    /// Takes the shortest limit passed to [`LoopWaker::drain_within`] since the last call.
+    pub(super) fn take_drain_limit(&self) -> Option<Duration> {
+        let limit_ms = self.drain_limit_ms.swap(u64::MAX, Ordering::SeqCst);
+        (limit_ms != u64::MAX).then(|| Duration::from_millis(limit_ms))
     }
 
     pub(super) fn stop(&self) {

@@ -124,11 +124,34 @@ impl Handle {
     /// Starts a graceful shutdown: stops new connections, accepts those already in the queue, closes the listeners,
     /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`](super::LoopLimits::drain) limits how long this may take.
     ///
-    /// On Linux a filter on the listening sockets drops SYN packets, and the listeners are closed 100 ms later, so that
-    /// handshakes in progress complete first. On other platforms, and for a client with a round-trip time above 100 ms,
-    /// a connection established between the last accept and the close is reset by the kernel.
+    /// On Linux a filter on the listening sockets drops SYN segments, and the listeners are closed 2 ms later, or 100 ms
+    /// later if a connection from a public address is open, so that handshakes in progress complete first. On other
+    /// platforms, and for a client with a longer round-trip time, a connection established between the last accept and
+    /// the close is reset by the kernel.
+    ///
+    /// Idle connections are closed after a second, since a request may be in transit.
     pub fn drain(&self) {
         self.waker.drain();
+    }
+
+    /// Starts a graceful shutdown as [`Handle::drain`] does, except that it takes at most `limit`, instead of
+    /// [`LoopLimits::drain`](super::LoopLimits::drain), and closes idle connections at once; a request in transit is lost.
+    /// For programs that control the clients too, such as test suites. If a graceful shutdown is in progress, it is
+    /// shortened.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Poller, Response, SelectLoop};
+    /// use std::{net::TcpListener, time::Duration};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let mut server = SelectLoop::new(listener, None, HttpServer::new(|_| Response::text("hello\n")))?;
+    /// server.handle().drain_within(Duration::from_secs(1));
+    /// server.run()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn drain_within(&self, limit: Duration) {
+        self.waker.drain_within(limit);
     }
 
     /// Ends the loop at once; open connections are closed.

@@ -88,6 +88,55 @@ on_every_backend! {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
+    fn a_loop_without_connections_ends_within_5_ms<B>() {
+        let shortest = (0..20).map(|_| {
+            let server = serve::<B, _>(hello);
+            let start = Instant::now();
+            server.drain();
+            start.elapsed()
+        });
+        let shortest = shortest.min().expect("20 loops");
+        assert!(shortest < Duration::from_millis(5), "{shortest:?}");
+    }
+
+    fn drain_within_closes_idle_and_silent_connections_at_once<B>() {
+        let server = serve::<B, _>(hello);
+        let mut clients: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+        for client in &mut clients[1..] {
+            client.send(GET);
+            client.response();
+        }
+        // A request that has arrived is served.
+        clients[1].send(GET);
+        let start = Instant::now();
+        server.handle.drain_within(Duration::from_secs(10));
+        assert_eq!(clients[1].response().text(), "hello");
+        for client in &mut clients {
+            client.expect_close();
+        }
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+        server.drain();
+    }
+
+    fn drain_within_shortens_a_graceful_shutdown_in_progress<B>() {
+        let server = serve::<B, _>(hello);
+        let mut stuck = server.connect();
+        stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(stuck.response().status, 100);
+        let mut idle = server.connect();
+        idle.send(GET);
+        idle.response();
+        let start = Instant::now();
+        server.handle.drain();
+        server.handle.drain_within(Duration::from_millis(500));
+        server.handle.drain_within(Duration::from_secs(3600));
+        idle.expect_close();
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+        server.drain();
+        assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+
     fn busy_clients_lose_no_response<B>() {
         let server = serve::<B, _>(hello);
         let (responses, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -9,12 +9,16 @@ use std::time::Duration;
 use super::EventLoop;
 use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::connection::{Life, Outcome, Stage};
+use crate::r#loop::listener::is_public;
 use crate::r#loop::mailbox::Command;
-use crate::r#loop::readiness::Readiness;
+use crate::r#loop::readiness::{Readiness, Stream};
 use crate::r#loop::timers::Timers;
 
 /// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Connections whose addresses are examined for one from a public network, which takes a system call each.
+const PEERS_EXAMINED_MAX: usize = 4096;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Applies drain and stop commands of a [`Handle`](crate::Handle). Returns whether everything was closed.
@@ -37,29 +41,31 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.close_all();
             return true;
         }
+        let limit = self.mailbox.waker.take_drain_limit();
         if self.context.life.is_draining() {
+            if let Some(limit) = limit {
+                self.shorten_drain(limit);
+            }
             self.close_listeners();
         } else if command == Command::Drain {
-            self.start_drain();
+            self.start_drain(limit);
         }
         false
     }
 
     /// Starts a graceful shutdown: blocks new handshakes, accepts queued connections, then closes the listeners and
-    /// drains the connections.
-    fn start_drain(&mut self) {
+    /// drains the connections. With a `limit`, it takes at most that long and idle connections get no grace period.
+    fn start_drain(&mut self, limit: Option<Duration>) {
         // The command may have arrived late in a long turn.
         self.clock.tick(&self.backend, &mut self.context);
-        let limit_ms = u64::try_from(self.context.limits.drain.as_millis()).unwrap_or(u64::MAX);
-        // The clock is truncated to milliseconds; an extra millisecond keeps the deadline from being early.
-        let deadline_ms = self.context.now_ms.saturating_add(limit_ms).saturating_add(1);
+        let deadline_ms = self.drain_deadline_ms(limit.unwrap_or(self.context.limits.drain));
         self.context.life = Life::Draining { deadline_ms };
-        self.listeners.start_closing(self.context.now_ms);
+        self.listeners.start_closing();
         self.accept(usize::MAX);
+        let has_public_peers = self.has_public_peers();
+        self.listeners.schedule_close(self.context.now_ms, has_public_peers);
         self.close_listeners();
-        self.timeouts.idle = Some(self.timeouts.idle.map_or(DRAIN_GRACE, |limit| limit.min(DRAIN_GRACE)));
-        self.timeouts.silent = Some(self.timeouts.silent.map_or(DRAIN_GRACE, |limit| limit.min(DRAIN_GRACE)));
-        self.timers = Timers::new(&self.timeouts);
+        self.limit_idle_time(if limit.is_some() { Duration::ZERO } else { DRAIN_GRACE });
         for id in self.table.ids() {
             self.with_connection(id, |connection, context, _| {
                 if !matches!(connection.stage, Stage::Reading | Stage::Paused | Stage::Yielded) {
@@ -77,6 +83,38 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 connection.finish(context)
             });
         }
+    }
+
+    /// Shortens a graceful shutdown in progress: it ends within `limit`, and idle connections are closed at once.
+    fn shorten_drain(&mut self, limit: Duration) {
+        let deadline_ms = self.drain_deadline_ms(limit).min(self.context.life.deadline_ms());
+        self.context.life = Life::Draining { deadline_ms };
+        self.limit_idle_time(Duration::ZERO);
+        for id in self.table.ids() {
+            self.with_connection(id, |_, _, _| Outcome::Open);
+        }
+    }
+
+    /// The clock is truncated to milliseconds; an extra millisecond keeps the deadline from being early.
+    fn drain_deadline_ms(&self, limit: Duration) -> u64 {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.context.now_ms.saturating_add(limit_ms).saturating_add(1)
+    }
+
+    /// Limits the time that idle and silent connections stay open. The caller arms the timers of all connections again.
+    fn limit_idle_time(&mut self, limit: Duration) {
+        for timeout in [&mut self.timeouts.idle, &mut self.timeouts.silent] {
+            *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
+        }
+        self.timers = Timers::new(&self.timeouts);
+    }
+
+    /// Returns whether a connection from a public address is open. Examines at most [`PEERS_EXAMINED_MAX`] connections.
+    fn has_public_peers(&mut self) -> bool {
+        self.table.ids().into_iter().take(PEERS_EXAMINED_MAX).any(|id| {
+            let peer = self.table.get_mut(id).and_then(|connection| connection.stream.peer_addr().ok());
+            peer.is_some_and(is_public)
+        })
     }
 
     /// Closes the listeners whose accept queues are empty, if that is due; the others are retried later.
