@@ -229,7 +229,10 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     drain_timeout: Duration,
 
-    /// Maximum number of open connections; further ones wait in the listen queue
+    /// Maximum number of open connections; idle ones are closed for new ones
+    ///
+    /// At the limit, or out of file descriptors, the connection that has been idle longest is closed for a new one. If
+    /// all are busy, new connections wait in the listen queue.
     ///
     /// [default: the file descriptor limit less a reserve, at most 1000000]
     #[arg(long, global = true, value_name = "N")]

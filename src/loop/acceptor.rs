@@ -16,7 +16,8 @@ use std::time::Duration;
 use super::connection_limit::ConnectionLimit;
 use super::handoff::{HandoffListener, HandoffQueue};
 use super::limits::{Counters, LoopLimits};
-use super::listener::{AcceptContext, AcceptRound, Listeners, is_public};
+use super::listener::{AcceptContext, AcceptRound, AcceptStep, Listeners, is_public};
+use super::mailbox::LoopWaker;
 use super::poller::PollRetry;
 use super::readiness::{Event, Listener, Readiness};
 use super::select::Select;
@@ -62,6 +63,8 @@ pub struct Acceptor {
     /// Index at which the search for the least-loaded loop starts, so that equally loaded loops take turns.
     next: usize,
     handle: AcceptorHandle,
+    /// Reports that a loop has closed an idle connection for this acceptor.
+    waker: Arc<LoopWaker>,
     /// A connection from a public address was accepted.
     has_public_peers: bool,
     start: Duration,
@@ -97,6 +100,7 @@ impl Acceptor {
         let mut listeners = Listeners::new();
         listeners.add(listener, limits.backlog, &mut select)?;
         let handle = AcceptorHandle { stopped: Arc::default(), waker: select.waker() };
+        let waker = LoopWaker::new(select.waker());
         Ok(Acceptor {
             start: select.now(),
             select,
@@ -107,6 +111,7 @@ impl Acceptor {
             limit: None,
             next: 0,
             handle,
+            waker,
             has_public_peers: false,
             counters: Counters::default(),
         })
@@ -172,6 +177,9 @@ impl Acceptor {
         let timeout = (due_ms != u64::MAX).then(|| Duration::from_millis(due_ms.saturating_sub(self.now_ms())));
         events.clear();
         poll_retry.check(self.select.wait(events, timeout))?;
+        if self.waker.take_notified() && self.waker.take_room().1 {
+            self.listeners.on_capacity_freed();
+        }
         for event in &*events {
             self.listeners.mark_ready(event.token);
         }
@@ -186,7 +194,15 @@ impl Acceptor {
         loop {
             let (backend, counters) = (&mut self.select, &mut self.counters);
             let context = AcceptContext { backend, counters, limit, now_ms };
-            let Some(new) = self.listeners.accept(&mut round, context) else { return };
+            let new = match self.listeners.accept(&mut round, context) {
+                AcceptStep::Connection(new) => new,
+                // The listener is paused until a loop has closed an idle connection.
+                AcceptStep::NoRoom => {
+                    limit.request_room(&self.waker);
+                    continue;
+                }
+                AcceptStep::Done => return,
+            };
             self.has_public_peers = self.has_public_peers || is_public(new.peer_addr);
             hand_over(&self.workers, self.next, limit, new.stream.into_std(), new.peer_addr);
             self.next = (self.next + 1) % self.workers.len();

@@ -25,14 +25,15 @@ use super::table::ConnId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Connected; no byte has been received yet.
+    /// Connected; no byte has been received yet. The loop may close a connection in this phase as one in [`Phase::Idle`].
     AwaitingFirstByte,
     /// Receiving a message head.
     Head,
     /// Receiving a message body, at [`Timeouts::body_rate`](super::Timeouts::body_rate) bytes per second or more on
     /// average, and with pauses of at most [`Timeouts::body`](super::Timeouts::body).
     Body,
-    /// Idle between messages.
+    /// Idle between messages. At the connection limit, or when the process is out of file descriptors, the loop closes the
+    /// connection that has been in this phase or in [`Phase::AwaitingFirstByte`] longest for a new one.
     Idle,
     /// Open without a timeout, unless [`Timeouts::open`](super::Timeouts::open) sets one: for raw TCP applications.
     Unlimited,
@@ -93,6 +94,9 @@ pub enum CloseReason {
     Peer,
     /// The timeout of this phase expired.
     Timeout(Phase),
+    /// It had been idle longest, and a new connection needed its place: the connection limit was reached, or the process
+    /// was out of file descriptors.
+    Evicted,
     /// The peer accepted no output for [`Timeouts::write`](super::Timeouts::write).
     TooSlow,
     /// The application rejected the input or aborted the connection ([`Flow::Refuse`], [`Flow::Abort`]).
@@ -290,7 +294,8 @@ pub trait App {
         Flow::Unchanged
     }
 
-    /// Called when the timeout of a phase expires. The application may append a last response; returning
+    /// Called when the timeout of a phase expires, or when an idle connection is to be closed for a new one
+    /// ([`CloseReason::Evicted`]). The application may append a last response; returning
     /// [`Flow::Read`] restarts the timer of that phase. By default the connection closes.
     fn timer(&mut self, state: &mut Self::State, phase: Phase, wire: &mut Wire<'_, Self::Message>) -> Flow {
         let _ = (state, phase, wire);

@@ -170,6 +170,10 @@ impl<L: Listener> Listener for ChaosListener<L> {
         Ok((inner.into(), peer))
     }
 
+    fn has_waiting(&mut self) -> bool {
+        self.0.has_waiting()
+    }
+
     fn is_counted(&self) -> bool {
         self.0.is_counted()
     }

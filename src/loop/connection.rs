@@ -197,6 +197,16 @@ impl<S: Stream, T> Connection<S, T> {
             && self.registered == Some(Interest::READ)
     }
 
+    /// Returns whether the connection only waits for a message, of which nothing has been received.
+    pub(super) fn awaits_message(&self) -> bool {
+        self.stage == Stage::Reading && !self.readable && self.pending.is_none() && self.leftover.is_empty()
+    }
+
+    /// Returns whether the application is no longer called.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Closing { .. } | Stage::Lingering)
+    }
+
     /// The phase whose timeout applies now.
     pub(super) fn timed_phase(&self) -> Phase {
         match self.stage {

@@ -24,6 +24,7 @@ use super::table::{ConnId, Table};
 use super::timers::Timers;
 
 mod accept;
+mod evict;
 mod expire;
 mod shutdown;
 mod step;
@@ -154,6 +155,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// [`LoopLimits::connections_per_address_max`]. Call it before the first turn.
     pub fn share_connection_limit(&mut self, connection_limit: &ConnectionLimit) {
         self.connection_limit = connection_limit.clone();
+        self.connection_limit.register(&self.mailbox.waker);
     }
 
     /// Adds a listener. Its index, counted from 0, is passed to the application in

@@ -34,7 +34,8 @@ pub struct LoopLimits {
     pub backlog: u32,
     /// Maximum connections accepted from one listener per turn. Default: 64.
     pub accepts_per_turn: usize,
-    /// Maximum open connections; further ones wait in the listen queue. Default: 1,000,000, so that in practice the
+    /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if none
+    /// is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the
     /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
     pub connections_max: usize,
     /// Maximum open connections of one client address; further ones are reset as soon as they are accepted, before

@@ -2,8 +2,9 @@
 //! limit, and closing without resetting connections.
 //!
 //! An accept error never closes the listener. After an error that concerns only the new connection, the next accept
-//! follows immediately. After any other error, such as running out of file descriptors or memory, accepting pauses for
-//! [`PAUSE_MS`] or until a connection closes, instead of spinning on a queue that cannot be emptied.
+//! follows immediately. After any other error, such as a lack of memory, accepting pauses for [`PAUSE_MS`] or until a
+//! connection closes, instead of spinning on a queue that cannot be emptied. At the connection limit, or out of file
+//! descriptors, it pauses too if a connection is waiting; the caller can make room for it by closing an idle one.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -41,9 +42,7 @@ enum State {
     Empty,
     /// The queue may be non-empty.
     Ready,
-    /// The connection limit is reached; waiting for a connection to close.
-    Full,
-    /// Paused until this time.
+    /// Paused until this time, or until a connection closes.
     Paused(u64),
 }
 
@@ -53,7 +52,20 @@ enum Accept<S> {
     Connection(S, SocketAddr),
     /// The connection failed before it was accepted; the queue may hold others.
     Retry,
+    /// A connection is waiting, but the connection limit is reached or the process is out of file descriptors. Accepting
+    /// is paused.
+    NoRoom,
     /// The queue is empty, or accepting is paused.
+    Done,
+}
+
+/// Outcome of a step of an [`AcceptRound`].
+pub(super) enum AcceptStep<S> {
+    Connection(NewConnection<S>),
+    /// A connection is waiting, but the connection limit is reached or the process is out of file descriptors. Unless
+    /// [`Listeners::on_capacity_freed`] is called, the round continues with the next listener.
+    NoRoom,
+    /// The round is complete.
     Done,
 }
 
@@ -150,12 +162,12 @@ impl<B: Readiness> Listeners<B> {
         }
     }
 
-    /// Accepts the next connection of a round, and reserves its slot in the connection limit; `None` ends the round.
+    /// Accepts the next connection of a round, and reserves its slot in the connection limit.
     pub(super) fn accept(
         &mut self,
         round: &mut AcceptRound,
         mut context: AcceptContext<'_, B>,
-    ) -> Option<NewConnection<B::Stream>> {
+    ) -> AcceptStep<B::Stream> {
         let enforce_limit = self.closing.is_none();
         while let Some(listener) = self.open.get_mut(round.position) {
             while round.left > 0 && listener.due_ms <= context.now_ms {
@@ -163,16 +175,17 @@ impl<B: Readiness> Listeners<B> {
                 match listener.accept_counted(&mut context, enforce_limit) {
                     Accept::Connection(stream, peer_addr) => {
                         let listener = TOKEN_BASE - listener.token.0;
-                        return Some(NewConnection { listener, stream, peer_addr });
+                        return AcceptStep::Connection(NewConnection { listener, stream, peer_addr });
                     }
                     Accept::Retry => {}
+                    Accept::NoRoom => return AcceptStep::NoRoom,
                     Accept::Done => break,
                 }
             }
             round.position += 1;
             round.left = round.quota;
         }
-        None
+        AcceptStep::Done
     }
 
     /// Begins a graceful shutdown: stops new connections where the system supports it. From now on the connection limit
@@ -276,14 +289,14 @@ impl<B: Readiness> ManagedListener<B> {
         self.due_ms = match state {
             State::Ready => 0,
             State::Paused(until_ms) => until_ms,
-            State::Empty | State::Full => u64::MAX,
+            State::Empty => u64::MAX,
         };
     }
 
     /// Resumes accepting after a connection has closed.
     #[inline]
     fn on_capacity_freed(&mut self) {
-        if matches!(self.state, State::Full | State::Paused(_)) {
+        if matches!(self.state, State::Paused(_)) {
             self.enter(State::Ready);
         }
     }
@@ -296,16 +309,27 @@ impl<B: Readiness> ManagedListener<B> {
         self.listener.stop_new_connections()
     }
 
-    /// Pauses accepting at the connection limit. With a shared limit, no notification arrives when another loop closes
-    /// a connection, so accepting is retried after [`PAUSE_MS`].
-    fn pause_until_capacity(&mut self, backend: &mut B, now_ms: u64, shared: bool) {
-        if self.may_warn(now_ms) {
-            log::warn!(
-                target: "serverd::loop::connection_limit",
-                "connection limit reached; new connections wait in the listen queue"
-            );
+    /// Pauses accepting at the connection limit, or out of file descriptors, if a connection is waiting. Otherwise waits
+    /// for the next one.
+    #[cold]
+    fn on_no_room(&mut self, backend: &mut B, now_ms: u64, error: Option<&io::Error>) -> Accept<B::Stream> {
+        if !self.listener.has_waiting() {
+            self.enter(State::Empty);
+            self.set_watched(backend, true, now_ms);
+            return Accept::Done;
         }
-        self.pause(backend, if shared { State::Paused(now_ms + PAUSE_MS) } else { State::Full });
+        if self.may_warn(now_ms) {
+            match error {
+                Some(error) => log::warn!("cannot accept: {error}; retrying"),
+                None => log::warn!(
+                    target: "serverd::loop::connection_limit",
+                    "connection limit reached; closing idle connections for new ones, which otherwise wait in the \
+                     listen queue"
+                ),
+            }
+        }
+        self.pause(backend, State::Paused(now_ms + PAUSE_MS));
+        Accept::NoRoom
     }
 
     /// Accepts one connection, with a slot in the connection limit.
@@ -317,13 +341,12 @@ impl<B: Readiness> ManagedListener<B> {
         if !enforce_limit {
             limit.reserve();
         } else if !limit.try_reserve() {
-            self.pause_until_capacity(backend, *now_ms, limit.is_shared());
-            return Accept::Done;
+            return self.on_no_room(backend, *now_ms, None);
         }
         let outcome = self.accept_unless_refused(context);
         match outcome {
             Accept::Connection(..) => context.limit.commit(),
-            Accept::Retry | Accept::Done => context.limit.cancel(),
+            Accept::Retry | Accept::NoRoom | Accept::Done => context.limit.cancel(),
         }
         outcome
     }
@@ -367,6 +390,9 @@ impl<B: Readiness> ManagedListener<B> {
             return Accept::Retry;
         }
         self.errors = 0;
+        if is_out_of_descriptors(&error) {
+            return self.on_no_room(backend, now_ms, Some(&error));
+        }
         self.warn_rate_limited(now_ms, format_args!("cannot accept: {error}; retrying"));
         self.pause(backend, State::Paused(now_ms + PAUSE_MS));
         Accept::Done
@@ -451,6 +477,19 @@ fn is_per_connection(error: &io::Error) -> bool {
             | PermissionDenied
             | TimedOut
     ) || is_protocol_error(error)
+}
+
+/// Returns whether the process or the system is out of file descriptors.
+#[cfg(unix)]
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const WSAEMFILE: i32 = 10_024;
+    error.raw_os_error() == Some(WSAEMFILE)
 }
 
 #[cfg(unix)]

@@ -15,6 +15,9 @@ const RUN: u8 = 0;
 const DRAIN: u8 = 1;
 const STOP: u8 = 2;
 
+const ROOM_WANTED: u8 = 1;
+const ROOM_MADE: u8 = 2;
+
 /// The run state requested by other threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -29,6 +32,8 @@ pub(super) struct LoopWaker {
     /// The shortest limit of [`Handle::drain_within`](super::Handle::drain_within) in milliseconds that the loop has not
     /// taken yet; `u64::MAX` for none.
     drain_limit_ms: AtomicU64,
+    /// `ROOM_WANTED` and `ROOM_MADE` bits of [`LoopWaker::take_room`].
+    room: AtomicU8,
     notified: AtomicBool,
     tasks: Mutex<Vec<Task>>,
     /// Connections whose file read-ahead has finished.
@@ -41,6 +46,7 @@ impl LoopWaker {
         Arc::new(LoopWaker {
             command: AtomicU8::new(RUN),
             drain_limit_ms: AtomicU64::new(u64::MAX),
+            room: AtomicU8::new(0),
             notified: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
             readahead_done: Mutex::default(),
@@ -93,6 +99,28 @@ impl LoopWaker {
 
     pub(super) fn stop(&self) {
         self.send(STOP);
+    }
+
+    /// Asks the loop to close an idle connection for another loop.
+    pub(super) fn want_room(&self) {
+        self.room.fetch_or(ROOM_WANTED, Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Reports that another loop has closed a connection for this one.
+    pub(super) fn room_made(&self) {
+        self.room.fetch_or(ROOM_MADE, Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Returns whether another loop wants an idle connection to be closed, and whether another loop has closed one for
+    /// this loop; clears both.
+    pub(super) fn take_room(&self) -> (bool, bool) {
+        if self.room.load(Ordering::Relaxed) == 0 {
+            return (false, false);
+        }
+        let bits = self.room.swap(0, Ordering::SeqCst);
+        (bits & ROOM_WANTED != 0, bits & ROOM_MADE != 0)
     }
 
     pub(super) fn wake(&self) {

@@ -36,6 +36,13 @@ mod poller;
 pub mod readiness;
 mod schedule;
 mod select;
+// The system call, for the backend and for sockets.
+#[cfg(unix)]
+#[path = "select/unix.rs"]
+mod select_call;
+#[cfg(windows)]
+#[path = "select/windows.rs"]
+mod select_call;
 mod socket;
 mod socket_waker;
 mod system;

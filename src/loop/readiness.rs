@@ -256,6 +256,13 @@ pub trait Listener {
     /// the process; the listener remains usable.
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)>;
 
+    /// Returns whether a connection is waiting in the accept queue; also true if that is unknown, as in the provided
+    /// implementation. A result of false counts as [`Listener::accept`] returning `WouldBlock`: the next time a
+    /// connection arrives is reported. Called only when a connection cannot be accepted for want of room.
+    fn has_waiting(&mut self) -> bool {
+        true
+    }
+
     /// Returns whether the connections of this listener already have slots in the loop's connection limit. That is so
     /// for the queue of an [`Acceptor`](super::Acceptor), which reserves a slot before it hands a connection over.
     fn is_counted(&self) -> bool {

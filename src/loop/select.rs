@@ -5,20 +5,13 @@
 //! layout of a set and the call itself differ between systems: each system has its own file in `select/`, which also
 //! confines the unsafe code.
 
-#[cfg(unix)]
-#[path = "select/unix.rs"]
-mod system;
-#[cfg(windows)]
-#[path = "select/windows.rs"]
-mod system;
-
 use std::io;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use self::system::{Sets, Tokens, raw};
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
+use super::select_call::{Ready, Sets, Tokens, raw};
 use super::socket::{TcpListener, TcpStream};
 use super::socket_waker::SocketWaker;
 
@@ -129,7 +122,7 @@ impl Readiness for Select {
         let Select { sets, tokens, wakeups, .. } = self;
         let outcome = sets.select(timeout, |socket, ready| match tokens.get(socket) {
             Some(token) => {
-                let system::Ready { readable, writable, hangup } = ready;
+                let Ready { readable, writable, hangup } = ready;
                 events.push(Event { token, readable, writable, hangup });
             }
             None => wakeups.clear(),

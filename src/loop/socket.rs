@@ -12,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::handoff::HandoffListener;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy};
+use super::select_call::{Sets, raw};
 use super::system;
 
 /// A listening TCP socket, or a queue of connections accepted for this loop by an [`Acceptor`](super::Acceptor).
@@ -128,6 +129,10 @@ impl Listener for TcpListener {
         }
     }
 
+    fn has_waiting(&mut self) -> bool {
+        is_readable(self.source())
+    }
+
     fn is_counted(&self) -> bool {
         matches!(self.0, ConnectionSource::Handoff(_))
     }
@@ -145,6 +150,14 @@ impl Listener for TcpListener {
             ConnectionSource::Handoff(handoff) => handoff.source(),
         }
     }
+}
+
+/// Returns whether a source is readable now; true if the call fails.
+fn is_readable(source: &SystemSource) -> bool {
+    let (mut sets, mut found) = (Sets::default(), false);
+    sets.set(raw(source), true, false);
+    let outcome = sets.select(Some(Duration::ZERO), |_, ready| found |= ready.readable);
+    found || outcome.is_err()
 }
 
 /// Enables TCP keep-alive, which detects peers that are gone: after 60 s of silence, with 4 probes 15 s apart. The
@@ -255,7 +268,7 @@ fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize
 }
 
 /// Sends part of a file zero-copy, with sendfile(2). A short count does not mean that the socket is full; only the next
-/// call shows that. Falls back to read and write if the file system does not support sendfile. sendfile has no flag to
+/// call shows that. Falls back to read and write if sendfile is not supported or not permitted. sendfile has no flag to
 /// suppress SIGPIPE; the Rust runtime ignores that signal from program start.
 #[cfg(target_os = "linux")]
 fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
@@ -263,7 +276,10 @@ fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> 
     let mut position = offset;
     match rustix::io::retry_on_intr(|| rustix::fs::sendfile(&stream.0, file, Some(&mut position), count)) {
         Ok(bytes) => Ok(Sent { bytes, more: true }),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => send_file_by_copy(stream, file, offset, count),
+        // A sandbox (seccomp, gVisor) may forbid it with EPERM.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+            send_file_by_copy(stream, file, offset, count)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -8,6 +8,12 @@ use super::limits::Timeouts;
 
 const NONE: u32 = u32::MAX;
 
+/// Timeout of an idle phase without one, about 35,000 years: its list still records the order.
+const FOREVER_MS: u64 = 1 << 50;
+
+/// The phases of a connection on which no request is in flight.
+const IDLE_PHASES: [Phase; 2] = [Phase::Idle, Phase::AwaitingFirstByte];
+
 const PHASES: [Phase; Phase::COUNT] = [
     Phase::AwaitingFirstByte,
     Phase::Head,
@@ -51,6 +57,9 @@ impl List {
 
     /// The wake-up time for entries with this deadline.
     fn wake_ms(&self, deadline_ms: u64) -> u64 {
+        if deadline_ms >= FOREVER_MS {
+            return u64::MAX;
+        }
         self.due_ms(deadline_ms).div_ceil(self.coalesce_ms).saturating_mul(self.coalesce_ms)
     }
 
@@ -121,7 +130,7 @@ impl Timers {
             let limit_ms = timeouts
                 .of(phase)
                 .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-            List::new(limit_ms)
+            List::new(if IDLE_PHASES.contains(&phase) { limit_ms.min(FOREVER_MS) } else { limit_ms })
         });
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
@@ -211,6 +220,18 @@ impl Timers {
         }
         self.wake_ms = wake_ms;
         None
+    }
+
+    /// Returns the slot that has been idle longest, and its phase. The timer stays armed.
+    pub(super) fn longest_idle(&self) -> Option<(u32, Phase)> {
+        let first = |phase: Phase| {
+            let list = &self.lists[phase as usize];
+            let link = self.links.get(list.first as usize)?;
+            let since_ms = link.due.deadline_ms().saturating_sub(list.limit_ms);
+            Some((since_ms, list.first, phase))
+        };
+        let longest = IDLE_PHASES.into_iter().filter_map(first).min_by_key(|(since_ms, ..)| *since_ms);
+        longest.map(|(_, slot, phase)| (slot, phase))
     }
 
     /// The next wake-up time; `u64::MAX` for never.
@@ -305,6 +326,29 @@ mod tests {
         timers.cancel(3);
         assert_eq!(timers.expired(1_000_000), None);
         assert_eq!(timers.wake_ms(), u64::MAX);
+    }
+
+    #[test]
+    fn the_longest_idle_slot_is_found_with_and_without_timeouts() {
+        for idle in [Some(Duration::from_secs(75)), None] {
+            let mut timers = Timers::new(&Timeouts { idle, ..Timeouts::default() });
+            assert_eq!(timers.longest_idle(), None);
+            timers.enter(0, Phase::Idle, false, 1000);
+            timers.enter(1, Phase::AwaitingFirstByte, false, 2000);
+            timers.enter(2, Phase::Idle, false, 3000);
+            timers.enter(3, Phase::Handling, false, 10);
+            assert_eq!(timers.longest_idle(), Some((0, Phase::Idle)));
+            assert!(timers.enter(0, Phase::Idle, true, 4000));
+            assert_eq!(timers.longest_idle(), Some((1, Phase::AwaitingFirstByte)));
+            timers.cancel(1);
+            assert_eq!(timers.longest_idle(), Some((2, Phase::Idle)));
+            timers.enter(2, Phase::Handling, false, 5000);
+            assert_eq!(timers.longest_idle(), Some((0, Phase::Idle)));
+            timers.cancel(3);
+            timers.cancel(2);
+            assert_eq!(timers.expired(70_000), None);
+            assert_eq!(timers.wake_ms() == u64::MAX, idle.is_none());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serverd::apps::Whoami;
 use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Poller, Timeouts};
@@ -47,6 +47,46 @@ fn start<B: Backend>(loops: usize, limit: &ConnectionLimit) -> Server {
     let handle = acceptor.handle();
     threads.push(std::thread::spawn(move || acceptor.run().expect("the acceptor does not fail")));
     Server { address, shares, handles, acceptor: handle, threads }
+}
+
+/// Starts a loop with its own listener and a share of `limit`.
+fn start_alone<B: Backend>(limit: &ConnectionLimit) -> Alone {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let share = limit.share();
+    let (own, (send, started)) = (share.clone(), mpsc::channel());
+    let thread = std::thread::spawn(move || {
+        let app = HttpServer::with(Whoami::new(0, 0));
+        let mut event_loop =
+            EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
+        event_loop.share_connection_limit(&own);
+        event_loop.listen(listener).expect("registration succeeds");
+        send.send(event_loop.handle()).expect("the test is waiting");
+        event_loop.run().expect("the loop does not fail");
+    });
+    Alone { address, share, handle: started.recv_timeout(WAIT_MAX).expect("a loop"), thread: Some(thread) }
+}
+
+/// A loop with its own listener; stopped on drop.
+struct Alone {
+    address: SocketAddr,
+    share: ConnectionLimit,
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Alone {
+    fn open(&self) -> usize {
+        self.share.open_here()
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.handle.stop();
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))), "the loop panicked");
+    }
 }
 
 impl Server {
@@ -146,14 +186,62 @@ on_every_backend! {
     fn the_connection_limit_applies_to_all_loops_together<B>() {
         let server = start::<B>(2, &ConnectionLimit::new(4));
         let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+        // Idle connections would be closed for a new one.
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\n");
+        }
         let mut fifth = Client::new(server.address);
         fifth.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        for client in &mut clients {
-            request_worker(client);
-        }
+        fifth.socket.set_read_timeout(Some(Duration::from_millis(150))).expect("the socket is open");
+        assert!(fifth.socket.peek(&mut [0]).is_err(), "accepted beyond the limit");
+        fifth.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
         assert_eq!(server.open(), [2, 2]);
         drop(clients.pop());
         assert_eq!(fifth.response().status, 200);
+        for client in &mut clients {
+            client.send("Host: x\r\n\r\n");
+            assert_eq!(client.response().status, 200);
+        }
+    }
+
+    // The acceptor has no connections: a loop closes one for it.
+    fn at_the_limit_a_loop_closes_an_idle_connection<B>() {
+        let server = start::<B>(2, &ConnectionLimit::new(4));
+        let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+        let mut busy = clients.remove(1);
+        busy.send("GET / HTTP/1.1\r\n");
+        let new: Vec<Client> = (0..10).map(|_| server.client()).collect();
+        for client in &mut clients {
+            client.expect_close();
+        }
+        assert_eq!(server.open().iter().sum::<usize>(), 4);
+        busy.send("Host: x\r\n\r\n");
+        assert_eq!(busy.response().status, 200);
+        drop(new);
+    }
+
+    // A loop without idle connections asks the one with which it shares the limit.
+    fn a_loop_closes_an_idle_connection_for_another_loop<B>() {
+        let limit = ConnectionLimit::new(3);
+        let (first, second) = (start_alone::<B>(&limit), start_alone::<B>(&limit));
+        let mut idle: Vec<Client> = (0..3).map(|_| Client::new(first.address)).collect();
+        for client in &mut idle {
+            request_worker(client);
+        }
+        let mut new = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::new(second.address);
+            client.send("GET / HTTP/1.1\r\n");
+            new.push(client);
+        }
+        for client in &mut idle {
+            client.expect_close();
+        }
+        for client in &mut new {
+            client.send("Host: x\r\n\r\n");
+            assert_eq!(client.response().status, 200);
+        }
+        assert_eq!((limit.open(), first.open(), second.open()), (3, 0, 3));
     }
 
     fn the_limit_of_an_address_applies_to_all_loops_together<B>() {

@@ -171,6 +171,10 @@ impl<L: Listener> Listener for FaultyListener<L> {
         Ok((FaultyStream { inner, plan: Arc::clone(&self.plan) }, peer))
     }
 
+    fn has_waiting(&mut self) -> bool {
+        self.inner.has_waiting()
+    }
+
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }

@@ -107,13 +107,15 @@ on_every_backend! {
         for client in &mut open {
             client.send(GET);
             client.response();
+            // An idle connection would be closed for a new one.
+            client.send(GET.trim_end());
         }
         let mut waiting = server.connect();
         waiting.send(GET);
         waiting.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("open socket");
         assert!(waiting.socket.peek(&mut [0]).is_err(), "accepted beyond the limit");
         for client in &mut open {
-            client.send(GET);
+            client.send(format!("\r\n\r\n{}", GET.trim_end()));
             client.response();
         }
         open.pop();

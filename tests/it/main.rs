@@ -16,6 +16,7 @@ mod drain;
 mod drain_load;
 mod echo;
 mod errors;
+mod eviction;
 mod examples;
 #[cfg(unix)]
 mod fault_backend;

@@ -160,7 +160,11 @@ fn the_default_connection_limit_fits_the_file_descriptor_limit() {
     for workers in ["1", "2"] {
         let server = start_after("ulimit -n 60", &format!("--port 0 --workers {workers}"));
         let mut clients: Vec<Client> = (0..30).map(|_| server.connect()).collect();
-        clients.iter_mut().for_each(request);
+        for client in &mut clients {
+            request(client);
+            // An idle connection would be closed for a new one.
+            client.send(GET.trim_end());
+        }
         let mut waiting: Vec<Client> = (0..30).map(|_| server.connect()).collect();
         for client in &mut waiting {
             client.send(GET);
@@ -182,7 +186,11 @@ fn the_connection_limit_applies_to_all_workers_together() {
     for backend in backends() {
         let server = Running::start(&["--port", "0", "--backend", backend, "--workers", "3", "--max-connections", "4"]);
         let mut accepted: Vec<Client> = (0..4).map(|_| server.connect()).collect();
-        accepted.iter_mut().for_each(request);
+        for client in &mut accepted {
+            request(client);
+            // An idle connection would be closed for a new one.
+            client.send(GET.trim_end());
+        }
         let mut waiting: Vec<Client> = (0..8).map(|_| server.connect()).collect();
         for client in &mut waiting {
             client.send(GET);
@@ -192,7 +200,10 @@ fn the_connection_limit_applies_to_all_workers_together() {
             assert!(client.socket.peek(&mut [0]).is_err(), "accepted beyond the limit");
             client.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
         }
-        accepted.iter_mut().for_each(request);
+        for client in &mut accepted {
+            client.send(format!("\r\n\r\n{}", GET.trim_end()));
+            assert_eq!(client.response().status, 200);
+        }
         drop(accepted);
         // The kernel chooses the order; each client disconnects once it has been served.
         let responses: Vec<_> =
@@ -413,19 +424,28 @@ fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
     for backend in backends() {
         let mut server = start_after("ulimit -n 46", &format!("--port 0 --backend {backend} --max-connections 1000"));
         let mut held: Vec<Client> = (0..20).map(|_| server.connect()).collect();
-        held.iter_mut().for_each(request);
-        let mut waiting: Vec<TcpStream> = (0..40).map(|_| server.connect().socket).collect();
+        // Idle connections would be closed for new ones.
+        for client in &mut held {
+            client.send(GET).send(GET.trim_end());
+        }
+        let mut waiting: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+        for client in &mut waiting {
+            client.send(GET.trim_end());
+        }
         let before = (Instant::now(), cpu_ticks(&server));
         while before.0.elapsed() < Duration::from_secs(2) {
-            held.iter_mut().for_each(request);
+            for client in &mut held {
+                assert_eq!(client.response().status, 200);
+                client.send(format!("\r\n\r\n{}", GET.trim_end()));
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
         let used = cpu_ticks(&server) - before.1;
         assert!(used <= 20, "{backend} used {used} ticks (1/100 s) of CPU time in 2 s without descriptors");
         held.clear();
-        for socket in waiting.drain(..) {
-            let mut client = Client::from_socket(socket);
-            request(&mut client);
+        for mut client in waiting.drain(..) {
+            client.send("\r\n\r\n");
+            assert_eq!(client.response().status, 200);
         }
         server.signal("TERM");
         let mut text = String::new();
@@ -435,6 +455,24 @@ fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
         assert!((1..=seconds + 2).contains(&warnings), "{warnings} in {seconds} s: {text}");
         assert!(text.contains("raise the limit"), "{text}");
         assert_eq!(server.wait().0, Some(0));
+    }
+}
+
+#[test]
+fn out_of_file_descriptors_idle_connections_give_way() {
+    for backend in backends() {
+        for workers in ["--workers 1", "--workers 2 --balance least-connections"] {
+            let arguments = format!("--port 0 --backend {backend} --max-connections 1000 {workers}");
+            let server = start_after("ulimit -n 60", &arguments);
+            let mut clients = Vec::new();
+            for number in 0..150 {
+                let mut client = server.connect();
+                let start = Instant::now();
+                request(&mut client);
+                assert!(start.elapsed() < Duration::from_secs(2), "{backend}, client {number}: {:?}", start.elapsed());
+                clients.push(client);
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -300,16 +301,22 @@ def out_of_descriptors(backend, serverd):
     def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
-    command = [serverd, "--port", "0", "--backend", backend, "--max-connections", "1000"]
+    command = [serverd, "--port", "0", "--backend", backend, "--max-connections", "1000", "--head-timeout", "60s"]
     with Server(command, limit, subprocess.PIPE) as server:
+        # Idle connections would be closed for new ones, so each has an unfinished request.
+        part = GET[:-2]
         open_socks = [server.connect() for _ in range(40)]
         for sock in open_socks:
             request(sock)
+            sock.sendall(part)
         waiting = [server.connect() for _ in range(100)]
+        for sock in waiting:
+            sock.sendall(part)
         time.sleep(1)
         cpu, start, count = server.cpu_seconds(), time.time(), 0
         while time.time() - start < 10:
-            request(open_socks[count % 40])
+            open_socks[count % 40].sendall(b"\r\n" + part)
+            read_response(open_socks[count % 40])
             count += 1
             time.sleep(0.1)
         share = 100 * (server.cpu_seconds() - cpu) / (time.time() - start)
@@ -318,7 +325,8 @@ def out_of_descriptors(backend, serverd):
             sock.close()
         start = time.perf_counter()
         last = waiting[20]
-        request(last)
+        last.sendall(b"\r\n")
+        read_response(last)
         after = time.perf_counter() - start
         row("accept once descriptors are available again", backend, f"after {after * 1000:.1f} ms", after, 0.5, False)
         os.kill(server.pid, signal.SIGTERM)
@@ -326,6 +334,89 @@ def out_of_descriptors(backend, serverd):
             sock.close()
         lines = server.process.stderr.read().count("cannot accept")
         row("log lines in about 11 s", backend, f"{lines}", lines, 13)
+
+
+def idle_gives_way(backend, serverd):
+    """Checks that new clients are served at the connection limit, while all connections are idle."""
+    with Server([serverd, "--port", "0", "--backend", backend, "--max-connections", "100"]) as server:
+        socks = [server.connect() for _ in range(100)]
+        for sock in socks:
+            request(sock)
+        worst = 0.0
+        for _ in range(1000):
+            start = time.perf_counter()
+            socks.append(server.connect())
+            request(socks[-1])
+            worst = max(worst, time.perf_counter() - start)
+        figure = f"1,000 new clients, at most {worst * 1000:.1f} ms"
+        row("connect at the limit, all connections idle", backend, figure, worst, 0.5, False)
+        for sock in socks:
+            sock.close()
+
+
+def unwanted_bodies(backend, serverd):
+    """Measures request bodies that no handler wants; they are discarded as they arrive."""
+    with Server([serverd, "--port", "0", "--backend", backend]) as server:
+        before, socks = server.private_bytes(), []
+        for _ in range(300):
+            sock = server.connect()
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n" + bytes(1048575))
+            socks.append(sock)
+        time.sleep(1)
+        grown = (server.private_bytes() - before) / 2**20
+        row("memory of 300 unwanted bodies of 1 MiB", backend, f"+{grown:.2f} MiB", grown, 32)
+        for sock in socks:
+            sock.close()
+
+
+def slow_reader(server, head):
+    """Sends a request and reads a little. The segments and the window are small, as is then the kernel's buffer."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    sock.settimeout(20)
+    sock.connect(server.address)
+    sock.sendall(head)
+    return sock, sock.recv(400)
+
+
+def compressed_responses(backend, serverd):
+    with tempfile.TemporaryDirectory() as site:
+        with open(f"{site}/text.txt", "wb") as file:
+            file.write(b"".join(os.urandom(30).hex().encode() + b"\n" for _ in range(100_000)))
+        with Server([serverd, "files", site, "--compress", "--port", "0", "--backend", backend]) as server:
+            get = b"GET /text.txt HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"
+            before, readers = server.private_bytes(), []
+            for _ in range(300):
+                readers.append(slow_reader(server, get))
+                time.sleep(0.03)
+            time.sleep(1)
+            grown = (server.private_bytes() - before) / 2**20
+            encoded = sum(b"ncoding: gzip" in received for _, received in readers)
+            figure = f"+{grown:.0f} MiB, {encoded} of 300 compressed"
+            row("memory of compressed responses, of slow readers", backend, figure, grown, 128)
+            for sock, _ in readers:
+                sock.close()
+
+
+def memory_after_load(backend, serverd):
+    """Measures the memory that is not returned to the system within 30 s after 500 MB of responses were queued."""
+    with Server([serverd, "--port", "0", "--backend", backend, "--body", "x" * 16_000]) as server:
+        with server.connect() as sock:
+            request(sock)
+        before = server.private_bytes()
+        socks = [slow_reader(server, GET * 40)[0] for _ in range(6500)]
+        time.sleep(1)
+        peak = (server.private_bytes() - before) / 1e6
+        # The last connection stays.
+        for sock in socks[:-1]:
+            sock.close()
+        end, grown = time.time(), peak
+        while grown > 8 and time.time() - end < 30:
+            time.sleep(0.5)
+            grown = (server.private_bytes() - before) / 1e6
+        figure = f"+{peak:.0f} MB under load, +{grown:.1f} MB {time.time() - end:.0f} s later"
+        row("memory after load", backend, figure, grown if peak > 450 else 1000, 32)
 
 
 def slow_heads(backend, serverd):
@@ -394,8 +485,9 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     measures = [
-        idle_server, early_errors, burst, fairness, non_reading_client, out_of_descriptors, slow_heads, stalled_readers,
-        many_connections, expiry, idle_connections,
+        idle_server, early_errors, burst, fairness, non_reading_client, out_of_descriptors, idle_gives_way, slow_heads,
+        unwanted_bodies, compressed_responses, stalled_readers, memory_after_load, many_connections, expiry,
+        idle_connections,
     ]
     for measure in measures:
         if options.only and measure.__name__ not in options.only.split(","):

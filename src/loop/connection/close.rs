@@ -76,6 +76,11 @@ impl<S: Stream, T> Connection<S, T> {
         self.sent_much && self.stream.unacknowledged_bytes().is_none_or(|bytes| bytes > 0)
     }
 
+    /// Returns whether the peer is known to be still receiving output.
+    pub(in crate::r#loop) fn is_sending(&mut self) -> bool {
+        self.sent_much && self.stream.unacknowledged_bytes().is_some_and(|bytes| bytes > 0)
+    }
+
     /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer.
     pub(super) fn discard_input<A: App>(&mut self, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()> {
         let mut quota = context.limits.read_bytes_per_turn;

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::EventLoop;
+use super::evict::Eviction;
 use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
 use crate::r#loop::connection::Connection;
-use crate::r#loop::listener::{AcceptContext, AcceptRound};
+use crate::r#loop::listener::{AcceptContext, AcceptRound, AcceptStep};
 use crate::r#loop::readiness::Readiness;
 use crate::r#loop::table::ConnId;
 
@@ -15,6 +16,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     #[inline]
     pub(super) fn accept(&mut self, quota: usize) {
         let mut round = AcceptRound::new(quota);
+        let mut eviction = Eviction::default();
         loop {
             let context = AcceptContext {
                 backend: &mut self.backend,
@@ -22,8 +24,15 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 limit: &self.connection_limit,
                 now_ms: self.context.now_ms,
             };
-            let Some(new) = self.listeners.accept(&mut round, context) else { return };
-            self.open_connection(new.stream, Some(new.listener), Some(new.peer_addr), false);
+            match self.listeners.accept(&mut round, context) {
+                AcceptStep::Connection(new) => {
+                    eviction.is_unused = false;
+                    self.open_connection(new.stream, Some(new.listener), Some(new.peer_addr), false);
+                }
+                AcceptStep::NoRoom if !self.make_room(&mut eviction) => return,
+                AcceptStep::NoRoom => {}
+                AcceptStep::Done => return,
+            }
         }
     }
 

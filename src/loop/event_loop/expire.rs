@@ -70,23 +70,24 @@ where
         _ => connection.received == before,
     };
     match outcome {
-        Outcome::Open if timed_out => on_timeout(connection, context, id, phase),
+        Outcome::Open if timed_out => on_timeout(connection, context, id, phase, CloseReason::Timeout(phase)),
         outcome => outcome,
     }
 }
 
 /// Calls [`App::timer`] and, if the application closes the connection, sets the reason.
-fn on_timeout<S, A>(
+pub(super) fn on_timeout<S, A>(
     connection: &mut Connection<S, A::State>,
     context: &mut LoopContext<A>,
     id: ConnId,
     phase: Phase,
+    reason: CloseReason,
 ) -> Outcome
 where
     S: Stream,
     A: App,
 {
-    let reason = if context.life.is_draining() { CloseReason::Drain } else { CloseReason::Timeout(phase) };
+    let reason = if context.life.is_draining() { CloseReason::Drain } else { reason };
     // If the connection stays in the phase, its timer starts again.
     connection.restart = true;
     connection.call(context, id, &[], |app, state, wire| app.timer(state, phase, wire));

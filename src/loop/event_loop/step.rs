@@ -184,6 +184,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             if notified {
                 self.mailbox.collect(&mut batch);
                 self.schedule.extend(&mut self.mailbox.waker.take_tasks());
+                self.exchange_room();
                 for id in self.mailbox.waker.take_readahead_done() {
                     self.with_connection(id, |connection, context, buffer| {
                         connection.readahead_done();

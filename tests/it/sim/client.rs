@@ -218,6 +218,11 @@ impl Client {
         let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
         let took_us = world.now_us() - since_us;
         let latest_us = max_ms * 1000 + 150_000 + world.stalled_us;
+        if took_us < min_ms * 1000 && world.may_evict {
+            // The connection was idle: all steps before this one have succeeded.
+            self.outcome = Outcome::Done;
+            return true;
+        }
         if took_us < min_ms * 1000 {
             return self.fail(world, &format!("early, after {took_us} us"));
         }
@@ -235,7 +240,10 @@ impl Client {
         // If accepting fails for seconds during a drain, the server gives up on the accept queue.
         let queued = self.socket.is_some_and(|socket| world.sockets[socket].accepted_us.is_none());
         let given_up = queued && world.conditions.faulty && world.drain_us.is_some();
-        if self.close_announced || late || stalled || given_up {
+        // An idle connection may be closed for a new one, but never one with a request in flight.
+        let closed_us = self.socket.and_then(|socket| world.sockets[socket].closed_us);
+        let evicted = world.may_evict && closed_us.is_some_and(|closed_us| closed_us <= self.requested_us);
+        if self.close_announced || late || stalled || given_up || evicted {
             self.outcome = Outcome::Done;
             return true;
         }

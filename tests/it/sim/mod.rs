@@ -78,6 +78,7 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     let drains = rng.one_in(2);
     {
         let world = &mut *world.borrow_mut();
+        world.may_evict |= connections_max < 1 << 20;
         let own = event_loop.handle();
         world.drain = Some(Box::new(move || own.drain()));
         if drains {

@@ -76,6 +76,8 @@ pub(super) struct Socket {
     /// The server has accepted the connection and not closed it yet.
     pub(super) open: bool,
     pub(super) accepted_us: Option<u64>,
+    /// Time at which the server has closed or half-closed the connection.
+    pub(super) closed_us: Option<u64>,
     abort: bool,
     registration: Option<Registration>,
     /// Number of calls until the stream fails permanently.
@@ -117,6 +119,8 @@ pub(super) struct World {
     pub(super) rng: Rng,
     edge: bool,
     pub(super) conditions: Conditions,
+    /// Idle connections may be closed for new ones: there is a connection limit, or accepting fails at times.
+    pub(super) may_evict: bool,
     pub(super) sockets: Vec<Socket>,
     pub(super) clients: Vec<Option<Client>>,
     schedule: BinaryHeap<Reverse<(u64, u64, Action)>>,
@@ -166,6 +170,7 @@ impl World {
             rng: Rng::new(seed),
             edge,
             conditions,
+            may_evict: conditions.faulty,
             sockets: Vec::new(),
             clients: Vec::new(),
             schedule: BinaryHeap::new(),
@@ -233,6 +238,7 @@ impl World {
             down_reset: false,
             open: false,
             accepted_us: None,
+            closed_us: None,
             abort: false,
             registration: None,
             calls_until_failure,
@@ -558,6 +564,16 @@ impl Listener for SimListener {
         world.new_connections_stopped
     }
 
+    fn has_waiting(&mut self) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        if world.backlog.is_empty()
+            && let Some(registration) = &mut world.listener
+        {
+            registration.read_armed = true;
+        }
+        !world.backlog.is_empty()
+    }
+
     fn accept(&mut self) -> io::Result<(SimStream, SocketAddr)> {
         let world = &mut *self.0.borrow_mut();
         if world.conditions.faulty && world.accept_fails_until_us == 0 && world.rng.one_in(40) {
@@ -703,6 +719,8 @@ impl Stream for SimStream {
         if world.call_fails(self.index) || world.sockets[self.index].up_reset {
             return Err(Errno::NOTCONN.into());
         }
+        let now_us = world.now_us;
+        world.sockets[self.index].closed_us.get_or_insert(now_us);
         world.sockets[self.index].down_fin = true;
         world.notify_client(self.index);
         Ok(())
@@ -732,10 +750,11 @@ impl Stream for SimStream {
 impl Drop for SimStream {
     fn drop(&mut self) {
         let world = &mut *self.world.borrow_mut();
-        let loses = world.rng.one_in(2);
+        let (loses, now_us) = (world.rng.one_in(2), world.now_us);
         let conn = &mut world.sockets[self.index];
         assert!(conn.open && conn.registration.is_none(), "closed while registered");
         conn.open = false;
+        conn.closed_us.get_or_insert(now_us);
         conn.down_fin = true;
         if conn.abort || !conn.up.is_empty() || conn.failed {
             conn.down_reset = true;

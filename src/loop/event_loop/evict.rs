@@ -1,0 +1,114 @@
+//! Makes room for new connections at the connection limit, or when the process is out of file descriptors: closes the
+//! connection that has been idle longest (RFC 9112 section 9.5 permits that at any time).
+//!
+//! The lists of the phase timers are in order of time, so that finding it takes no search and other connections pay
+//! nothing. A loop without an idle connection asks the loops that share its connection limit for one of theirs.
+
+use super::EventLoop;
+use super::expire::on_timeout;
+use crate::r#loop::app::{App, CloseReason, Phase};
+use crate::r#loop::connection::Outcome;
+use crate::r#loop::readiness::Readiness;
+
+/// Maximum number of idle connections to close in one turn, so that a burst of new connections does not stall the others.
+const EVICTIONS_PER_TURN: u32 = 16;
+
+/// The idle connections closed in one turn.
+pub(super) struct Eviction {
+    left: u32,
+    any: bool,
+    /// No connection was accepted since the last one was closed, so that closing another may not help either: the system
+    /// may be out of file descriptors because of other processes.
+    pub(super) is_unused: bool,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Eviction { left: EVICTIONS_PER_TURN, any: false, is_unused: false }
+    }
+}
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Closes the connection that has been idle longest, for one that waits at a listener, which is paused otherwise.
+    /// Returns whether to continue accepting in this turn.
+    #[cold]
+    pub(super) fn make_room(&mut self, eviction: &mut Eviction) -> bool {
+        if eviction.is_unused {
+            return true;
+        }
+        if self.evict_longest_idle(&mut eviction.left) {
+            (eviction.any, eviction.is_unused) = (true, true);
+            return true;
+        }
+        if eviction.left > 0 {
+            self.connection_limit.request_room(&self.mailbox.waker);
+            return true;
+        }
+        if eviction.any {
+            // More connections may be waiting: continue in the next turn.
+            self.listeners.on_capacity_freed();
+        }
+        !eviction.any
+    }
+
+    /// Closes an idle connection, unless a request has arrived on it. Returns whether it was closed.
+    fn evict(&mut self, index: u32, phase: Phase) -> bool {
+        // If the connection stays open, its timer starts again, behind those of the others.
+        self.timers.cancel(index);
+        let Some(id) = self.table.at(index) else { return false };
+        self.with_connection(id, |connection, context, buffer| {
+            if !connection.awaits_message() || connection.is_sending() {
+                return Outcome::Open;
+            }
+            let before = connection.received;
+            connection.readable = true;
+            match connection.step_outlined(id, context, buffer) {
+                Outcome::Open if connection.received == before && connection.awaits_message() => {
+                    on_timeout(connection, context, id, phase, CloseReason::Evicted)
+                }
+                outcome => outcome,
+            }
+        });
+        // Where the system does not report acknowledgements, it may linger for a moment.
+        self.table.get_mut(id).is_none_or(|connection| connection.is_closing())
+    }
+
+    /// Resumes accepting if another loop has closed a connection for this one, and closes connections for others.
+    pub(super) fn exchange_room(&mut self) {
+        let (is_wanted, is_made) = self.mailbox.waker.take_room();
+        if is_made {
+            self.listeners.on_capacity_freed();
+        }
+        if is_wanted {
+            self.make_room_for_others();
+        }
+    }
+
+    /// Closes an idle connection for each loop that has asked for it, or passes the request on to another loop.
+    #[cold]
+    fn make_room_for_others(&mut self) {
+        let mut left = EVICTIONS_PER_TURN;
+        while left > 0
+            && let Some(request) = self.connection_limit.take_room_request()
+        {
+            if self.evict_longest_idle(&mut left) {
+                request.fulfil();
+            } else {
+                self.connection_limit.pass_on(request);
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle longest, in up to `left` attempts. Returns whether one was closed.
+    fn evict_longest_idle(&mut self, left: &mut u32) -> bool {
+        while *left > 0
+            && let Some((index, phase)) = self.timers.longest_idle()
+        {
+            *left -= 1;
+            if self.evict(index, phase) {
+                return true;
+            }
+        }
+        false
+    }
+}
