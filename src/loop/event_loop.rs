@@ -22,10 +22,12 @@ use super::readiness::{Event, Readiness};
 use super::schedule::Schedule;
 use super::table::{ConnId, Table};
 use super::timers::Timers;
+use rest::Rest;
 
 mod accept;
 mod evict;
 mod expire;
+mod rest;
 mod shutdown;
 mod step;
 
@@ -58,10 +60,11 @@ pub struct EventLoop<B: Readiness, A: App> {
     poll_retry: PollRetry,
     /// A connection closed after `App::end_of_turn`; run another turn at once, which calls it again.
     end_of_turn_pending: bool,
-    /// The earliest deadline that is not a connection timer: accept retry, scheduled closure or shutdown. Recomputed if
-    /// `wakeup_dirty`.
+    /// The earliest deadline that is not a connection timer: accept retry, scheduled closure, shutdown or rest. Recomputed
+    /// if `wakeup_dirty`.
     next_wakeup_ms: u64,
     wakeup_dirty: bool,
+    rest: Rest,
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
@@ -148,6 +151,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             end_of_turn_pending: false,
             next_wakeup_ms: 0,
             wakeup_dirty: true,
+            rest: Rest::new(),
         }
     }
 
@@ -227,9 +231,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     fn update_wakeup(&mut self) {
+        self.rest.observe(&self.context.counters, self.context.now_ms);
         let accept_ms = self.listeners.next_accept_ms().min(self.listeners.next_close_ms());
         let task_ms = self.schedule.next_ms().unwrap_or(u64::MAX);
-        self.next_wakeup_ms = accept_ms.min(task_ms).min(self.context.life.deadline_ms());
+        self.next_wakeup_ms = accept_ms.min(task_ms).min(self.context.life.deadline_ms()).min(self.rest.at_ms);
         self.wakeup_dirty = false;
     }
 
@@ -244,10 +249,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.ready.append(&mut self.next);
             }
             self.poll_retry.check(self.backend.wait(&mut self.events, poll_timeout))?;
-            self.clock.tick(&self.backend, &mut self.context);
+            if self.clock.tick(&self.backend, &mut self.context) {
+                self.observe_load();
+            }
             if self.next_wakeup_ms <= self.context.now_ms {
                 self.wakeup_dirty = true;
                 self.schedule.run(self.context.now_ms);
+                self.rest();
             }
             self.drive();
             if self.wakeup_dirty && self.listeners.next_accept_ms() <= self.context.now_ms {
@@ -303,15 +311,18 @@ impl Clock {
         clock
     }
 
+    /// Reads the clock. Returns whether the wall clock was read too, at most once per second.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) {
+    fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) -> bool {
         context.now_ms = millis(backend.now()).saturating_sub(self.start_ms);
-        if context.now_ms >= self.unix_time_until_ms {
+        let is_new_second = context.now_ms >= self.unix_time_until_ms;
+        if is_new_second {
             let wall_clock = backend.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
             context.unix_time = wall_clock.as_secs();
             self.unix_time_until_ms = context.now_ms + 1000 - u64::from(wall_clock.subsec_millis());
         }
+        is_new_second
     }
 }
 

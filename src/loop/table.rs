@@ -41,11 +41,13 @@ pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     len: usize,
+    /// Serial of a new slot: higher than those of slots that were removed, so that ids stay unique.
+    first_serial: u32,
 }
 
 impl<T> Table<T> {
     pub(super) fn new() -> Self {
-        Table { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Table { slots: Vec::new(), free: Vec::new(), len: 0, first_serial: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,9 +60,9 @@ impl<T> Table<T> {
             return ConnId { index, serial: self.slots[index as usize].serial };
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX - 1);
-        self.slots.push(Slot { serial: 0, entry: None });
+        self.slots.push(Slot { serial: self.first_serial, entry: None });
         self.free.push(index);
-        ConnId { index, serial: 0 }
+        ConnId { index, serial: self.first_serial }
     }
 
     /// Inserts an entry under the id returned by [`Table::next_id`].
@@ -105,6 +107,20 @@ impl<T> Table<T> {
         Some(entry)
     }
 
+    /// Removes the free slots at the end and frees their memory. The lowest of the others are used next, so that later
+    /// calls can remove more. Returns the number of slots left.
+    pub(super) fn shrink(&mut self) -> usize {
+        let left = self.slots.iter().rposition(|slot| slot.entry.is_some()).map_or(0, |last| last + 1);
+        let highest = self.slots[left..].iter().map(|slot| slot.serial).max();
+        self.first_serial = self.first_serial.max(highest.unwrap_or(0));
+        self.slots.truncate(left);
+        self.slots.shrink_to_fit();
+        self.free.retain(|&index| (index as usize) < left);
+        self.free.sort_unstable_by_key(|&index| std::cmp::Reverse(index));
+        self.free.shrink_to_fit();
+        left
+    }
+
     /// Returns the ids of all entries.
     pub(super) fn ids(&self) -> Vec<ConnId> {
         (0..self.slots.len()).filter_map(|index| self.at(u32::try_from(index).ok()?)).collect()
@@ -114,6 +130,22 @@ impl<T> Table<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_stay_unique_when_free_slots_are_removed() {
+        let mut table = Table::new();
+        let ids: Vec<ConnId> = (0..6).map(|number| table.insert(number)).collect();
+        for index in [5, 3, 1, 4, 0] {
+            table.remove(ids[index]);
+        }
+        assert_eq!(table.shrink(), 3);
+        let new: Vec<ConnId> = (0..6).map(|number| table.insert(number)).collect();
+        let indices: Vec<u32> = new.iter().map(|id| id.index).collect();
+        assert_eq!(indices, [0, 1, 3, 4, 5, 6]);
+        assert!(new.iter().all(|id| !ids.contains(id)), "{new:?}");
+        assert_eq!((table.get_mut(ids[2]).copied(), table.get_mut(ids[5])), (Some(2), None));
+        assert_eq!(table.len(), 7);
+    }
 
     #[test]
     fn a_stale_id_does_not_reach_a_reused_slot() {

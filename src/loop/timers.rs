@@ -196,6 +196,12 @@ impl Timers {
         }
     }
 
+    /// Frees the memory of slots from `slots` on, whose timers are stopped.
+    pub(super) fn shrink(&mut self, slots: usize) {
+        self.links.truncate(slots);
+        self.links.shrink_to_fit();
+    }
+
     /// Returns whether a timer may have expired.
     #[inline]
     pub(super) fn is_due(&self, now_ms: u64) -> bool {
