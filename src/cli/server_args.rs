@@ -287,7 +287,8 @@ pub(super) struct Cli {
     /// Maximum memory of the request bodies in progress, of all connections together (503)
     ///
     /// At the limit, reading from clients pauses; after 5 s the upload with the least progress gets 503 Service
-    /// Unavailable. Bodies of up to 16KiB come from a reserve, an eighth of SIZE.
+    /// Unavailable. Bodies of up to 16KiB come from a reserve, an eighth of SIZE. Incomplete request heads and unsent
+    /// responses have a limit of the same size: above it, clients that stall are disconnected.
     #[arg(long, global = true, value_name = "SIZE", value_parser = buffered_size, default_value = "256MiB")]
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_buffered: usize,
@@ -457,6 +458,7 @@ impl Cli {
             accepts_per_turn: cli.turn_accepts.into(),
             output_bytes_max: cli.max_queue,
             output_resume_bytes: cli.max_queue / 2,
+            buffered_bytes_max: cli.max_buffered,
             linger_bytes_max: cli.max_linger,
             backlog: cli.backlog,
             connections_per_address_max: usize::try_from(cli.max_connections_per_address).unwrap_or(usize::MAX),

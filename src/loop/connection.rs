@@ -10,6 +10,7 @@
 use std::io;
 
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
+use super::buffers::Buffers;
 use super::eager::EagerRead;
 use super::limits::{Counters, LoopLimits};
 use super::output::Output;
@@ -61,6 +62,8 @@ pub(super) struct Connection<S, T> {
     leftover: Vec<u8>,
     /// Output that the socket has not accepted yet.
     pub(super) pending: Option<Box<Output>>,
+    /// Bytes of `leftover` and `pending` that are counted in [`LoopContext::buffers`].
+    pub(super) counted: usize,
     /// Bytes read since the balance of the body was updated; while lingering, since the half-close.
     pub(super) received: u64,
     /// When the balance of the body was updated; while output is unacknowledged, when the peer last made progress.
@@ -97,6 +100,7 @@ pub(super) struct Connection<S, T> {
 /// The state of the loop that connections use: the application, shared buffers, limits and the time.
 pub(super) struct LoopContext<A: App> {
     pub(super) app: A,
+    pub(super) buffers: Buffers,
     /// Output of the current connection, unless it has pending output. Empty between connections.
     pub(super) scratch: Output,
     pub(super) messages: Vec<(ConnId, A::Message)>,
@@ -152,6 +156,7 @@ impl<S: Stream, T> Connection<S, T> {
             state,
             leftover: Vec::new(),
             pending: None,
+            counted: 0,
             received: 0,
             progress_ms: 0,
             unacknowledged: u64::MAX,
@@ -200,6 +205,12 @@ impl<S: Stream, T> Connection<S, T> {
     /// Returns whether the connection only waits for a message, of which nothing has been received.
     pub(super) fn awaits_message(&self) -> bool {
         self.stage == Stage::Reading && !self.readable && self.pending.is_none() && self.leftover.is_empty()
+    }
+
+    /// Updates the count of the memory that the buffers of this connection take.
+    pub(super) fn count_buffers(&mut self, buffers: &Buffers) {
+        let output = self.pending.as_ref().map_or(0, |output| output.memory());
+        buffers.set(&mut self.counted, self.leftover.capacity() + output);
     }
 
     /// Returns whether the application is no longer called.

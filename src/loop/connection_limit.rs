@@ -31,6 +31,8 @@ pub struct ConnectionLimit {
 #[derive(Debug, Default)]
 struct Shared {
     open: AtomicUsize,
+    /// The memory of buffers, see [`LoopLimits::buffered_bytes_max`](super::LoopLimits::buffered_bytes_max).
+    buffered: Arc<AtomicUsize>,
     room: Mutex<Room>,
 }
 
@@ -119,6 +121,11 @@ impl ConnectionLimit {
     /// Returns the maximum number of open connections.
     pub fn max(&self) -> usize {
         self.max
+    }
+
+    /// Returns the memory of the buffers of all loops.
+    pub(super) fn buffered(&self) -> &Arc<AtomicUsize> {
+        &self.shared.buffered
     }
 
     /// Adds a loop that can close idle connections for others.

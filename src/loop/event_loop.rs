@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::address_limit::CountedAddresses;
 use super::app::{App, Remote};
+use super::buffers::Buffers;
 use super::connection::{Connection, Life, LoopContext};
 use super::connection_limit::ConnectionLimit;
 use super::eager::EagerRead;
@@ -29,6 +30,7 @@ mod evict;
 mod expire;
 mod rest;
 mod shutdown;
+mod stalled;
 mod step;
 
 /// An event loop that runs the application `A` on the backend `B`.
@@ -114,8 +116,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         let buffer = vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice();
         let connection_limit = ConnectionLimit::new(limits.connections_max);
         let connection_limit = connection_limit.per_address(limits.connections_per_address_max);
+        let buffers = Buffers::new(limits.buffered_bytes_max);
         let mut context = LoopContext {
             app,
+            buffers,
             scratch: Output::new(),
             messages: Vec::new(),
             limits,
@@ -160,6 +164,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     pub fn share_connection_limit(&mut self, connection_limit: &ConnectionLimit) {
         self.connection_limit = connection_limit.clone();
         self.connection_limit.register(&self.mailbox.waker);
+        self.context.buffers.share(connection_limit.buffered());
     }
 
     /// Adds a listener. Its index, counted from 0, is passed to the application in
@@ -231,6 +236,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     fn update_wakeup(&mut self) {
+        if self.context.buffers.is_exceeded() {
+            self.drop_stalled_output();
+        }
         self.rest.observe(&self.context.counters, self.context.now_ms);
         let accept_ms = self.listeners.next_accept_ms().min(self.listeners.next_close_ms());
         let task_ms = self.schedule.next_ms().unwrap_or(u64::MAX);

@@ -21,6 +21,11 @@ pub struct LoopLimits {
     /// Low watermark of unsent output: at or below it reading resumes. Default: 128 KiB. It is well below the high
     /// watermark, so that a client that drains its output in small pieces does not cause small reads.
     pub output_resume_bytes: usize,
+    /// Limit on the memory of the unconsumed input and unsent output of all connections together, of all loops that share
+    /// a connection limit. Above it, connections with more than 16 KiB of incomplete input are closed, and those whose
+    /// peer has acknowledged nothing for 5 s are reset. Above nine eighths of it, those with less input are closed too,
+    /// and the ones that have made no progress longest are reset. Default: 256 MiB.
+    pub buffered_bytes_max: usize,
     /// Maximum bytes discarded in a lingering close. Default: 1 GiB, so that in practice [`Timeouts::linger_total`]
     /// applies.
     pub linger_bytes_max: u64,
@@ -65,6 +70,7 @@ impl LoopLimits {
         input_bytes_max: usize,
         output_bytes_max: usize,
         output_resume_bytes: usize,
+        buffered_bytes_max: usize,
         linger_bytes_max: u64,
         answer_half_closed: bool,
         backlog: u32,
@@ -83,6 +89,7 @@ impl Default for LoopLimits {
             input_bytes_max: 1024 * 1024,
             output_bytes_max: 256 * 1024,
             output_resume_bytes: 128 * 1024,
+            buffered_bytes_max: 256 * 1024 * 1024,
             linger_bytes_max: 1024 * 1024 * 1024,
             answer_half_closed: true,
             backlog: 4096,

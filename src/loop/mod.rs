@@ -17,6 +17,7 @@
 mod acceptor;
 mod address_limit;
 mod app;
+mod buffers;
 #[cfg(feature = "testing")]
 mod chaos;
 mod connection;

@@ -87,6 +87,15 @@ impl Output {
         usize::try_from(self.unbuffered).unwrap_or(usize::MAX).saturating_add(self.buffer.len() - self.sent)
     }
 
+    /// Returns the memory that the queue takes. Bytes that are shared with other owners do not count.
+    pub(super) fn memory(&self) -> usize {
+        let shared = |segment: &Segment| match segment {
+            Segment::Shared(bytes) if bytes.is_unique() => bytes.len(),
+            _ => 0,
+        };
+        self.buffer.capacity() + self.queue.iter().map(shared).sum::<usize>()
+    }
+
     /// Returns whether nothing is left to send.
     #[inline]
     pub fn is_empty(&self) -> bool {

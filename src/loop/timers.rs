@@ -240,6 +240,15 @@ impl Timers {
         longest.map(|(_, slot, phase)| (slot, phase))
     }
 
+    /// Returns the slots of a phase, the one whose timer started first first.
+    pub(super) fn slots(&self, phase: Phase) -> impl Iterator<Item = u32> {
+        let mut next = self.lists[phase as usize].first;
+        std::iter::from_fn(move || {
+            let link = self.links.get(next as usize)?;
+            Some(std::mem::replace(&mut next, link.next))
+        })
+    }
+
     /// The next wake-up time; `u64::MAX` for never.
     #[inline]
     pub(super) fn wake_ms(&self) -> u64 {

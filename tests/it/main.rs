@@ -5,6 +5,7 @@ mod acceptor;
 mod access_log;
 mod basic_auth;
 mod bodies;
+mod buffers;
 mod chat;
 mod check_connect;
 mod compress;

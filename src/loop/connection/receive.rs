@@ -109,6 +109,7 @@ impl<S: Stream, T> Connection<S, T> {
         let consumed = self.call(context, id, &input, App::receive);
         if consumed == input.len() {
             // Dropping the buffer frees its memory.
+            self.count_buffers(&context.buffers);
             return Ok(());
         }
         input.drain(..consumed);
@@ -122,7 +123,11 @@ impl<S: Stream, T> Connection<S, T> {
         if self.leftover.len() > context.limits.input_bytes_max && self.stage == Stage::Reading {
             return Err(io::Error::other("application left more input unconsumed than input_bytes_max"));
         }
-        Ok(())
+        self.count_buffers(&context.buffers);
+        if context.buffers.may_keep(self.leftover.len()) {
+            return Ok(());
+        }
+        Err(no_memory())
     }
 
     /// Returns whether a paused connection may buffer more input.
@@ -142,9 +147,18 @@ impl<S: Stream, T> Connection<S, T> {
             let Some(count) = self.read(context, &mut buffer[..room])? else { break };
             self.leftover.extend_from_slice(&buffer[..count]);
         }
+        self.count_buffers(&context.buffers);
+        if !self.leftover.is_empty() && !context.buffers.may_keep(self.leftover.len()) {
+            return Err(no_memory());
+        }
         if self.ended && !context.limits.answer_half_closed {
             self.close(false, CloseReason::Peer);
         }
         Ok(())
     }
+}
+
+#[cold]
+fn no_memory() -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, "the buffers of all connections exceed their limit")
 }

@@ -74,6 +74,7 @@ impl<S: Stream, T> Connection<S, T> {
             Flushed::All | Flushed::AllOfMuch => {
                 self.pending = None;
                 self.backpressured = false;
+                self.count_buffers(&context.buffers);
             }
             Flushed::Blocked => {
                 self.writable = false;
@@ -135,6 +136,7 @@ impl<S: Stream, T> Connection<S, T> {
         if self.pending.is_none() {
             self.pending = Some(Box::new(std::mem::take(&mut context.scratch)));
         }
+        self.count_buffers(&context.buffers);
         self.update_backpressure(&context.limits);
     }
 

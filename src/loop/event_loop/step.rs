@@ -114,6 +114,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
             Some(_) => {}
         }
+        // If the limit on buffers is exceeded, some are dropped before the next poll.
+        self.wakeup_dirty |= self.context.buffers.is_exceeded();
         let phase = connection.timed_phase();
         let now_ms = self.context.now_ms;
         let started = restart_timer((&mut self.timers, &self.timeouts), connection, id, phase, now_ms);
@@ -142,10 +144,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Closes a connection and releases its slot in the connection limit.
     pub(super) fn close_connection(&mut self, id: ConnId, reason: CloseReason) {
         self.context.scratch.clear();
-        let Some(connection) = self.table.remove(id) else {
+        let Some(mut connection) = self.table.remove(id) else {
             return;
         };
         self.timers.cancel(id.index);
+        self.context.buffers.set(&mut connection.counted, 0);
         if connection.registered.is_some()
             && let Err(error) = self.backend.remove(connection.stream.source(), id.token())
         {

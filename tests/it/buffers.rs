@@ -1,0 +1,93 @@
+//! The limit on the memory of all connections' buffers: incomplete input, and output that clients do not read.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serverd::r#loop::LoopLimits;
+use serverd::{HttpServer, Request, Response, Timeouts};
+
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_on};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+const LIMIT: usize = 1 << 20;
+
+/// Starts a server whose sockets have small send buffers.
+fn serve<B: Backend>() -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket2::SockRef::from(&listener).set_send_buffer_size(8 * 1024).expect("the socket is open");
+    let limits = LoopLimits::default().buffered_bytes_max(LIMIT);
+    let app = || HttpServer::new(|_: &Request<'_>| Response::text(vec![b'x'; 16_000]));
+    serve_on::<B, _>(listener, Timeouts::default(), limits, app)
+}
+
+fn request(server: &Server) {
+    let mut client = server.connect();
+    client.send(GET);
+    assert_eq!(client.response().status, 200);
+}
+
+/// Returns the number of clients whose connections are closed, once that is at least `count`.
+fn await_closed(clients: &mut [Client], count: usize) -> usize {
+    let start = Instant::now();
+    loop {
+        let closed = clients.iter_mut().filter_map(|client| is_closed(client).then_some(())).count();
+        if closed >= count {
+            return closed;
+        }
+        assert!(start.elapsed() < WAIT_MAX, "{closed} of {count} are closed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_closed(client: &mut Client) -> bool {
+    client.socket.set_nonblocking(true).expect("the socket is open");
+    let closed = match client.socket.write(b"x") {
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        Ok(_) => matches!(client.socket.peek(&mut [0]), Ok(0)),
+    };
+    client.socket.set_nonblocking(false).expect("the socket is open");
+    closed
+}
+
+on_every_backend! {
+    fn incomplete_heads_of_all_connections_have_a_limit<B>() {
+        let server = serve::<B>();
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", "x".repeat(40_000));
+        let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            // Fails if the server has closed the connection.
+            let _ = client.socket.write_all(head.as_bytes());
+        }
+        // 60 heads take more than twice the limit.
+        let closed = await_closed(&mut clients, 60 - LIMIT / 40_000);
+        assert!(closed < 60, "all are closed");
+        request(&server);
+        drop(clients);
+        let mut client = server.connect();
+        client.send(&head).send("\r\n\r\n");
+        assert_eq!(client.response().status, 200, "the memory is available again");
+    }
+
+    fn output_that_is_not_read_has_a_limit<B>() {
+        let server = serve::<B>();
+        let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            socket2::SockRef::from(&client.socket).set_recv_buffer_size(4096).expect("the socket is open");
+            client.send(GET.repeat(40));
+        }
+        // Each has about 64 KiB of responses waiting.
+        let closed = await_closed(&mut clients, 20);
+        assert!(closed < 60, "all are closed");
+        request(&server);
+        drop(clients);
+        let mut client = server.connect();
+        client.send(GET.repeat(40));
+        for _ in 0..40 {
+            assert_eq!(client.response().status, 200, "the memory is available again");
+        }
+        client.finish();
+        let mut rest = Vec::new();
+        client.socket.read_to_end(&mut rest).expect("the end of the stream");
+    }
+}
