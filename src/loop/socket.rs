@@ -469,6 +469,10 @@ mod tests {
 
     #[test]
     fn a_reset_is_found_without_reading_and_a_half_close_is_no_failure() {
+        if std::env::var_os("RUNNING_UNDER_WINE").is_some() {
+            println!("skipped under Wine: Wine 8 reports end of stream instead of a reset");
+            return;
+        }
         let (mut listener, address) = listener();
         let client = std::net::TcpStream::connect(address).unwrap();
         let mut stream = accept(&mut listener);
@@ -478,7 +482,9 @@ mod tests {
         stream.check().unwrap();
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
+        let limit = std::time::Instant::now() + Duration::from_secs(60);
         while stream.check().is_ok() {
+            assert!(std::time::Instant::now() < limit, "the reset is not found");
             std::thread::yield_now();
         }
     }
