@@ -399,14 +399,30 @@ def compressed_responses(backend, serverd):
                 sock.close()
 
 
+def load(server):
+    """Makes 6,500 clients wait for more responses than fit in the buffers. Returns their sockets."""
+    with server.connect() as sock:
+        request(sock)
+    before = server.private_bytes()
+    socks = [slow_reader(server, GET * 40)[0] for _ in range(6500)]
+    time.sleep(1)
+    return before, socks
+
+
+def unread_output(backend, serverd):
+    with Server([serverd, "--port", "0", "--backend", backend, "--body", "x" * 16_000]) as server:
+        before, socks = load(server)
+        grown = (server.private_bytes() - before) / 2**20
+        row("memory of 6,500 clients that read almost nothing", backend, f"+{grown:.0f} MiB", grown, 300)
+        for sock in socks:
+            sock.close()
+
+
 def memory_after_load(backend, serverd):
     """Measures the memory that is not returned to the system within 30 s after 500 MB of responses were queued."""
-    with Server([serverd, "--port", "0", "--backend", backend, "--body", "x" * 16_000]) as server:
-        with server.connect() as sock:
-            request(sock)
-        before = server.private_bytes()
-        socks = [slow_reader(server, GET * 40)[0] for _ in range(6500)]
-        time.sleep(1)
+    command = [serverd, "--port", "0", "--backend", backend, "--body", "x" * 16_000, "--max-buffered", "1GiB"]
+    with Server(command) as server:
+        before, socks = load(server)
         peak = (server.private_bytes() - before) / 1e6
         # The last connection stays.
         for sock in socks[:-1]:
@@ -486,8 +502,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     measures = [
         idle_server, early_errors, burst, fairness, non_reading_client, out_of_descriptors, idle_gives_way, slow_heads,
-        unwanted_bodies, compressed_responses, stalled_readers, memory_after_load, many_connections, expiry,
-        idle_connections,
+        unwanted_bodies, compressed_responses, unread_output, stalled_readers, memory_after_load,
+        many_connections, expiry, idle_connections,
     ]
     for measure in measures:
         if options.only and measure.__name__ not in options.only.split(","):
