@@ -25,13 +25,7 @@ echo "plain text" >"$tree/data/README"
 
 "$serverd" --port 0 --backend "$backend" --access-log "$scratch/log" --log-format combined files "$tree" >"$scratch/line" &
 server=$!
-port=
-for _ in $(seq 200); do
-    port=$(sed -n 's/.* on http:\/\/127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$scratch/line")
-    [ -n "$port" ] && break
-    sleep 0.05
-done
-[ -n "$port" ] || fail "the server did not start"
+await_port "$scratch/line"
 url=http://127.0.0.1:$port
 
 same() { # DIRECTORY WHAT

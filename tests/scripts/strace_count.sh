@@ -5,6 +5,7 @@
 set -euo pipefail
 serverd=$1
 here=$(dirname "$0")
+. "$here/have.sh"
 requests=1000
 work=$(mktemp -d)
 tracer=
@@ -22,12 +23,7 @@ calls() { # NAME: prints the number of calls
 for backend in epoll select; do
     strace -f -c -o "$work/counts" "$serverd" --port 0 --backend "$backend" >"$work/out" &
     tracer=$!
-    port=
-    for _ in $(seq 200); do
-        port=$(sed -n 's/.*http:\/\/127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$work/out")
-        [ -n "$port" ] && break
-        sleep 0.05
-    done
+    await_port "$work/out"
     python3 "$here/keepalive.py" "$port" $requests
     pkill -TERM -P "$tracer"
     wait "$tracer"
