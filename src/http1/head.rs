@@ -268,7 +268,7 @@ impl Head {
         }
         self.flags.set(HeadFlags::HOST);
         // The scan stops at the end of the value at the latest: the next byte is CR, LF or whitespace.
-        let name_len = scan::find_non_host(line, start) - start;
+        let name_len = scan::find_non_host_outlined(line, start) - start;
         let is_port = |port: &[u8]| matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit);
         let is_simple = name_len > 0 && value.get(name_len..).is_some_and(is_port);
         if is_simple || target::is_authority(value) { Ok(()) } else { Err(Error::Host) }

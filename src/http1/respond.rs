@@ -168,6 +168,20 @@ impl Connection {
         context: ReplyContext,
         reply: &Reply<'_>,
     ) -> Responded {
+        self.respond_inlined(encoder, out, now, context, reply)
+    }
+
+    /// Inlined version of [`Connection::respond`], for callers with constant arguments.
+    #[allow(clippy::inline_always, reason = "hot path of the last response on a connection")]
+    #[inline(always)]
+    pub(crate) fn respond_inlined(
+        &mut self,
+        encoder: &mut Encoder,
+        out: &mut Vec<u8>,
+        now: u64,
+        context: ReplyContext,
+        reply: &Reply<'_>,
+    ) -> Responded {
         // RFC 9110 section 9.3.6: a successful response to CONNECT has no Content-Length or Transfer-Encoding.
         let is_tunnel = context.is_connect && reply.status.is_success();
         let has_content = !context.is_head && !is_tunnel && allows_content(reply.status);

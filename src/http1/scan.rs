@@ -177,8 +177,24 @@ pub(super) fn field_masks(block: &[u8; BLOCK]) -> (u32, u32) {
 
 /// Returns the index of the first byte at or after `from` that is not an ASCII letter, a digit, `-` or `.`, or the
 /// length.
-#[inline]
+///
+/// A host mostly ends within one block, which begins before `from` if fewer bytes are left.
+#[allow(clippy::inline_always, reason = "hot path")]
+#[inline(always)]
 pub(super) fn find_non_host(bytes: &[u8], from: usize) -> usize {
+    let start = from.min(bytes.len().wrapping_sub(BLOCK));
+    if let Some(block) = bytes.get(start..).and_then(<[u8]>::first_chunk) {
+        let found = non_host_mask(*block) >> (from - start);
+        if found != 0 {
+            return from + found.trailing_zeros() as usize;
+        }
+    }
+    find_non_host_outlined(bytes, from)
+}
+
+/// Out-of-line version of [`find_non_host`].
+#[inline(never)]
+pub(super) fn find_non_host_outlined(bytes: &[u8], from: usize) -> usize {
     find(bytes, from, non_host_mask)
 }
 

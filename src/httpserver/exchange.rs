@@ -318,6 +318,22 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Writes the head of a response whose content has `length` bytes, or an unknown number.
+    #[inline(never)]
+    fn send_head_outlined(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: &Response,
+        length: Option<u64>,
+        trailer_names: Option<&str>,
+    ) -> Responded {
+        self.send_head(state, wire, context, response, length, trailer_names)
+    }
+
+    /// Inlined version of [`Self::send_head_outlined`], for callers with constant arguments.
+    #[allow(clippy::inline_always, reason = "hot path of the last response on a connection")]
+    #[inline(always)]
     fn send_head(
         &mut self,
         state: &mut HttpConnection,
@@ -343,7 +359,7 @@ impl<H: Handler> HttpServer<H> {
             keep_alive,
         };
         let now = wire.unix_time();
-        state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)
+        state.http1.respond_inlined(&mut self.encoder, wire.output().buffer(), now, context, &reply)
     }
 
     /// Handles the responses that are not on the fast path of [`Self::respond`]: the body is not in memory, or the
@@ -375,7 +391,8 @@ impl<H: Handler> HttpServer<H> {
             body => {
                 wire.restart_timer();
                 let len = body.len().unwrap_or(0);
-                let Responded { content, next } = self.send_head(state, wire, reply, &response, Some(len), None);
+                let Responded { content, next } =
+                    self.send_head_outlined(state, wire, reply, &response, Some(len), None);
                 let with_body = content.is_some();
                 let logs_after_flush = self.logs_after_flush(&body);
                 if with_body {
@@ -425,7 +442,7 @@ impl<H: Handler> HttpServer<H> {
         wire.restart_timer();
         let names = stream.trailers.as_ref().map(|(names, _)| names.as_str());
         let names = names.filter(|names| is_header_value(names.as_bytes()));
-        let Responded { content, next } = self.send_head(state, wire, context, response, stream.length, names);
+        let Responded { content, next } = self.send_head_outlined(state, wire, context, response, stream.length, names);
         self.log_status(wire, response.status);
         let Some(framing) = content else { return Err(next) };
         let writer = BodyWriter::new(stream, framing, next);

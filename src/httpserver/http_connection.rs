@@ -241,7 +241,8 @@ impl<H: Handler> HttpServer<H> {
                     }
                     state.silent = false;
                     if wire.input().is_empty() {
-                        return Self::await_input(state, wire);
+                        // The next byte begins a request, so the phase need not be computed.
+                        return if wire.ended() { Flow::Close } else { Flow::Read(Phase::Idle) };
                     }
                     if served == REQUESTS_PER_TURN || wire.unsent() >= BATCH_BYTES {
                         return Flow::Yield(state.phase());
