@@ -54,6 +54,11 @@ pub enum Phase {
 impl Phase {
     /// The number of phases.
     pub(super) const COUNT: usize = 9;
+
+    /// Returns whether the timeout depends on the bytes that the peer sends or acknowledges.
+    pub(super) fn depends_on_progress(self) -> bool {
+        matches!(self, Phase::Body | Phase::Writing | Phase::Lingering | Phase::LingeringBriefly)
+    }
 }
 
 /// The next action for a connection, returned by the methods of [`App`].
@@ -331,7 +336,7 @@ pub struct Wire<'a, M> {
     pub(super) consumed: usize,
     pub(super) output: &'a mut Output,
     pub(super) messages: &'a mut Vec<(ConnId, M)>,
-    /// The range of `input` to echo without copying. Non-empty only while `output` is empty.
+    /// The range of `input` to echo without copying. Not `0..0` only while `output` is empty.
     pub(super) echoed: Range<usize>,
     pub(super) addrs: Addrs<'a>,
     pub(super) unix_time: u64,
@@ -416,7 +421,7 @@ impl<'a, M> Wire<'a, M> {
     /// Returns the queue of unsent output.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        if !self.echoed.is_empty() {
+        if self.echoed.end > 0 {
             self.copy_echoed();
         }
         self.output

@@ -9,6 +9,7 @@
 
 use std::io;
 
+use self::progress::Progress;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
 use super::buffers::Buffers;
 use super::eager::EagerRead;
@@ -53,6 +54,25 @@ enum FileCache {
     Requested,
 }
 
+/// The interest registered with the backend, if the stream has been added to it. Packed, so that the common case takes one
+/// comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registration(u8);
+
+impl Registration {
+    /// The stream has not been added to the backend.
+    pub(super) const NONE: Registration = Registration(0);
+    const READ: Registration = Registration::of(Interest::READ);
+
+    pub(super) const fn of(interest: Interest) -> Self {
+        Registration(1 | (interest.read as u8) << 1 | (interest.write as u8) << 2)
+    }
+
+    pub(super) fn interest(self) -> Option<Interest> {
+        (self != Registration::NONE).then_some(Interest { read: self.0 & 2 != 0, write: self.0 & 4 != 0 })
+    }
+}
+
 /// A connection of a loop.
 #[allow(clippy::struct_excessive_bools, reason = "readiness bits are independent")]
 pub(super) struct Connection<S, T> {
@@ -64,16 +84,8 @@ pub(super) struct Connection<S, T> {
     pub(super) pending: Option<Box<Output>>,
     /// Bytes of `leftover` and `pending` that are counted in [`LoopContext::buffers`].
     pub(super) counted: usize,
-    /// Bytes read since the balance of the body was updated; while lingering, since the half-close.
-    pub(super) received: u64,
-    /// When the balance of the body was updated; while output is unacknowledged, when the peer last made progress.
-    progress_ms: u64,
-    /// When the connection began to linger.
-    linger_since_ms: u64,
-    /// Unacknowledged bytes at the last check, `u64::MAX` before the first.
-    unacknowledged: u64,
-    /// The balance of the body, see [`Timeouts::body`](super::limits::Timeouts::body).
-    balance_ms: u64,
+    /// The progress of the peer, while a timeout depends on it.
+    progress: Option<Box<Progress>>,
     /// The close reason, once the connection is closing.
     reason: Option<CloseReason>,
     /// The phase set by the application.
@@ -85,7 +97,8 @@ pub(super) struct Connection<S, T> {
     ended: bool,
     /// Much output was written, part of which the peer may not have acknowledged.
     sent_much: bool,
-    /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark.
+    /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark. Never set without
+    /// pending output, unless the connection is closing.
     backpressured: bool,
     /// While a file read-ahead is pending nothing is written, and `writable` is false.
     file_cache: FileCache,
@@ -93,8 +106,7 @@ pub(super) struct Connection<S, T> {
     pub(super) queued: bool,
     /// Set to restart the phase timer after the step.
     pub(super) restart: bool,
-    /// The interest registered with the backend; `None` before the stream is added.
-    pub(super) registered: Option<Interest>,
+    pub(super) registered: Registration,
 }
 
 /// The state of the loop that connections use: the application, shared buffers, limits and the time.
@@ -107,6 +119,10 @@ pub(super) struct LoopContext<A: App> {
     pub(super) limits: LoopLimits,
     pub(super) counters: Counters,
     pub(super) eager: EagerRead,
+    /// Size of the last read in the current step; 0 if the step has not read.
+    pub(super) read_bytes: usize,
+    /// Output up to this size is sent on the fast path.
+    pub(super) little_bytes: usize,
     /// Wall-clock time in seconds since 1970.
     pub(super) unix_time: u64,
     /// Milliseconds since the loop was created.
@@ -157,11 +173,7 @@ impl<S: Stream, T> Connection<S, T> {
             leftover: Vec::new(),
             pending: None,
             counted: 0,
-            received: 0,
-            progress_ms: 0,
-            unacknowledged: u64::MAX,
-            balance_ms: 0,
-            linger_since_ms: 0,
+            progress: None,
             reason: None,
             phase: Phase::AwaitingFirstByte,
             stage: if connecting { Stage::Connecting } else { Stage::Reading },
@@ -175,7 +187,7 @@ impl<S: Stream, T> Connection<S, T> {
             file_cache: FileCache::Ready,
             queued: false,
             restart: false,
-            registered: None,
+            registered: Registration::NONE,
         }
     }
 
@@ -197,9 +209,13 @@ impl<S: Stream, T> Connection<S, T> {
     pub(super) fn is_quiescent(&self) -> bool {
         self.stage == Stage::Reading
             && !self.readable
-            && !self.backpressured
             && self.pending.is_none()
-            && self.registered == Some(Interest::READ)
+            && self.registered == Registration::READ
+    }
+
+    /// Returns whether the end of the input was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Returns whether the connection only waits for a message, of which nothing has been received.
@@ -224,7 +240,7 @@ impl<S: Stream, T> Connection<S, T> {
             Stage::Lingering => match self.reason {
                 // A peer that is still sending, or has much to read, gets the longer timeout.
                 Some(CloseReason::Done | CloseReason::Drain | CloseReason::Peer)
-                    if self.received == 0 && !self.sent_much =>
+                    if !self.has_received_input() && !self.sent_much =>
                 {
                     Phase::LingeringBriefly
                 }
@@ -252,24 +268,38 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Makes progress without blocking, within the quotas for one turn.
+    /// Makes progress without blocking, within the quotas for one turn. Returns `None` if the connection is quiescent.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    pub(super) fn step<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> Outcome
+    pub(super) fn step<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> Option<Outcome>
     where
         A: App<State = T>,
     {
-        let is_fast_path = self.stage == Stage::Reading && self.pending.is_none();
-        let should_receive = if is_fast_path { Ok(true) } else { self.before_receive(id, context, buffer) };
-        let result = match should_receive {
-            Ok(true) => self.receive(id, context, buffer),
-            Ok(false) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Open,
-            result => self.end_step(result, context.now_ms),
+        let is_fast_path = self.stage == Stage::Reading && self.pending.is_none() && self.readable && !self.ended;
+        if !is_fast_path {
+            return Some(self.step_in_other_stage(id, context, buffer));
         }
+        let first = self.read_and_deliver(id, context, buffer);
+        if first.is_ok() && self.is_quiescent() {
+            return None;
+        }
+        Some(self.continue_step(first, id, context, buffer))
+    }
+
+    /// The rest of a step on the fast path after its first read, unless the connection is quiescent.
+    #[inline(never)]
+    fn continue_step<A>(
+        &mut self,
+        first: io::Result<usize>,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        let result = first.and_then(|count| self.receive_more(count, id, context, buffer));
+        self.end_step(result, context.now_ms)
     }
 
     /// Runs [`Connection::step`] without inlining it, for use outside the hot path.
@@ -278,11 +308,26 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        self.step(id, context, buffer)
+        self.step(id, context, buffer).unwrap_or(Outcome::Open)
     }
 
-    /// The part of a step before receiving, which the fast path skips. Returns whether to receive next.
+    /// A step that is not on the fast path: there is output to send, or the connection is not reading.
     #[inline(never)]
+    fn step_in_other_stage<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        context.read_bytes = 0;
+        let result = match self.before_receive(id, context, buffer) {
+            Ok(true) if self.stage == Stage::Yielded => self.deliver_yielded(id, context),
+            Ok(true) => self.receive_more(0, id, context, buffer),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.end_step(result, context.now_ms)
+    }
+
+    /// The part of a step before receiving. Returns whether to receive next.
     fn before_receive<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<bool>
     where
         A: App<State = T>,
@@ -365,7 +410,7 @@ impl<S: Stream, T> Connection<S, T> {
         let Wire { consumed, restarted, echoed, panics, .. } = wire;
         self.restart |= restarted;
         context.counters.panics += u64::from(panics);
-        if !echoed.is_empty() {
+        if echoed.end > 0 {
             self.send_back(context, &input[echoed]);
         }
         self.apply_flow(flow);
@@ -431,5 +476,17 @@ impl<S: Stream, T> Connection<S, T> {
                 self.close(false, CloseReason::Refused);
             }
         }
+    }
+}
+
+#[cfg(all(test, unix, target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+    use crate::r#loop::TcpStream;
+
+    /// Most connections are idle. What only some of them need is allocated when it is needed.
+    #[test]
+    fn a_connection_is_small() {
+        assert_eq!(size_of::<Option<Connection<TcpStream, [u64; 5]>>>(), 120);
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::task::Waker;
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use rustix::event::{Timespec, epoll};
 
 use super::mio_poll::MioPoll;
@@ -13,6 +14,9 @@ use super::socket::{TcpListener, TcpStream};
 
 /// Maximum number of events returned by one wait; further ones stay in the kernel until the next.
 const EVENTS_MAX: usize = 1024;
+
+/// A half-close by the peer, or an error. Reading and writing then report it.
+const HANGUP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
 /// The epoll backend: Linux only, edge-triggered.
 pub struct Epoll {
@@ -64,7 +68,6 @@ impl Readiness for Epoll {
     #[allow(clippy::inline_always, reason = "hot path of every request")]
     #[inline(always)]
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        use epoll::EventFlags;
         let timeout = timeout.map(timespec);
         let count = match epoll::wait(self.mio.poll.registry(), &mut *self.events, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => 0,
@@ -74,10 +77,12 @@ impl Readiness for Epoll {
             let (flags, data) = (event.flags, event.data);
             let token = Token(usize::try_from(data.u64()).unwrap_or(usize::MAX));
             if token != Token::RESERVED {
-                let hangup = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-                let readable = hangup || flags.intersects(EventFlags::IN | EventFlags::PRI);
-                let writable = hangup || flags.contains(EventFlags::OUT);
-                events.push(Event { token, readable, writable, hangup });
+                events.push(Event {
+                    token,
+                    readable: flags.intersects(HANGUP.union(EventFlags::IN).union(EventFlags::PRI)),
+                    writable: flags.intersects(HANGUP.union(EventFlags::OUT)),
+                    hangup: flags.intersects(HANGUP),
+                });
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use super::eager::EagerRead;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::mailbox::{LoopWaker, Mailbox};
-use super::output::Output;
+use super::output::{LITTLE_BYTES, Output};
 use super::poller::{Handle, PollRetry, Poller, Turn, sealed};
 use super::readiness::{Event, Readiness};
 use super::schedule::Schedule;
@@ -49,8 +49,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     addresses: CountedAddresses,
     clock: Clock,
     events: Vec<Event>,
-    /// Number of entries of `events`, then `ready`, already processed in this turn, and the last connection stepped.
-    cursor: (usize, ConnId),
+    /// Number of entries of `events`, then `ready`, already processed in this turn.
+    cursor: usize,
     /// The run queue: connections to step in this turn (`ready`) and in the next (`next`), without waiting for an
     /// event.
     ready: Vec<ConnId>,
@@ -122,6 +122,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             buffers,
             scratch: Output::new(),
             messages: Vec::new(),
+            read_bytes: 0,
+            little_bytes: limits.write_bytes_per_turn.min(LITTLE_BYTES),
             limits,
             counters: Counters::default(),
             eager: EagerRead::default(),
@@ -145,7 +147,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             addresses: CountedAddresses::default(),
             clock,
             events: Vec::new(),
-            cursor: (0, ConnId { index: u32::MAX, serial: 0 }),
+            cursor: 0,
             ready: Vec::new(),
             next: Vec::new(),
             mailbox,
@@ -271,14 +273,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.accept(self.context.limits.accepts_per_turn);
                 self.drive();
             }
-            self.process_mailbox();
+            let notified = self.process_mailbox();
             if self.timers.is_due(self.context.now_ms) {
                 self.expire();
             }
-            let stopped = self.apply_commands();
+            // A command wakes the loop, so without a wake-up there is no new one.
+            let may_end = notified || self.context.life.is_draining();
+            let stopped = may_end && self.apply_commands();
             self.end_turn();
             count -= 1;
-            if stopped || self.is_drained() {
+            if may_end && (stopped || self.is_drained()) {
                 return Ok(Turn::Over);
             }
             if count == 0 {

@@ -115,6 +115,8 @@ pub(super) struct Listeners<B: Readiness> {
     open: Vec<ManagedListener<B>>,
     /// Set once a graceful shutdown has begun.
     closing: Option<Closing>,
+    /// A listener may be waiting for a connection to close.
+    may_wait: bool,
 }
 
 /// The token of the first listener. Listener tokens count downwards from here; the value above is the backend's own.
@@ -122,7 +124,7 @@ const TOKEN_BASE: usize = usize::MAX - 1;
 
 impl<B: Readiness> Listeners<B> {
     pub(super) fn new() -> Self {
-        Listeners { open: Vec::new(), closing: None }
+        Listeners { open: Vec::new(), closing: None, may_wait: false }
     }
 
     pub(super) fn add(&mut self, listener: B::Listener, backlog: u32, backend: &mut B) -> io::Result<()> {
@@ -136,6 +138,7 @@ impl<B: Readiness> Listeners<B> {
     }
 
     /// Records a readiness event. Returns whether the token is that of a listener.
+    #[inline(never)]
     pub(super) fn mark_ready(&mut self, token: Token) -> bool {
         let found = self.open.iter_mut().find(|listener| listener.token == token);
         let is_listener = found.is_some();
@@ -157,12 +160,15 @@ impl<B: Readiness> Listeners<B> {
     /// Resumes accepting after a connection has closed.
     #[inline]
     pub(super) fn on_capacity_freed(&mut self) {
-        for listener in &mut self.open {
-            listener.on_capacity_freed();
+        if self.may_wait {
+            self.may_wait = false;
+            self.open.iter_mut().for_each(ManagedListener::on_capacity_freed);
         }
     }
 
     /// Accepts the next connection of a round, and reserves its slot in the connection limit.
+    #[allow(clippy::inline_always, reason = "hot path of a connection: a result is large, and a call would copy it")]
+    #[inline(always)]
     pub(super) fn accept(
         &mut self,
         round: &mut AcceptRound,
@@ -178,8 +184,14 @@ impl<B: Readiness> Listeners<B> {
                         return AcceptStep::Connection(NewConnection { listener, stream, peer_addr });
                     }
                     Accept::Retry => {}
-                    Accept::NoRoom => return AcceptStep::NoRoom,
-                    Accept::Done => break,
+                    Accept::NoRoom => {
+                        self.may_wait = true;
+                        return AcceptStep::NoRoom;
+                    }
+                    Accept::Done => {
+                        self.may_wait |= listener.state != State::Empty;
+                        break;
+                    }
                 }
             }
             round.position += 1;
@@ -333,6 +345,8 @@ impl<B: Readiness> ManagedListener<B> {
     }
 
     /// Accepts one connection, with a slot in the connection limit.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn accept_counted(&mut self, context: &mut AcceptContext<'_, B>, enforce_limit: bool) -> Accept<B::Stream> {
         if self.listener.is_counted() {
             return self.accept(context);
@@ -353,8 +367,13 @@ impl<B: Readiness> ManagedListener<B> {
 
     /// Accepts a connection. Resets it if its address has as many open as allowed; a FIN would leave the server with a
     /// socket in TIME-WAIT for each.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn accept_unless_refused(&mut self, context: &mut AcceptContext<'_, B>) -> Accept<B::Stream> {
         let outcome = self.accept(context);
+        if !context.limit.is_per_address() {
+            return outcome;
+        }
         if let Accept::Connection(mut stream, peer_addr) = outcome {
             if context.limit.try_reserve_address(peer_addr.ip()) {
                 return Accept::Connection(stream, peer_addr);
@@ -366,6 +385,8 @@ impl<B: Readiness> ManagedListener<B> {
         outcome
     }
 
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn accept(&mut self, context: &mut AcceptContext<'_, B>) -> Accept<B::Stream> {
         let AcceptContext { backend, counters, now_ms, .. } = context;
         let now_ms = *now_ms;
@@ -385,13 +406,18 @@ impl<B: Readiness> ManagedListener<B> {
             return Accept::Done;
         }
         counters.accept_errors += 1;
-        if is_per_connection(&error) && self.errors < ERRORS_MAX {
+        self.handle_error(backend, now_ms, &error)
+    }
+
+    #[cold]
+    fn handle_error(&mut self, backend: &mut B, now_ms: u64, error: &io::Error) -> Accept<B::Stream> {
+        if is_per_connection(error) && self.errors < ERRORS_MAX {
             self.errors += 1;
             return Accept::Retry;
         }
         self.errors = 0;
-        if is_out_of_descriptors(&error) {
-            return self.on_no_room(backend, now_ms, Some(&error));
+        if is_out_of_descriptors(error) {
+            return self.on_no_room(backend, now_ms, Some(error));
         }
         self.warn_rate_limited(now_ms, format_args!("cannot accept: {error}; retrying"));
         self.pause(backend, State::Paused(now_ms + PAUSE_MS));

@@ -29,7 +29,7 @@ const COPY_BYTES_MAX: usize = 16 * 1024;
 const SLICES_MAX: usize = 16;
 
 /// Output up to this size is sent at once: it fits in the initial congestion window of TCP (RFC 6928).
-const LITTLE_BYTES: usize = 14_600;
+pub(super) const LITTLE_BYTES: usize = 14_600;
 
 /// A buffer that has grown beyond this size is freed when it is empty.
 const KEEP_BYTES_MAX: usize = 128 * 1024;
@@ -218,45 +218,47 @@ impl Output {
         }
     }
 
-    /// Writes until everything is sent, the stream would block, or `quota` bytes are sent. Also returns the number of
-    /// bytes sent.
-    #[allow(clippy::inline_always, reason = "hot path")]
-    #[inline(always)]
-    pub(super) fn flush(&mut self, stream: &mut impl Stream, quota: usize) -> io::Result<(Flushed, usize)> {
-        let mut flushed = 0;
-        let wanted = self.buffer.len() - self.sent;
-        // Fast path: a batch of responses that is sent in one write.
-        if self.queue.is_empty() && wanted <= quota {
-            match check_progress(stream.write(&self.buffer[self.sent..])) {
-                Ok(sent) if sent.bytes == wanted => {
-                    self.clear_buffer();
-                    let flushed = if wanted <= LITTLE_BYTES { Flushed::All } else { Flushed::AllOfMuch };
-                    return Ok((flushed, wanted));
-                }
-                Ok(sent) => {
-                    self.sent += sent.bytes;
-                    flushed = sent.bytes;
-                    if !sent.more {
-                        return Ok((Flushed::Blocked, flushed));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((Flushed::Blocked, flushed)),
-                Err(error) => return Err(error),
-            }
-        }
-        self.flush_outlined(stream, quota, flushed)
+    /// Returns whether there are from 1 to `bytes_max` unsent bytes, all of them copied.
+    #[inline]
+    pub(super) fn is_little(&self, bytes_max: usize) -> bool {
+        let unsent = self.buffer.len() - self.sent;
+        // No bytes wrap around to more than any maximum.
+        self.queue.is_empty() && unsent.wrapping_sub(1) < bytes_max
     }
 
-    fn flush_outlined(
+    /// Fast path of [`Output::flush`] if [`Output::is_little`], such as a batch of responses: sends it in one write.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    pub(super) fn flush_little(&mut self, stream: &mut impl Stream, quota: usize) -> io::Result<(Flushed, usize)> {
+        let unsent = &self.buffer[self.sent..];
+        match check_progress(stream.write(unsent)) {
+            Ok(sent) if sent.bytes == unsent.len() => {
+                self.clear_buffer();
+                Ok((Flushed::All, sent.bytes))
+            }
+            Ok(sent) => {
+                self.sent += sent.bytes;
+                if sent.more { self.flush(stream, quota, sent.bytes) } else { Ok((Flushed::Blocked, sent.bytes)) }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Flushed::Blocked, 0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes until everything is sent, the stream would block, or `quota` bytes are sent, `flushed` of which were sent
+    /// before. Also returns the number of bytes sent.
+    #[inline(never)]
+    pub(super) fn flush(
         &mut self,
         stream: &mut impl Stream,
         quota: usize,
         mut flushed: usize,
     ) -> io::Result<(Flushed, usize)> {
+        let is_little = flushed == 0 && self.is_little(LITTLE_BYTES);
         loop {
             if self.is_empty() {
                 self.clear();
-                return Ok((Flushed::AllOfMuch, flushed));
+                return Ok((if is_little { Flushed::All } else { Flushed::AllOfMuch }, flushed));
             }
             if flushed >= quota {
                 return Ok((Flushed::Quota, flushed));
@@ -464,7 +466,7 @@ mod tests {
         let mut output = Output::new();
         output.extend(&[b'h'; 300]);
         output.push_file(file, 0..64 << 20);
-        while output.flush(&mut stream, 1 << 20).unwrap().0 != Flushed::Blocked {
+        while output.flush(&mut stream, 1 << 20, 0).unwrap().0 != Flushed::Blocked {
             output.readahead_done();
         }
         assert!(output.len() > 32 << 20, "only {} bytes remain unsent", output.len());

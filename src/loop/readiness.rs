@@ -30,11 +30,12 @@ use super::file_read::with_block;
 /// Reads the monotonic clock directly; subtracting two [`Instant`](std::time::Instant)s costs more than reading both.
 #[cfg(unix)]
 #[inline]
+#[allow(clippy::cast_possible_truncation, reason = "nanoseconds are below a billion")]
 fn monotonic() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    // This clock is never negative.
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
 }
 
 #[cfg(not(unix))]

@@ -122,9 +122,7 @@ impl Listener for TcpListener {
     #[inline]
     fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         match &self.0 {
-            ConnectionSource::System(listener) => {
-                retry(|| accept(listener)).map(|(stream, peer)| (TcpStream(stream), peer))
-            }
+            ConnectionSource::System(listener) => accept(listener).map(|(stream, peer)| (TcpStream(stream), peer)),
             ConnectionSource::Handoff(handoff) => handoff.accept().map(|(stream, peer)| (TcpStream(stream), peer)),
         }
     }
@@ -201,7 +199,8 @@ fn limit_unsent(_: &SockRef<'_>) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
-    let (stream, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (stream, peer) = rustix::io::retry_on_intr(|| acceptfrom_with(listener, flags))?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
     Ok((stream.into(), peer))
 }
@@ -211,11 +210,11 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
     // Unlike std, socket2 makes the socket non-inheritable; otherwise a child process would keep it open.
     #[cfg(windows)]
     let (stream, peer) = {
-        let (socket, peer) = SockRef::from(listener).accept()?;
+        let (socket, peer) = retry(|| SockRef::from(listener).accept())?;
         (std::net::TcpStream::from(socket), peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?)
     };
     #[cfg(not(windows))]
-    let (stream, peer) = listener.accept()?;
+    let (stream, peer) = retry(|| listener.accept())?;
     stream.set_nonblocking(true)?;
     // Fails if the peer is already gone; the next read reports that.
     let _ = stream.set_nodelay(true);

@@ -66,6 +66,8 @@ impl<T> Table<T> {
     }
 
     /// Inserts an entry under the id returned by [`Table::next_id`].
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     pub(super) fn insert(&mut self, entry: T) -> ConnId {
         let id = self.next_id();
         self.free.pop();

@@ -34,20 +34,24 @@ struct List {
     limit_ms: u64,
     /// A timer restarted within this time after it was armed keeps its place in the list.
     lazy_ms: u64,
-    /// A restarted timer moves to the end of the list if less than this is left until its recorded deadline; 0 for
-    /// never.
-    stale_ms: u64,
+    /// The phase, and the time from the last lazy restart of a timer to its recorded deadline. Compared in one piece, see
+    /// [`Timers::enter`].
+    fresh: u64,
     /// Expiry is rounded up to a multiple of this, to coalesce wake-ups to about two per second.
     coalesce_ms: u64,
 }
 
 impl List {
-    fn new(limit_ms: u64) -> Self {
+    /// Greater than any [`Due`] with a phase, so that nothing is fresh. Relinking is cheap without a timeout.
+    const NEVER_FRESH: u64 = 1 << 63;
+
+    fn new(phase: Phase, limit_ms: u64) -> Self {
         let slack_ms = (limit_ms / 16).min(550);
         let lazy_ms = slack_ms / 11;
         let coalesce_ms = (slack_ms - lazy_ms).max(1);
-        let stale_ms = if limit_ms < Due::DEADLINE_MAX { limit_ms + 1 - lazy_ms } else { 0 };
-        List { first: NONE, last: NONE, limit_ms, lazy_ms, stale_ms, coalesce_ms }
+        let is_limited = limit_ms < Due::DEADLINE_MAX / 2;
+        let fresh = if is_limited { Due::new(limit_ms + 1 - lazy_ms, phase).0 } else { List::NEVER_FRESH };
+        List { first: NONE, last: NONE, limit_ms, lazy_ms, fresh, coalesce_ms }
     }
 
     /// The time by which an entry with this deadline has certainly expired, including lazy restarts.
@@ -130,7 +134,8 @@ impl Timers {
             let limit_ms = timeouts
                 .of(phase)
                 .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-            List::new(if IDLE_PHASES.contains(&phase) { limit_ms.min(FOREVER_MS) } else { limit_ms })
+            let limit_ms = if IDLE_PHASES.contains(&phase) { limit_ms.min(FOREVER_MS) } else { limit_ms };
+            List::new(phase, limit_ms)
         });
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
@@ -138,12 +143,15 @@ impl Timers {
     /// Sets the phase of a slot. Its timer starts if the phase has changed or `restart` is set; returns whether it did.
     #[inline]
     pub(super) fn enter(&mut self, slot: u32, phase: Phase, restart: bool, now_ms: u64) -> bool {
-        if let Some(link) = self.links.get(slot as usize)
-            && link.due.is_in(phase)
-        {
-            let stale_ms = self.lists[phase as usize].stale_ms;
-            if !restart || link.due.deadline_ms() >= now_ms + stale_ms {
-                return restart;
+        if let Some(link) = self.links.get(slot as usize) {
+            if restart {
+                // In the phase, and armed at most `lazy_ms` ago: a deadline is never later than one that starts now.
+                let list = &self.lists[phase as usize];
+                if link.due.0.wrapping_sub(list.fresh + now_ms) <= list.lazy_ms {
+                    return true;
+                }
+            } else if link.due.is_in(phase) {
+                return false;
             }
         }
         self.arm(slot, phase, now_ms);

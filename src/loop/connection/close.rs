@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::progress::Progress;
 use super::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::readiness::Stream;
@@ -36,9 +37,10 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Ends a step of a connection that is closing or has failed.
+    /// Ends a step: completes a close, or returns the reason of a failure.
     pub(super) fn end_step(&mut self, result: io::Result<()>, now_ms: u64) -> Outcome {
         match result {
+            Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Open,
             Ok(()) => self.try_finish_close(now_ms).map_or(Outcome::Open, Outcome::Closed),
             Err(error) => Outcome::Closed(self.reason.take().unwrap_or(CloseReason::Error(error))),
         }
@@ -62,12 +64,16 @@ impl<S: Stream, T> Connection<S, T> {
             return Some(self.take_reason());
         }
         self.leftover = Vec::new();
-        self.received = 0;
-        self.linger_since_ms = now_ms;
+        self.progress = Some(Box::new(Progress::of_lingering(now_ms)));
         // There may be unread input; try one read.
         self.readable = true;
         self.stage = Stage::Lingering;
         None
+    }
+
+    /// While lingering: returns whether input has arrived since the half-close.
+    pub(super) fn has_received_input(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.received > 0)
     }
 
     /// Returns whether the peer may not have acknowledged all output. Only much output is worth asking the kernel: a
@@ -94,11 +100,15 @@ impl<S: Stream, T> Connection<S, T> {
                 }
                 Err(error) => return Err(error),
             };
-            self.received += count as u64;
             self.restart |= count > 0;
             quota = quota.saturating_sub(count.max(1));
-            let lingers_ms = context.now_ms - self.linger_since_ms;
-            if count == 0 || self.received > context.limits.linger_bytes_max || lingers_ms >= context.linger_total_ms {
+            let progress = self.progress.get_or_insert_default();
+            progress.received += count as u64;
+            let lingers_ms = context.now_ms - progress.linger_since_ms;
+            if count == 0
+                || progress.received > context.limits.linger_bytes_max
+                || lingers_ms >= context.linger_total_ms
+            {
                 // No unread input is left that would cause a reset, or a limit is exceeded.
                 self.ended = true;
                 self.stage = Stage::Closing { linger: false };

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Connection, LoopContext, Stage};
+use super::{Connection, LoopContext, Registration, Stage};
 use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::eager::EagerRead;
 use crate::r#loop::readiness::Stream;
@@ -13,41 +13,49 @@ use crate::r#loop::table::ConnId;
 const PAUSED_INPUT_BYTES_MAX: usize = 16 * 1024;
 
 impl<S: Stream, T> Connection<S, T> {
-    /// Reads up to the quota and calls the application. After [`Flow::Yield`](crate::Flow::Yield) the application is
-    /// called with the buffered input instead.
-    #[inline]
-    pub(super) fn receive<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()>
+    /// Reads up to the quota, of which `done` bytes have been read, and calls the application.
+    pub(super) fn receive_more<A>(
+        &mut self,
+        done: usize,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<()>
     where
         A: App<State = T>,
     {
-        if self.stage == Stage::Yielded {
-            return self.read_and_deliver(id, context, buffer).map(drop);
-        }
-        let mut quota = context.limits.read_bytes_per_turn;
-        while self.readable && !self.ended && !self.backpressured {
-            quota = quota.saturating_sub(self.read_and_deliver(id, context, buffer)?);
-            if quota == 0 || self.stage != Stage::Reading {
-                break;
-            }
+        let mut quota = context.limits.read_bytes_per_turn.saturating_sub(done);
+        while quota > 0 && self.stage == Stage::Reading && self.readable && !self.ended && !self.backpressured {
+            let count = self.read_and_deliver(id, context, buffer)?;
+            quota = quota.saturating_sub(count.max(1));
         }
         Ok(())
     }
 
-    /// Reads once, unless the application has yielded, calls the application and sends its output. Returns the number
-    /// of bytes to count against the quota.
+    /// Reads once, calls the application and sends its output. Returns the number of bytes read.
     #[inline(never)]
-    fn read_and_deliver<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<usize>
+    pub(super) fn read_and_deliver<A>(
+        &mut self,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<usize>
     where
         A: App<State = T>,
     {
-        let mut count = 0;
-        if self.stage == Stage::Reading {
-            let Some(bytes) = self.read(context, buffer)? else { return Ok(0) };
-            count = bytes;
-        }
+        let Some(count) = self.read(context, buffer)? else { return Ok(0) };
         self.deliver_input(id, context, &buffer[..count])?;
         self.flush(context)?;
-        Ok(count.max(1))
+        Ok(count)
+    }
+
+    /// Calls the application with the buffered input after [`Flow::Yield`](crate::Flow::Yield), and sends its output.
+    pub(super) fn deliver_yielded<A>(&mut self, id: ConnId, context: &mut LoopContext<A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        self.deliver_with_leftover(id, context, &[])?;
+        self.flush_outlined(context)
     }
 
     /// Reads once into the loop's buffer. Returns `None` if the read would block.
@@ -64,7 +72,10 @@ impl<S: Stream, T> Connection<S, T> {
                 self.ended = received.bytes == 0;
                 // After a hangup, keep reading up to the end of file: no further event will announce it.
                 self.readable = (received.more || self.hangup) && !self.ended;
-                self.received += received.bytes as u64;
+                context.read_bytes = received.bytes;
+                if self.progress.is_some() {
+                    self.count_received(received.bytes);
+                }
                 self.record_eager_read(&mut context.eager, true);
                 Ok(Some(received.bytes))
             }
@@ -80,13 +91,14 @@ impl<S: Stream, T> Connection<S, T> {
     /// Updates the eager-read heuristic with the result of a read before registration.
     #[inline]
     fn record_eager_read(&self, eager: &mut EagerRead, found: bool) {
-        if self.registered.is_none() {
+        if self.registered == Registration::NONE {
             eager.record(found);
         }
     }
 
     /// Passes leftover and new input to the application.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
     fn deliver_input<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, fresh: &[u8]) -> io::Result<()>
     where
         A: App<State = T>,

@@ -17,17 +17,14 @@ use crate::r#loop::table::ConnId;
 impl<S: Stream, T> Connection<S, T> {
     /// Sends output up to the quota; buffers what the socket does not accept. The common case is inlined: no pending
     /// output, and the socket accepts everything.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
     pub(super) fn flush<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
-        if self.pending.is_some() || !self.writable {
+        if self.pending.is_some() || !self.writable || !context.scratch.is_little(context.little_bytes) {
             return self.flush_outlined(context);
         }
-        self.backpressured = false;
-        if context.scratch.is_empty() {
-            return Ok(());
-        }
         context.counters.writes += 1;
-        match context.scratch.flush(&mut self.stream, context.limits.write_bytes_per_turn) {
+        match context.scratch.flush_little(&mut self.stream, context.limits.write_bytes_per_turn) {
             Ok((Flushed::All, _)) => Ok(()),
             outcome => self.after_flush(context, outcome),
         }
@@ -50,11 +47,12 @@ impl<S: Stream, T> Connection<S, T> {
             return Ok(());
         }
         context.counters.writes += 1;
-        let outcome = output.flush(&mut self.stream, context.limits.write_bytes_per_turn);
+        let outcome = output.flush(&mut self.stream, context.limits.write_bytes_per_turn, 0);
         self.after_flush(context, outcome)
     }
 
     /// Updates the connection for the result of a flush.
+    #[inline(never)]
     fn after_flush<A: App>(
         &mut self,
         context: &mut LoopContext<A>,

@@ -60,10 +60,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             if !connection.awaits_message() || connection.is_sending() {
                 return Outcome::Open;
             }
-            let before = connection.received;
             connection.readable = true;
             match connection.step_outlined(id, context, buffer) {
-                Outcome::Open if connection.received == before && connection.awaits_message() => {
+                Outcome::Open if context.read_bytes == 0 && connection.awaits_message() => {
                     on_timeout(connection, context, id, phase, CloseReason::Evicted)
                 }
                 outcome => outcome,

@@ -62,12 +62,11 @@ where
     S: Stream,
     A: App,
 {
-    let before = connection.received;
     connection.readable = true;
     let outcome = connection.step_outlined(id, context, buffer);
     let timed_out = match phase {
         Phase::AwaitingFirstByte | Phase::Head => connection.timed_phase() == phase && !connection.restart,
-        _ => connection.received == before,
+        _ => context.read_bytes == 0 && !connection.has_ended(),
     };
     match outcome {
         Outcome::Open if timed_out => on_timeout(connection, context, id, phase, CloseReason::Timeout(phase)),

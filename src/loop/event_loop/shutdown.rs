@@ -1,8 +1,5 @@
 //! Ends the loop: at once, or by a graceful shutdown (drain), which accepts queued connections and finishes in-flight
 //! requests.
-//!
-//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
-//! `NAME` is inlined into the hot path and has to stay small there.
 
 use std::time::Duration;
 
@@ -22,17 +19,13 @@ const PEERS_EXAMINED_MAX: usize = 4096;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Applies drain and stop commands of a [`Handle`](crate::Handle). Returns whether everything was closed.
-    #[inline]
+    #[cold]
     pub(super) fn apply_commands(&mut self) -> bool {
         let command = self.mailbox.waker.command();
         if command == Command::Run && !self.context.life.is_draining() {
             return false;
         }
         self.wakeup_dirty = true;
-        self.apply_commands_outlined(command)
-    }
-
-    fn apply_commands_outlined(&mut self, command: Command) -> bool {
         let timed_out = self.context.life.deadline_ms() <= self.context.now_ms;
         if timed_out && self.table.len() > 0 {
             log::warn!("graceful shutdown timed out; closing {} connections", self.table.len());

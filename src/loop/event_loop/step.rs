@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::EventLoop;
 use crate::r#loop::app::{App, CloseInfo, CloseReason, Phase};
-use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
+use crate::r#loop::connection::{Connection, LoopContext, Outcome, Registration, Stage};
 use crate::r#loop::file_read;
 use crate::r#loop::limits::Timeouts;
 use crate::r#loop::listener::Listeners;
@@ -23,37 +23,53 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// until one panics.
     #[inline(never)]
     pub(super) fn drive(&mut self) {
-        while self.cursor.0 < self.events.len() + self.ready.len() {
-            if catch_unwind(AssertUnwindSafe(|| self.drive_guarded())).is_err() {
-                self.close_after_panic(self.cursor.1);
+        while catch_unwind(AssertUnwindSafe(|| self.drive_guarded())).is_err() {
+            if let Some(id) = self.last_driven() {
+                self.close_after_panic(id);
             }
         }
         // Connections with more to do are in `next` by now, so that the others get their turn first.
         self.events.clear();
         self.ready.clear();
-        self.cursor.0 = 0;
+        self.cursor = 0;
     }
 
     #[inline]
     fn drive_guarded(&mut self) {
-        loop {
-            let at = self.cursor.0;
-            let found = if let Some(event) = self.events.get(at) {
+        while let Some(event) = self.events.get(self.cursor) {
+            self.cursor += 1;
+            if let Some((id, connection)) =
                 record_event(&mut self.table, &mut self.listeners, event, &mut self.wakeup_dirty)
-            } else if let Some(&id) = self.ready.get(at - self.events.len()) {
-                self.table.get_mut(id).map(|connection| (id, connection))
-            } else {
-                return;
-            };
-            self.cursor.0 = at + 1;
-            let Some((id, connection)) = found else { continue };
-            self.cursor.1 = id;
-            connection.queued = false;
-            let outcome = connection.step(id, &mut self.context, &mut self.buffer);
-            let timers = (&mut self.timers, &self.timeouts);
-            if !restart_timer_if_quiescent(&outcome, connection, id, timers, self.context.now_ms) {
-                self.after_step(id, outcome);
+            {
+                let step = connection.step(id, &mut self.context, &mut self.buffer);
+                let timers = (&mut self.timers, &self.timeouts);
+                match step {
+                    None => update_quiescent(timers, connection, id, &self.context),
+                    Some(outcome) => self.after_step(id, outcome),
+                }
             }
+        }
+        while let Some(&id) = self.ready.get(self.cursor - self.events.len()) {
+            self.cursor += 1;
+            if let Some(connection) = self.table.get_mut(id) {
+                connection.queued = false;
+                let step = connection.step(id, &mut self.context, &mut self.buffer);
+                let timers = (&mut self.timers, &self.timeouts);
+                match step {
+                    None => update_quiescent(timers, connection, id, &self.context),
+                    Some(outcome) => self.after_step(id, outcome),
+                }
+            }
+        }
+    }
+
+    /// Returns the connection of the last event or entry of the run queue that [`EventLoop::drive`] has processed.
+    #[cold]
+    fn last_driven(&mut self) -> Option<ConnId> {
+        let last = self.cursor.checked_sub(1)?;
+        match self.events.get(last) {
+            Some(event) => self.table.resolve(event.token).map(|(id, _)| id),
+            None => self.ready.get(last - self.events.len()).copied(),
         }
     }
 
@@ -67,9 +83,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             let Some(connection) = self.table.get_mut(id) else {
                 return;
             };
+            self.context.read_bytes = 0;
             let outcome = work(connection, &mut self.context, &mut self.buffer);
-            let timers = (&mut self.timers, &self.timeouts);
-            if !restart_timer_if_quiescent(&outcome, connection, id, timers, self.context.now_ms) {
+            if matches!(outcome, Outcome::Open) && connection.is_quiescent() {
+                let timers = (&mut self.timers, &self.timeouts);
+                update_quiescent(timers, connection, id, &self.context);
+            } else {
                 self.after_step(id, outcome);
             }
         };
@@ -101,16 +120,16 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
         }
         let wanted = connection.interest();
-        match connection.registered {
+        match connection.registered.interest() {
             None => {
                 self.context.counters.registrations += 1;
                 self.backend.add(connection.stream.source(), id.token(), wanted)?;
-                connection.registered = Some(wanted);
+                connection.registered = Registration::of(wanted);
             }
             Some(current) if current.write != wanted.write || (B::LEVEL_TRIGGERED && current.read != wanted.read) => {
                 self.context.counters.registrations += 1;
                 self.backend.set_interest(connection.stream.source(), id.token(), wanted)?;
-                connection.registered = Some(wanted);
+                connection.registered = Registration::of(wanted);
             }
             Some(_) => {}
         }
@@ -118,9 +137,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.wakeup_dirty |= self.context.buffers.is_exceeded();
         let phase = connection.timed_phase();
         let now_ms = self.context.now_ms;
-        let started = restart_timer((&mut self.timers, &self.timeouts), connection, id, phase, now_ms);
-        if started && matches!(phase, Phase::Writing | Phase::Lingering | Phase::LingeringBriefly) {
-            connection.start_progress(now_ms);
+        if self.timers.enter(id.index, phase, connection.restart, now_ms) {
+            let is_new = std::mem::take(&mut connection.restart);
+            if phase.depends_on_progress() {
+                connection.start_phase(phase, &self.timeouts, now_ms, is_new, self.context.read_bytes);
+            }
         }
         if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
@@ -149,7 +170,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         };
         self.timers.cancel(id.index);
         self.context.buffers.set(&mut connection.counted, 0);
-        if connection.registered.is_some()
+        if connection.registered != Registration::NONE
             && let Err(error) = self.backend.remove(connection.stream.source(), id.token())
         {
             log::warn!("cannot deregister a connection: {error}");
@@ -176,9 +197,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.wakeup_dirty = true;
     }
 
-    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages.
+    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages. Returns
+    /// whether another thread, or this one, has woken the loop.
     #[inline]
-    pub(super) fn process_mailbox(&mut self) {
+    pub(super) fn process_mailbox(&mut self) -> bool {
         let notified = self.mailbox.waker.take_notified();
         if notified || !self.context.messages.is_empty() {
             self.wakeup_dirty = true;
@@ -197,9 +219,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
             self.deliver_messages(batch);
         }
+        notified
     }
 
     /// Calls [`App::end_of_turn`] and delivers the messages it sends.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
     pub(super) fn end_turn(&mut self) {
         let (app, messages) = (&mut self.context.app, &mut self.context.messages);
         if catch_unwind(AssertUnwindSafe(|| app.end_of_turn(messages))).is_err() {
@@ -247,38 +272,19 @@ fn record_event<'a, B: Readiness, T>(
     None
 }
 
-/// Updates a quiescent connection, which needs only its timer; this is the common case. Returns whether the connection
-/// is quiescent.
+/// Updates a quiescent connection, which needs only its timer; this is the common case.
 #[inline]
-fn restart_timer_if_quiescent<S: Stream, T>(
-    outcome: &Outcome,
-    connection: &mut Connection<S, T>,
-    id: ConnId,
-    timers: (&mut Timers, &Timeouts),
-    now_ms: u64,
-) -> bool {
-    let is_quiescent = matches!(outcome, Outcome::Open) && connection.is_quiescent();
-    if is_quiescent && restart_timer(timers, connection, id, connection.phase, now_ms) {
-        connection.end_message();
-    }
-    is_quiescent
-}
-
-/// Starts the phase timer if the phase has changed or a restart was requested; returns whether it did.
-#[inline]
-fn restart_timer<S: Stream, T>(
+fn update_quiescent<S: Stream, A: App>(
     (timers, timeouts): (&mut Timers, &Timeouts),
-    connection: &mut Connection<S, T>,
+    connection: &mut Connection<S, A::State>,
     id: ConnId,
-    phase: Phase,
-    now_ms: u64,
-) -> bool {
-    let started = timers.enter(id.index, phase, connection.restart, now_ms);
-    if started {
+    context: &LoopContext<A>,
+) {
+    let phase = connection.phase;
+    if timers.enter(id.index, phase, connection.restart, context.now_ms) {
         let is_new = std::mem::take(&mut connection.restart);
         if phase == Phase::Body {
-            connection.start_body(timeouts, now_ms, is_new);
+            connection.start_phase(phase, timeouts, context.now_ms, is_new, context.read_bytes);
         }
     }
-    started
 }
