@@ -335,6 +335,37 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(lines.is_empty(), "imports in a circle:\n{}", lines.join("\n"));
 }
 
+/// Returns whether a line of code contains the name of a command-line flag, such as `--port`.
+fn names_flag(code: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let follows_boundary = |at: usize| !code[..at].ends_with(is_word);
+    code.match_indices("--")
+        .any(|(at, _)| follows_boundary(at) && code[at + 2..].starts_with(|l: char| l.is_ascii_lowercase()))
+}
+
+#[test]
+fn libraries_do_not_name_flags() {
+    let mut seen = 0;
+    for path in ["src/http1", "src/httpserver", "src/loop"].iter().flat_map(|directory| files(directory, "rs")) {
+        let code = code_of(&read(&path));
+        seen += code.lines().count();
+        let found: Vec<_> = code.lines().filter(|line| names_flag(line)).collect();
+        assert!(found.is_empty(), "{} names flags of the command:\n{}", name(&path), found.join("\n"));
+    }
+    assert!(seen > 5000, "found only {seen} lines");
+}
+
+/// Checks that a `mod.rs` only declares, exports and describes the modules of its directory.
+#[test]
+fn a_mod_rs_is_a_table_of_contents() {
+    let tables: Vec<_> = files("src", "rs").into_iter().filter(|path| path.ends_with("mod.rs")).collect();
+    assert!(tables.len() > 4, "found only {} tables", tables.len());
+    for path in tables {
+        let found = read(&path).lines().any(begins_function);
+        assert!(!found || name(&path).starts_with("src/apps/files/listing/"), "{} has functions", name(&path));
+    }
+}
+
 /// Returns the words of a page that are paths below `src` or `tests`, or names of Rust files.
 fn named_files(page: &str) -> impl Iterator<Item = &str> {
     let words = page.split(|letter: char| !letter.is_ascii_alphanumeric() && !"_-./".contains(letter));
@@ -399,6 +430,7 @@ fn the_rules_detect_violations() {
     assert_eq!(habits(" \"an octet\" is quoted, and so many that it works"), none);
     assert!(begins_function("    pub(crate) const fn length() -> usize {"));
     assert!(!begins_function("    let make = fn_of(1);"));
+    assert!(names_flag("\"(see --port)\"") && !names_flag("a -- b") && !names_flag("\"---a\", x--y"));
     let page = "See `a/b.rs`, [c](../src/c.rs) and src/d/, but not docs/E.md or x.rst.";
     assert_eq!(named_files(page).collect::<Vec<_>>(), ["a/b.rs", "src/c.rs", "src/d/"]);
     assert_eq!(
