@@ -3,12 +3,15 @@
 //! The key is the canonical spelling of the request path (see `path`), so a repeated request is served on the fast
 //! path, without decoding the path. Other spellings of a path are canonicalized and looked up again.
 
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use super::cached_file::CachedFile;
+use super::cached_file::{CachedFile, LoadError, Loader};
+use super::representation::Representation;
+use crate::httpserver::{RequestHead, Response};
 
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
@@ -81,12 +84,55 @@ impl Cache {
         self.open.lock().files.pop(path).and_then(|open| Arc::try_unwrap(open.file).ok())
     }
 
-    /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits. Returns
-    /// the open files if they have to be watched from now on: see [`OpenFiles::close_unused`].
-    pub(super) fn put(&mut self, path: &[u8], file: CachedFile, now: u64) -> Option<&Arc<OpenFiles>> {
+    /// Caches a file: reuses the cached one if it is still current, and loads the file otherwise.
+    pub(super) fn load(
+        &mut self,
+        loader: &Loader<'_>,
+        path: &[u8],
+        representation: Representation,
+    ) -> Result<(), LoadError> {
+        let mut cached = self.take(path);
+        let new = CachedFile::reload(cached.as_mut(), loader, representation)?;
+        if let Some(file) = new.or(cached) {
+            self.put(loader, path, file);
+        }
+        Ok(())
+    }
+
+    /// Responds with the cached file at `path`, or with the precompressed sibling that the client prefers.
+    pub(super) fn negotiate(
+        &mut self,
+        head: &RequestHead<'_>,
+        loader: &Loader<'_>,
+        path: &str,
+    ) -> Result<Response, LoadError> {
+        let now = loader.now;
+        let evicted = || LoadError::from(io::Error::from(io::ErrorKind::NotFound));
+        let file = self.get(path.as_bytes(), now).ok_or_else(evicted)?;
+        let Some(representation) = file.for_client(head) else { return Ok(file.respond(head)) };
+        // NUL cannot occur in a path, so this key is unique.
+        let key = format!("{path}\0{}", representation.coding_name());
+        if self.fresh(key.as_bytes(), now).is_none() {
+            match self.load(loader, key.as_bytes(), representation) {
+                Ok(()) => {}
+                Err(LoadError::Io(error)) => {
+                    log::debug!("cannot read precompressed sibling of {path}: {error}; sending the file uncompressed");
+                    return Ok(self.get(path.as_bytes(), now).ok_or_else(evicted)?.respond(head));
+                }
+                Err(cold) => return Err(cold),
+            }
+        }
+        Ok(self.get(key.as_bytes(), now).ok_or_else(evicted)?.respond(head))
+    }
+
+    /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits.
+    pub(super) fn put(&mut self, loader: &Loader<'_>, path: &[u8], file: CachedFile) {
         drop(self.take(path));
         if file.is_open() {
-            return self.open.put(path, file, now, self.open_max.max(1)).then_some(&self.open);
+            if self.open.put(path, file, loader.now, self.open_max.max(1)) {
+                loader.site.watch(&self.open);
+            }
+            return;
         }
         self.bytes += cost(path, &file);
         self.small.put(path.into(), file);
@@ -94,12 +140,19 @@ impl Cache {
             let Some((path, file)) = self.small.pop_lru() else { break };
             self.bytes -= cost(&path, &file);
         }
-        None
     }
 
     /// Drops all open files. Descriptors in use by in-flight responses are closed when those responses end.
     pub(super) fn close_files(&mut self) {
         self.open.lock().files.clear();
+    }
+
+    /// Makes the next request for each file load it again, even if its metadata does not change.
+    pub(super) fn expire(&mut self) {
+        for (_, file) in &mut self.small {
+            file.expire();
+        }
+        self.close_files();
     }
 
     /// Drops all files.

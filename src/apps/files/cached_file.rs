@@ -11,50 +11,26 @@ use bytes::Bytes;
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
+use super::conditions::{self, Outcome, Ranges};
 use super::media::{self, Media};
 use super::options::Options;
-use super::precompressed::{self, Precompressed};
-use super::ranges::{self, Ranges};
+use super::representation::Representation;
 use super::root::{Root, is_removed};
-use super::validators::{self, Fingerprint, History, Outcome, Validators};
-use crate::httpserver::{ContentCoding, HeaderBlock, RequestHead, Response};
+use super::site::Site;
+use super::validators::{Fingerprint, Validators};
+use crate::httpserver::{HeaderBlock, RequestHead, Response};
 use crate::r#loop::read_at;
 
 /// Maximum size of a file that is held in memory. Sending it from memory costs less than half as much as the system
 /// calls that send it from a descriptor. Also the size of the beginning of a larger file by which its type is recognized.
 const SMALL_BYTES_MAX: u64 = 32 * 1024;
 
+/// Maximum size of a page held in memory that is sent in place of a missing file, so that it is there when its file cannot
+/// be read.
+pub(super) const PAGE_BYTES_MAX: u64 = 256 * 1024;
+
 /// Value of `validated_at` that is never current.
 const NEVER: u64 = u64::MAX;
-
-/// A representation of a resource: a file and its content coding.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Representation {
-    relative: PathBuf,
-    coding: ContentCoding,
-    /// The precompressed siblings of the file.
-    precompressed: Precompressed,
-    /// The media type, if it is that of another file: the one that was compressed.
-    content_type: Option<String>,
-}
-
-impl Representation {
-    /// Creates the identity (uncompressed) representation of a file.
-    pub(super) fn identity(relative: PathBuf, precompressed: Precompressed) -> Self {
-        Representation { relative, coding: ContentCoding::Identity, precompressed, content_type: None }
-    }
-
-    /// Returns whether the response depends on Accept-Encoding.
-    #[inline]
-    pub(super) fn varies(&self) -> bool {
-        self.precompressed.any()
-    }
-
-    /// Returns the name of its content coding; empty for identity.
-    pub(super) fn coding_name(&self) -> &'static str {
-        self.coding.name().unwrap_or_default()
-    }
-}
 
 /// A regular file with its metadata, content and rendered headers.
 pub(super) struct CachedFile {
@@ -92,20 +68,37 @@ impl From<io::Error> for LoadError {
 }
 
 /// The parameters of [`CachedFile::load`].
+#[derive(Clone, Copy)]
 pub(super) struct Loader<'a> {
+    pub(super) site: &'a Site,
     pub(super) root: &'a Root,
-    pub(super) options: &'a Options,
-    pub(super) history: &'a History,
     /// The current Unix time in seconds.
     pub(super) now: u64,
+    /// Maximum size of a file that is held in memory.
+    pub(super) memory_bytes_max: u64,
     /// Allows to read from disk. Set once another thread has read the file into the page cache.
     pub(super) may_block: bool,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    /// Creates the parameters for the file of a request.
+    pub(super) fn new(site: &'a Site, root: &'a Root, head: &RequestHead<'_>) -> Self {
+        let may_block = Site::page_cache_is_filled(head);
+        Loader { site, root, now: head.unix_time(), memory_bytes_max: SMALL_BYTES_MAX, may_block }
+    }
+
+    pub(super) fn options(&self) -> &'a Options {
+        &self.site.options
+    }
+
+    /// Returns the identity representation of a file, with its precompressed siblings.
+    pub(super) fn identity(&self, relative: PathBuf) -> Representation {
+        Representation::find(self.root, relative, self.options().precompressed)
+    }
+
     /// Returns the value of [`CachedFile::validated_at`] for a file that was just compared with the file system.
     fn validated_now(&self) -> u64 {
-        if self.options.cache_bytes_max == 0 { NEVER } else { self.now }
+        if self.options().cache_bytes_max == 0 { NEVER } else { self.now }
     }
 }
 
@@ -113,13 +106,13 @@ impl CachedFile {
     /// Opens a file, and reads it into memory if it is small.
     pub(super) fn load(loader: &Loader<'_>, representation: Representation) -> Result<CachedFile, LoadError> {
         let (file, mut metadata) = loader.root.open_file(&representation.relative)?;
-        let types = &loader.options.types;
-        let is_small = metadata.len() <= SMALL_BYTES_MAX;
+        let types = &loader.options().types;
+        let is_small = metadata.len() <= loader.memory_bytes_max;
         let has_own_type = representation.content_type.is_none();
         let needs_start = has_own_type && media::needs_content(&representation.relative, types);
         let mut start = Vec::new();
         if is_small || needs_start {
-            match read_start(&file, metadata.len(), loader.may_block)? {
+            match read_start(&file, metadata.len(), loader.memory_bytes_max, loader.may_block)? {
                 Some(bytes) => start = bytes,
                 None => return Err(LoadError::Cold(file)),
             }
@@ -132,11 +125,11 @@ impl CachedFile {
             None => Media::new(&representation.relative, types, &start),
         };
         // The file may have grown.
-        let (content, validators) = if is_small && start.len() as u64 <= SMALL_BYTES_MAX {
+        let (content, validators) = if is_small && start.len() as u64 <= loader.memory_bytes_max {
             let validators = Validators::of_content(&start, &fingerprint, now);
             (Content::Memory(start.into()), validators)
         } else {
-            let mtime_is_reused = loader.history.record(&representation.relative, &fingerprint);
+            let mtime_is_reused = loader.site.history.record(&representation.relative, &fingerprint);
             let coding = representation.coding.name();
             let validators = Validators::of_metadata(&fingerprint, coding, mtime_is_reused, now);
             (Content::Open(Arc::new(file), metadata.len()), validators)
@@ -156,9 +149,21 @@ impl CachedFile {
         })
     }
 
+    /// Returns the file as it is now, or `None` if the cached one is current, which is then marked as validated.
+    pub(super) fn reload(
+        cached: Option<&mut CachedFile>,
+        loader: &Loader<'_>,
+        representation: Representation,
+    ) -> Result<Option<CachedFile>, LoadError> {
+        if cached.is_some_and(|file| file.revalidate(loader, &representation)) {
+            return Ok(None);
+        }
+        CachedFile::load(loader, representation).map(Some)
+    }
+
     /// Marks this as validated and returns true if it can be reused: neither the file nor its representation has changed.
     /// Always false if the file changed too shortly before it was loaded to detect a later change.
-    pub(super) fn revalidate(&mut self, loader: &Loader<'_>, representation: &Representation) -> bool {
+    fn revalidate(&mut self, loader: &Loader<'_>, representation: &Representation) -> bool {
         let is_same = |metadata| self.fingerprint == Fingerprint::of(&metadata);
         let is_current = self.is_stable
             && self.representation == *representation
@@ -174,14 +179,14 @@ impl CachedFile {
         self.validated_at = loader.validated_now();
     }
 
+    /// Makes the next request load the file again, even if its metadata does not change.
+    pub(super) fn expire(&mut self) {
+        (self.is_stable, self.validated_at) = (false, NEVER);
+    }
+
     /// Returns the precompressed representation to send to this client, or `None` if that is this file.
     pub(super) fn for_client(&self, head: &RequestHead<'_>) -> Option<Representation> {
-        let Representation { relative, precompressed, .. } = &self.representation;
-        let coding = precompressed.best(head.accepted_codings())?;
-        coding.name()?;
-        let content_type = Some(self.content_type.clone());
-        let relative = precompressed::sibling_name(relative, coding);
-        Some(Representation { relative, coding, precompressed: *precompressed, content_type })
+        self.representation.for_client(head.accepted_codings(), &self.content_type)
     }
 
     /// Returns whether the file was deleted or replaced, as far as its descriptor shows.
@@ -222,7 +227,7 @@ impl CachedFile {
     /// Responds to a GET or HEAD request.
     pub(super) fn respond(&self, head: &RequestHead<'_>) -> Response {
         if head.is_conditional() {
-            match validators::evaluate(head, &self.validators) {
+            match conditions::evaluate(head, &self.validators) {
                 Outcome::Proceed => {}
                 Outcome::NotModified => {
                     return Response::new(StatusCode::NOT_MODIFIED).with_headers(&self.not_modified_headers);
@@ -232,7 +237,7 @@ impl CachedFile {
         }
         // RFC 9110 section 14.2: Range is only defined for GET.
         match head.header("range") {
-            Some(range) if head.method_bytes() == b"GET" && validators::range_applies(head, &self.validators) => {
+            Some(range) if head.method_bytes() == b"GET" && conditions::range_applies(head, &self.validators) => {
                 self.range_response(range)
             }
             _ => self.full_response(),
@@ -249,10 +254,10 @@ impl CachedFile {
     fn range_response(&self, range: &[u8]) -> Response {
         let len = self.len();
         let partial = StatusCode::PARTIAL_CONTENT;
-        match ranges::parse(range, len) {
+        match conditions::parse_range(range, len) {
             Ranges::Full => self.full_response(),
             Ranges::Single(part) => {
-                let content_range = ranges::content_range(&part, len);
+                let content_range = conditions::content_range(&part, len);
                 let response = self.slice_response(part).with_status(partial).with_headers(&self.ok_headers);
                 response.header("Content-Range", content_range)
             }
@@ -290,7 +295,7 @@ impl CachedFile {
             Content::Memory(bytes) => slice(bytes, range).into(),
             Content::Open(file, _) => crate::httpserver::Part::File(Arc::clone(file), range.clone()),
         };
-        ranges::multipart_response(&self.content_type, self.len(), ranges, piece)
+        conditions::multipart_response(&self.content_type, self.len(), ranges, piece)
     }
 }
 
@@ -312,8 +317,7 @@ fn headers(
     content: &Content,
 ) -> (Arc<HeaderBlock>, Arc<HeaderBlock>) {
     // Every representation gets the Cache-Control of the original name, which may contain a content hash.
-    let original = precompressed::original_name(&representation.relative, representation.coding);
-    let cache_control = loader.options.cache_control.value(&original);
+    let cache_control = loader.options().cache_control.value(&representation.original_name());
     let mut not_modified = HeaderBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);
     if representation.varies() {
         not_modified = not_modified.with("Vary", "Accept-Encoding");
@@ -331,10 +335,10 @@ fn headers(
     (Arc::new(ok), Arc::new(not_modified))
 }
 
-/// Reads the beginning of a file of about `len` bytes: all of a small file, and one byte more than the maximum of a
-/// larger one. Returns `None` if it is not in the page cache, unless `may_block` is set.
-fn read_start(file: &File, len: u64, may_block: bool) -> io::Result<Option<Vec<u8>>> {
-    let bytes_max = usize::try_from(SMALL_BYTES_MAX).unwrap_or(usize::MAX) + 1;
+/// Reads the beginning of a file of about `len` bytes: all of a file of at most `bytes_max` bytes, and one byte more than
+/// that of a larger one. Returns `None` if it is not in the page cache, unless `may_block` is set.
+fn read_start(file: &File, len: u64, bytes_max: u64, may_block: bool) -> io::Result<Option<Vec<u8>>> {
+    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX - 1) + 1;
     // One extra byte, to detect the end of the file without another read.
     let mut content = vec![0; usize::try_from(len).unwrap_or(usize::MAX).saturating_add(1).min(bytes_max)];
     let mut filled = 0;
@@ -375,7 +379,7 @@ fn read_cached(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
 /// Reads the beginning of a file from disk, so that [`CachedFile::load`] finds it in the page cache.
 pub(super) fn read_into_page_cache(file: &File) {
     // An error will recur, and is reported then.
-    let _ = read_start(file, SMALL_BYTES_MAX, true);
+    let _ = read_start(file, PAGE_BYTES_MAX, PAGE_BYTES_MAX, true);
 }
 
 /// Returns a slice of in-memory content.
@@ -402,12 +406,12 @@ mod tests {
             let bytes = vec![b'x'; written];
             std::fs::write(&path, &bytes).unwrap();
             // Data just written is in the page cache.
-            let read = read_start(&File::open(&path).unwrap(), expected_len, false).unwrap();
+            let read = read_start(&File::open(&path).unwrap(), expected_len, SMALL_BYTES_MAX, false).unwrap();
             assert_eq!(read, Some(bytes), "{written} bytes, expected {expected_len}");
         }
         for expected_len in [10, 100_000] {
             std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
-            let read = read_start(&File::open(&path).unwrap(), expected_len, false).unwrap();
+            let read = read_start(&File::open(&path).unwrap(), expected_len, SMALL_BYTES_MAX, false).unwrap();
             assert_eq!(read.map(|bytes| bytes.len()), Some(32 * 1024 + 1));
         }
     }

@@ -3,29 +3,29 @@
 //! ```text
 //! options.rs          Options, CacheControl
 //! handler.rs          Files: request -> cached file, listing, redirect or error
-//!   path.rs             request path -> path relative to the root
+//!   path.rs             request path -> file, directory or redirect
 //!   cache.rs            LRU cache: request path -> file
+//!   errors.rs           I/O error -> status, single-page app, the site's own or a built-in error page
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
 //!   root.rs             relative path -> open file; confines every lookup to the root
 //! cached_file.rs      open file -> response
-//!   validators.rs       ETag, Last-Modified and preconditions (If-Match, If-None-Match ...)
+//!   representation.rs   precompressed siblings (.br, .zst, .gz)
 //!   media.rs            Content-Type
-//!   ranges.rs           Range, and several ranges in one response
-//!   precompressed.rs    precompressed siblings (.br, .zst, .gz)
+//!   validators.rs       ETag, Last-Modified
+//!   conditions.rs       If-Match, If-None-Match ..., Range
 //! listing/            directory listings
-//! errors.rs           I/O error -> status and error page
 //! ```
 
 mod cache;
 mod cached_file;
+mod conditions;
 mod errors;
 mod handler;
 mod listing;
 mod media;
 mod options;
 mod path;
-mod precompressed;
-mod ranges;
+mod representation;
 mod root;
 mod site;
 mod validators;

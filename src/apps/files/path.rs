@@ -1,15 +1,22 @@
-//! Maps a request path to a file path relative to the root.
+//! Maps a request path to a file, a directory or a redirect.
 //!
 //! A path is split at slashes and then decoded, once (RFC 3986 section 2.4), so `%2F` is not a separator and `%252e` is
 //! not a dot. Repeated slashes count as one and `.` segments are skipped, as in the normal form that the router uses. Any
 //! other segment that is not a plain file name is rejected (404), so that responses are the same on all platforms.
 //! Security does not depend on this: `root` confines requests to the root.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
+use super::errors::is_not_found;
+use super::options::Options;
+use super::root::{FileKind, Root};
 use crate::httpserver::push_byte;
+
+/// Extension that is omitted with [`Options::clean_urls`].
+const PAGE_EXTENSION: &str = ".html";
 
 /// A decoded request path.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +62,79 @@ impl Target {
     }
 }
 
+/// The result of resolving a path.
+pub(super) enum Resolved {
+    /// A file, as a path relative to the root.
+    File(PathBuf),
+    /// A directory without an index file.
+    Directory,
+    /// A directory requested without its trailing slash.
+    Redirect,
+    /// A page requested with its extension, which is redirected to this name in the same directory.
+    CleanUrl(String),
+}
+
+impl Target {
+    /// Finds the file or directory with this path.
+    pub(super) fn resolve(&self, root: &Root, options: &Options) -> io::Result<Resolved> {
+        if options.clean_urls && !self.slash {
+            return self.resolve_clean_url(root, options);
+        }
+        match root.kind(&self.relative)? {
+            FileKind::File if self.slash => Err(io::ErrorKind::NotFound.into()),
+            FileKind::File => Ok(Resolved::File(self.relative.clone())),
+            FileKind::Directory if self.slash => {
+                Ok(find_index(root, options, &self.relative)?.map_or(Resolved::Directory, Resolved::File))
+            }
+            FileKind::Directory => Ok(Resolved::Redirect),
+        }
+    }
+
+    /// Resolves a path without a trailing slash: to the file of this name, its page `NAME.html`, or the directory, in
+    /// this order.
+    fn resolve_clean_url(&self, root: &Root, options: &Options) -> io::Result<Resolved> {
+        let exact = root.kind(&self.relative);
+        if let Ok(FileKind::File) = exact {
+            let clean = clean_name(root, options, &self.relative);
+            return Ok(clean.map_or_else(|| Resolved::File(self.relative.clone()), Resolved::CleanUrl));
+        }
+        if self.relative.file_name().is_some() {
+            let mut page = self.relative.clone().into_os_string();
+            page.push(PAGE_EXTENSION);
+            if let Ok(FileKind::File) = root.kind(page.as_ref()) {
+                return Ok(Resolved::File(page.into()));
+            }
+        }
+        exact.map(|_| Resolved::Redirect)
+    }
+}
+
+/// Returns the name of a page without its extension, unless it would lead to another file; empty for an index file.
+fn clean_name(root: &Root, options: &Options, relative: &Path) -> Option<String> {
+    let name = relative.file_name()?.to_str()?;
+    let stem = name.strip_suffix(PAGE_EXTENSION).filter(|stem| !stem.is_empty())?;
+    if find_index(root, options, relative.parent()?).ok()?.is_some_and(|index| index == relative) {
+        return Some(String::new());
+    }
+    let is_taken = matches!(root.kind(&relative.with_file_name(stem)), Ok(FileKind::File));
+    let clean = canonical(Path::new(stem));
+    (!is_taken).then(|| clean.trim_start_matches('/').to_owned())
+}
+
+/// Returns the first index file that exists in `directory`.
+fn find_index(root: &Root, options: &Options, directory: &Path) -> io::Result<Option<PathBuf>> {
+    for name in &options.index {
+        let index = directory.join(name);
+        match root.kind(&index) {
+            Ok(FileKind::File) => return Ok(Some(index)),
+            Ok(FileKind::Directory) => {}
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Returns the canonical URL path of a file or directory: a slash before each name and none at the end; empty for the
 /// root.
 pub(super) fn canonical(relative: &Path) -> String {
@@ -68,8 +148,9 @@ pub(super) fn canonical(relative: &Path) -> String {
     path
 }
 
-/// Returns the canonical spelling of one segment of a request path.
-pub(super) fn canonical_segment(segment: &str) -> String {
+/// Returns the last segment of a request path in its canonical spelling.
+pub(super) fn last_segment(path: &str) -> String {
+    let segment = path.rsplit('/').next().unwrap_or_default();
     let mut canonical = String::with_capacity(segment.len());
     for byte in percent_decode_str(segment) {
         push_byte(&mut canonical, byte);

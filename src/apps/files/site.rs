@@ -47,7 +47,7 @@ const REBUILD_TIME: Duration = Duration::from_secs(60);
 pub(super) struct Site {
     /// The absolute path of the directory.
     path: PathBuf,
-    options: Arc<Options>,
+    pub(super) options: Arc<Options>,
     root: Mutex<Option<Arc<Root>>>,
     /// Incremented with every change of `root`, and when the caches must be dropped.
     generation: AtomicU64,

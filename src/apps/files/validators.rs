@@ -1,5 +1,4 @@
-//! Validators, ETag and Last-Modified (RFC 9110 section 8.8), and preconditions, evaluated in the order of section
-//! 13.2.2.
+//! Validators, ETag and Last-Modified (RFC 9110 section 8.8).
 //!
 //! The entity tag of a small file is a hash of its content. That of a larger one is its length and mtime, so that copies
 //! of a file on several servers have the same tag. Where the mtime cannot be trusted to change with the content, the
@@ -17,8 +16,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cap_std::fs::Metadata;
 use lru::LruCache;
 use sha2::{Digest, Sha256};
-
-use crate::httpserver::RequestHead;
 
 /// Within this time after its mtime or ctime, a file may change again without a new one: the granularity of FAT, the
 /// coarsest in use.
@@ -135,9 +132,9 @@ pub(super) struct Validators {
     /// The entity tag including its quotes, and the prefix `W/` if it is weak.
     pub(super) etag: String,
     /// The value of Last-Modified as a Unix time in seconds; `None` if the mtime says nothing about the content.
-    modified: Option<u64>,
+    pub(super) modified: Option<u64>,
     /// True if the date changes with every change of the content.
-    date_is_strong: bool,
+    pub(super) date_is_strong: bool,
 }
 
 impl Validators {
@@ -180,12 +177,12 @@ impl Validators {
     }
 
     /// Compares entity tags by the strong comparison (RFC 9110 section 8.8.3.2).
-    fn matches_strongly(&self, tag: &str) -> bool {
+    pub(super) fn matches_strongly(&self, tag: &str) -> bool {
         self.etag.starts_with('"') && self.etag == tag
     }
 
     /// Compares entity tags by the weak comparison (RFC 9110 section 8.8.3.2).
-    fn matches_weakly(&self, tag: &str) -> bool {
+    pub(super) fn matches_weakly(&self, tag: &str) -> bool {
         opaque(&self.etag) == opaque(tag)
     }
 }
@@ -215,107 +212,6 @@ fn nanoseconds(time: SystemTime) -> i128 {
 /// Returns a Unix time in seconds, clamped to what an HTTP date can express: 1970 to 9999.
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(253_402_300_799))
-}
-
-/// The outcome of the preconditions of a GET or HEAD request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// All preconditions hold: respond normally.
-    Proceed,
-    /// 304: the client's copy is current.
-    NotModified,
-    /// 412: a precondition failed.
-    Failed,
-}
-
-/// Evaluates all preconditions except If-Range, which only affects ranges (see [`range_applies`]).
-pub(super) fn evaluate(head: &RequestHead<'_>, file: &Validators) -> Outcome {
-    match (tags(head, "if-match"), date(head, "if-unmodified-since")) {
-        (Some(wanted), _) if !wanted.any(|tag| file.matches_strongly(tag)) => return Outcome::Failed,
-        (None, Some(date)) if file.modified.is_some_and(|modified| modified > date) => return Outcome::Failed,
-        _ => {}
-    }
-    match (tags(head, "if-none-match"), date(head, "if-modified-since")) {
-        (Some(known), _) if known.any(|tag| file.matches_weakly(tag)) => Outcome::NotModified,
-        (None, Some(date)) if file.modified.is_some_and(|modified| modified <= date) => Outcome::NotModified,
-        _ => Outcome::Proceed,
-    }
-}
-
-/// Returns whether a Range header applies: If-Range is absent or matches the current file (RFC 9110 section 13.1.5).
-pub(super) fn range_applies(head: &RequestHead<'_>, file: &Validators) -> bool {
-    let Some(value) = head.header("if-range") else { return true };
-    let Ok(value) = std::str::from_utf8(value) else { return false };
-    match (TagIter { rest: value }).next() {
-        Some(tag) => tag == value && file.matches_strongly(tag),
-        // A date is a strong validator only if the file cannot have changed again within that second; it must match
-        // Last-Modified exactly.
-        None => file.date_is_strong && parse_date(value) == file.modified,
-    }
-}
-
-/// The value of an If-Match or If-None-Match header.
-enum EntityTags<'a> {
-    /// `*`: matches any existing representation.
-    Any,
-    Tags(Vec<&'a str>),
-}
-
-impl EntityTags<'_> {
-    fn any(&self, matches: impl Fn(&str) -> bool) -> bool {
-        match self {
-            EntityTags::Any => true,
-            EntityTags::Tags(tags) => tags.iter().any(|tag| matches(tag)),
-        }
-    }
-}
-
-fn values<'a>(head: &RequestHead<'a>, name: &'static str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    head.headers().filter(move |(header, _)| header.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
-}
-
-fn tags<'a>(head: &RequestHead<'a>, name: &'static str) -> Option<EntityTags<'a>> {
-    let mut listed = None;
-    for value in values(head, name) {
-        if value == b"*" {
-            return Some(EntityTags::Any);
-        }
-        let EntityTags::Tags(list) = listed.get_or_insert(EntityTags::Tags(Vec::new())) else { continue };
-        list.extend(TagIter { rest: std::str::from_utf8(value).unwrap_or_default() });
-    }
-    listed
-}
-
-/// Parses the date in a header. A malformed or repeated header counts as absent.
-fn date(head: &RequestHead<'_>, name: &'static str) -> Option<u64> {
-    let mut values = values(head, name);
-    match (values.next(), values.next()) {
-        (Some(value), None) => parse_date(std::str::from_utf8(value).ok()?),
-        _ => None,
-    }
-}
-
-fn parse_date(value: &str) -> Option<u64> {
-    let date = httpdate::parse_http_date(value).ok()?;
-    date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
-}
-
-/// Iterates over a list of entity tags, up to the first malformed one (RFC 9110 section 8.8.3).
-struct TagIter<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Iterator for TagIter<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let list = self.rest.trim_start_matches([',', ' ', '\t']);
-        let start = list.strip_prefix("W/").unwrap_or(list).strip_prefix('"')?;
-        let len = list.len() - start.len() + start.find('"')? + 1;
-        let (tag, rest) = list.split_at(len);
-        self.rest = rest;
-        Some(tag)
-    }
 }
 
 #[cfg(test)]
@@ -410,30 +306,5 @@ mod tests {
         assert_eq!(Validators::of_content(b"", &both_ahead, now).modified, None);
         let date = Validators::of_content(b"", &fingerprint(at(784_111_777, 1), now), now).last_modified();
         assert_eq!(date.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
-    }
-
-    #[test]
-    fn entity_tags_are_parsed_from_lists() {
-        for (list, tags) in [
-            ("\"a\"", &["\"a\""][..]),
-            ("W/\"a\", \"b,c\" ,,\t\"\"", &["W/\"a\"", "\"b,c\"", "\"\""]),
-            ("", &[]),
-            ("a", &[]),
-            ("\"a\", b, \"c\"", &["\"a\""]),
-            ("\"a", &[]),
-            ("w/\"a\"", &[]),
-        ] {
-            assert_eq!(TagIter { rest: list }.collect::<Vec<_>>(), tags, "{list}");
-        }
-    }
-
-    #[test]
-    fn dates_are_parsed_in_all_three_formats() {
-        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
-            assert_eq!(parse_date(text), Some(784_111_777), "{text}");
-        }
-        for text in ["", "0", "yesterday", "Sun, 06 Nov 1994 08:49:37 CET", "784111777"] {
-            assert_eq!(parse_date(text), None, "{text}");
-        }
     }
 }

@@ -6,7 +6,6 @@
 mod entries;
 mod page;
 mod text;
-mod view;
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,9 +16,7 @@ use std::time::UNIX_EPOCH;
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
-use self::entries::{Budget, Entries, Entry, Kind, LimitReached, Sending};
-use self::view::{Format, View};
-use super::errors::{error_response, wants_page};
+use self::entries::{Budget, Entries, Entry, Kind, LimitReached, Sending, SortKey};
 use super::root::Root;
 use super::site::Site;
 use crate::httpserver::{Pool, RequestHead, Response};
@@ -35,6 +32,95 @@ const CHUNK_BYTES: usize = 16 * 1024;
 
 /// A listing of up to about this size is rendered at once and sent with a Content-Length. A longer one is streamed.
 const BUFFERED_BYTES_MAX: usize = 64 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Html,
+    Json,
+}
+
+/// The directory, format, order and filter of a listing.
+#[derive(Clone, Debug)]
+struct View {
+    format: Format,
+    key: SortKey,
+    descending: bool,
+    /// Text that the names contain, as requested; empty for all.
+    filter: String,
+    /// `filter` in lower case.
+    lower_filter: String,
+    /// The name of the root directory.
+    root_name: Vec<u8>,
+    /// The names of the directories from the root to this one, percent-decoded.
+    segments: Vec<Vec<u8>>,
+}
+
+impl SortKey {
+    /// Returns the value of the `sort` parameter.
+    fn name(self) -> &'static str {
+        match self {
+            SortKey::Name => "name",
+            SortKey::Size => "size",
+            SortKey::Date => "date",
+        }
+    }
+
+    /// Returns whether descending is the default order: largest or newest first.
+    fn default_descending(self) -> bool {
+        self != SortKey::Name
+    }
+}
+
+impl View {
+    /// Parses `?sort=name|size|date`, `?order=asc|desc`, `?format=html|json` and `?q=TEXT`, ignoring invalid values.
+    /// Without `format`, the Accept header selects the format.
+    fn new(head: &RequestHead<'_>, root_name: Vec<u8>, segments: Vec<Vec<u8>>) -> Self {
+        let key = match head.query_value("sort").as_deref() {
+            Some("size") => SortKey::Size,
+            Some("date") => SortKey::Date,
+            _ => SortKey::Name,
+        };
+        let descending = match head.query_value("order").as_deref() {
+            Some("asc") => false,
+            Some("desc") => true,
+            _ => key.default_descending(),
+        };
+        let format = match head.query_value("format").as_deref() {
+            Some("json") => Format::Json,
+            Some("html") => Format::Html,
+            _ if prefers_json(head) => Format::Json,
+            _ => Format::Html,
+        };
+        let filter = head.query_value("q").unwrap_or_default().trim().to_owned();
+        let lower_filter = filter.to_lowercase();
+        View { format, key, descending, filter, lower_filter, root_name, segments }
+    }
+
+    /// Returns whether a name contains the text of the filter, in any case.
+    fn matches(&self, name: &[u8]) -> bool {
+        self.lower_filter.is_empty() || String::from_utf8_lossy(name).to_lowercase().contains(&self.lower_filter)
+    }
+
+    /// Returns the HTML-escaped query string that preserves the order in links to other directories.
+    fn query(&self) -> &'static str {
+        match (self.key, self.descending) {
+            (SortKey::Name, false) => "",
+            (SortKey::Name, true) => "?sort=name&amp;order=desc",
+            (SortKey::Size, false) => "?sort=size&amp;order=asc",
+            (SortKey::Size, true) => "?sort=size&amp;order=desc",
+            (SortKey::Date, false) => "?sort=date&amp;order=asc",
+            (SortKey::Date, true) => "?sort=date&amp;order=desc",
+        }
+    }
+}
+
+/// Returns whether a client prefers JSON. Of two types of the same weight, one that is named precedes one that only a
+/// range such as `*/*` matches; HTML precedes JSON otherwise.
+fn prefers_json(head: &RequestHead<'_>) -> bool {
+    let (json, html) = (head.weight_of("application/json"), head.weight_of("text/html"));
+    let only_json_is_named = || head.names_media_type("application/json") && !head.names_media_type("text/html");
+    json > html || json == html && json > 0 && only_json_is_named()
+}
 
 /// The thread pool and the memory budget, shared by all workers.
 #[derive(Default)]
@@ -53,28 +139,36 @@ impl Lister {
         self.pool.get_or_init(start).as_ref()
     }
 
-    /// Responds with a listing of a directory.
+    /// Responds with a listing of a directory. If that fails, the handler is called again, with [`ListingFailed`].
     pub(super) fn list(
         &self,
         site: &Arc<Site>,
         root: &Arc<Root>,
         head: &RequestHead<'_>,
         relative: PathBuf,
-    ) -> Response {
-        let Some(pool) = self.pool() else { return StatusCode::INTERNAL_SERVER_ERROR.into() };
+    ) -> Result<Response, io::Error> {
+        let pool = self.pool().ok_or_else(|| io::Error::other("no threads to read directories"))?;
         let segments = relative.iter().map(|name| name.as_encoded_bytes().to_vec()).collect();
         let view = View::new(head, root.name().as_encoded_bytes().to_vec(), segments);
         let (site, root, entries) = (Arc::clone(site), Arc::clone(root), Entries::new(self.budget.clone()));
+        let (response, responder) = Response::suspend();
         let work = move || {
-            let entries = read(&site, &root, &relative, &view, entries)?;
-            Ok(ListingWriter { view, listing: entries.send(), next_index: 0, done: false }.response())
+            if responder.is_closed() {
+                return;
+            }
+            match read(&site, &root, &relative, &view, entries) {
+                Ok(entries) => responder
+                    .respond(ListingWriter { view, listing: entries.send(), next_index: 0, done: false }.response()),
+                Err(error) => responder.resume(ListingFailed(Arc::new(error))),
+            }
         };
-        let (path, page) = (head.path().to_owned(), wants_page(head));
-        pool.offload(work, move |outcome: io::Result<Response>| {
-            outcome.unwrap_or_else(|error| error_response(&path, &error, page).header("Vary", "Accept"))
-        })
+        pool.run(work).map(|()| response).map_err(|_| io::ErrorKind::ResourceBusy.into())
     }
 }
+
+/// Attached to a request whose listing could not be read.
+#[derive(Clone)]
+pub(super) struct ListingFailed(pub(super) Arc<io::Error>);
 
 /// Reads and sorts the entries of a directory.
 fn read(site: &Site, root: &Root, relative: &Path, view: &View, mut entries: Entries) -> io::Result<Entries> {

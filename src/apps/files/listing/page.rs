@@ -10,9 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::View;
 use super::entries::{Entries, Entry, Kind, SortKey};
 use super::text::{DateTime, push_grouped, push_html, push_segment, push_size};
-use super::view::View;
 
 const STYLE: &str = include_str!("page.css");
 

@@ -1,4 +1,4 @@
-//! Precompressed siblings of a file: `app.js.br`, `app.js.zst` and `app.js.gz` next to `app.js`.
+//! Representations of a file: the file itself, and its precompressed siblings `app.js.br`, `app.js.zst` and `app.js.gz`.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -15,16 +15,77 @@ use crate::httpserver::{AcceptedCodings, ContentCoding};
 const CODINGS: [(ContentCoding, &str); 3] =
     [(ContentCoding::Brotli, "br"), (ContentCoding::Zstd, "zst"), (ContentCoding::Gzip, "gz")];
 
+/// A representation of a resource: a file and its content coding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Representation {
+    pub(super) relative: PathBuf,
+    pub(super) coding: ContentCoding,
+    /// The precompressed siblings of the file.
+    precompressed: Precompressed,
+    /// The media type, if it is that of another file: the one that was compressed.
+    pub(super) content_type: Option<String>,
+}
+
+impl Representation {
+    /// Creates the identity (uncompressed) representation of a file.
+    pub(super) fn identity(relative: PathBuf) -> Self {
+        let precompressed = Precompressed::default();
+        Representation { relative, coding: ContentCoding::Identity, precompressed, content_type: None }
+    }
+
+    /// Creates the identity representation of a file, and looks for its precompressed siblings if `finds_siblings` is
+    /// set.
+    pub(super) fn find(root: &Root, relative: PathBuf, finds_siblings: bool) -> Self {
+        let precompressed =
+            if finds_siblings { Precompressed::find(root, &relative) } else { Precompressed::default() };
+        Representation { precompressed, ..Representation::identity(relative) }
+    }
+
+    /// Returns the precompressed representation to send to a client, or `None` if that is this one. `content_type` is the
+    /// media type of the file.
+    pub(super) fn for_client(&self, accepted: AcceptedCodings, content_type: &str) -> Option<Representation> {
+        let coding = self.precompressed.best(accepted)?;
+        coding.name()?;
+        let relative = sibling_name(&self.relative, coding);
+        Some(Representation {
+            relative,
+            coding,
+            precompressed: self.precompressed,
+            content_type: Some(content_type.into()),
+        })
+    }
+
+    /// Returns the name of the original file, without the extension of the coding.
+    pub(super) fn original_name(&self) -> Cow<'_, Path> {
+        if self.coding == ContentCoding::Identity {
+            (&*self.relative).into()
+        } else {
+            self.relative.with_extension("").into()
+        }
+    }
+
+    /// Returns whether the response depends on Accept-Encoding.
+    #[inline]
+    pub(super) fn varies(&self) -> bool {
+        self.precompressed.any()
+    }
+
+    /// Returns the name of its content coding; empty for identity.
+    pub(super) fn coding_name(&self) -> &'static str {
+        self.coding.name().unwrap_or_default()
+    }
+}
+
 /// The precompressed siblings that a file has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Precompressed {
+struct Precompressed {
     /// In the order of `CODINGS`.
     present: [bool; 3],
 }
 
 impl Precompressed {
     /// Looks for the siblings of a file. One that is empty or older than the file is not up to date, and is ignored.
-    pub(super) fn find(root: &Root, relative: &Path) -> Self {
+    fn find(root: &Root, relative: &Path) -> Self {
         // Files in a compressed format have no siblings: skip the system calls.
         if media::is_compressed(relative) {
             return Precompressed::default();
@@ -44,13 +105,13 @@ impl Precompressed {
 
     /// Returns whether the file has any precompressed sibling.
     #[inline]
-    pub(super) fn any(self) -> bool {
+    fn any(self) -> bool {
         self.present != [false; 3]
     }
 
     /// Returns the best available coding for a client, which may be identity, or `None` if the client accepts none of
     /// them.
-    pub(super) fn best(self, accepted: AcceptedCodings) -> Option<ContentCoding> {
+    fn best(self, accepted: AcceptedCodings) -> Option<ContentCoding> {
         let present = CODINGS.iter().zip(self.present).filter(|(_, present)| *present).map(|((coding, _), _)| *coding);
         let available: Vec<ContentCoding> = present.chain([ContentCoding::Identity]).collect();
         accepted.best(&available)
@@ -71,18 +132,13 @@ fn is_older(sibling: Option<SystemTime>, original: Option<SystemTime>) -> bool {
 }
 
 /// Returns the name of the sibling with this coding.
-pub(super) fn sibling_name(relative: &Path, coding: ContentCoding) -> PathBuf {
+fn sibling_name(relative: &Path, coding: ContentCoding) -> PathBuf {
     let mut name = OsString::from(relative);
     if let Some((_, extension)) = CODINGS.iter().find(|(listed, _)| *listed == coding) {
         name.push(".");
         name.push(extension);
     }
     name.into()
-}
-
-/// Returns the name of the original file, without the extension of the coding.
-pub(super) fn original_name(relative: &Path, coding: ContentCoding) -> Cow<'_, Path> {
-    if coding == ContentCoding::Identity { relative.into() } else { relative.with_extension("").into() }
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! Byte ranges (RFC 9110 section 14), and responses with several of them: multipart/byteranges (section 14.6).
+//! Conditional and range requests: preconditions (RFC 9110 section 13), evaluated in the order of section 13.2.2, byte
+//! ranges (section 14), and responses with several of them: multipart/byteranges (section 14.6).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
+use std::time::UNIX_EPOCH;
 
-use crate::httpserver::{Part, Response};
+use super::validators::Validators;
+use crate::httpserver::{Part, RequestHead, Response};
 
 /// Maximum number of ranges in a request. More are considered an attack: Range is ignored, as sending the whole file is
 /// cheaper.
@@ -12,6 +15,107 @@ const RANGES_MAX: usize = 100;
 
 /// Approximate overhead of a multipart part in bytes; ranges closer together than this are merged.
 const PART_OVERHEAD_BYTES: u64 = 128;
+
+/// The outcome of the preconditions of a GET or HEAD request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All preconditions hold: respond normally.
+    Proceed,
+    /// 304: the client's copy is current.
+    NotModified,
+    /// 412: a precondition failed.
+    Failed,
+}
+
+/// Evaluates all preconditions except If-Range, which only affects ranges (see [`range_applies`]).
+pub(super) fn evaluate(head: &RequestHead<'_>, file: &Validators) -> Outcome {
+    match (tags(head, "if-match"), date(head, "if-unmodified-since")) {
+        (Some(wanted), _) if !wanted.any(|tag| file.matches_strongly(tag)) => return Outcome::Failed,
+        (None, Some(date)) if file.modified.is_some_and(|modified| modified > date) => return Outcome::Failed,
+        _ => {}
+    }
+    match (tags(head, "if-none-match"), date(head, "if-modified-since")) {
+        (Some(known), _) if known.any(|tag| file.matches_weakly(tag)) => Outcome::NotModified,
+        (None, Some(date)) if file.modified.is_some_and(|modified| modified <= date) => Outcome::NotModified,
+        _ => Outcome::Proceed,
+    }
+}
+
+/// Returns whether a Range header applies: If-Range is absent or matches the current file (RFC 9110 section 13.1.5).
+pub(super) fn range_applies(head: &RequestHead<'_>, file: &Validators) -> bool {
+    let Some(value) = head.header("if-range") else { return true };
+    let Ok(value) = std::str::from_utf8(value) else { return false };
+    match (TagIter { rest: value }).next() {
+        Some(tag) => tag == value && file.matches_strongly(tag),
+        // A date is a strong validator only if the file cannot have changed again within that second; it must match
+        // Last-Modified exactly.
+        None => file.date_is_strong && parse_date(value) == file.modified,
+    }
+}
+
+/// The value of an If-Match or If-None-Match header.
+enum EntityTags<'a> {
+    /// `*`: matches any existing representation.
+    Any,
+    Tags(Vec<&'a str>),
+}
+
+impl EntityTags<'_> {
+    fn any(&self, matches: impl Fn(&str) -> bool) -> bool {
+        match self {
+            EntityTags::Any => true,
+            EntityTags::Tags(tags) => tags.iter().any(|tag| matches(tag)),
+        }
+    }
+}
+
+fn values<'a>(head: &RequestHead<'a>, name: &'static str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    head.headers().filter(move |(header, _)| header.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+}
+
+fn tags<'a>(head: &RequestHead<'a>, name: &'static str) -> Option<EntityTags<'a>> {
+    let mut listed = None;
+    for value in values(head, name) {
+        if value == b"*" {
+            return Some(EntityTags::Any);
+        }
+        let EntityTags::Tags(list) = listed.get_or_insert(EntityTags::Tags(Vec::new())) else { continue };
+        list.extend(TagIter { rest: std::str::from_utf8(value).unwrap_or_default() });
+    }
+    listed
+}
+
+/// Parses the date in a header. A malformed or repeated header counts as absent.
+fn date(head: &RequestHead<'_>, name: &'static str) -> Option<u64> {
+    let mut values = values(head, name);
+    match (values.next(), values.next()) {
+        (Some(value), None) => parse_date(std::str::from_utf8(value).ok()?),
+        _ => None,
+    }
+}
+
+fn parse_date(value: &str) -> Option<u64> {
+    let date = httpdate::parse_http_date(value).ok()?;
+    date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+/// Iterates over a list of entity tags, up to the first malformed one (RFC 9110 section 8.8.3).
+struct TagIter<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for TagIter<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let list = self.rest.trim_start_matches([',', ' ', '\t']);
+        let start = list.strip_prefix("W/").unwrap_or(list).strip_prefix('"')?;
+        let len = list.len() - start.len() + start.find('"')? + 1;
+        let (tag, rest) = list.split_at(len);
+        self.rest = rest;
+        Some(tag)
+    }
+}
 
 /// A parsed Range header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +131,7 @@ pub(super) enum Ranges {
 }
 
 /// Parses a Range header for a file of `len` bytes.
-pub(super) fn parse(value: &[u8], len: u64) -> Ranges {
+pub(super) fn parse_range(value: &[u8], len: u64) -> Ranges {
     let Some(specs) = std::str::from_utf8(value).ok().and_then(strip_unit) else { return Ranges::Full };
     let (mut parts, mut count) = (Vec::new(), 0);
     for spec in specs.split(',').map(|spec| spec.trim_matches([' ', '\t'])).filter(|spec| !spec.is_empty()) {
@@ -138,6 +242,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn entity_tags_are_parsed_from_lists() {
+        for (list, tags) in [
+            ("\"a\"", &["\"a\""][..]),
+            ("W/\"a\", \"b,c\" ,,\t\"\"", &["W/\"a\"", "\"b,c\"", "\"\""]),
+            ("", &[]),
+            ("a", &[]),
+            ("\"a\", b, \"c\"", &["\"a\""]),
+            ("\"a", &[]),
+            ("w/\"a\"", &[]),
+        ] {
+            assert_eq!(TagIter { rest: list }.collect::<Vec<_>>(), tags, "{list}");
+        }
+    }
+
+    #[test]
+    fn dates_are_parsed_in_all_three_formats() {
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(parse_date(text), Some(784_111_777), "{text}");
+        }
+        for text in ["", "0", "yesterday", "Sun, 06 Nov 1994 08:49:37 CET", "784111777"] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn a_single_range_is_parsed() {
         for (value, range) in [
             ("bytes=0-0", 0..1),
@@ -155,7 +284,7 @@ mod tests {
             ("bytes=0-0, 100-200", 0..201),
             ("bytes=0-,-1", 0..10_000),
         ] {
-            assert_eq!(parse(value.as_bytes(), 10_000), Ranges::Single(range), "{value}");
+            assert_eq!(parse_range(value.as_bytes(), 10_000), Ranges::Single(range), "{value}");
         }
     }
 
@@ -178,12 +307,12 @@ mod tests {
             "bytes=1-2, x",
             "bytes=0x1-2",
         ] {
-            assert_eq!(parse(value.as_bytes(), 10_000), Ranges::Full, "{value}");
+            assert_eq!(parse_range(value.as_bytes(), 10_000), Ranges::Full, "{value}");
         }
         let many = |count: usize| (0..count).fold("bytes=".to_owned(), |list, at| format!("{list}{at}000-{at}000,"));
-        assert!(matches!(parse(many(100).as_bytes(), 1 << 30), Ranges::Multiple(parts) if parts.len() == 100));
-        assert_eq!(parse(many(101).as_bytes(), 1 << 30), Ranges::Full);
-        assert_eq!(parse(b"bytes=\xff-1", 10_000), Ranges::Full);
+        assert!(matches!(parse_range(many(100).as_bytes(), 1 << 30), Ranges::Multiple(parts) if parts.len() == 100));
+        assert_eq!(parse_range(many(101).as_bytes(), 1 << 30), Ranges::Full);
+        assert_eq!(parse_range(b"bytes=\xff-1", 10_000), Ranges::Full);
     }
 
     #[test]
@@ -195,20 +324,20 @@ mod tests {
             ("bytes=-0", 10_000),
             ("bytes=10000-, 10001-, -0", 10_000),
         ] {
-            assert_eq!(parse(value.as_bytes(), len), Ranges::Unsatisfiable, "{value}");
+            assert_eq!(parse_range(value.as_bytes(), len), Ranges::Unsatisfiable, "{value}");
         }
     }
 
     #[test]
     fn an_empty_file_is_sent_whole_whatever_the_range() {
         for value in ["bytes=0-", "bytes=0-0", "bytes=-0", "bytes=-5", "bytes=0-, -1", "bytes=7-9"] {
-            assert_eq!(parse(value.as_bytes(), 0), Ranges::Full, "{value}");
+            assert_eq!(parse_range(value.as_bytes(), 0), Ranges::Full, "{value}");
         }
     }
 
     #[test]
     fn ranges_keep_their_order_and_are_merged_if_adjacent() {
-        let several = |value: &str| match parse(value.as_bytes(), 10_000) {
+        let several = |value: &str| match parse_range(value.as_bytes(), 10_000) {
             Ranges::Multiple(parts) => parts,
             other => panic!("{value}: {other:?}"),
         };
@@ -218,7 +347,7 @@ mod tests {
         assert_eq!(several("bytes=1000-1009,0-9,1500-1509,500-1400,9000-"), [500..1510, 0..10, 9000..10_000]);
         // Overlapping ranges never send a byte twice.
         let overlapping = (0..100).fold("bytes=".to_owned(), |list, at| format!("{list}{at}-,"));
-        assert_eq!(parse(overlapping.as_bytes(), 10_000), Ranges::Single(0..10_000));
+        assert_eq!(parse_range(overlapping.as_bytes(), 10_000), Ranges::Single(0..10_000));
     }
 
     /// Generates Range values, most of them valid or almost valid.
@@ -231,7 +360,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_byte_is_sent_twice(value in range_header(), len in 0_u64..1500) {
-            let parts = match parse(value.as_bytes(), len) {
+            let parts = match parse_range(value.as_bytes(), len) {
                 Ranges::Full | Ranges::Unsatisfiable => Vec::new(),
                 Ranges::Single(part) => vec![part],
                 Ranges::Multiple(parts) => {
@@ -247,7 +376,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_parsed_without_panic(value in proptest::collection::vec(any::<u8>(), 0..40), len: u64) {
-            let _ = parse(&value, len);
+            let _ = parse_range(&value, len);
         }
     }
 }
