@@ -25,7 +25,7 @@ use super::handler::{BodySink, Handler};
 use super::response::{Body, PendingReply, Response};
 use super::server::HttpServer;
 use crate::http1::{self, Error, Event, Framing, Head, Next, ReplyContext};
-use crate::r#loop::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Remote, Wire};
+use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated, Flow, Phase, Remote, Wire};
 
 /// Maximum number of requests served on one connection before other connections are served.
 const REQUESTS_PER_TURN: usize = 64;
@@ -395,6 +395,9 @@ impl<H: Handler> App for HttpServer<H> {
 
     /// Drops the current exchange, which notifies the threads that share state with it.
     fn closed(&mut self, id: ConnId, state: HttpConnection, info: CloseInfo) {
+        if let CloseReason::Error(error) = &info.reason {
+            report_truncation(error);
+        }
         if let Some(recorder) = &mut self.recorder {
             let bytes = match state.exchange.as_deref() {
                 Some(Exchange::Sending(writer)) => writer.content_bytes,
@@ -410,5 +413,14 @@ impl<H: Handler> App for HttpServer<H> {
         if let Some(recorder) = &mut self.recorder {
             recorder.end_turn();
         }
+    }
+}
+
+/// Logs that a response could not be completed because its file was truncated: the client sees only a closed connection.
+#[cold]
+fn report_truncation(error: &io::Error) {
+    let Some(cause) = error.get_ref() else { return };
+    if cause.is::<FileTruncated>() {
+        log::warn!("{error}; closed the connection, as the rest of the response is missing");
     }
 }

@@ -5,9 +5,11 @@
 //! connection, because its Content-Length is already sent. Files are not memory-mapped: a file truncated while mapped
 //! would raise SIGBUS.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::file_read::{Readahead, read_at};
@@ -53,7 +55,7 @@ impl FileRange {
             return Ok(None);
         }
         let sent = stream.send_file(&self.file, self.next, count)?;
-        if sent.bytes == 0 { Err(file_too_short()) } else { Ok(Some(sent)) }
+        if sent.bytes == 0 { Err(file_truncated(&self.file)) } else { Ok(Some(sent)) }
     }
 
     fn block_end(&self, blocks: u64) -> u64 {
@@ -80,7 +82,7 @@ impl FileRange {
         let mut filled = 0;
         while filled < all.len() {
             match read_at(&self.file, &mut all[filled..], self.next + filled as u64)? {
-                0 => return Err(file_too_short()),
+                0 => return Err(file_truncated(&self.file)),
                 count => filled += count,
             }
         }
@@ -88,6 +90,36 @@ impl FileRange {
     }
 }
 
-fn file_too_short() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "file was truncated while being sent")
+/// The cause of the error for a file that ends before the range that is sent, so that an application can log it.
+#[derive(Debug)]
+pub(crate) struct FileTruncated {
+    /// `None` if the system does not know it.
+    path: Option<PathBuf>,
+}
+
+impl fmt::Display for FileTruncated {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(formatter, "{} was truncated while being sent", path.display()),
+            None => formatter.write_str("a file was truncated while being sent"),
+        }
+    }
+}
+
+impl std::error::Error for FileTruncated {}
+
+fn file_truncated(file: &File) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, FileTruncated { path: path_of(file) })
+}
+
+/// Returns the path of an open file, as the kernel knows it.
+#[cfg(target_os = "linux")]
+fn path_of(file: &File) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn path_of(_: &File) -> Option<PathBuf> {
+    None
 }

@@ -79,6 +79,7 @@ pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, Flow, Phase, Remote,
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use connection_limit::ConnectionLimit;
 pub use event_loop::EventLoop;
+pub(crate) use file_range::FileTruncated;
 #[cfg(any(feature = "compress", feature = "files"))]
 pub(crate) use file_read::read_at;
 pub use handoff::HandoffListener;

@@ -1,0 +1,98 @@
+//! Log lines of `serverd files`: each names the cause and, if there is one, the option.
+
+use std::io::Read;
+
+use super::{Tree, request};
+use crate::process::{Running, backends};
+
+/// Stops a server and returns the lines of its log that contain `text`.
+fn log_lines(mut server: Running, text: &str) -> Vec<String> {
+    server.signal("TERM");
+    let mut log = String::new();
+    server.child.stderr.take().expect("piped").read_to_string(&mut log).expect("UTF-8");
+    log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+}
+
+fn start(tree: &Tree, backend: &str, options: &[&str]) -> Running {
+    let root = tree.path().display().to_string();
+    Running::start(&[&["files", &root, "-p", "0", "-b", backend], options].concat())
+}
+
+#[test]
+fn a_file_truncated_while_being_sent_leaves_one_line_that_names_it() {
+    for backend in backends() {
+        let tree = Tree::new(&[]);
+        let path = tree.write("large.bin", "");
+        let file = std::fs::File::options().write(true).open(path).expect("open file");
+        file.set_len(64 << 20).expect("sparse file");
+        let server = start(&tree, backend, &[]);
+        let mut client = server.connect();
+        client.send("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.read(1000);
+        file.set_len(1 << 20).expect("truncate file");
+        // Both end of file and a reset are acceptable.
+        let _ = client.socket.read_to_end(&mut Vec::new());
+        let lines = log_lines(server, "truncated while being sent");
+        let expected = if cfg!(target_os = "linux") { "root/large.bin was truncated" } else { "a file was truncated" };
+        assert!(lines.len() == 1 && lines[0].contains(expected), "{backend}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_refused_symbolic_link_leaves_one_line_that_names_the_option() {
+    for backend in backends() {
+        let tree = Tree::new(&[("a.txt", "text")]);
+        std::fs::write(tree.outside().join("secret"), "outside").expect("write file");
+        for (target, link) in [("../secret", "relative"), ("/etc/hostname", "absolute")] {
+            std::os::unix::fs::symlink(target, tree.path().join(link)).expect("create symlink");
+        }
+        let server = start(&tree, backend, &[]);
+        let mut client = server.connect();
+        for path in ["/relative", "/absolute", "/relative", "/a.txt", "/nowhere"] {
+            request(&mut client, "GET", path, "Accept: text/html\r\n");
+        }
+        let lines = log_lines(server, "symbolic link");
+        assert_eq!(lines.len(), 2, "{backend}: {lines:?}");
+        for (line, path) in lines.iter().zip(["/relative", "/absolute"]) {
+            assert!(line.contains(path) && line.contains("--follow-symlinks"), "{backend}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_read_any_more_leaves_one_line_that_says_why() {
+    for backend in backends() {
+        let tree = Tree::new(&[("index.html", "<p>the app"), ("404.html", "<p>nothing here")]);
+        let server = start(&tree, backend, &["--file-cache", "0", "--spa", "index.html"]);
+        let mut client = server.connect();
+        let mut pages = || {
+            let page = |path: &str, client: &mut crate::harness::Client| {
+                request(client, "GET", path, "Accept: text/html\r\nSec-Fetch-Dest: document\r\n").text()
+            };
+            let missing =
+                request(&mut client, "GET", "/a.js", "Accept: text/html\r\nSec-Fetch-Dest: script\r\n").text();
+            (page("/route", &mut client), missing)
+        };
+        let whole = ("<p>the app".to_owned(), "<p>nothing here".to_owned());
+        assert_eq!(pages(), whole, "{backend}");
+        for name in ["index.html", "404.html"] {
+            std::fs::remove_file(tree.path().join(name)).expect("remove file");
+            std::os::unix::fs::symlink("/etc/hostname", tree.path().join(name)).expect("create symlink");
+        }
+        for _ in 0..3 {
+            assert_eq!(pages(), whole, "{backend}");
+        }
+        // Also when the pages are loaded again on request.
+        server.signal("HUP");
+        for _ in 0..3 {
+            assert_eq!(pages(), whole, "{backend}");
+        }
+        let lines = log_lines(server, "cannot read the");
+        assert_eq!(lines.len(), 2, "{backend}: {lines:?}");
+        for (line, page) in lines.iter().zip(["--spa page index.html", "error page 404.html"]) {
+            for text in [page, "leads out of the directory", "the previous one is served", "--follow-symlinks"] {
+                assert!(line.contains(text), "{backend}: {line}");
+            }
+        }
+    }
+}
