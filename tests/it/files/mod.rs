@@ -4,7 +4,10 @@ mod cache_limits;
 mod changes;
 mod command;
 mod conditions;
+mod error_pages;
 mod listing;
+#[cfg(unix)]
+mod log_lines;
 mod media_types;
 #[cfg(unix)]
 mod names;

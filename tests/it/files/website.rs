@@ -88,18 +88,6 @@ on_every_backend! {
         }
     }
 
-    fn browsers_get_error_pages<B>() {
-        let tree = Tree::new(&[]);
-        let server = tree.serve::<B>();
-        let mut client = server.connect();
-        let response = request(&mut client, "GET", "/nowhere", NAVIGATION);
-        assert_eq!((response.status, response.header("content-type")), (404, Some("text/html; charset=utf-8")));
-        assert!(response.text().contains("Not Found") && response.text().contains("prefers-color-scheme"));
-        let policy = response.header("content-security-policy").expect("Content-Security-Policy");
-        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
-        assert_eq!(request(&mut client, "GET", "/nowhere", SUBRESOURCE).text(), "Not Found\n");
-    }
-
     fn a_custom_404_page_is_served<B>() {
         let tree = site();
         let server = tree.serve::<B>();
