@@ -242,13 +242,14 @@ impl Pages {
             return;
         }
         self.broken.push(key.to_owned());
-        let (option, name) = match &loader.options().spa {
-            Some(page) if key == SPA_KEY => ("--spa", page.as_str()),
-            _ => ("error", key),
-        };
         let advice = if is_escape(problem) { " (see --follow-symlinks)" } else { "" };
         let outcome = if is_kept { "; the previous one is served" } else { "" };
-        log::error!("cannot read the {option} page {name}: {problem}{advice}{outcome}");
+        match &loader.options().spa {
+            Some(page) if key == SPA_KEY => {
+                log::error!("cannot read the --spa page {page}: {problem}{advice}{outcome}");
+            }
+            _ => log::error!("cannot read the error page {key}: {problem}{advice}{outcome}"),
+        }
     }
 }
 

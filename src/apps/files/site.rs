@@ -40,6 +40,9 @@ const READS_QUEUED_MAX: usize = 1024;
 /// Number of refused links that are remembered, so that each is logged once.
 const REPORTED_MAX: usize = 64;
 
+/// Minimum time between two such lines: the log of the process drops lines that are repeated within a second.
+const REPORT_INTERVAL: Duration = Duration::from_millis(1100);
+
 /// Time after its last change during which an empty root counts as being rebuilt, if it had entries before.
 const REBUILD_TIME: Duration = Duration::from_secs(60);
 
@@ -57,7 +60,14 @@ pub(super) struct Site {
     pub(super) history: History,
     /// True once anything in the directory was served.
     was_populated: AtomicBool,
-    reported: Mutex<VecDeque<String>>,
+    reported: Mutex<Reported>,
+}
+
+/// The refused links that were logged.
+#[derive(Default)]
+struct Reported {
+    paths: VecDeque<String>,
+    last: Option<Instant>,
 }
 
 /// The state of resolving the path again.
@@ -249,16 +259,19 @@ impl Site {
             && modified.is_ok_and(|time| time.into_std().elapsed().map_or(true, |age| age < REBUILD_TIME))
     }
 
-    /// Logs that a symbolic link was refused, once per path.
+    /// Logs that a symbolic link was refused, once per path. Of several at a time, the others are logged when they are
+    /// requested again.
     pub(super) fn report_escape(&self, path: &str) {
-        let mut reported = lock(&self.reported);
-        if reported.iter().any(|known| known == path) {
+        let (mut reported, now) = (lock(&self.reported), Instant::now());
+        let is_too_early = reported.last.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL);
+        if is_too_early || reported.paths.iter().any(|known| known == path) {
             return;
         }
-        if reported.len() == REPORTED_MAX {
-            reported.pop_front();
+        if reported.paths.len() == REPORTED_MAX {
+            reported.paths.pop_front();
         }
-        reported.push_back(path.to_owned());
+        reported.paths.push_back(path.to_owned());
+        reported.last = Some(now);
         drop(reported);
         log::warn!("{path}: refused a symbolic link that leads out of the directory (see --follow-symlinks)");
     }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Tree, request};
 use crate::process::{Running, backends, run, run_with, serverd};
 
-const HASH: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
+pub(super) const HASH: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
 
 fn tree() -> Tree {
     let tree = Tree::new(&[("index.html", "<p>hello")]);
@@ -17,7 +17,7 @@ fn tree() -> Tree {
     tree
 }
 
-fn basic(credentials: &str) -> String {
+pub(super) fn basic(credentials: &str) -> String {
     format!("Authorization: Basic {}\r\n", STANDARD.encode(credentials))
 }
 
