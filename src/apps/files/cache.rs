@@ -26,7 +26,11 @@ pub(super) struct Cache {
     bytes: usize,
     bytes_max: usize,
     open_max: usize,
+    watch: Watch,
 }
+
+/// Makes another thread close the files that are not used: see [`OpenFiles::close_unused`].
+pub(super) type Watch = Arc<dyn Fn(&Arc<OpenFiles>) + Send + Sync>;
 
 /// A file found in the cache.
 pub(super) enum Found<'a> {
@@ -46,13 +50,13 @@ impl Deref for Found<'_> {
 }
 
 impl Cache {
-    pub(super) fn new(bytes_max: usize, open_max: usize) -> Self {
-        Cache { small: LruCache::unbounded(), open: Arc::default(), bytes: 0, bytes_max, open_max }
+    pub(super) fn new(bytes_max: usize, open_max: usize, watch: Watch) -> Self {
+        Cache { small: LruCache::unbounded(), open: Arc::default(), bytes: 0, bytes_max, open_max, watch }
     }
 
     /// Creates an empty cache with the same limits.
     pub(super) fn new_like(&self) -> Self {
-        Cache::new(self.bytes_max, self.open_max)
+        Cache::new(self.bytes_max, self.open_max, Arc::clone(&self.watch))
     }
 
     /// Returns a small file if it was validated within the current second. This is the fast path.
@@ -130,7 +134,7 @@ impl Cache {
         drop(self.take(path));
         if file.is_open() {
             if self.open.put(path, file, loader.now, self.open_max.max(1)) {
-                loader.site.watch(&self.open);
+                (self.watch)(&self.open);
             }
             return;
         }

@@ -16,14 +16,13 @@ use super::media::{self, Media};
 use super::options::Options;
 use super::representation::Representation;
 use super::root::{Root, is_removed};
-use super::site::Site;
-use super::validators::{Fingerprint, Validators};
+use super::validators::{Fingerprint, History, Validators};
 use crate::httpserver::{HeaderBlock, RequestHead, Response};
 use crate::r#loop::read_at;
 
 /// Maximum size of a file that is held in memory. Sending it from memory costs less than half as much as the system
 /// calls that send it from a descriptor. Also the size of the beginning of a larger file by which its type is recognized.
-const SMALL_BYTES_MAX: u64 = 32 * 1024;
+pub(super) const SMALL_BYTES_MAX: u64 = 32 * 1024;
 
 /// Maximum size of a page held in memory that is sent in place of a missing file, so that it is there when its file cannot
 /// be read.
@@ -70,8 +69,9 @@ impl From<io::Error> for LoadError {
 /// The parameters of [`CachedFile::load`].
 #[derive(Clone, Copy)]
 pub(super) struct Loader<'a> {
-    pub(super) site: &'a Site,
     pub(super) root: &'a Root,
+    pub(super) options: &'a Options,
+    pub(super) history: &'a History,
     /// The current Unix time in seconds.
     pub(super) now: u64,
     /// Maximum size of a file that is held in memory.
@@ -80,25 +80,15 @@ pub(super) struct Loader<'a> {
     pub(super) may_block: bool,
 }
 
-impl<'a> Loader<'a> {
-    /// Creates the parameters for the file of a request.
-    pub(super) fn new(site: &'a Site, root: &'a Root, head: &RequestHead<'_>) -> Self {
-        let may_block = Site::page_cache_is_filled(head);
-        Loader { site, root, now: head.unix_time(), memory_bytes_max: SMALL_BYTES_MAX, may_block }
-    }
-
-    pub(super) fn options(&self) -> &'a Options {
-        &self.site.options
-    }
-
+impl Loader<'_> {
     /// Returns the identity representation of a file, with its precompressed siblings.
     pub(super) fn identity(&self, relative: PathBuf) -> Representation {
-        Representation::find(self.root, relative, self.options().precompressed)
+        Representation::find(self.root, relative, self.options.precompressed)
     }
 
     /// Returns the value of [`CachedFile::validated_at`] for a file that was just compared with the file system.
     fn validated_now(&self) -> u64 {
-        if self.options().cache_bytes_max == 0 { NEVER } else { self.now }
+        if self.options.cache_bytes_max == 0 { NEVER } else { self.now }
     }
 }
 
@@ -106,7 +96,7 @@ impl CachedFile {
     /// Opens a file, and reads it into memory if it is small.
     pub(super) fn load(loader: &Loader<'_>, representation: Representation) -> Result<CachedFile, LoadError> {
         let (file, mut metadata) = loader.root.open_file(&representation.relative)?;
-        let types = &loader.options().types;
+        let types = &loader.options.types;
         let is_small = metadata.len() <= loader.memory_bytes_max;
         let has_own_type = representation.content_type.is_none();
         let needs_start = has_own_type && media::needs_content(&representation.relative, types);
@@ -129,7 +119,7 @@ impl CachedFile {
             let validators = Validators::of_content(&start, &fingerprint, now);
             (Content::Memory(start.into()), validators)
         } else {
-            let mtime_is_reused = loader.site.history.record(&representation.relative, &fingerprint);
+            let mtime_is_reused = loader.history.record(&representation.relative, &fingerprint);
             let coding = representation.coding.name();
             let validators = Validators::of_metadata(&fingerprint, coding, mtime_is_reused, now);
             (Content::Open(Arc::new(file), metadata.len()), validators)
@@ -317,7 +307,7 @@ fn headers(
     content: &Content,
 ) -> (Arc<HeaderBlock>, Arc<HeaderBlock>) {
     // Every representation gets the Cache-Control of the original name, which may contain a content hash.
-    let cache_control = loader.options().cache_control.value(&representation.original_name());
+    let cache_control = loader.options.cache_control.value(&representation.original_name());
     let mut not_modified = HeaderBlock::new().with("ETag", &validators.etag).with("Cache-Control", cache_control);
     if representation.varies() {
         not_modified = not_modified.with("Vary", "Accept-Encoding");

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::cache::Cache;
-use super::cached_file::{LoadError, Loader};
-use super::errors::{Pages, error_response, is_escape, is_out_of_fds, status_response, vary, wants_page};
+use super::cached_file::{LoadError, Loader, SMALL_BYTES_MAX};
+use super::errors::{error_response, is_escape, is_out_of_fds, status_response, wants_page};
+use super::fallback::{Pages, vary};
 use super::listing::{Lister, ListingFailed};
 use super::options::Options;
 use super::path::{Resolved, Target, last_segment};
@@ -53,7 +54,7 @@ impl Clone for Files {
             generation,
             options: Arc::clone(&self.options),
             cache: self.cache.new_like(),
-            pages: Pages::default(),
+            pages: Pages::new(self.site.watcher()),
             lister: Arc::clone(&self.lister),
         }
     }
@@ -79,8 +80,9 @@ impl Files {
         let options = Arc::new(options);
         let site = Arc::new(Site::open(std::path::absolute(directory)?, Arc::clone(&options))?);
         let (root, generation) = site.current();
-        let cache = Cache::new(options.cache_bytes_max, options.open_files_max);
-        Ok(Files { site, root, generation, options, cache, pages: Pages::default(), lister: Arc::default() })
+        let cache = Cache::new(options.cache_bytes_max, options.open_files_max, site.watcher());
+        let pages = Pages::new(site.watcher());
+        Ok(Files { site, root, generation, options, cache, pages, lister: Arc::default() })
     }
 
     /// Returns a function that makes this file server and its clones resolve the path of the directory again and compare
@@ -163,7 +165,7 @@ impl Files {
         if is_escape(error) {
             self.site.report_escape(head.path());
         }
-        match self.pages.respond(head, &Loader::new(&self.site, root, head), error) {
+        match self.pages.respond(head, &loader(&self.site, root, head), error) {
             Ok(Some(response)) => response,
             Err(LoadError::Cold(file)) => self.site.fill_page_cache(file),
             Ok(None) | Err(LoadError::Io(_)) => {
@@ -176,7 +178,7 @@ impl Files {
     fn look_up(&mut self, head: &RequestHead<'_>, root: &Arc<Root>) -> Result<Response, LoadError> {
         let target = Target::parse(head.path_below_mount(), self.options.hidden)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let (path, loader) = (target.canonical(), Loader::new(&self.site, root, head));
+        let (path, loader) = (target.canonical(), loader(&self.site, root, head));
         // The cache may hold the path in its canonical spelling.
         if self.cache.fresh(path.as_bytes(), head.unix_time()).is_none() {
             match target.resolve(root, &self.options)? {
@@ -216,6 +218,18 @@ impl Handler for Files {
             b"GET" | b"HEAD" => self.get(&request.head()),
             method => method_response(method),
         }
+    }
+}
+
+/// Returns the parameters for loading the file of a request.
+fn loader<'a>(site: &'a Site, root: &'a Root, head: &RequestHead<'_>) -> Loader<'a> {
+    Loader {
+        root,
+        options: &site.options,
+        history: &site.history,
+        now: head.unix_time(),
+        memory_bytes_max: SMALL_BYTES_MAX,
+        may_block: Site::page_cache_is_filled(head),
     }
 }
 

@@ -5,7 +5,8 @@
 //! handler.rs          Files: request -> cached file, listing, redirect or error
 //!   path.rs             request path -> file, directory or redirect
 //!   cache.rs            LRU cache: request path -> file
-//!   errors.rs           I/O error -> status, single-page app, the site's own or a built-in error page
+//!   errors.rs           I/O error -> status and built-in error page
+//!   fallback.rs         the page of the single-page app, and the site's own error pages
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
 //!   root.rs             relative path -> open file; confines every lookup to the root
 //! cached_file.rs      open file -> response
@@ -20,6 +21,7 @@ mod cache;
 mod cached_file;
 mod conditions;
 mod errors;
+mod fallback;
 mod handler;
 mod listing;
 mod media;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
-use super::cache::OpenFiles;
+use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
 use super::errors::is_out_of_fds;
 use super::options::Options;
@@ -168,9 +168,14 @@ impl Site {
         sent
     }
 
-    /// Closes the files that are not used from now on.
-    pub(super) fn watch(&self, files: &Arc<OpenFiles>) {
-        self.send(Task::Watch(Arc::downgrade(files)));
+    /// Returns a function that makes the thread close the files that a worker no longer uses.
+    pub(super) fn watcher(self: &Arc<Self>) -> Watch {
+        let site = Arc::downgrade(self);
+        Arc::new(move |files| {
+            if let Some(site) = site.upgrade() {
+                site.send(Task::Watch(Arc::downgrade(files)));
+            }
+        })
     }
 
     /// Sends a task to the thread. Returns false if the thread could not be started.

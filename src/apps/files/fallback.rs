@@ -1,0 +1,185 @@
+//! Pages in place of a missing file: that of the single-page app, and the site's own error pages.
+
+use std::io;
+use std::path::PathBuf;
+
+use http::StatusCode;
+
+use super::cache::{Cache, Watch};
+use super::cached_file::{CachedFile, LoadError, Loader, PAGE_BYTES_MAX};
+use super::errors::{is_escape, status_for, wants_page};
+use super::media;
+use super::options::Options;
+use super::path::last_segment;
+use super::representation::Representation;
+use crate::httpserver::{RequestHead, Response};
+
+/// Maximum total size in bytes of the pages that are held in memory: more than all of them can have.
+const PAGES_BYTES_MAX: usize = 4 << 20;
+
+/// Maximum number of larger pages that are kept open.
+const PAGES_OPEN_MAX: usize = 16;
+
+/// Cache key of the page of the single-page app. That page may be one of the error pages as well, but with precompressed
+/// siblings. NUL cannot occur in a path.
+const SPA_KEY: &str = "\0spa";
+
+/// Returns the request headers that the choice of an error response depends on.
+pub(super) fn vary(options: &Options) -> &'static str {
+    if options.spa.is_some() { "Accept, Sec-Fetch-Dest" } else { "Accept" }
+}
+
+/// The pages of a site that are sent in place of a missing file: the page of the single-page app, and the site's own error
+/// pages. A page whose file becomes empty or unreadable is kept as it was.
+pub(super) struct Pages {
+    cache: Cache,
+    /// Names of the pages that could not be read, each of which was logged.
+    broken: Vec<String>,
+}
+
+impl Pages {
+    pub(super) fn new(watch: Watch) -> Self {
+        Pages { cache: Cache::new(PAGES_BYTES_MAX, PAGES_OPEN_MAX, watch), broken: Vec::new() }
+    }
+
+    /// Makes the next request for each page load it again.
+    pub(super) fn expire(&mut self) {
+        self.cache.expire();
+    }
+
+    /// Drops all pages.
+    pub(super) fn clear(&mut self) {
+        self.cache.clear();
+    }
+
+    /// Closes all pages that are too large for the memory.
+    pub(super) fn close_files(&mut self) {
+        self.cache.close_files();
+    }
+
+    /// Responds with the page of the single-page app or the site's own error page, if there is one for this error.
+    pub(super) fn respond(
+        &mut self,
+        head: &RequestHead<'_>,
+        loader: &Loader<'_>,
+        error: &io::Error,
+    ) -> Result<Option<Response>, LoadError> {
+        let loader = &Loader { memory_bytes_max: PAGE_BYTES_MAX, ..*loader };
+        let status = status_for(error);
+        if status == StatusCode::NOT_FOUND
+            && let Some(page) = &loader.options.spa
+            && is_page_request(head)
+        {
+            return self.spa_page(head, loader, page.into()).map(Some);
+        }
+        // Missing scripts and API calls get the plain error.
+        if !wants_page(head) {
+            return Ok(None);
+        }
+        let names: &[&str] = match status {
+            StatusCode::NOT_FOUND => &["404.html"],
+            StatusCode::FORBIDDEN => &["403.html"],
+            StatusCode::INTERNAL_SERVER_ERROR => &["500.html", "50x.html"],
+            StatusCode::SERVICE_UNAVAILABLE => &["503.html", "50x.html"],
+            _ => &[],
+        };
+        for name in names {
+            match self.error_page(loader, name, status) {
+                Err(LoadError::Io(_)) => {}
+                outcome => return outcome.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Responds with the page of the single-page app, whatever the request path.
+    fn spa_page(
+        &mut self,
+        head: &RequestHead<'_>,
+        loader: &Loader<'_>,
+        relative: PathBuf,
+    ) -> Result<Response, LoadError> {
+        if self.cache.fresh(SPA_KEY.as_bytes(), loader.now).is_none() {
+            self.load(loader, SPA_KEY, loader.identity(relative))?;
+        }
+        let response = self.cache.negotiate(head, loader, SPA_KEY)?;
+        Ok(response.header("Vary", vary(loader.options)))
+    }
+
+    /// Responds with the site's own error page, such as `404.html` in the served directory.
+    fn error_page(&mut self, loader: &Loader<'_>, name: &str, status: StatusCode) -> Result<Response, LoadError> {
+        if self.cache.fresh(name.as_bytes(), loader.now).is_none() {
+            self.load(loader, name, Representation::identity(name.into()))?;
+        }
+        let evicted = || LoadError::from(io::Error::from(io::ErrorKind::NotFound));
+        let page = self.cache.get(name.as_bytes(), loader.now).ok_or_else(evicted)?;
+        let response = page.respond_as_error(status).header("Vary", vary(loader.options));
+        Ok(if status == StatusCode::SERVICE_UNAVAILABLE { response.header("Retry-After", "1") } else { response })
+    }
+
+    /// Caches a page. If its file has become empty or cannot be read any more, keeps the cached one; an error page whose
+    /// file was removed is gone.
+    fn load(&mut self, loader: &Loader<'_>, key: &str, representation: Representation) -> Result<(), LoadError> {
+        let mut cached = self.cache.take(key.as_bytes());
+        let had_content = cached.as_ref().is_some_and(|page| !page.is_empty());
+        let problem = match CachedFile::reload(cached.as_mut(), loader, representation) {
+            Ok(None) => None,
+            Ok(Some(page)) if page.is_empty() && had_content => Some(io::Error::other("it is empty")),
+            Ok(Some(page)) => {
+                cached = Some(page);
+                None
+            }
+            Err(LoadError::Io(error)) if key != SPA_KEY && error.kind() == io::ErrorKind::NotFound => {
+                self.broken.retain(|name| name != key);
+                return Err(error.into());
+            }
+            Err(LoadError::Io(error)) => Some(error),
+            Err(cold) => {
+                if let Some(page) = cached {
+                    self.cache.put(loader, key.as_bytes(), page);
+                }
+                return Err(cold);
+            }
+        };
+        match &problem {
+            Some(problem) => self.report(loader, key, problem, cached.is_some()),
+            None => self.broken.retain(|name| name != key),
+        }
+        match (cached, problem) {
+            (Some(mut page), _) => {
+                page.set_validated(loader);
+                self.cache.put(loader, key.as_bytes(), page);
+                Ok(())
+            }
+            (None, problem) => Err(problem.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into()),
+        }
+    }
+
+    /// Logs that a page cannot be read, once until it can be read again.
+    fn report(&mut self, loader: &Loader<'_>, key: &str, problem: &io::Error, is_kept: bool) {
+        if self.broken.iter().any(|name| name == key) {
+            return;
+        }
+        self.broken.push(key.to_owned());
+        let advice = if is_escape(problem) { " (see --follow-symlinks)" } else { "" };
+        let outcome = if is_kept { "; the previous one is served" } else { "" };
+        match &loader.options.spa {
+            Some(page) if key == SPA_KEY => {
+                log::error!("cannot read the --spa page {page}: {problem}{advice}{outcome}");
+            }
+            _ => log::error!("cannot read the error page {key}: {problem}{advice}{outcome}"),
+        }
+    }
+}
+
+/// Returns whether a request is for a page rather than for a resource of a page or an API. Link previews, monitors and
+/// crawlers accept anything; browsers name `text/html`, and newer ones send Sec-Fetch-Dest.
+fn is_page_request(head: &RequestHead<'_>) -> bool {
+    let destination = head.header("sec-fetch-dest").unwrap_or(b"document");
+    if ![&b"document"[..], b"iframe", b"frame"].contains(&destination) || head.weight_of("text/html") == 0 {
+        return false;
+    }
+    let is_api_request = || head.names_media_type("application/json");
+    let is_resource = || media::is_resource(last_segment(head.path()).as_ref());
+    head.names_media_type("text/html") || !is_api_request() && !is_resource()
+}
