@@ -291,7 +291,7 @@ impl Output {
             return range.send(stream, bytes_max);
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let (count, file_follows) = self.gather(&mut slices);
+        let (count, file_follows) = self.gather(&mut slices, bytes_max);
         let outcome = check_progress(match &slices[..count] {
             [only] if file_follows => stream.write_more(only),
             [only] => stream.write(only),
@@ -315,25 +315,29 @@ impl Output {
         }
     }
 
-    /// Collects the bytes at the front of the queue. Returns the number of slices and whether a file range follows.
-    fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> (usize, bool) {
-        let (mut count, mut at) = (0, self.sent);
+    /// Collects up to `bytes_max` bytes at the front of the queue. Returns the number of slices and whether a file range
+    /// follows.
+    fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX], bytes_max: usize) -> (usize, bool) {
+        let (mut count, mut at, mut left) = (0, self.sent, bytes_max);
         for segment in &self.queue {
-            if count == SLICES_MAX {
+            if count == SLICES_MAX || left == 0 {
                 return (count, false);
             }
-            slices[count] = IoSlice::new(match segment {
+            let bytes = match segment {
                 Segment::Buffered(len) => {
                     at += len;
                     &self.buffer[at - len..at]
                 }
                 Segment::Shared(bytes) => bytes,
                 Segment::File(_) => return (count, true),
-            });
+            };
+            let bytes = &bytes[..bytes.len().min(left)];
+            left -= bytes.len();
+            slices[count] = IoSlice::new(bytes);
             count += 1;
         }
-        if at < self.buffer.len() && count < SLICES_MAX {
-            slices[count] = IoSlice::new(&self.buffer[at..]);
+        if at < self.buffer.len() && count < SLICES_MAX && left > 0 {
+            slices[count] = IoSlice::new(&self.buffer[at..self.buffer.len().min(at.saturating_add(left))]);
             count += 1;
         }
         (count, false)
@@ -412,6 +416,21 @@ mod tests {
         assert_eq!(output.to_vec(), expected[large.len() + 5..]);
         output.push(&large);
         assert_eq!(output.len(), expected.len() - large.len() - 5 + large.len());
+    }
+
+    #[test]
+    fn a_write_has_no_more_bytes_than_the_quota() {
+        let mut output = Output::new();
+        output.extend(b"head");
+        output.share(&Bytes::from_static(b"shared"));
+        output.extend(b"tail");
+        for bytes_max in (1..20).chain([usize::MAX]) {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let (count, _) = output.gather(&mut slices, bytes_max);
+            let gathered: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!(gathered, b"headsharedtail"[..bytes_max.min(14)]);
+            assert!(slices[..count].iter().all(|slice| !slice.is_empty()));
+        }
     }
 
     #[test]
