@@ -158,7 +158,7 @@ pub struct Timeouts {
     /// Maximum time without input in a lingering close, after an error response or while the peer is still sending.
     /// Default: 5 s.
     pub linger: Option<Duration>,
-    /// Maximum time in which a lingering close discards input. Default: 30 s.
+    /// Maximum time in which a lingering close discards input, unless the peer is still receiving output. Default: 30 s.
     pub linger_total: Option<Duration>,
     /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
     /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends

@@ -87,7 +87,8 @@ impl<S: Stream, T> Connection<S, T> {
         self.sent_much && self.stream.unacknowledged_bytes().is_some_and(|bytes| bytes > 0)
     }
 
-    /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer.
+    /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer. The total time
+    /// is no limit while the peer is receiving: then only the timer ends the connection, once the peer makes no progress.
     pub(super) fn discard_input<A: App>(&mut self, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()> {
         let mut quota = context.limits.read_bytes_per_turn;
         while self.readable && quota > 0 {
@@ -100,15 +101,13 @@ impl<S: Stream, T> Connection<S, T> {
                 }
                 Err(error) => return Err(error),
             };
-            self.restart |= count > 0;
             quota = quota.saturating_sub(count.max(1));
             let progress = self.progress.get_or_insert_default();
             progress.received += count as u64;
-            let lingers_ms = context.now_ms - progress.linger_since_ms;
-            if count == 0
-                || progress.received > context.limits.linger_bytes_max
-                || lingers_ms >= context.linger_total_ms
-            {
+            let is_too_much = progress.received > context.limits.linger_bytes_max;
+            let is_in_time = context.now_ms - progress.linger_since_ms < context.linger_total_ms;
+            self.restart |= count > 0 && is_in_time;
+            if count == 0 || is_too_much || !(is_in_time || self.is_unacknowledged()) {
                 // No unread input is left that would cause a reset, or a limit is exceeded.
                 self.ended = true;
                 self.stage = Stage::Closing { linger: false };
