@@ -108,7 +108,7 @@ slow_conformance() { # cases that wait for timeouts, with all servers in paralle
 }
 
 simulation() { # SEEDS
-    SERVERD_SIM_SEEDS=$1 cargo test --locked --profile sim --test it sim:: -- --nocapture
+    SERVERD_SIM_SEEDS=$1 cargo test --locked --profile sim --test sim -- --nocapture
 }
 
 drains() { SERVERD_DRAINS=$1 cargo test --locked --test it drain_load; } # RUNS

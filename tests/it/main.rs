@@ -40,8 +40,6 @@ mod readiness;
 mod responses;
 mod routes;
 mod schedule;
-#[cfg(unix)]
-mod sim;
 mod streams;
 mod suspend;
 mod tcp;

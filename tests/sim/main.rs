@@ -1,35 +1,50 @@
 //! Deterministic simulation of a server: hours of virtual time take moments of real time. Each run is reproducible from
 //! its seed.
 //!
-//! `SERVERD_SIM_SEEDS` is the number of seeds to try, `SERVERD_SIM_FIRST` the first one. Failing seeds are printed; add
-//! them to `SEEDS` as regression tests.
+//! `SERVERD_SIM_SEEDS` is the number of seeds to try, `SERVERD_SIM_FIRST` the first one. Failing seeds are printed.
+//!
+//! This is a separate test binary because it counts memory allocations, with a process-wide allocator, and because its
+//! optimised build for many seeds then takes little time.
+
+#![cfg(unix)]
 
 mod chat;
 mod client;
+mod slow;
 mod world;
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::Write as _;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serverd::{
-    EventLoop, Handle, HttpServer, LoopLimits, Part, Poller, Readiness, Request, Response, StatusCode, Timeouts, Turn,
+    Counters, EventLoop, Handle, HttpServer, LoopLimits, Part, Poller, Readiness, Request, Responder, Response,
+    StatusCode, Timeouts, Turn,
 };
 
 use self::client::{Client, Outcome, Step};
 use self::world::{Conditions, Rng, Sim, SimListener, World};
 
-/// Regression tests: seeds that have found bugs.
-const SEEDS: [u64; 9] = [23, 76, 596, 1334, 1463, 1825, 3363, 9431, 20365];
-
 /// Body size of a large response.
 const LARGE_BYTES: usize = 700_000;
 
+/// Maximum body size of a huge response, which fills the send buffer several times.
+const HUGE_BYTES: usize = 12_000_000;
+
+/// Period of the [`pattern`].
+const PATTERN_BYTES: usize = 251;
+
+/// Memory that the server may use besides that of its connections, and for each client that there has been.
+const MEMORY_MAX: usize = 1 << 20;
+const MEMORY_PER_CLIENT: usize = 1024;
+
 /// Default number of seeds.
-const COUNT: u64 = 12;
+const COUNT: u64 = 4;
 
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
@@ -47,14 +62,15 @@ fn every_request_is_answered_once_in_order_and_in_time_on_an_edge_triggered_back
 
 fn try_seeds<const EDGE: bool>() {
     let first = variable("SERVERD_SIM_FIRST", 1);
-    let seeds = SEEDS.into_iter().chain(first..first + variable("SERVERD_SIM_SEEDS", COUNT));
+    let seeds = first..first + variable("SERVERD_SIM_SEEDS", COUNT);
     let (mut clients, mut virtual_us, mut failing) = (0, 0, Vec::new());
     for seed in seeds {
-        if let Ok((seed_clients, seed_us)) = std::panic::catch_unwind(|| run::<EDGE>(seed)) {
+        // In a thread of its own, because memory is counted per thread.
+        if let Ok((seed_clients, seed_us)) = std::thread::spawn(move || run::<EDGE>(seed)).join() {
             clients += seed_clients;
             virtual_us += seed_us;
         } else {
-            println!("seed {seed} fails: SERVERD_SIM_FIRST={seed} SERVERD_SIM_SEEDS=1 cargo test --test it sim::");
+            println!("seed {seed} fails: SERVERD_SIM_FIRST={seed} SERVERD_SIM_SEEDS=1 cargo test --test sim");
             failing.push(seed);
         }
     }
@@ -70,7 +86,8 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
     let connections_max = if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { 1 << 20 };
     let limits = LoopLimits::default().connections_max(connections_max);
-    let app = HttpServer::new(handler(&handle));
+    let deferrals = Deferrals::default();
+    let app = HttpServer::new(handler(&handle, &deferrals));
     let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
     event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
     *handle.borrow_mut() = Some(event_loop.handle());
@@ -79,6 +96,7 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     {
         let world = &mut *world.borrow_mut();
         world.may_evict |= connections_max < 1 << 20;
+        world.open_max = connections_max;
         let own = event_loop.handle();
         world.drain = Some(Box::new(move || own.drain()));
         if drains {
@@ -88,8 +106,39 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     }
     run_to_end(&mut event_loop, &world);
     let world = world.borrow();
-    check(&world, event_loop.counters().closes);
+    check(&world, event_loop.counters());
+    for deferral in deferrals.borrow().iter() {
+        deferral.check();
+    }
     (world.clients.len(), world.now_us())
+}
+
+/// The deferred responses of a run.
+type Deferrals = Rc<RefCell<Vec<Arc<Deferral>>>>;
+
+/// One deferred response.
+#[derive(Default)]
+struct Deferral {
+    /// [`serverd::Responder::on_closed`] was called.
+    closed: AtomicBool,
+    responded: AtomicBool,
+    /// The connection was closed without that call.
+    missed: AtomicBool,
+}
+
+impl Deferral {
+    fn respond(&self, responder: Responder, text: String) {
+        let missed = responder.is_closed() && !self.closed.load(Ordering::Relaxed);
+        self.missed.store(missed, Ordering::Relaxed);
+        self.responded.store(true, Ordering::Relaxed);
+        responder.respond(Response::text(text));
+    }
+
+    fn check(&self) {
+        let [closed, responded, missed] =
+            [&self.closed, &self.responded, &self.missed].map(|flag| flag.load(Ordering::Relaxed));
+        assert!((closed || responded) && !missed, "no callback for a closed connection");
+    }
 }
 
 /// Runs the loop until all clients are done, then drains it; it must end by itself.
@@ -97,9 +146,13 @@ fn run_to_end<const EDGE: bool, A: serverd::App>(event_loop: &mut EventLoop<Sim<
 where
     Sim<EDGE>: Readiness<Stream: 'static>,
 {
-    let mut drained = false;
+    let (mut drained, mut memory) = (false, 0);
     loop {
-        let turn = event_loop.turn().expect("waiting does not fail");
+        let mut turn = Ok(Turn::Again);
+        let used = allocation_counter::measure(|| turn = event_loop.turn());
+        let turn = turn.expect("waiting does not fail");
+        memory += used.bytes_current;
+        check_memory(memory, &world.borrow());
         let asleep = std::mem::take(&mut world.borrow_mut().asleep);
         if turn == Turn::Over {
             break;
@@ -117,10 +170,31 @@ where
     world.borrow_mut().finish();
 }
 
-fn check(world: &World, closes: u64) {
+/// Checks that the server uses little memory besides what its connections may take.
+fn check_memory(memory: i64, world: &World) {
+    let memory_max = MEMORY_MAX + world.clients.len() * MEMORY_PER_CLIENT + world.memory_max;
+    let memory = usize::try_from(memory).unwrap_or(0);
+    assert!(memory <= memory_max, "{memory} bytes are in use with {} connections, not {memory_max}", world.open);
+}
+
+fn check(world: &World, counters: &Counters) {
+    let (closes, panics) = (counters.closes, counters.panics);
+    assert_eq!(panics, 0, "the server or the simulation has panicked");
     let accepted = world.sockets.iter().filter(|conn| conn.accepted_us.is_some()).count();
     assert_eq!(closes, accepted as u64, "every accepted connection is closed once");
     assert!(world.sockets.iter().all(|conn| !conn.open), "a stream is still open at the end");
+    for conn in &world.sockets {
+        let (Some(accepted_us), Some(released_us), Some(gone)) = (conn.accepted_us, conn.released_us, conn.gone) else {
+            continue;
+        };
+        let took_us = released_us.saturating_sub(gone.at_us.max(accepted_us));
+        let kind = world.clients[conn.client].as_ref().map_or("", |client| client.kind);
+        assert!(
+            took_us <= gone.limit_us + world.stalled_us,
+            "{kind}: closed {took_us} us after the client was gone at {} us",
+            gone.at_us
+        );
+    }
     for client in world.clients.iter().flatten() {
         match &client.outcome {
             Outcome::Done => {}
@@ -130,48 +204,86 @@ fn check(world: &World, closes: u64) {
     }
 }
 
-/// Returns a real file with the bytes of the large body. Reading it is deterministic, since its content never changes.
-fn large_file() -> Arc<File> {
-    static FILE: OnceLock<Arc<File>> = OnceLock::new();
-    let make = || {
-        let path = std::env::temp_dir().join(format!("serverd-sim-{}", std::process::id()));
-        std::fs::write(&path, vec![b'x'; LARGE_BYTES]).expect("a temporary file");
-        let file = File::open(&path).expect("the file exists");
-        std::fs::remove_file(&path).expect("the file exists");
-        Arc::new(file)
-    };
-    Arc::clone(FILE.get_or_init(make))
+/// Bytes that differ from those around them, so that none can be lost, repeated or reordered.
+fn pattern() -> &'static Bytes {
+    static PATTERN: OnceLock<Bytes> = OnceLock::new();
+    PATTERN.get_or_init(|| {
+        let period: Vec<u8> = (0..=u8::MAX).take(PATTERN_BYTES).collect();
+        period.repeat(HUGE_BYTES.div_ceil(PATTERN_BYTES) + 1).into()
+    })
 }
 
-fn handler(handle: &Rc<RefCell<Option<Handle>>>) -> impl FnMut(&Request<'_>) -> Response + use<> {
-    let handle = Rc::clone(handle);
-    let large = Bytes::from(vec![b'x'; LARGE_BYTES]);
-    let file = large_file();
+/// Returns a real file with this content. Reading it is deterministic, since its content never changes.
+fn file(content: &[u8]) -> Arc<File> {
+    let file = tempfile::tempfile().expect("a temporary file");
+    (&file).write_all(content).expect("there is room");
+    Arc::new(file)
+}
+
+/// The large and huge bodies, in memory and as files.
+struct Bodies {
+    large: Bytes,
+    large_file: Arc<File>,
+    huge_file: Arc<File>,
+}
+
+impl Bodies {
+    fn get() -> &'static Bodies {
+        static BODIES: OnceLock<Bodies> = OnceLock::new();
+        BODIES.get_or_init(|| {
+            let large = Bytes::from(vec![b'x'; LARGE_BYTES]);
+            Bodies { large_file: file(&large), huge_file: file(pattern()), large }
+        })
+    }
+
+    /// A response of [`LARGE_BYTES`] or, for `/huge/COUNT/...`, of that many bytes of the pattern. For every other path, it
+    /// is read from a file.
+    fn response(path: &str) -> Option<Response> {
+        let bodies = Bodies::get();
+        let (body, file, len) = if let Some(rest) = path.strip_prefix("/huge/") {
+            (pattern(), &bodies.huge_file, rest.split('/').next()?.parse().ok()?)
+        } else if path.starts_with("/large") {
+            (&bodies.large, &bodies.large_file, LARGE_BYTES)
+        } else {
+            return None;
+        };
+        if path.bytes().last().is_some_and(|byte| byte % 2 == 1) {
+            return Some(Response::new(StatusCode::OK).body(body.slice(..len)));
+        }
+        let (middle, end) = (len / 2, len as u64);
+        let parts = [
+            Part::File(Arc::clone(file), 0..middle as u64),
+            Part::from(body.slice(middle..=middle)),
+            Part::File(Arc::clone(file), middle as u64 + 1..end),
+        ];
+        Some(Response::parts(parts))
+    }
+}
+
+fn handler(
+    handle: &Rc<RefCell<Option<Handle>>>,
+    deferrals: &Deferrals,
+) -> impl FnMut(&Request<'_>) -> Response + use<> {
+    let (handle, deferrals) = (Rc::clone(handle), Rc::clone(deferrals));
+    // Not part of the memory that is counted.
+    Bodies::get();
     move |request| {
         let path = request.path();
-        if path.starts_with("/large") && path.bytes().last().is_some_and(|byte| byte % 2 == 0) {
-            let half = LARGE_BYTES as u64 / 2;
-            let parts = [
-                Part::File(Arc::clone(&file), 0..half),
-                Part::from("x"),
-                Part::File(Arc::clone(&file), half + 1..2 * half),
-            ];
-            return Response::parts(parts);
-        }
-        if path.starts_with("/large") {
-            return Response::new(StatusCode::OK).body(large.clone());
-        }
-        let text = format!("{path} {};", request.body().len());
-        if let Some(delay) = path.strip_prefix("/later/") {
-            let delay_ms = delay.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
-            let (response, responder) = Response::later();
-            let call = move || responder.respond(Response::text(text));
-            if let Some(handle) = &*handle.borrow() {
-                handle.call_later(Duration::from_millis(delay_ms), call);
-            }
+        if let Some(response) = Bodies::response(path) {
             return response;
         }
-        Response::text(text)
+        let text = format!("{path} {};", request.body().len());
+        let Some(delay) = path.strip_prefix("/later/") else { return Response::text(text) };
+        let delay_ms = delay.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (response, responder) = Response::later();
+        let deferral = Arc::<Deferral>::default();
+        deferrals.borrow_mut().push(Arc::clone(&deferral));
+        let closed = Arc::clone(&deferral);
+        responder.on_closed(move || closed.closed.store(true, Ordering::Relaxed));
+        if let Some(handle) = &*handle.borrow() {
+            handle.call_later(Duration::from_millis(delay_ms), move || deferral.respond(responder, text));
+        }
+        response
     }
 }
 
@@ -188,7 +300,7 @@ fn populate(world: &Rc<RefCell<World>>, rng: &mut Rng) -> Arrivals {
     let count = if crowded { 2000 + rng.below(1000) } else { 5 + rng.below(80) };
     let span_us = [1_000_000, 60_000_000, 3_600_000_000][usize::try_from(rng.below(3)).expect("small")];
     for number in 0..count {
-        let client = client(number, rng);
+        let client = client(number, rng, crowded);
         let start_us = rng.below(span_us);
         world.add_client(client, start_us);
     }
@@ -208,10 +320,12 @@ fn timed_out_after(limit_ms: u64) -> Step {
     Step::Took(limit_ms, limit_ms + (limit_ms / 16).min(550) + 2)
 }
 
-fn client(number: u64, rng: &mut Rng) -> Client {
-    match rng.below(14) {
-        0..=3 => Client::new("keep-alive", keep_alive(number, rng)),
-        4 => Client::new("pipelining", pipelining(number, rng)),
+fn client(number: u64, rng: &mut Rng, crowded: bool) -> Client {
+    // Of thousands of clients, few can have much to read.
+    let huge_bytes = if crowded { 50_000 } else { HUGE_BYTES / 2 };
+    match rng.below(22) {
+        0..=3 => Client::new("keep-alive", keep_alive(number, rng)).more_memory(512 * 1024),
+        4 => Client::new("pipelining", pipelining(number, rng)).more_memory(256 * 1024),
         5 => Client::new("silent", vec![Step::End, timed_out_after(10_000)]),
         6 => Client::new("dripping", dripping(rng)),
         7 => {
@@ -263,11 +377,11 @@ fn client(number: u64, rng: &mut Rng) -> Client {
             let script = vec![send(cut[..len].to_vec()), Step::Finish, Step::Mark, Step::End, Step::Took(0, 100)];
             Client::new("interrupted", script)
         }
-        _ => {
-            let script =
-                vec![send(get("/large")), send(get("/large")), Step::Pause(85_000), Step::WasReset, Step::Reset];
-            Client::new("non-reading", script)
+        13 => {
+            let huge = send(get(&format!("/huge/{}/{number}", huge_bytes.max(5 << 20))));
+            Client::new("non-reading", vec![huge, Step::Pause(90_000), Step::WasReset, Step::Reset])
         }
+        _ => slow::client(number, rng, huge_bytes),
     }
 }
 

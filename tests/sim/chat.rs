@@ -24,6 +24,9 @@ const TEXT_BYTES: usize = 380;
 /// The minimum time between the first and the last line of a speaker.
 const SPEECH_MIN_US: u64 = 19_500_000;
 
+/// Memory for the lines that a member has not received.
+const QUEUE_BYTES: usize = 256 * 1024;
+
 /// The last line of a session.
 const LAST_LINE: &str = "] the end";
 
@@ -100,7 +103,7 @@ fn run<const EDGE: bool>(seed: u64) -> u64 {
     populate(&world, &mut rng);
     run_to_end(&mut event_loop, &world);
     let world = world.borrow();
-    check(&world, event_loop.counters().closes);
+    check(&world, event_loop.counters());
     world.clients.iter().flatten().map(|client| client.transcript.skipped).sum()
 }
 
@@ -110,9 +113,12 @@ fn populate(world: &RefCell<World>, rng: &mut Rng) {
     world.add_client(Client::new("closing", closing), 150_000_000);
     for _ in 0..4 {
         let start_us = rng.below(900_000);
-        world.add_client(Client::new("listening", vec![Step::Listen(0)]), start_us);
+        world.add_client(Client::new("listening", vec![Step::Listen(0)]).more_memory(QUEUE_BYTES), start_us);
         let interval_ms = 1500 + rng.below(3000);
-        world.add_client(Client::new("listening late", vec![Step::Listen(interval_ms)]), start_us);
+        world.add_client(
+            Client::new("listening late", vec![Step::Listen(interval_ms)]).more_memory(QUEUE_BYTES),
+            start_us,
+        );
     }
     for _ in 0..SPEAKERS {
         let lines: String =

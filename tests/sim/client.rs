@@ -4,6 +4,10 @@ use bytes::Bytes;
 
 use super::chat::Transcript;
 use super::world::World;
+use super::{PATTERN_BYTES, pattern};
+
+/// Memory that a connection may take in the server: the input that is read ahead while a response is awaited, and its state.
+const MEMORY_MAX: usize = 24 * 1024;
 
 /// One step of a client.
 #[derive(Clone, Debug)]
@@ -14,10 +18,17 @@ pub(super) enum Step {
     Drip(u64),
     /// Sends bytes, ignoring responses, until all are sent or the server resets the connection.
     Push(Bytes),
+    /// Sends as much as the server's receive buffer has room for.
+    Offer(Bytes),
+    /// Sends pieces of at most this size, at this interval in milliseconds. Reads nothing until all are sent or the server
+    /// resets the connection.
+    Trickle { pieces: usize, piece_bytes: usize, interval_ms: u64 },
     /// Pauses for this number of milliseconds.
     Pause(u64),
     /// Expects one response with this status and a body that begins with this text.
     Response(u16, String),
+    /// Reads one response with a body of this many bytes of the [`pattern`], at a limited rate.
+    Download(Download),
     /// Records the time.
     Mark,
     /// Expects the end of the stream, with nothing before it.
@@ -32,6 +43,22 @@ pub(super) enum Step {
     Finish,
     /// Resets the connection.
     Reset,
+    /// Vanishes without a word, as a client does that loses its network.
+    Vanish,
+}
+
+/// A download by a slow reader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Download {
+    /// Size of the body.
+    pub(super) bytes: usize,
+    /// Bytes read at a time.
+    pub(super) piece: usize,
+    pub(super) interval_ms: u64,
+    /// The longest of the pauses that are made now and then.
+    pub(super) pause_max_ms: u64,
+    /// Interval at which the client sends a byte that the server does not expect; 0 for never.
+    pub(super) send_interval_ms: u64,
 }
 
 /// Outcome of a client.
@@ -56,6 +83,12 @@ pub(super) struct Client {
     sent: usize,
     pub(super) socket: Option<usize>,
     seen: Vec<u8>,
+    /// Length of `seen` at which it is worth looking for a complete response again.
+    seen_enough: usize,
+    /// Body bytes of the current download, once its head has arrived.
+    downloaded: Option<usize>,
+    /// When the current download sends an unexpected byte.
+    sends_us: u64,
     mark_us: u64,
     /// End of the current pause.
     until_us: Option<u64>,
@@ -66,6 +99,8 @@ pub(super) struct Client {
     pub(super) outcome: Outcome,
     pub(super) responses: usize,
     pub(super) transcript: Transcript,
+    /// Memory that the connection may take in the server.
+    pub(super) memory_max: usize,
 }
 
 /// Result of reading from the server.
@@ -85,6 +120,9 @@ impl Client {
             sent: 0,
             socket: None,
             seen: Vec::new(),
+            seen_enough: 0,
+            downloaded: None,
+            sends_us: 0,
             mark_us: 0,
             until_us: None,
             requested_us: 0,
@@ -92,7 +130,13 @@ impl Client {
             outcome: Outcome::Running,
             responses: 0,
             transcript: Transcript::default(),
+            memory_max: MEMORY_MAX,
         }
+    }
+
+    /// Lets the connection take more memory in the server.
+    pub(super) fn more_memory(self, bytes: usize) -> Self {
+        Client { memory_max: self.memory_max + bytes, ..self }
     }
 
     /// Runs steps until one has to wait.
@@ -115,7 +159,9 @@ impl Client {
             }
         }
         // A failed client disconnects.
-        world.client_reset(socket);
+        if !world.sockets[socket].vanished {
+            world.client_reset(socket);
+        }
     }
 
     fn connect(&mut self, world: &mut World, index: usize) -> Option<usize> {
@@ -129,6 +175,8 @@ impl Client {
         self.position += 1;
         self.sent = 0;
         self.until_us = None;
+        self.downloaded = None;
+        self.sends_us = 0;
         true
     }
 
@@ -153,21 +201,18 @@ impl Client {
         match step {
             Step::Send(bytes) => self.send(world, index, socket, &bytes, false),
             Step::Push(bytes) => self.send(world, index, socket, &bytes, true),
-            Step::Pause(ms) => self.pause(world, index, ms) && self.next(),
-            Step::Drip(ms) => {
-                if self.has_received_nothing(world, socket) {
-                    if self.pause(world, index, ms) {
-                        self.until_us = None;
-                        // The head timeout starts when the connection is accepted; do not drip before that.
-                        if world.sockets[socket].accepted_us.is_some() {
-                            let _ = world.client_send(socket, b"a");
-                        }
-                        return self.step(world, index, socket, Step::Drip(ms));
-                    }
-                    return false;
+            Step::Offer(bytes) => {
+                while let Some(count @ 1..) = world.client_send(socket, &bytes[self.sent..]) {
+                    self.sent += count;
                 }
                 self.next()
             }
+            Step::Trickle { pieces, piece_bytes, interval_ms } => {
+                self.trickle(world, index, socket, (pieces, piece_bytes, interval_ms))
+            }
+            Step::Pause(ms) => self.pause(world, index, ms) && self.next(),
+            Step::Download(download) => self.download(world, index, socket, download),
+            Step::Drip(ms) => self.drip(world, index, socket, ms),
             Step::Mark => {
                 self.mark_us = world.now_us();
                 self.next()
@@ -194,7 +239,7 @@ impl Client {
             },
             Step::WasReset => {
                 let conn = &world.sockets[socket];
-                let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(80_000_000 + world.stalled_us);
+                let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(85_000_000 + world.stalled_us);
                 if !conn.down_reset && world.now_us() >= due_us {
                     return self.fail(world, "not reset");
                 }
@@ -209,6 +254,11 @@ impl Client {
             Step::Reset => {
                 world.client_reset(socket);
                 self.next()
+            }
+            Step::Vanish => {
+                world.client_vanish(socket);
+                self.outcome = Outcome::Done;
+                true
             }
         }
     }
@@ -236,7 +286,7 @@ impl Client {
     fn no_response(&mut self, world: &World, what: &str) -> bool {
         let late = world.drain_us.is_some_and(|drain| self.requested_us >= drain + 900_000);
         // While the server was stalled, a client may have kept sending for longer than the lingering close lasts.
-        let stalled = self.kind == "malformed" && world.stalled_us > 1_000_000;
+        let stalled = matches!(self.kind, "malformed" | "refused") && world.stalled_us > 1_000_000;
         // If accepting fails for seconds during a drain, the server gives up on the accept queue.
         let queued = self.socket.is_some_and(|socket| world.sockets[socket].accepted_us.is_none());
         let given_up = queued && world.conditions.faulty && world.drain_us.is_some();
@@ -269,22 +319,114 @@ impl Client {
         if self.sent == 0 {
             self.requested_us = world.now_us();
         }
-        if self.kind != "non-reading" {
-            // A client that sends a lot without reading might be blocked by the server's back-pressure.
-            world.client_read(socket, &mut self.seen);
-        }
+        // A client that sends a lot without reading might be blocked by the server's back-pressure.
+        let read = if self.kind == "non-reading" { 0 } else { world.client_read(socket, &mut self.seen) };
         let Some(count) = world.client_send(socket, &bytes[self.sent..]) else {
-            self.close_announced |= self.seen.windows(17).any(|word| word == b"Connection: close");
+            self.close_announced |= memchr::memmem::find(&self.seen, b"Connection: close").is_some();
             return if ignore_responses { self.next() } else { self.no_response(world, "reset while sending") };
         };
         self.sent += count;
         if self.sent == bytes.len() {
             return self.next();
         }
+        if count + read == 0 {
+            // The buffer is full. The client is woken when the server has read from it.
+            return false;
+        }
         let delay_us = 1 + world.rng.below(20_000);
         self.until_us = Some(world.now_us() + delay_us);
         world.wake_client(index, delay_us);
         false
+    }
+
+    /// Sends a byte per interval until a response or the end of the stream arrives.
+    fn drip(&mut self, world: &mut World, index: usize, socket: usize, ms: u64) -> bool {
+        if !self.has_received_nothing(world, socket) {
+            return self.next();
+        }
+        while self.pause(world, index, ms) {
+            self.until_us = None;
+            // The head timeout starts when the connection is accepted; do not drip before that.
+            if world.sockets[socket].accepted_us.is_some() {
+                let _ = world.client_send(socket, b"a");
+            }
+        }
+        false
+    }
+
+    /// Sends a piece per interval, and reads nothing.
+    fn trickle(
+        &mut self,
+        world: &mut World,
+        index: usize,
+        socket: usize,
+        (pieces, piece_bytes, interval_ms): (usize, usize, u64),
+    ) -> bool {
+        if self.until_us.is_some_and(|until| world.now_us() < until) {
+            return false;
+        }
+        self.sent += 1;
+        if self.sent > pieces || world.client_send(socket, &pattern()[..piece_bytes]).is_none() {
+            return self.next();
+        }
+        self.wait_until(world, index, world.now_us() + interval_ms * 1000);
+        false
+    }
+
+    /// Reads a piece of a body per interval, and compares it with the pattern.
+    fn download(&mut self, world: &mut World, index: usize, socket: usize, download: Download) -> bool {
+        if self.until_us.is_some_and(|until| world.now_us() < until) {
+            return false;
+        }
+        let has_ended = world.sockets[socket].down_reset || world.sockets[socket].down_fin;
+        let read = world.client_read_up_to(socket, download.piece, &mut self.seen);
+        match self.check_download(download.bytes) {
+            Ok(false) => {}
+            Ok(true) => return self.next(),
+            Err(error) => return self.fail(world, &error),
+        }
+        if read == 0 && has_ended {
+            return self.no_response(world, &format!("cut off after {:?} bytes", self.downloaded));
+        }
+        self.send_unexpected(world, socket, download.send_interval_ms);
+        let pauses = download.pause_max_ms > 0 && world.rng.one_in(100);
+        let pause_us = if pauses { world.rng.below(download.pause_max_ms) * 1000 } else { 0 };
+        self.wait_until(world, index, world.now_us() + download.interval_ms * 1000 + pause_us);
+        false
+    }
+
+    /// Checks what was read of a download; returns whether it is complete.
+    fn check_download(&mut self, bytes: usize) -> Result<bool, String> {
+        if self.downloaded.is_none() {
+            let Some(head) = parse_head(&self.seen) else { return Ok(false) };
+            if (head.status, head.body_len) != (200, bytes) {
+                return Err(format!("got {} with {} bytes", head.status, head.body_len));
+            }
+            self.seen.drain(..head.len);
+            self.downloaded = Some(0);
+        }
+        let offset = self.downloaded.unwrap_or_default();
+        let expected = &pattern()[offset % PATTERN_BYTES..];
+        if self.seen[..] != expected[..self.seen.len()] || offset + self.seen.len() > bytes {
+            return Err(format!("wrong bytes after {offset}"));
+        }
+        self.downloaded = Some(offset + self.seen.len());
+        self.seen.clear();
+        Ok(self.downloaded == Some(bytes))
+    }
+
+    fn send_unexpected(&mut self, world: &mut World, socket: usize, interval_ms: u64) {
+        if interval_ms > 0 && world.now_us() >= self.sends_us {
+            if self.sends_us > 0 {
+                let _ = world.client_send(socket, b"x");
+            }
+            self.sends_us = world.now_us() + interval_ms * 1000;
+        }
+    }
+
+    fn wait_until(&mut self, world: &mut World, index: usize, us: u64) {
+        self.until_us = Some(us);
+        world.wake_client(index, us - world.now_us());
     }
 
     /// Reads lines of a chat, once per interval or, if that is zero, all that there are.
@@ -326,9 +468,13 @@ impl Client {
     /// Reads until there is a complete response or nothing more to read.
     fn receive(&mut self, world: &mut World, socket: usize) -> Received {
         loop {
-            if let Some((used, received)) = parse_response(&self.seen) {
-                self.seen.drain(..used);
-                return received;
+            if self.seen.len() >= self.seen_enough {
+                if let Some((used, received)) = parse_response(&self.seen) {
+                    self.seen.drain(..used);
+                    self.seen_enough = 0;
+                    return received;
+                }
+                self.seen_enough = parse_head(&self.seen).map_or(0, |head| head.len + head.body_len);
             }
             if world.client_read(socket, &mut self.seen) == 0 {
                 break;
@@ -343,16 +489,29 @@ impl Client {
     }
 }
 
-/// Parses a complete response at the beginning of `seen`; returns its length as well.
-fn parse_response(seen: &[u8]) -> Option<(usize, Received)> {
-    let head_len = seen.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&seen[..head_len]).expect("a head in ASCII");
+/// The head of a response.
+struct Head {
+    len: usize,
+    status: u16,
+    body_len: usize,
+    close: bool,
+}
+
+/// Parses a complete head at the beginning of `seen`.
+fn parse_head(seen: &[u8]) -> Option<Head> {
+    let len = memchr::memmem::find(seen, b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&seen[..len]).expect("a head in ASCII");
     let status = head.get(9..12)?.parse().expect("a status");
     let lower = head.to_ascii_lowercase();
-    let length = lower.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let length: usize = length.expect("a length").trim().parse().expect("a number");
-    let body = seen.get(head_len..head_len + length)?;
-    let body = String::from_utf8_lossy(&body[..length.min(200)]).into_owned();
-    let close = lower.contains("connection: close");
-    Some((head_len + length, Received::Response { status, body, close }))
+    let body_len = lower.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let body_len = body_len.expect("a length").trim().parse().expect("a number");
+    Some(Head { len, status, body_len, close: lower.contains("connection: close") })
+}
+
+/// Parses a complete response at the beginning of `seen`; returns its length as well.
+fn parse_response(seen: &[u8]) -> Option<(usize, Received)> {
+    let head = parse_head(seen)?;
+    let body = seen.get(head.len..head.len + head.body_len)?;
+    let body = String::from_utf8_lossy(&body[..head.body_len.min(200)]).into_owned();
+    Some((head.len + head.body_len, Received::Response { status: head.status, body, close: head.close }))
 }

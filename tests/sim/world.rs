@@ -4,6 +4,9 @@
 //! reports ready sources in any order, some of them late, and some that are not ready at all; in edge-triggered mode it
 //! reports a ready source only once until a call has found it empty or full; reads and writes transfer arbitrarily few
 //! bytes; a connection closed with unread input is reset, and may lose data that its peer has not read yet.
+//!
+//! As on Linux, a stream becomes writable again only when a third of its send buffer is free, a level-triggered backend
+//! does not report a reset without interest, and TCP keep-alive finds a peer that has vanished after two minutes.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -53,8 +56,15 @@ impl Rng {
     }
 }
 
+/// Time after which TCP keep-alive, as the loop sets it, fails a connection whose peer has vanished: 60 s of silence, then
+/// 4 probes at intervals of 15 s.
+const KEEPALIVE_US: u64 = 120_000_000;
+
+/// Time after which a connection fails whose peer does not acknowledge data: 15 retransmissions on Linux.
+const RETRANSMISSION_US: u64 = 924_000_000;
+
 /// Adverse conditions, chosen by the seed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Conditions {
     /// Streams occasionally fail, and accepting fails for a while.
     pub(super) faulty: bool,
@@ -62,14 +72,59 @@ pub(super) struct Conditions {
     pub(super) stalls: bool,
 }
 
+/// A queue of bytes.
+#[derive(Default)]
+pub(super) struct Pipe {
+    bytes: Vec<u8>,
+    /// Number of bytes at the beginning that were taken.
+    taken: usize,
+}
+
+impl Pipe {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Removes the first `count` bytes.
+    fn take(&mut self, count: usize, use_bytes: impl FnOnce(&[u8])) {
+        use_bytes(&self.bytes[self.taken..self.taken + count]);
+        self.taken += count;
+        if self.taken > self.bytes.len() / 2 {
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Pipe::default();
+    }
+}
+
+/// The end of a peer that the server has to notice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    pub(super) at_us: u64,
+    /// The time within which the server has to close the connection.
+    pub(super) limit_us: u64,
+}
+
 /// One connection: the kernel's buffers at the server's end. `up` is from the client to the server, `down` the reverse.
 #[allow(clippy::struct_excessive_bools, reason = "independent properties of a connection")]
 pub(super) struct Socket {
-    up: Vec<u8>,
+    up: Pipe,
     up_max: usize,
     up_fin: bool,
     up_reset: bool,
-    pub(super) down: Vec<u8>,
+    /// The send buffer of the server. The client acknowledges what it reads.
+    pub(super) down: Pipe,
     down_max: usize,
     pub(super) down_fin: bool,
     pub(super) down_reset: bool,
@@ -78,6 +133,12 @@ pub(super) struct Socket {
     pub(super) accepted_us: Option<u64>,
     /// Time at which the server has closed or half-closed the connection.
     pub(super) closed_us: Option<u64>,
+    /// Time at which the server has closed the connection completely.
+    pub(super) released_us: Option<u64>,
+    /// The peer has reset the connection or vanished.
+    pub(super) gone: Option<Gone>,
+    /// The peer neither reads nor sends any more, and its system does not acknowledge anything.
+    pub(super) vanished: bool,
     abort: bool,
     registration: Option<Registration>,
     /// Number of calls until the stream fails permanently.
@@ -86,7 +147,7 @@ pub(super) struct Socket {
     /// Bytes the server has read and written in this turn.
     turn: (usize, usize),
     /// Index of the client.
-    client: usize,
+    pub(super) client: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +171,8 @@ impl Registration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
     Client(usize),
+    /// The server's system finds that the peer of a socket has vanished.
+    Lost(usize),
     Drain,
 }
 
@@ -143,8 +206,20 @@ pub(super) struct World {
     /// Consecutive waits with a timeout of zero that reported no events, while almost no time passed.
     idle_waits: u32,
     accepts_turn: usize,
+    /// Connections that the server has open, and their permitted maximum.
+    pub(super) open: usize,
+    pub(super) open_max: usize,
+    /// Memory that the server may use for the open connections.
+    pub(super) memory_max: usize,
     /// The last wait would have blocked forever: it had no timeout, and no action is scheduled.
     pub(super) asleep: bool,
+}
+
+/// Runs a part of the simulation, whose memory does not count as the server's.
+fn uncounted<T>(run: impl FnOnce() -> T) -> T {
+    let mut result = None;
+    allocation_counter::opt_out(|| result = Some(run()));
+    result.expect("it has run")
 }
 
 /// A source: the listener, or a socket by its index.
@@ -189,6 +264,9 @@ impl World {
             drain: None,
             idle_waits: 0,
             accepts_turn: 0,
+            open: 0,
+            open_max: usize::MAX,
+            memory_max: 0,
             asleep: false,
         }))
     }
@@ -224,21 +302,25 @@ impl World {
         }
         let calls_until_failure =
             if self.conditions.faulty && self.rng.one_in(10) { 1 + self.rng.below(30) } else { u64::MAX };
-        let sizes = [1 << 10, 16 << 10, 64 << 10, 256 << 10];
-        let mut size = || sizes[usize::try_from(self.rng.below(4)).expect("small")];
-        let (up_max, down_max) = (size(), size());
+        // Linux grows send buffers to 4 MiB.
+        let sizes = [1 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
+        let mut size = |count| sizes[usize::try_from(self.rng.below(count)).expect("small")];
+        let (up_max, down_max) = (size(4), size(6));
         self.sockets.push(Socket {
-            up: Vec::new(),
+            up: Pipe::default(),
             up_max,
             up_fin: false,
             up_reset: false,
-            down: Vec::new(),
+            down: Pipe::default(),
             down_max,
             down_fin: false,
             down_reset: false,
             open: false,
             accepted_us: None,
             closed_us: None,
+            released_us: None,
+            gone: None,
+            vanished: false,
             abort: false,
             registration: None,
             calls_until_failure,
@@ -272,7 +354,7 @@ impl World {
             return Some(0);
         }
         let count = self.rng.some_of(bytes.len()).min(room);
-        conn.up.extend_from_slice(&bytes[..count]);
+        conn.up.push(&bytes[..count]);
         self.mark_changed(socket);
         Some(count)
     }
@@ -282,10 +364,32 @@ impl World {
         self.mark_changed(socket);
     }
 
+    /// Resets the connection. The server has to notice: at once if it is reading or has output, or its backend is
+    /// edge-triggered, and otherwise when it next checks whether the peer is present.
     pub(super) fn client_reset(&mut self, socket: usize) {
+        let limit_us = if self.edge { 1_000_000 } else { 17_000_000 };
+        self.sockets[socket].gone.get_or_insert(Gone { at_us: self.now_us, limit_us });
+        self.fail_socket(socket);
+    }
+
+    /// Lets the peer vanish without a word. The server has to notice by a timeout, by TCP keep-alive or, on a
+    /// level-triggered backend, when it next checks the connection after that. The longest sequence is that of an idle
+    /// connection (75 s) with an unacknowledged response (a lingering close of 5 s, and up to 80 s without progress).
+    pub(super) fn client_vanish(&mut self, socket: usize) {
+        let conn = &mut self.sockets[socket];
+        conn.vanished = true;
+        conn.gone.get_or_insert(Gone { at_us: self.now_us, limit_us: 165_000_000 });
+        self.at(self.now_us + KEEPALIVE_US, Action::Lost(socket));
+    }
+
+    fn fail_socket(&mut self, socket: usize) {
         let conn = &mut self.sockets[socket];
         conn.up_reset = true;
         conn.up.clear();
+        // A new edge.
+        if let Some(registration) = &mut conn.registration {
+            (registration.read_armed, registration.write_armed) = (true, true);
+        }
         self.mark_changed(socket);
     }
 
@@ -296,8 +400,14 @@ impl World {
             return 0;
         }
         let count = self.rng.some_of(waiting);
-        into.extend_from_slice(&self.sockets[socket].down[..count]);
-        self.sockets[socket].down.drain(..count);
+        self.client_read_up_to(socket, count, into)
+    }
+
+    /// Reads up to `max` bytes of what the server has sent.
+    pub(super) fn client_read_up_to(&mut self, socket: usize, max: usize, into: &mut Vec<u8>) -> usize {
+        let down = &mut self.sockets[socket].down;
+        let count = max.min(down.len());
+        down.take(count, |bytes| into.extend_from_slice(bytes));
         self.mark_changed(socket);
         count
     }
@@ -321,7 +431,7 @@ impl World {
             SimSource::Listener => false,
             SimSource::Socket(index) => {
                 let conn = &self.sockets[index];
-                conn.up_reset || conn.down.len() < conn.down_max
+                conn.up_reset || conn.down.len() <= conn.down_max / 3 * 2
             }
         }
     }
@@ -403,6 +513,16 @@ impl World {
                     self.clients[index] = Some(client);
                 }
             }
+            Action::Lost(index) => {
+                let conn = &self.sockets[index];
+                let is_acknowledged = conn.down.is_empty();
+                let lost_us = conn.gone.map_or(0, |gone| gone.at_us) + RETRANSMISSION_US;
+                if is_acknowledged || self.now_us >= lost_us {
+                    self.fail_socket(index);
+                } else {
+                    self.at(lost_us, Action::Lost(index));
+                }
+            }
             Action::Drain => {
                 self.drain_us.get_or_insert(self.now_us);
                 if let Some(drain) = &self.drain {
@@ -474,10 +594,21 @@ impl World {
         conn.failed
     }
 
+    /// Counts the bytes of a socket that was read or written at the end of the turn, and wakes its client.
+    fn touch(&mut self, index: usize) {
+        uncounted(|| self.touched.push(index));
+        self.notify_client(index);
+    }
+
     /// Wakes the client of a socket after a short delay, to react to what the server did.
     fn notify_client(&mut self, index: usize) {
         let delay_us = self.rng.below(30_000);
-        self.wake_client(self.sockets[index].client, delay_us);
+        uncounted(|| self.wake_client(self.sockets[index].client, delay_us));
+    }
+
+    /// Returns the client of a socket, which is not acting now.
+    fn client_of(&self, index: usize) -> &Client {
+        self.clients[self.sockets[index].client].as_ref().expect("only the server runs")
     }
 }
 
@@ -501,13 +632,13 @@ impl<const EDGE: bool> Readiness for Sim<EDGE> {
     const LEVEL_TRIGGERED: bool = !EDGE;
 
     fn new() -> io::Result<Self> {
-        Ok(Sim(World::new(0, EDGE, Conditions { faulty: false, stalls: false })))
+        Ok(Sim(World::new(0, EDGE, Conditions::default())))
     }
 
     fn add(&mut self, source: &SimSource, token: Token, interest: Interest) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
+        uncounted(|| world.changed.insert(*source));
         assert!(world.watched.insert(token, *source).is_none(), "the token is already in use");
-        world.changed.insert(*source);
         let before = world.registration(*source).replace(Registration::new(token, interest));
         assert!(before.is_none(), "the source is already registered");
         Ok(())
@@ -515,7 +646,7 @@ impl<const EDGE: bool> Readiness for Sim<EDGE> {
 
     fn set_interest(&mut self, source: &SimSource, token: Token, interest: Interest) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
-        world.changed.insert(*source);
+        uncounted(|| world.changed.insert(*source));
         let before = world.registration(*source).replace(Registration::new(token, interest));
         assert_eq!(
             before.map(|registration| registration.token),
@@ -533,7 +664,7 @@ impl<const EDGE: bool> Readiness for Sim<EDGE> {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.borrow_mut().wait(events, timeout);
+        uncounted(|| self.0.borrow_mut().wait(events, timeout));
         Ok(())
     }
 
@@ -592,6 +723,11 @@ impl Listener for SimListener {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         world.accepts_turn += 1;
+        world.open += 1;
+        // A graceful shutdown serves the accept queue whatever the limit.
+        let is_limited = world.drain_us.is_none();
+        assert!(world.open <= world.open_max || !is_limited, "{} connections are open", world.open);
+        world.memory_max += world.client_of(index).memory_max;
         let now_us = world.now_us;
         let conn = &mut world.sockets[index];
         conn.open = true;
@@ -644,17 +780,15 @@ impl Stream for SimStream {
         let bytes = if world.rng.one_in(4) { world.rng.some_of(max) } else { max };
         let spurious_more = world.rng.one_in(8);
         let conn = &mut world.sockets[self.index];
-        buffer[..bytes].copy_from_slice(&conn.up[..bytes]);
-        conn.up.drain(..bytes);
+        conn.up.take(bytes, |input| buffer[..bytes].copy_from_slice(input));
         conn.turn.0 += bytes;
         let more = !conn.up.is_empty() || spurious_more;
         let at_end = conn.up_fin;
         if let Some(registration) = &mut conn.registration {
             registration.read_armed |= !(more || at_end && registration.hangup_reported);
         }
-        world.touched.push(self.index);
         // The client can send more.
-        world.notify_client(self.index);
+        world.touch(self.index);
         Ok(Received { bytes, more })
     }
 
@@ -674,14 +808,13 @@ impl Stream for SimStream {
         let max = room.min(bytes.len());
         let count = if world.rng.one_in(4) { world.rng.some_of(max) } else { max };
         let conn = &mut world.sockets[self.index];
-        conn.down.extend_from_slice(&bytes[..count]);
+        uncounted(|| conn.down.push(&bytes[..count]));
         conn.turn.1 += count;
         let more = conn.down.len() < conn.down_max;
         if let Some(registration) = &mut conn.registration {
             registration.write_armed |= !more;
         }
-        world.touched.push(self.index);
-        world.notify_client(self.index);
+        world.touch(self.index);
         Ok(Sent { bytes: count, more })
     }
 
@@ -696,9 +829,11 @@ impl Stream for SimStream {
             let conn = &self.world.borrow().sockets[self.index];
             conn.down_max - conn.down.len()
         };
-        let mut bytes = vec![0; count.min(room.max(1))];
+        let mut bytes = uncounted(|| vec![0; count.min(room.max(1))]);
         let read = file.read_at(&mut bytes, offset)?;
-        if read == 0 { Ok(Sent { bytes: 0, more: true }) } else { self.write(&bytes[..read]) }
+        let sent = if read == 0 { Ok(Sent { bytes: 0, more: true }) } else { self.write(&bytes[..read]) };
+        uncounted(|| drop(bytes));
+        sent
     }
 
     fn unacknowledged_bytes(&mut self) -> Option<u64> {
@@ -751,15 +886,19 @@ impl Drop for SimStream {
     fn drop(&mut self) {
         let world = &mut *self.world.borrow_mut();
         let (loses, now_us) = (world.rng.one_in(2), world.now_us);
+        world.open -= 1;
+        world.memory_max -= world.client_of(self.index).memory_max;
         let conn = &mut world.sockets[self.index];
-        assert!(conn.open && conn.registration.is_none(), "closed while registered");
+        let is_valid = conn.open && conn.registration.is_none();
+        assert!(is_valid || std::thread::panicking(), "closed while registered");
         conn.open = false;
         conn.closed_us.get_or_insert(now_us);
+        conn.released_us = Some(now_us);
         conn.down_fin = true;
         if conn.abort || !conn.up.is_empty() || conn.failed {
             conn.down_reset = true;
             if loses {
-                conn.down.clear();
+                uncounted(|| conn.down.clear());
             }
         }
         world.notify_client(self.index);
