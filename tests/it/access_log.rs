@@ -214,6 +214,7 @@ on_every_backend! {
             client.send(get(path));
             let mut all = Vec::new();
             let _ = client.socket.read_to_end(&mut all);
+            drop(client);
             let line = capture.line();
             assert_eq!(line, format!("127.0.0.1 - - \"GET {path} HTTP/1.1\" 200 {bytes} \"-\" \"-\""));
         }
@@ -300,6 +301,7 @@ fn the_json_format_has_one_object_per_line() {
     client.response();
     client.send("rubbish\r\n\r\n");
     client.response();
+    drop(client);
     server.drain();
     let objects: Vec<serde_json::Value> =
         capture.lines().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();

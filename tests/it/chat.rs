@@ -240,7 +240,7 @@ on_every_backend! {
     }
 
     fn a_member_that_sends_no_line_is_disconnected<B>() {
-        let timeouts = Timeouts::default().silent(Duration::from_millis(400)).linger_total(Duration::from_millis(200));
+        let timeouts = Timeouts::default().silent(Duration::from_secs(1)).linger_total(Duration::from_millis(200));
         let servers = chat_with::<B>(1, Bounds::default(), &timeouts);
         let mut active = Member::join(&servers[0]);
         active.send("hello\n");

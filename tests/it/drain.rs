@@ -48,7 +48,8 @@ on_every_backend! {
         server.drain();
         silent.expect_close();
         idle.expect_close();
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        // The timeout of a silent connection is 10 s.
+        assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
     }
 
     fn connections_in_the_listen_queue_are_served<B>() {
@@ -57,11 +58,12 @@ on_every_backend! {
         for client in &mut clients {
             client.send(GET);
         }
-        server.drain();
+        server.handle.drain();
         for client in &mut clients {
             assert_eq!(client.response().text(), "hello");
             client.expect_close();
         }
+        server.drain();
     }
 
     fn a_large_response_in_progress_is_sent_completely<B>() {
@@ -85,7 +87,8 @@ on_every_backend! {
         let start = Instant::now();
         server.drain();
         assert!(start.elapsed() >= Duration::from_millis(300));
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        // The default limit is 30 s.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     fn a_loop_without_connections_ends_within_5_ms<B>() {

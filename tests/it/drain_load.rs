@@ -134,8 +134,8 @@ fn an_idle_server_exits_promptly_even_with_idle_clients() {
             let start = Instant::now();
             server.signal("TERM");
             assert_eq!(server.wait().0, Some(0));
-            // Normally within two seconds; allow for a busy machine.
-            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+            // Normally within two seconds; allow for a busy machine. The timeout of a silent connection is 10 s.
+            assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
         }
     }
 }
@@ -153,6 +153,7 @@ fn a_stuck_client_delays_shutdown_until_the_drain_timeout() {
         server.signal("TERM");
         assert_eq!(server.wait().0, Some(0));
         assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        // The default timeout is 30 s.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 }

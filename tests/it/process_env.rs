@@ -317,8 +317,8 @@ fn an_output_that_is_never_read_does_not_stop_the_server() {
         server.signal("TERM");
         let start = Instant::now();
         expect_exit(server);
-        // One second for all outputs, and the shutdown.
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        // One second for all outputs, and the shutdown; allow for a busy machine.
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         drop(reader);
     }
 }
