@@ -55,6 +55,8 @@ impl<T> Table<T> {
     }
 
     /// Returns the id that the next insertion will use.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     pub(super) fn next_id(&mut self) -> ConnId {
         if let Some(&index) = self.free.last() {
             return ConnId { index, serial: self.slots[index as usize].serial };
