@@ -10,9 +10,9 @@
 use std::io;
 
 use self::progress::Progress;
+pub(super) use self::transfer::EagerRead;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
 use super::buffers::Buffers;
-use super::eager::EagerRead;
 use super::limits::{Counters, LoopLimits};
 use super::output::Output;
 use super::readiness::{Interest, Stream};
@@ -20,8 +20,7 @@ use super::table::ConnId;
 
 mod close;
 mod progress;
-mod receive;
-mod send;
+mod transfer;
 
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

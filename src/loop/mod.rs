@@ -22,7 +22,6 @@ mod buffers;
 mod chaos;
 mod connection;
 mod connection_limit;
-mod eager;
 mod event_loop;
 mod file_range;
 mod file_read;

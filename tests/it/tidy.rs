@@ -378,7 +378,7 @@ fn named_files(page: &str) -> impl Iterator<Item = &str> {
 fn the_architecture_page_names_existing_files() {
     let page = read(&root().join("docs/ARCHITECTURE.md"));
     let sources: Vec<_> = ["src", "tests"].iter().flat_map(|directory| files(directory, "rs")).collect();
-    // A path without its beginning, such as `connection/send.rs`, is compared by whole names.
+    // A path without its beginning, such as `connection/close.rs`, is compared by whole names.
     let exists = |name: &str| root().join(name).exists() || sources.iter().any(|source| source.ends_with(name));
     let named: Vec<_> = named_files(&page).collect();
     let missing: Vec<_> = named.iter().filter(|name| !exists(name)).collect();

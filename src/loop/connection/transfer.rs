@@ -1,0 +1,386 @@
+//! Moves bytes between the socket and the application: reads input and delivers it, writes output immediately, buffers
+//! output that the socket does not accept, and applies back-pressure above `output_bytes_max`.
+//!
+//! A function `NAME_outlined` is the rare part of `NAME`, or `NAME` itself out of line; it exists only for code layout:
+//! `NAME` is inlined into the hot path and has to stay small there.
+
+use std::io;
+
+use super::{Connection, FileCache, LoopContext, Registration, Stage};
+use crate::r#loop::app::{App, CloseReason};
+use crate::r#loop::file_read::Readahead;
+use crate::r#loop::limits::LoopLimits;
+use crate::r#loop::output::Flushed;
+use crate::r#loop::readiness::Stream;
+use crate::r#loop::table::ConnId;
+
+/// Upper bound of the confidence score.
+const CONFIDENCE_MAX: i8 = 8;
+
+/// While eager reads mostly fail, one in this many connections is still read eagerly, as a probe.
+const TRY_EVERY: u8 = 16;
+
+/// Maximum input buffered for a paused connection, enough for a few pipelined requests. Further input stays in the
+/// kernel's socket buffer.
+const PAUSED_INPUT_BYTES_MAX: usize = 16 * 1024;
+
+impl<S: Stream, T> Connection<S, T> {
+    /// Reads up to the quota, of which `done` bytes have been read, and calls the application.
+    pub(super) fn receive_more<A>(
+        &mut self,
+        done: usize,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let mut quota = context.limits.read_bytes_per_turn.saturating_sub(done);
+        while quota > 0 && self.stage == Stage::Reading && self.readable && !self.ended && !self.backpressured {
+            let count = self.read_and_deliver(id, context, buffer)?;
+            quota = quota.saturating_sub(count.max(1));
+        }
+        Ok(())
+    }
+
+    /// Reads once, calls the application and sends its output. Returns the number of bytes read.
+    #[inline(never)]
+    pub(super) fn read_and_deliver<A>(
+        &mut self,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<usize>
+    where
+        A: App<State = T>,
+    {
+        let Some(count) = self.read(context, buffer)? else { return Ok(0) };
+        self.deliver_input(id, context, &buffer[..count])?;
+        self.flush(context)?;
+        Ok(count)
+    }
+
+    /// Calls the application with the buffered input after [`Flow::Yield`](crate::Flow::Yield), and sends its output.
+    pub(super) fn deliver_yielded<A>(&mut self, id: ConnId, context: &mut LoopContext<A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        self.deliver_with_leftover(id, context, &[])?;
+        self.flush_outlined(context)
+    }
+
+    /// Reads once into the loop's buffer. Returns `None` if the read would block.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    pub(super) fn read<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<usize>> {
+        context.counters.reads += 1;
+        match self.stream.read(buffer) {
+            Ok(received) => {
+                self.ended = received.bytes == 0;
+                // After a hangup, keep reading up to the end of file: no further event will announce it.
+                self.readable = (received.more || self.hangup) && !self.ended;
+                context.read_bytes = received.bytes;
+                if self.progress.is_some() {
+                    self.count_received(received.bytes);
+                }
+                self.record_eager_read(&mut context.eager, true);
+                Ok(Some(received.bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.record_eager_read(&mut context.eager, false);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Updates the eager-read heuristic with the result of a read before registration.
+    #[inline]
+    fn record_eager_read(&self, eager: &mut EagerRead, found: bool) {
+        if self.registered == Registration::NONE {
+            eager.record(found);
+        }
+    }
+
+    /// Passes leftover and new input to the application.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    fn deliver_input<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, fresh: &[u8]) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        if !self.leftover.is_empty() {
+            return self.deliver_with_leftover(id, context, fresh);
+        }
+        let consumed = self.call(context, id, fresh, App::receive);
+        if consumed < fresh.len() { self.keep_leftover(context, fresh[consumed..].to_vec()) } else { Ok(()) }
+    }
+
+    /// Appends the new input to the leftover input and passes both to the application.
+    #[inline(never)]
+    fn deliver_with_leftover<A>(&mut self, id: ConnId, context: &mut LoopContext<A>, fresh: &[u8]) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let mut input = std::mem::take(&mut self.leftover);
+        input.extend_from_slice(fresh);
+        let consumed = self.call(context, id, &input, App::receive);
+        if consumed == input.len() {
+            // Dropping the buffer frees its memory.
+            self.count_buffers(&context.buffers);
+            return Ok(());
+        }
+        input.drain(..consumed);
+        self.keep_leftover(context, input)
+    }
+
+    /// Keeps input that the application has not consumed.
+    #[inline(never)]
+    fn keep_leftover<A: App>(&mut self, context: &LoopContext<A>, input: Vec<u8>) -> io::Result<()> {
+        self.leftover = input;
+        if self.leftover.len() > context.limits.input_bytes_max && self.stage == Stage::Reading {
+            return Err(io::Error::other("application left more input unconsumed than input_bytes_max"));
+        }
+        self.count_buffers(&context.buffers);
+        if context.buffers.may_keep(self.leftover.len()) {
+            return Ok(());
+        }
+        Err(no_memory())
+    }
+
+    /// Returns whether a paused connection may buffer more input.
+    pub(super) fn may_buffer_input(&self) -> bool {
+        !self.ended && self.leftover.len() < PAUSED_INPUT_BYTES_MAX
+    }
+
+    /// Buffers a limited amount of input while the application is paused, so that a reset or the end of input is
+    /// detected. The rest is left in the kernel's socket buffer.
+    pub(super) fn read_while_paused<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        while self.readable && self.may_buffer_input() {
+            let room = (PAUSED_INPUT_BYTES_MAX - self.leftover.len()).min(buffer.len());
+            let Some(count) = self.read(context, &mut buffer[..room])? else { break };
+            self.leftover.extend_from_slice(&buffer[..count]);
+        }
+        self.count_buffers(&context.buffers);
+        if !self.leftover.is_empty() && !context.buffers.may_keep(self.leftover.len()) {
+            return Err(no_memory());
+        }
+        if self.ended && !context.limits.answer_half_closed {
+            self.close(false, CloseReason::Peer);
+        }
+        Ok(())
+    }
+
+    /// Sends output up to the quota; buffers what the socket does not accept. The common case is inlined: no pending
+    /// output, and the socket accepts everything.
+    #[allow(clippy::inline_always, reason = "hot path")]
+    #[inline(always)]
+    pub(super) fn flush<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
+        if self.pending.is_some() || !self.writable || !context.scratch.is_little(context.little_bytes) {
+            return self.flush_outlined(context);
+        }
+        context.counters.writes += 1;
+        match context.scratch.flush_little(&mut self.stream, context.limits.write_bytes_per_turn) {
+            Ok((Flushed::All, _)) => Ok(()),
+            outcome => self.after_flush(context, outcome),
+        }
+    }
+
+    /// Sends output in all other cases.
+    #[inline(never)]
+    pub(in crate::r#loop) fn flush_outlined<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
+        let output = match &mut self.pending {
+            Some(pending) => &mut **pending,
+            None => &mut context.scratch,
+        };
+        if output.is_empty() {
+            self.pending = None;
+            self.backpressured = false;
+            return Ok(());
+        }
+        if !self.writable {
+            self.buffer_unsent(context);
+            return Ok(());
+        }
+        context.counters.writes += 1;
+        let outcome = output.flush(&mut self.stream, context.limits.write_bytes_per_turn, 0);
+        self.after_flush(context, outcome)
+    }
+
+    /// Updates the connection for the result of a flush.
+    #[inline(never)]
+    fn after_flush<A: App>(
+        &mut self,
+        context: &mut LoopContext<A>,
+        outcome: io::Result<(Flushed, usize)>,
+    ) -> io::Result<()> {
+        let (flushed, sent) = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                // Kept so that `CloseInfo::unsent_bytes` is correct.
+                self.buffer_unsent(context);
+                return Err(error);
+            }
+        };
+        self.restart |= sent > 0 && self.pending.is_some();
+        self.sent_much |= flushed != Flushed::All;
+        match flushed {
+            Flushed::All | Flushed::AllOfMuch => {
+                self.pending = None;
+                self.backpressured = false;
+                self.count_buffers(&context.buffers);
+            }
+            Flushed::Blocked => {
+                self.writable = false;
+                self.file_cache = FileCache::Ready;
+                self.buffer_unsent(context);
+            }
+            Flushed::Quota => {
+                self.file_cache = FileCache::Ready;
+                self.buffer_unsent(context);
+            }
+            Flushed::NeedsReadahead => {
+                self.writable = false;
+                if self.file_cache == FileCache::Ready {
+                    self.file_cache = FileCache::Missing;
+                }
+                self.buffer_unsent(context);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends pending output and calls [`App::output_drained`] when it is sent or has dropped to the low watermark.
+    pub(super) fn flush_pending<A>(&mut self, id: ConnId, context: &mut LoopContext<A>) -> io::Result<()>
+    where
+        A: App<State = T>,
+    {
+        let unsent = self.pending_bytes();
+        self.flush_outlined(context)?;
+        if self.has_drained(unsent, &context.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
+            self.call(context, id, &[], App::output_drained);
+            self.flush_outlined(context)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether a flush that started with `before` bytes sent everything or crossed the low watermark.
+    fn has_drained(&self, before: usize, limits: &LoopLimits) -> bool {
+        let left = self.pending_bytes();
+        left == 0 || (left <= limits.output_resume_bytes && before > limits.output_resume_bytes)
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |output| output.len())
+    }
+
+    /// Updates back-pressure: on above the high watermark, off at the low watermark.
+    fn update_backpressure(&mut self, limits: &LoopLimits) {
+        let unsent = self.pending_bytes();
+        if unsent > limits.output_bytes_max {
+            self.backpressured = true;
+        } else if unsent <= limits.output_resume_bytes {
+            self.backpressured = false;
+        }
+    }
+
+    /// Moves unsent output from the loop's buffer to a buffer owned by the connection.
+    #[cold]
+    fn buffer_unsent<A: App>(&mut self, context: &mut LoopContext<A>) {
+        if self.pending.is_none() {
+            self.pending = Some(Box::new(std::mem::take(&mut context.scratch)));
+        }
+        self.count_buffers(&context.buffers);
+        self.update_backpressure(&context.limits);
+    }
+
+    /// Takes the read-ahead to request, if one is needed and not requested yet.
+    pub(in crate::r#loop) fn take_readahead(&mut self) -> Option<Readahead> {
+        if self.file_cache != FileCache::Missing {
+            return None;
+        }
+        self.file_cache = FileCache::Requested;
+        self.pending.as_ref()?.readahead()
+    }
+
+    /// Resumes sending after a read-ahead, whether it succeeded or not.
+    pub(in crate::r#loop) fn readahead_done(&mut self) {
+        self.file_cache = FileCache::Ready;
+        self.writable = true;
+        if let Some(pending) = &mut self.pending {
+            pending.readahead_done();
+        }
+    }
+}
+
+#[cold]
+fn no_memory() -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, "the buffers of all connections exceed their limit")
+}
+
+/// The recent success rate of eager reads: the heuristic that decides whether to read from a new connection before
+/// registering it with the backend.
+///
+/// Under load, and with clients that send immediately, the request has arrived by the time the connection is accepted;
+/// a one-shot connection is then served without being registered at all. With slow clients that read would block and
+/// waste a system call. The decision is therefore based on recent results, with an occasional probe.
+#[derive(Debug)]
+pub(in crate::r#loop) struct EagerRead {
+    /// Above zero if eager reads mostly find data.
+    score: i8,
+    skipped: u8,
+}
+
+impl Default for EagerRead {
+    fn default() -> Self {
+        EagerRead { score: CONFIDENCE_MAX, skipped: 0 }
+    }
+}
+
+impl EagerRead {
+    /// Returns whether to read from the next connection before registering it.
+    pub(in crate::r#loop) fn should_try(&mut self) -> bool {
+        if self.score > 0 {
+            return true;
+        }
+        self.skipped = (self.skipped + 1) % TRY_EVERY;
+        self.skipped == 0
+    }
+
+    /// Records whether an eager read found data.
+    pub(in crate::r#loop) fn record(&mut self, found: bool) {
+        let step = if found { 2 } else { -1 };
+        self.score = (self.score + step).clamp(-CONFIDENCE_MAX, CONFIDENCE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_failed_reads_only_probes_are_made_until_reads_succeed() {
+        let mut eager = EagerRead::default();
+        for _ in 0..CONFIDENCE_MAX {
+            assert!(eager.should_try());
+            eager.record(false);
+        }
+        assert!(!eager.should_try());
+        let tries = (0..160).filter(|_| eager.should_try()).count();
+        assert_eq!(tries, 160 / usize::from(TRY_EVERY));
+        for _ in 0..CONFIDENCE_MAX {
+            eager.record(true);
+        }
+        assert!(eager.should_try());
+    }
+}
