@@ -49,6 +49,25 @@ impl Running {
         Client::new(self.address().parse().expect("an address"))
     }
 
+    /// Opens a connection with a request that is in flight: the server waits for the two bytes of its body.
+    pub(crate) fn connect_in_flight(&self) -> Client {
+        let mut client = self.connect();
+        client.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+        assert_eq!(client.response().status, 100);
+        client
+    }
+
+    /// Starts a server and sends it a first SIGTERM, which it has handled, but not finished, when this returns: the
+    /// request of the returned client is in flight.
+    pub(crate) fn start_draining() -> (Running, Client) {
+        let server = Running::start(&["--port", "0"]);
+        let stuck = server.connect_in_flight();
+        let mut idle = server.connect();
+        server.signal("TERM");
+        idle.expect_close();
+        (server, stuck)
+    }
+
     #[cfg(unix)]
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
@@ -399,9 +418,7 @@ fn signals_shut_down_gracefully_with_exit_code_0() {
             idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
             idle.response();
             // An in-flight request is finished.
-            let mut busy = server.connect();
-            busy.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-            assert_eq!(busy.response().status, 100);
+            let mut busy = server.connect_in_flight();
             server.signal(signal);
             busy.send("ab");
             let response = busy.response();
@@ -468,14 +485,7 @@ fn a_second_signal_exits_at_once() {
     if skipped_under_wine(NO_CTRL_BREAK) {
         return;
     }
-    let server = Running::start(&["--port", "0"]);
-    let mut stuck = server.connect();
-    stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-    assert_eq!(stuck.response().status, 100);
-    let mut idle = server.connect();
-    server.signal("TERM");
-    // The first signal has been handled once the idle connection is closed.
-    idle.expect_close();
+    let (server, _stuck) = Running::start_draining();
     server.signal("TERM");
     assert_eq!(server.wait().0, Some(if cfg!(windows) { 130 } else { 128 + 15 }));
 }

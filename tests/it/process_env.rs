@@ -65,13 +65,7 @@ fn a_hangup_signal_does_not_stop_the_server() {
 
 #[test]
 fn a_second_signal_of_another_kind_exits_too_and_determines_the_exit_code() {
-    let server = Running::start(&["--port", "0"]);
-    let mut stuck = server.connect();
-    stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-    assert_eq!(stuck.response().status, 100);
-    let mut idle = server.connect();
-    server.signal("TERM");
-    idle.expect_close();
+    let (server, _stuck) = Running::start_draining();
     server.signal("HUP");
     server.signal("INT");
     assert_eq!(server.wait().0, Some(128 + 2));
@@ -353,11 +347,7 @@ fn ctrl_c_at_a_terminal_reports_the_connections_that_are_being_finished() {
         let name = ptsname(&master, Vec::new()).expect("a name").into_string().expect("text");
         let terminal = OpenOptions::new().read(true).write(true).open(name).expect("a pseudo-terminal");
         let server = Running::spawn(serverd(&["-p", "0"]).stderr(terminal));
-        let mut clients: Vec<Client> = (0..busy).map(|_| server.connect()).collect();
-        for client in &mut clients {
-            client.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-            assert_eq!(client.response().status, 100);
-        }
+        let mut clients: Vec<Client> = (0..busy).map(|_| server.connect_in_flight()).collect();
         let mut idle = server.connect();
         request(&mut idle);
         server.signal("INT");
