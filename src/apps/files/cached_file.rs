@@ -124,7 +124,10 @@ impl CachedFile {
             let validators = Validators::of_metadata(&fingerprint, coding, mtime_is_reused, now);
             (Content::Open(Arc::new(file), metadata.len()), validators)
         };
-        let is_stable = fingerprint.is_stable(now);
+        // Without a ctime, a file can be replaced by one of the same length and mtime. Without a cache every request must
+        // see that.
+        let is_detectable = cfg!(unix) || loader.options.cache_bytes_max > 0;
+        let is_stable = is_detectable && fingerprint.is_stable(now);
         let (ok_headers, not_modified_headers) = headers(loader, &representation, &media, &validators, &content);
         Ok(CachedFile {
             representation,
