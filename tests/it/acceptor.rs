@@ -22,6 +22,11 @@ struct Server {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Incomplete requests must not time out on a busy machine.
+fn timeouts() -> Timeouts {
+    Timeouts::default().head(WAIT_MAX)
+}
+
 fn start<B: Backend>(loops: usize, limit: &ConnectionLimit) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -35,7 +40,7 @@ fn start<B: Backend>(loops: usize, limit: &ConnectionLimit) -> Server {
         threads.push(std::thread::spawn(move || {
             let app = HttpServer::with(Whoami::new(number, 0));
             let mut event_loop =
-                EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
+                EventLoop::<B, _>::with_limits(timeouts(), LoopLimits::default(), app).expect("a loop");
             event_loop.share_connection_limit(&own);
             event_loop.listen(worker_listener).expect("registration succeeds");
             send.send(event_loop.handle()).expect("the test is waiting");
@@ -57,8 +62,7 @@ fn start_alone<B: Backend>(limit: &ConnectionLimit) -> Alone {
     let (own, (send, started)) = (share.clone(), mpsc::channel());
     let thread = std::thread::spawn(move || {
         let app = HttpServer::with(Whoami::new(0, 0));
-        let mut event_loop =
-            EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
+        let mut event_loop = EventLoop::<B, _>::with_limits(timeouts(), LoopLimits::default(), app).expect("a loop");
         event_loop.share_connection_limit(&own);
         event_loop.listen(listener).expect("registration succeeds");
         send.send(event_loop.handle()).expect("the test is waiting");

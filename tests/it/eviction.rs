@@ -12,7 +12,7 @@ use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// Longer than the accuracy of the order of idle connections.
-const APART: Duration = Duration::from_millis(80);
+const APART: Duration = Duration::from_millis(250);
 
 fn serve<B: Backend>(connections_max: usize) -> Server {
     let limits = LoopLimits::default().connections_max(connections_max);

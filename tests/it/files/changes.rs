@@ -55,7 +55,8 @@ on_every_backend! {
                     continue; // An open file cannot be replaced there.
                 }
                 std::fs::rename(tree.write("new", &new), &path).expect("rename");
-                assert!(get(&mut client, "/file").body == new, "{len} {round}: replaced");
+                let response = get(&mut client, "/file");
+                assert!(response.body == new, "{len} {round}: replaced: {response:?}");
                 std::fs::remove_file(path).expect("remove file");
                 assert_eq!(get(&mut client, "/file").status, 404, "{len} {round}: removed");
             }

@@ -83,9 +83,9 @@ on_every_backend! {
         tree.write("404.html", "");
         get_until(&mut client, "/404.html", |response| response.body.is_empty());
         assert_eq!(request(&mut client, "GET", "/nowhere", NAVIGATION).text(), "<p>missing");
-        tree.write("404.html", "<p>changed");
+        tree.write("404.html", "<p>changed it");
         let start = std::time::Instant::now();
-        while request(&mut client, "GET", "/nowhere", NAVIGATION).text() != "<p>changed" {
+        while request(&mut client, "GET", "/nowhere", NAVIGATION).text() != "<p>changed it" {
             assert!(start.elapsed() < crate::harness::WAIT_MAX, "the new page is not served");
         }
         std::fs::remove_file(tree.path().join("404.html")).expect("remove file");

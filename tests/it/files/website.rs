@@ -5,7 +5,7 @@ use std::time::Duration;
 use serverd::apps::files::{CacheControl, Options};
 
 use super::{Tree, get, get_until, request};
-use crate::harness::on_every_backend;
+use crate::harness::{on_every_backend, skipped_under_wine};
 
 /// The Accept header that a browser sends when it navigates to a page, and when it loads a subresource.
 const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
@@ -65,6 +65,9 @@ on_every_backend! {
     }
 
     fn a_broken_spa_page_leaves_the_previous_one<B>() {
+        if skipped_under_wine("a directory gets a new creation time with each change, so that it appears to be replaced") {
+            return;
+        }
         let tree = site();
         let options = Options::default().spa("index.html".to_owned()).listing(false);
         let server = tree.serve_with::<B>(options);
