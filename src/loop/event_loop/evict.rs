@@ -7,7 +7,7 @@
 use super::EventLoop;
 use super::expire::on_timeout;
 use crate::r#loop::app::{App, CloseReason, Phase};
-use crate::r#loop::connection::Outcome;
+use crate::r#loop::connection::{Outcome, Stage};
 use crate::r#loop::readiness::Readiness;
 
 /// Maximum number of idle connections to close in one turn, so that a burst of new connections does not stall the others.
@@ -63,12 +63,17 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             connection.readable = true;
             match connection.step_outlined(id, context, buffer) {
                 Outcome::Open if context.read_bytes == 0 && connection.awaits_message() => {
-                    on_timeout(connection, context, id, phase, CloseReason::Evicted)
+                    match on_timeout(connection, context, id, phase, CloseReason::Evicted) {
+                        // Where the system does not report acknowledgements, it would linger and keep its slot. As the
+                        // longest idle, it has received its responses.
+                        Outcome::Open if connection.stage == Stage::Lingering => Outcome::Closed(CloseReason::Evicted),
+                        outcome => outcome,
+                    }
                 }
                 outcome => outcome,
             }
         });
-        // Where the system does not report acknowledgements, it may linger for a moment.
+        // A last response of the application may still be on its way.
         self.table.get_mut(id).is_none_or(|connection| connection.is_closing())
     }
 
