@@ -395,7 +395,13 @@ fn a_directory_that_cannot_be_read_is_refused_at_start() {
     let mode_for_server = |bits: u32| if rustix::process::geteuid().is_root() { 0o700 | bits } else { bits << 6 };
     for (bits, options) in [(0, &[][..]), (1, &[]), (4, &[]), (0, &["--no-listing"])] {
         set_mode(&site, mode_for_server(bits));
-        let output = start(options).output().expect("the binary runs");
+        // A process that another test forks may still have the copy open for writing.
+        let output = loop {
+            match start(options).output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                output => break output.expect("the binary runs"),
+            }
+        };
         let text = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{bits} {options:?}: {text}");
         assert!(text.contains("cannot serve") && text.contains("specify a readable directory"), "{text}");
