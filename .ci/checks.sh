@@ -39,7 +39,7 @@ features() { # the library without features, with each alone, and with all of th
     [ ! -e target/library/doc/serverd/cli ] || { echo "the documentation of the library contains the command line"; return 1; }
 }
 
-suite() { timeout 900 nice -n 5 bash tests/platforms/suite.sh "$1"; } # TARGET
+suite() { timeout 1800 nice -n 5 bash tests/platforms/suite.sh "$1"; } # TARGET
 
 windows_server() { # black-box tests of serverd.exe
     (. tests/platforms/env.sh; cargo build --locked --target x86_64-pc-windows-gnu --bin serverd)
