@@ -128,16 +128,33 @@ pub(super) struct Timers {
     wake_ms: u64,
 }
 
+/// The timeout of a phase in milliseconds; `u64::MAX` for none.
+fn limit_ms(timeouts: &Timeouts, phase: Phase) -> u64 {
+    let limit_ms = timeouts
+        .of(phase)
+        .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+    if IDLE_PHASES.contains(&phase) { limit_ms.min(FOREVER_MS) } else { limit_ms }
+}
+
 impl Timers {
     pub(super) fn new(timeouts: &Timeouts) -> Self {
-        let lists = PHASES.map(|phase| {
-            let limit_ms = timeouts
-                .of(phase)
-                .map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-            let limit_ms = if IDLE_PHASES.contains(&phase) { limit_ms.min(FOREVER_MS) } else { limit_ms };
-            List::new(phase, limit_ms)
-        });
+        let lists = PHASES.map(|phase| List::new(phase, limit_ms(timeouts, phase)));
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
+    }
+
+    /// Changes the timeouts. The timers of phases whose timeout differs stop; those of the other phases are not affected.
+    #[cold]
+    pub(super) fn change_limits(&mut self, timeouts: &Timeouts) {
+        for phase in PHASES {
+            let limit_ms = limit_ms(timeouts, phase);
+            if limit_ms == self.lists[phase as usize].limit_ms {
+                continue;
+            }
+            for link in self.links.iter_mut().filter(|link| link.due.is_in(phase)) {
+                *link = UNLINKED;
+            }
+            self.lists[phase as usize] = List::new(phase, limit_ms);
+        }
     }
 
     /// Sets the phase of a slot. Its timer starts if the phase has changed or `restart` is set; returns whether it did.
@@ -236,16 +253,18 @@ impl Timers {
         None
     }
 
-    /// Returns the slot that has been idle longest, and its phase. The timer stays armed.
-    pub(super) fn longest_idle(&self) -> Option<(u32, Phase)> {
-        let first = |phase: Phase| {
-            let list = &self.lists[phase as usize];
-            let link = self.links.get(list.first as usize)?;
-            let since_ms = link.due.deadline_ms().saturating_sub(list.limit_ms);
-            Some((since_ms, list.first, phase))
-        };
-        let longest = IDLE_PHASES.into_iter().filter_map(first).min_by_key(|(since_ms, ..)| *since_ms);
-        longest.map(|(_, slot, phase)| (slot, phase))
+    /// Returns the idle slots and their phases, the one that has been idle longest first.
+    pub(super) fn longest_idle(&self) -> impl Iterator<Item = (u32, Phase)> {
+        let mut next = IDLE_PHASES.map(|phase| self.lists[phase as usize].first);
+        std::iter::from_fn(move || {
+            let first = |position: usize| {
+                let link = self.links.get(next[position] as usize)?;
+                let limit_ms = self.lists[IDLE_PHASES[position] as usize].limit_ms;
+                Some((link.due.deadline_ms().saturating_sub(limit_ms), position, link.next))
+            };
+            let (_, position, following) = (0..IDLE_PHASES.len()).filter_map(first).min()?;
+            Some((std::mem::replace(&mut next[position], following), IDLE_PHASES[position]))
+        })
     }
 
     /// Returns the slots of a phase, the one whose timer started first first.
@@ -332,6 +351,29 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_timeout_stops_the_timers_of_its_phase_and_no_others() {
+        let mut timers = timers();
+        timers.enter(0, Phase::Idle, false, 0);
+        timers.enter(1, Phase::Head, false, 0);
+        timers.enter(2, Phase::Idle, false, 0);
+        let idle = Some(Duration::from_millis(50));
+        let timeouts = Timeouts { head: Some(Duration::from_millis(100)), idle, ..Timeouts::default() };
+        timers.change_limits(&timeouts);
+        assert!(timers.enter(0, Phase::Idle, false, 80));
+        assert!(!timers.enter(1, Phase::Head, false, 80));
+        // Nothing changes.
+        timers.change_limits(&timeouts);
+        assert!(!timers.enter(0, Phase::Idle, false, 90));
+        assert_eq!(timers.expired(107), Some((1, Phase::Head)));
+        timers.cancel(1);
+        assert_eq!(timers.expired(107), None);
+        assert_eq!(timers.expired(140), Some((0, Phase::Idle)));
+        timers.cancel(0);
+        // Slot 2 has no timer any more.
+        assert_eq!(timers.expired(1_000_000), None);
+    }
+
+    #[test]
     fn cancelling_in_any_order_keeps_the_lists_intact() {
         let mut timers = timers();
         for slot in 0..5 {
@@ -355,18 +397,20 @@ mod tests {
     fn the_longest_idle_slot_is_found_with_and_without_timeouts() {
         for idle in [Some(Duration::from_secs(75)), None] {
             let mut timers = Timers::new(&Timeouts { idle, ..Timeouts::default() });
-            assert_eq!(timers.longest_idle(), None);
+            assert_eq!(timers.longest_idle().next(), None);
             timers.enter(0, Phase::Idle, false, 1000);
             timers.enter(1, Phase::AwaitingFirstByte, false, 2000);
             timers.enter(2, Phase::Idle, false, 3000);
             timers.enter(3, Phase::Handling, false, 10);
-            assert_eq!(timers.longest_idle(), Some((0, Phase::Idle)));
+            assert_eq!(timers.longest_idle().next(), Some((0, Phase::Idle)));
+            let slots: Vec<u32> = timers.longest_idle().map(|(slot, _)| slot).collect();
+            assert_eq!(slots, [0, 1, 2]);
             assert!(timers.enter(0, Phase::Idle, true, 4000));
-            assert_eq!(timers.longest_idle(), Some((1, Phase::AwaitingFirstByte)));
+            assert_eq!(timers.longest_idle().next(), Some((1, Phase::AwaitingFirstByte)));
             timers.cancel(1);
-            assert_eq!(timers.longest_idle(), Some((2, Phase::Idle)));
+            assert_eq!(timers.longest_idle().next(), Some((2, Phase::Idle)));
             timers.enter(2, Phase::Handling, false, 5000);
-            assert_eq!(timers.longest_idle(), Some((0, Phase::Idle)));
+            assert_eq!(timers.longest_idle().next(), Some((0, Phase::Idle)));
             timers.cancel(3);
             timers.cancel(2);
             assert_eq!(timers.expired(70_000), None);

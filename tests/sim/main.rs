@@ -60,6 +60,69 @@ fn every_request_is_answered_once_in_order_and_in_time_on_an_edge_triggered_back
     try_seeds::<true>();
 }
 
+#[test]
+fn a_drain_does_not_delay_the_check_whether_a_peer_is_present() {
+    let script = vec![
+        send(get("/later/86400000/1")),
+        Step::Offer(get("/get/behind").repeat(1000).into()),
+        Step::Pause(1000),
+        Step::Reset,
+    ];
+    for seed in 0..20 {
+        let clients = vec![(0, Client::new("leaving", script.clone()))];
+        run_clients::<false>(seed, 10, clients, Some(12_000_000));
+        let clients = vec![(0, Client::new("leaving", script.clone()))];
+        run_clients::<true>(seed, 10, clients, Some(12_000_000));
+    }
+}
+
+#[test]
+fn a_vanished_reader_is_noticed_while_others_wait_for_its_connection() {
+    for seed in 0..20 {
+        let clients = || {
+            let lost = vec![send(get("/huge/50000/1")), Step::Pause(1000), Step::Vanish];
+            let lost = Client::new("lost", lost).more_memory(256 * 1024);
+            let others = (1..20).map(|number| {
+                let script = vec![send(get("/get/other")), Step::Response(200, "/get/other".into())];
+                (number * 10_000_000, Client::new("keep-alive", script))
+            });
+            std::iter::once((0, lost)).chain(others).collect()
+        };
+        run_clients::<false>(seed, 1, clients(), None);
+        run_clients::<true>(seed, 1, clients(), None);
+    }
+}
+
+/// Runs a simulation of these clients, with their start times.
+fn run_clients<const EDGE: bool>(
+    seed: u64,
+    connections_max: usize,
+    clients: Vec<(u64, Client)>,
+    drain_us: Option<u64>,
+) {
+    let world = World::new(seed, EDGE, Conditions::default());
+    let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
+    let limits = LoopLimits::default().connections_max(connections_max);
+    let app = HttpServer::new(handler(&handle, &Deferrals::default()));
+    let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
+    event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected");
+    *handle.borrow_mut() = Some(event_loop.handle());
+    {
+        let world = &mut *world.borrow_mut();
+        (world.may_evict, world.open_max) = (true, connections_max);
+        for (start_us, client) in clients {
+            world.add_client(client, start_us);
+        }
+        let own = event_loop.handle();
+        world.drain = Some(Box::new(move || own.drain()));
+        if let Some(us) = drain_us {
+            world.drain_at(us);
+        }
+    }
+    run_to_end(&mut event_loop, &world);
+    check(&world.borrow(), event_loop.counters());
+}
+
 fn try_seeds<const EDGE: bool>() {
     let first = variable("SERVERD_SIM_FIRST", 1);
     let seeds = first..first + variable("SERVERD_SIM_SEEDS", COUNT);

@@ -9,13 +9,21 @@ use super::expire::on_timeout;
 use crate::r#loop::app::{App, CloseReason, Phase};
 use crate::r#loop::connection::{Outcome, Stage};
 use crate::r#loop::readiness::Readiness;
+use crate::r#loop::table::ConnId;
 
 /// Maximum number of idle connections to close in one turn, so that a burst of new connections does not stall the others.
 const EVICTIONS_PER_TURN: u32 = 16;
 
+/// Maximum number of idle connections that are considered in one turn. Those whose peer is still receiving a response are
+/// skipped, which takes a system call.
+const EXAMINED_PER_TURN: usize = 1024;
+
 /// The idle connections closed in one turn.
 pub(super) struct Eviction {
     left: u32,
+    /// The connections that were idle when this turn first needed one, from the one that has been idle longest. Each is
+    /// considered once in a turn.
+    idle: Option<std::vec::IntoIter<(ConnId, Phase)>>,
     any: bool,
     /// No connection was accepted since the last one was closed, so that closing another may not help either: the system
     /// may be out of file descriptors because of other processes.
@@ -24,7 +32,7 @@ pub(super) struct Eviction {
 
 impl Default for Eviction {
     fn default() -> Self {
-        Eviction { left: EVICTIONS_PER_TURN, any: false, is_unused: false }
+        Eviction { left: EVICTIONS_PER_TURN, idle: None, any: false, is_unused: false }
     }
 }
 
@@ -36,7 +44,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if eviction.is_unused {
             return true;
         }
-        if self.evict_longest_idle(&mut eviction.left) {
+        if self.evict_longest_idle(eviction) {
             (eviction.any, eviction.is_unused) = (true, true);
             return true;
         }
@@ -52,14 +60,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Closes an idle connection, unless a request has arrived on it. Returns whether it was closed.
-    fn evict(&mut self, index: u32, phase: Phase) -> bool {
-        // If the connection stays open, its timer starts again, behind those of the others.
-        self.timers.cancel(index);
-        let Some(id) = self.table.at(index) else { return false };
+    fn evict(&mut self, id: ConnId, phase: Phase) -> bool {
         self.with_connection(id, |connection, context, buffer| {
-            if !connection.awaits_message() || connection.is_sending() {
-                return Outcome::Open;
-            }
             connection.readable = true;
             match connection.step_outlined(id, context, buffer) {
                 Outcome::Open if context.read_bytes == 0 && connection.awaits_message() => {
@@ -91,11 +93,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Closes an idle connection for each loop that has asked for it, or passes the request on to another loop.
     #[cold]
     fn make_room_for_others(&mut self) {
-        let mut left = EVICTIONS_PER_TURN;
-        while left > 0
+        let mut eviction = Eviction::default();
+        while eviction.left > 0
             && let Some(request) = self.connection_limit.take_room_request()
         {
-            if self.evict_longest_idle(&mut left) {
+            if self.evict_longest_idle(&mut eviction) {
                 request.fulfil();
             } else {
                 self.connection_limit.pass_on(request);
@@ -103,14 +105,27 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
-    /// Closes the connection that has been idle longest, in up to `left` attempts. Returns whether one was closed.
-    fn evict_longest_idle(&mut self, left: &mut u32) -> bool {
-        while *left > 0
-            && let Some((index, phase)) = self.timers.longest_idle()
+    /// Closes the connection that has been idle longest. Returns whether one was closed.
+    ///
+    /// The timer of a connection that is skipped runs on. If it started again, a peer that has vanished before it received
+    /// a response would keep its connection for as long as others wait for one.
+    fn evict_longest_idle(&mut self, eviction: &mut Eviction) -> bool {
+        let idle = eviction.idle.get_or_insert_with(|| {
+            let slots = self.timers.longest_idle().take(EXAMINED_PER_TURN);
+            let idle = slots.filter_map(|(slot, phase)| Some((self.table.at(slot)?, phase)));
+            idle.collect::<Vec<_>>().into_iter()
+        });
+        while eviction.left > 0
+            && let Some((id, phase)) = idle.next()
         {
-            *left -= 1;
-            if self.evict(index, phase) {
-                return true;
+            let may_close = self.table.get_mut(id).is_some_and(|connection| {
+                connection.timed_phase() == phase && connection.awaits_message() && !connection.is_sending()
+            });
+            if may_close {
+                eviction.left -= 1;
+                if self.evict(id, phase) {
+                    return true;
+                }
             }
         }
         false

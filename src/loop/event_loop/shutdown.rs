@@ -9,7 +9,6 @@ use crate::r#loop::connection::{Life, Outcome, Stage};
 use crate::r#loop::listener::is_public;
 use crate::r#loop::mailbox::Command;
 use crate::r#loop::readiness::{Readiness, Stream};
-use crate::r#loop::timers::Timers;
 
 /// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -94,12 +93,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.context.now_ms.saturating_add(limit_ms).saturating_add(1)
     }
 
-    /// Limits the time that idle and silent connections stay open. The caller arms the timers of all connections again.
+    /// Limits the time that idle and silent connections stay open; their timers stop. The caller updates all connections,
+    /// which starts those timers again. All other timers run on.
     fn limit_idle_time(&mut self, limit: Duration) {
         for timeout in [&mut self.timeouts.idle, &mut self.timeouts.silent] {
             *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));
         }
-        self.timers = Timers::new(&self.timeouts);
+        self.timers.change_limits(&self.timeouts);
     }
 
     /// Returns whether a connection from a public address is open. Examines at most [`PEERS_EXAMINED_MAX`] connections.
