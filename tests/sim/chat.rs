@@ -27,6 +27,9 @@ const SPEECH_MIN_US: u64 = 19_500_000;
 /// Memory for the lines that a member has not received.
 const QUEUE_BYTES: usize = 256 * 1024;
 
+/// Earliest time at which a speaker connects, in microseconds of virtual time.
+const SPEAKERS_START_US: u64 = 2_000_000;
+
 /// The last line of a session.
 const LAST_LINE: &str = "] the end";
 
@@ -38,7 +41,6 @@ struct Speech {
     next: u64,
     /// Number of lines that were not received.
     missed: u64,
-    first_us: u64,
     last_us: u64,
 }
 
@@ -64,7 +66,7 @@ impl Transcript {
         };
         let number = text.split(' ').next().unwrap_or_default();
         let number: u64 = number.parse().map_err(|error| format!("{line}: {error}"))?;
-        let begin = Speech { first: number, next: number, first_us: now_us, ..Speech::default() };
+        let begin = Speech { first: number, next: number, ..Speech::default() };
         let speech = self.speeches.entry(name.to_owned()).or_insert(begin);
         if number < speech.next {
             return Err(format!("{line} after line {}", speech.next - 1));
@@ -82,7 +84,8 @@ impl Transcript {
             return Err(format!("{missed} lines are missing, notices count {}", self.skipped));
         }
         let is_complete = |speech: &Speech| {
-            (speech.first, speech.next) == (0, LINES) && speech.last_us >= speech.first_us + SPEECH_MIN_US
+            // The first line may have been received late, so the time counts from the earliest start.
+            (speech.first, speech.next) == (0, LINES) && speech.last_us >= SPEAKERS_START_US + SPEECH_MIN_US
         };
         if reads_at_once && !self.speeches.values().all(is_complete) {
             return Err(format!("{:?}", self.speeches));
@@ -123,7 +126,7 @@ fn populate(world: &RefCell<World>, rng: &mut Rng) {
     for _ in 0..SPEAKERS {
         let lines: String =
             (0..LINES).flat_map(|number| [format!("line {number} "), "x".repeat(TEXT_BYTES), "\n".into()]).collect();
-        let start_us = 2_000_000 + rng.below(3_000_000);
+        let start_us = SPEAKERS_START_US + rng.below(3_000_000);
         world.add_client(Client::new("speaking", vec![send(lines), Step::Listen(0)]), start_us);
     }
 }
