@@ -116,17 +116,18 @@ impl Cache {
         let Some(representation) = file.for_client(head) else { return Ok(file.respond(head)) };
         // NUL cannot occur in a path, so this key is unique.
         let key = format!("{path}\0{}", representation.coding_name());
-        if self.fresh(key.as_bytes(), now).is_none() {
-            match self.load(loader, key.as_bytes(), representation) {
-                Ok(()) => {}
-                Err(LoadError::Io(error)) => {
-                    log::debug!("cannot read precompressed sibling of {path}: {error}; sending the file uncompressed");
-                    return Ok(self.get(path.as_bytes(), now).ok_or_else(evicted)?.respond(head));
-                }
-                Err(cold) => return Err(cold),
-            }
+        if let Some(sibling) = self.fresh(key.as_bytes(), now) {
+            return Ok(sibling.respond(head));
         }
-        Ok(self.get(key.as_bytes(), now).ok_or_else(evicted)?.respond(head))
+        let sent = match self.load(loader, key.as_bytes(), representation) {
+            Ok(()) => key.as_str(),
+            Err(LoadError::Io(error)) => {
+                log::debug!("cannot read precompressed sibling of {path}: {error}; sending the file uncompressed");
+                path
+            }
+            Err(cold) => return Err(cold),
+        };
+        Ok(self.get(sent.as_bytes(), now).ok_or_else(evicted)?.respond(head))
     }
 
     /// Inserts a file, evicting others as needed. The most recent file is kept even if it exceeds the limits.

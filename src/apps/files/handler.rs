@@ -39,7 +39,6 @@ pub struct Files {
     /// The directory of this generation; `None` while it cannot be opened.
     root: Option<Arc<Root>>,
     generation: u64,
-    options: Arc<Options>,
     cache: Cache,
     pages: Pages,
     lister: Arc<Lister>,
@@ -52,7 +51,6 @@ impl Clone for Files {
             site: Arc::clone(&self.site),
             root,
             generation,
-            options: Arc::clone(&self.options),
             cache: self.cache.new_like(),
             pages: Pages::new(self.site.watcher()),
             lister: Arc::clone(&self.lister),
@@ -77,12 +75,11 @@ impl Files {
         for path in &mut options.private {
             *path = std::path::absolute(&path)?;
         }
-        let options = Arc::new(options);
-        let site = Arc::new(Site::open(std::path::absolute(directory)?, Arc::clone(&options))?);
+        let site = Arc::new(Site::open(std::path::absolute(directory)?, Arc::new(options))?);
         let (root, generation) = site.current();
-        let cache = Cache::new(options.cache_bytes_max, options.open_files_max, site.watcher());
+        let cache = Cache::new(site.options.cache_bytes_max, site.options.open_files_max, site.watcher());
         let pages = Pages::new(site.watcher());
-        Ok(Files { site, root, generation, options, cache, pages, lister: Arc::default() })
+        Ok(Files { site, root, generation, cache, pages, lister: Arc::default() })
     }
 
     /// Returns a function that makes this file server and its clones resolve the path of the directory again and compare
@@ -98,7 +95,7 @@ impl Files {
     /// # Errors
     /// Returns the error of opening or reading it.
     pub fn check_spa_page(&self) -> io::Result<()> {
-        match (&self.options.spa, &self.root) {
+        match (&self.site.options.spa, &self.root) {
             (Some(page), Some(root)) => root.open_file(page.as_ref()).map(drop),
             _ => Ok(()),
         }
@@ -129,7 +126,7 @@ impl Files {
         }
         let Some(root) = self.root.clone() else {
             let response = status_response(StatusCode::SERVICE_UNAVAILABLE, wants_page(head));
-            return response.header("Vary", vary(&self.options));
+            return response.header("Vary", vary(&self.site.options));
         };
         if let Some(ListingFailed(error)) = head.extension() {
             return self.respond_to_error(head, &root, &error);
@@ -169,25 +166,25 @@ impl Files {
             Ok(Some(response)) => response,
             Err(LoadError::Cold(file)) => self.site.fill_page_cache(file),
             Ok(None) | Err(LoadError::Io(_)) => {
-                error_response(head.path(), error, wants_page(head)).header("Vary", vary(&self.options))
+                error_response(head.path(), error, wants_page(head)).header("Vary", vary(&self.site.options))
             }
         }
     }
 
     /// Consults the file system, or chooses a representation.
     fn look_up(&mut self, head: &RequestHead<'_>, root: &Arc<Root>) -> Result<Response, LoadError> {
-        let target = Target::parse(head.path_below_mount(), self.options.hidden)
+        let target = Target::parse(head.path_below_mount(), self.site.options.hidden)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let (path, loader) = (target.canonical(), loader(&self.site, root, head));
         // The cache may hold the path in its canonical spelling.
         if self.cache.fresh(path.as_bytes(), head.unix_time()).is_none() {
-            match target.resolve(root, &self.options)? {
+            match target.resolve(root, &self.site.options)? {
                 Resolved::File(relative) => {
                     let representation = loader.identity(relative);
                     self.cache.load(&loader, path.as_bytes(), representation)?;
                     self.site.set_populated();
                 }
-                Resolved::Directory if self.options.listing => {
+                Resolved::Directory if self.site.options.listing => {
                     return Ok(self.lister.list(&self.site, root, head, target.relative)?);
                 }
                 Resolved::Directory => return Err(io::Error::from(io::ErrorKind::NotFound).into()),

@@ -22,7 +22,7 @@ use http::StatusCode;
 
 use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
-use super::errors::is_out_of_fds;
+use super::errors::{is_out_of_fds, status_response};
 use super::options::Options;
 use super::root::Root;
 use super::validators::History;
@@ -247,7 +247,7 @@ impl Site {
         };
         match self.readers.get_or_init(start).as_ref().map(|pool| pool.run(read)) {
             Some(Ok(())) => response,
-            _ => Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1"),
+            _ => status_response(StatusCode::SERVICE_UNAVAILABLE, false),
         }
     }
 

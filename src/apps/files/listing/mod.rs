@@ -18,6 +18,7 @@ use http::StatusCode;
 
 use self::entries::{Budget, Entries, Entry, Kind, LimitReached, Sending};
 use self::page::{Format, View};
+use super::errors::status_response;
 use super::root::Root;
 use super::site::Site;
 use crate::httpserver::{Pool, RequestHead, Response};
@@ -131,7 +132,7 @@ impl ListingWriter {
         while !self.done && buffered.len() < BUFFERED_BYTES_MAX {
             // Cannot be cancelled this early.
             if self.push_chunk(&mut buffered).is_err() {
-                return Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", "1");
+                return status_response(StatusCode::SERVICE_UNAVAILABLE, false);
             }
         }
         let response = if self.done {
