@@ -194,10 +194,7 @@ impl Console {
             ("/kick", name) => reply(chat.kick(name), "disconnected", name),
             ("/mute", name) => reply(chat.set_muted(name, true), "muted", name),
             ("/unmute", name) => reply(chat.set_muted(name, false), "unmuted", name),
-            ("/ban", whom) => {
-                drop(chat);
-                self.ban(whom)
-            }
+            ("/ban", whom) => ban(&mut chat, whom),
             ("/unban", addr) => match addr.parse() {
                 Ok(addr) if chat.unban(addr) => format!("unbanned {addr}\n"),
                 Ok(addr) => format!("{addr} is not banned\n"),
@@ -210,22 +207,21 @@ impl Console {
             }
         }
     }
+}
 
-    /// Bans an address, or that of a member.
-    fn ban(&self, whom: &str) -> String {
-        let mut chat = self.state.lock_from_outside();
-        let addr: IpAddr = match whom.parse() {
-            Ok(addr) => addr,
-            Err(_) => match chat.member_addr(whom) {
-                Some(Some(addr)) => addr.ip(),
-                Some(None) => return reply(chat.kick(whom), "unknown address; disconnected", whom),
-                None => return "no such member\n".into(),
-            },
-        };
-        match chat.ban(addr) {
-            Some(count) => format!("banned {addr}; disconnected {count} members\n"),
-            None => "too many addresses are banned; /unban some\n".into(),
-        }
+/// Bans an address, or that of a member.
+fn ban(chat: &mut ChatGuard<'_>, whom: &str) -> String {
+    let addr: IpAddr = match whom.parse() {
+        Ok(addr) => addr,
+        Err(_) => match chat.member_addr(whom) {
+            Some(Some(addr)) => addr.ip(),
+            Some(None) => return reply(chat.kick(whom), "unknown address; disconnected", whom),
+            None => return "no such member\n".into(),
+        },
+    };
+    match chat.ban(addr) {
+        Some(count) => format!("banned {addr}; disconnected {count} members\n"),
+        None => "too many addresses are banned; /unban some\n".into(),
     }
 }
 
