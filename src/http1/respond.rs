@@ -160,21 +160,9 @@ impl Connection {
     /// assert!(output.ends_with(b"Content-Length: 5\r\n\r\n"));
     /// # Ok::<(), serverd::http1::Error>(())
     /// ```
-    pub fn respond(
-        &mut self,
-        encoder: &mut Encoder,
-        out: &mut Vec<u8>,
-        now: u64,
-        context: ReplyContext,
-        reply: &Reply<'_>,
-    ) -> Responded {
-        self.respond_inlined(encoder, out, now, context, reply)
-    }
-
-    /// Inlined version of [`Connection::respond`], for callers with constant arguments.
     #[allow(clippy::inline_always, reason = "hot path of the last response on a connection")]
     #[inline(always)]
-    pub(crate) fn respond_inlined(
+    pub fn respond(
         &mut self,
         encoder: &mut Encoder,
         out: &mut Vec<u8>,

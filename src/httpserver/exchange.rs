@@ -359,7 +359,7 @@ impl<H: Handler> HttpServer<H> {
             keep_alive,
         };
         let now = wire.unix_time();
-        state.http1.respond_inlined(&mut self.encoder, wire.output().buffer(), now, context, &reply)
+        state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)
     }
 
     /// Handles the responses that are not on the fast path of [`Self::respond`]: the body is not in memory, or the
