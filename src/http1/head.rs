@@ -3,16 +3,6 @@
 //!
 //! A head stores offsets, not slices, so it stays valid when the input buffer moves.
 //!
-//! Choices the RFC leaves open, each made so that no proxy can parse the message differently:
-//!
-//! - Lines end either all in CRLF or all in a bare LF (RFC 9112 section 2.2 permits LF; netcat users type it);
-//!   a mixture is rejected, and a bare CR is rejected everywhere.
-//! - Exactly one SP, and no other whitespace, separates the elements of the request line (section 3).
-//! - A repeated Content-Length is rejected even if the values are equal (section 6.3).
-//! - Transfer-Encoding together with Content-Length, or in HTTP/1.0, is rejected (section 6.1).
-//! - Folded lines are rejected (section 5.2), and so are control characters in values (RFC 9110 section 5.5).
-//! - An empty Host is rejected: an http URI has a host (RFC 9110 section 4.2.1).
-//!
 //! A function with the suffix `_outlined` is the out-of-line version of an inlined function, for use outside the hot
 //! path.
 
