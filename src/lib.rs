@@ -65,8 +65,9 @@
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
-//! The Cargo feature `cli` (default) builds the binary. Without default features, `files`, `compress`, `basic-auth`,
-//! `json` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting backend for tests.
+//! The Cargo feature `cli` (default) builds the binary. Without default features, `chat`, `files`, `compress`,
+//! `basic-auth`, `json` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting backend for
+//! tests.
 
 /// Defines a setter for each field of a struct, which makes a value from its default in one expression.
 macro_rules! setters {
@@ -109,6 +110,7 @@ pub mod server;
 pub use {bytes, http};
 
 #[cfg(feature = "chat")]
+#[doc(inline)]
 pub use self::apps::{Chat, chat::Bounds as ChatBounds};
 #[doc(inline)]
 pub use self::apps::{Echo, Fixed};
