@@ -45,18 +45,14 @@ impl<H: Handler> HttpServer<H> {
                     _ => Step::Parse,
                 }
             }
-            Some(Exchange::Collecting(request)) => match request.status() {
-                Status::Running => Step::Parse,
-                Status::Waiting => Step::Flow(Flow::Pause),
-                Status::Rejected => self.reject_body(state, wire),
-            },
+            Some(Exchange::Collecting(request)) => {
+                let status = request.status();
+                self.follow(state, wire, status)
+            }
             Some(Exchange::Reading(reply, feed, pending)) => {
                 let Some(Outcome::Response(response)) = pending.take() else {
-                    return match feed.status() {
-                        Status::Running => Step::Parse,
-                        Status::Waiting => Step::Flow(Flow::Pause),
-                        Status::Rejected => self.reject_body(state, wire),
-                    };
+                    let status = feed.status();
+                    return self.follow(state, wire, status);
                 };
                 let reply = *reply;
                 // The response came before the end of the body, so the rest of the body stays unread.
@@ -117,11 +113,8 @@ impl<H: Handler> HttpServer<H> {
                 return self.respond(state, wire, reply, response);
             }
             Some(Exchange::Reading(_, feed, _)) => {
-                return match feed.push(bytes) {
-                    Status::Running => Step::Parse,
-                    Status::Waiting => Step::Flow(Flow::Pause),
-                    Status::Rejected => self.reject_body(state, wire),
-                };
+                let status = feed.push(bytes);
+                return self.follow(state, wire, status);
             }
             _ => {}
         }
@@ -130,13 +123,18 @@ impl<H: Handler> HttpServer<H> {
 
     /// Counts a chunk towards the memory of all bodies. Pauses reading at the limit.
     fn count_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, received: usize) -> Step {
-        let id = self.exchange_id(wire);
         let Some(Exchange::Collecting(request)) = state.exchange.as_deref_mut() else { return Step::Parse };
         if request.lease.is_none() {
-            request.lease = id.map(|id| self.buffer_limit.add(id));
+            request.lease = self.exchange_id(wire).map(|id| self.buffer_limit.add(id));
         }
         let bytes = request.body.capacity() + request.head_bytes.capacity();
-        match request.lease.as_ref().map_or(Status::Running, |lease| lease.set(bytes, received)) {
+        let status = request.lease.as_ref().map_or(Status::Running, |lease| lease.set(bytes, received));
+        self.follow(state, wire, status)
+    }
+
+    /// Continues, pauses or rejects an upload, as the limit on the memory of all bodies demands.
+    fn follow(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, status: Status) -> Step {
+        match status {
             Status::Running => Step::Parse,
             Status::Waiting => Step::Flow(Flow::Pause),
             Status::Rejected => self.reject_body(state, wire),
@@ -144,7 +142,7 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Rejects a request because the memory of all bodies is used up.
-    pub(super) fn reject_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+    fn reject_body(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
         let context = match state.exchange.take().as_deref() {
             Some(Exchange::Collecting(request)) => ReplyContext::new(&request.head),
             Some(Exchange::Reading(reply, feed, _)) => {
@@ -213,7 +211,7 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Resumes a suspended request with a response or a retry.
-    pub(super) fn resume(
+    fn resume(
         &mut self,
         state: &mut HttpConnection,
         wire: &mut Wire<'_, Wakeup>,
@@ -226,9 +224,7 @@ impl<H: Handler> HttpServer<H> {
             Outcome::Retry(insert) => insert,
             Outcome::Response(mut response) => {
                 response.merge(&waiting.headers, waiting.close);
-                let context = Context::new(wire, request.extensions);
-                let head = request_head(&request.head_bytes, &request.head, &context);
-                let reply = ReplyContext::with_trailers(head.head, head.bytes);
+                let reply = ReplyContext::with_trailers(&request.head, &request.head_bytes);
                 return self.respond(state, wire, reply, response);
             }
         };
@@ -237,12 +233,7 @@ impl<H: Handler> HttpServer<H> {
     }
 
     /// Calls the handler for a request held in memory.
-    pub(super) fn call_collected(
-        &mut self,
-        state: &mut HttpConnection,
-        wire: &mut Wire<'_, Wakeup>,
-        request: Collected,
-    ) -> Step {
+    fn call_collected(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, request: Collected) -> Step {
         let Collected { head_bytes, head, extensions, body, discards, lease } = request;
         let context = Context::new(wire, extensions);
         let request_head = request_head(&head_bytes, &head, &context);
@@ -317,7 +308,7 @@ impl<H: Handler> HttpServer<H> {
         next
     }
 
-    /// Writes the head of a response whose content has `length` bytes, or an unknown number.
+    /// Out-of-line version of [`Self::send_head`], shared by its callers off the hot path.
     #[inline(never)]
     fn send_head_outlined(
         &mut self,
@@ -331,7 +322,7 @@ impl<H: Handler> HttpServer<H> {
         self.send_head(state, wire, context, response, length, trailer_names)
     }
 
-    /// Inlined version of [`Self::send_head_outlined`], for callers with constant arguments.
+    /// Writes the head of a response whose content has `length` bytes, or an unknown number.
     #[allow(clippy::inline_always, reason = "hot path of the last response on a connection")]
     #[inline(always)]
     fn send_head(
@@ -416,7 +407,7 @@ impl<H: Handler> HttpServer<H> {
     }
 
     #[inline]
-    pub(super) fn log_status(&mut self, wire: &Wire<'_, Wakeup>, status: http::StatusCode) {
+    fn log_status(&mut self, wire: &Wire<'_, Wakeup>, status: http::StatusCode) {
         if let Some(recorder) = &mut self.recorder {
             recorder.set_status(wire, status);
         }
@@ -424,7 +415,7 @@ impl<H: Handler> HttpServer<H> {
 
     /// Logs the end of a response after `bytes` bytes of content.
     #[inline]
-    pub(super) fn log_end(&mut self, wire: &Wire<'_, Wakeup>, bytes: u64) {
+    fn log_end(&mut self, wire: &Wire<'_, Wakeup>, bytes: u64) {
         if let Some(recorder) = &mut self.recorder {
             recorder.end(wire, bytes);
         }

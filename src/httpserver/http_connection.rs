@@ -177,7 +177,7 @@ impl HttpConnection {
 
     /// Returns the phase of a connection whose exchange, if any, needs input: it depends on what is expected next.
     #[inline]
-    pub(super) fn input_phase(&self) -> Phase {
+    fn input_phase(&self) -> Phase {
         if self.http1.is_within_body() {
             Phase::Body
         } else if self.http1.is_within_head() {
@@ -190,7 +190,7 @@ impl HttpConnection {
     }
 
     /// Returns whether the connection is waiting for input only.
-    pub(super) fn is_reading(&self) -> bool {
+    fn is_reading(&self) -> bool {
         match self.exchange.as_deref() {
             None | Some(Exchange::Streaming(..)) => true,
             Some(Exchange::Collecting(request)) => request.status() == Status::Running,
@@ -199,7 +199,7 @@ impl HttpConnection {
     }
 
     /// Returns whether the current exchange, if any, consumes input.
-    pub(super) fn needs_input(&self) -> bool {
+    fn needs_input(&self) -> bool {
         use Exchange::{Flushing, Sending, Suspended, Waiting};
         !matches!(self.exchange.as_deref(), Some(Waiting(..) | Suspended(_) | Sending(_) | Flushing(..)))
     }
