@@ -224,6 +224,26 @@ on_every_backend! {
         drop(new);
     }
 
+    fn the_only_loop_with_idle_connections_closes_one_for_the_acceptor<B>() {
+        for idle_loop in 0..3 {
+            let server = start::<B>(3, &ConnectionLimit::new(6));
+            // The loops take turns.
+            let clients: Vec<Client> = (0..6).map(|_| server.client()).collect();
+            let (_idle, mut busy): (Vec<_>, Vec<_>) =
+                clients.into_iter().enumerate().partition(|(number, _)| number % 3 == idle_loop);
+            for (_, client) in &mut busy {
+                client.send("GET / HTTP/1.1\r\n");
+            }
+            let mut new = Client::new(server.address);
+            new.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            assert_eq!(new.response().status, 200, "{idle_loop}");
+            for (_, client) in &mut busy {
+                client.send("Host: x\r\n\r\n");
+                assert_eq!(client.response().status, 200, "{idle_loop}");
+            }
+        }
+    }
+
     // A loop without idle connections asks the one with which it shares the limit.
     fn a_loop_closes_an_idle_connection_for_another_loop<B>() {
         let limit = ConnectionLimit::new(3);

@@ -93,15 +93,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Closes an idle connection for each loop that has asked for it, or passes the request on to another loop.
     #[cold]
     fn make_room_for_others(&mut self) {
-        let mut eviction = Eviction::default();
+        let (mut eviction, mut refused) = (Eviction::default(), Vec::new());
         while eviction.left > 0
             && let Some(request) = self.connection_limit.take_room_request()
         {
             if self.evict_longest_idle(&mut eviction) {
                 request.fulfil();
             } else {
-                self.connection_limit.pass_on(request);
+                refused.push(request);
             }
+        }
+        // Only now, so that this loop does not take them again before the next one does.
+        for request in refused {
+            self.connection_limit.pass_on(request);
         }
     }
 
