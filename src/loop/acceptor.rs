@@ -9,15 +9,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
 use std::time::Duration;
 
 use super::connection_limit::ConnectionLimit;
 use super::handoff::{HandoffListener, HandoffQueue};
 use super::limits::{Counters, LoopLimits};
 use super::listener::{AcceptContext, AcceptRound, AcceptStep, Listeners, is_public};
-use super::mailbox::LoopWaker;
+use super::mailbox::{Command, LoopWaker};
 use super::poller::PollRetry;
 use super::readiness::{Event, Listener, Readiness};
 use super::select::Select;
@@ -63,8 +61,6 @@ pub struct Acceptor {
     /// Index at which the search for the least-loaded loop starts, so that equally loaded loops take turns.
     next: usize,
     handle: AcceptorHandle,
-    /// Reports that a loop has closed an idle connection for this acceptor.
-    waker: Arc<LoopWaker>,
     /// A connection from a public address was accepted.
     has_public_peers: bool,
     start: Duration,
@@ -74,16 +70,14 @@ pub struct Acceptor {
 /// Stops an [`Acceptor`] from any thread.
 #[derive(Clone)]
 pub struct AcceptorHandle {
-    stopped: Arc<AtomicBool>,
-    waker: Waker,
+    waker: Arc<LoopWaker>,
 }
 
 impl AcceptorHandle {
     /// Stops the acceptor: connections already in the accept queue are still accepted and handed over, then the
     /// listener is closed and [`Acceptor::run`] returns. The loops keep running.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        self.waker.wake_by_ref();
+        self.waker.stop();
     }
 }
 
@@ -99,8 +93,7 @@ impl Acceptor {
         let mut select = Select::new()?;
         let mut listeners = Listeners::new();
         listeners.add(listener, limits.backlog, &mut select)?;
-        let handle = AcceptorHandle { stopped: Arc::default(), waker: select.waker() };
-        let waker = LoopWaker::new(select.waker());
+        let handle = AcceptorHandle { waker: LoopWaker::new(select.waker()) };
         Ok(Acceptor {
             start: select.now(),
             select,
@@ -111,7 +104,6 @@ impl Acceptor {
             limit: None,
             next: 0,
             handle,
-            waker,
             has_public_peers: false,
             counters: Counters::default(),
         })
@@ -164,7 +156,7 @@ impl Acceptor {
     }
 
     fn is_stopped(&self) -> bool {
-        self.handle.stopped.load(Ordering::SeqCst) || self.workers.iter().all(|worker| worker.is_closed())
+        self.handle.waker.command() == Command::Stop || self.workers.iter().all(|worker| worker.is_closed())
     }
 
     fn now_ms(&self) -> u64 {
@@ -177,7 +169,7 @@ impl Acceptor {
         let timeout = (due_ms != u64::MAX).then(|| Duration::from_millis(due_ms.saturating_sub(self.now_ms())));
         events.clear();
         poll_retry.check(self.select.wait(events, timeout))?;
-        if self.waker.take_notified() && self.waker.take_room().1 {
+        if self.handle.waker.take_notified() && self.handle.waker.take_room().1 {
             self.listeners.on_capacity_freed();
         }
         for event in &*events {
@@ -198,7 +190,7 @@ impl Acceptor {
                 AcceptStep::Connection(new) => new,
                 // The listener is paused until a loop has closed an idle connection.
                 AcceptStep::NoRoom => {
-                    limit.request_room(&self.waker);
+                    limit.request_room(&self.handle.waker);
                     continue;
                 }
                 AcceptStep::Done => return,
