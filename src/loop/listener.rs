@@ -206,13 +206,14 @@ impl<B: Readiness> Listeners<B> {
     /// A handshake in progress belongs to the listener that received its SYN, even if several listeners share the
     /// port, and is reset when that listener closes. If the system can block new handshakes, the listeners therefore
     /// stay open for a few more round trips. The caller accepts what is queued, calls [`Listeners::schedule_close`], and
-    /// then [`Listeners::begin_close_attempt`] in every turn.
-    pub(super) fn start_closing(&mut self) {
+    /// then [`Listeners::begin_close_attempt`] in every turn. Returns whether the system can block handshakes.
+    pub(super) fn start_closing(&mut self) -> bool {
         let mut can_block = true;
         for listener in &mut self.open {
             can_block &= listener.stop_new_connections();
         }
         self.closing = Some(Closing { at_ms: u64::MAX, attempts: 0, can_block });
+        can_block
     }
 
     /// Sets the time at which the listeners close: later if clients connect from public addresses.
@@ -240,16 +241,15 @@ impl<B: Readiness> Listeners<B> {
     /// for lack of descriptors or memory. After [`CLOSE_ATTEMPTS_MAX`] attempts closes all of them if `may_give_up`,
     /// that is, if no open connection is left that could free such resources.
     pub(super) fn end_close_attempt(&mut self, backend: &mut B, now_ms: u64, may_give_up: bool) {
-        let Some(Closing { attempts, can_block, .. }) = self.closing else { return };
-        let give_up = may_give_up && attempts > CLOSE_ATTEMPTS_MAX;
+        let Some(closing) = &mut self.closing else { return };
+        let give_up = may_give_up && closing.attempts > CLOSE_ATTEMPTS_MAX;
         let (closed, open) = self.open.drain(..).partition(|listener| give_up || listener.state == State::Empty);
         self.open = open;
         let closed: Vec<ManagedListener<B>> = closed;
         for listener in closed {
             listener.close(backend);
         }
-        let at_ms = if self.open.is_empty() { u64::MAX } else { now_ms + CLOSE_RETRY_MS };
-        self.closing = Some(Closing { at_ms, attempts, can_block });
+        closing.at_ms = if self.open.is_empty() { u64::MAX } else { now_ms + CLOSE_RETRY_MS };
     }
 
     /// Closes all listeners at once.
@@ -340,7 +340,7 @@ impl<B: Readiness> ManagedListener<B> {
                 ),
             }
         }
-        self.pause(backend, State::Paused(now_ms + PAUSE_MS));
+        self.pause(backend, now_ms);
         Accept::NoRoom
     }
 
@@ -420,12 +420,12 @@ impl<B: Readiness> ManagedListener<B> {
             return self.on_no_room(backend, now_ms, Some(error));
         }
         self.warn_rate_limited(now_ms, format_args!("cannot accept: {error}; retrying"));
-        self.pause(backend, State::Paused(now_ms + PAUSE_MS));
+        self.pause(backend, now_ms);
         Accept::Done
     }
 
-    fn pause(&mut self, backend: &mut B, state: State) {
-        self.enter(state);
+    fn pause(&mut self, backend: &mut B, now_ms: u64) {
+        self.enter(State::Paused(now_ms + PAUSE_MS));
         self.set_watched(backend, false, 0);
     }
 

@@ -52,9 +52,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.clock.tick(&self.backend, &mut self.context);
         let deadline_ms = self.drain_deadline_ms(limit.unwrap_or(self.context.limits.drain));
         self.context.life = Life::Draining { deadline_ms };
-        self.listeners.start_closing();
+        let can_block = self.listeners.start_closing();
         self.accept(usize::MAX);
-        let has_public_peers = self.has_public_peers();
+        // Otherwise the listeners close at once.
+        let has_public_peers = can_block && self.has_public_peers();
         self.listeners.schedule_close(self.context.now_ms, has_public_peers);
         self.close_listeners();
         self.limit_idle_time(if limit.is_some() { Duration::ZERO } else { DRAIN_GRACE });
