@@ -29,6 +29,10 @@ impl Buffers {
 
     /// Replaces the count of one connection.
     pub(super) fn set(&self, counted: &mut usize, bytes: usize) {
+        // Most connections have no buffers, and the count is shared by all workers.
+        if bytes == *counted {
+            return;
+        }
         if bytes > *counted {
             self.used.fetch_add(bytes - *counted, Ordering::Relaxed);
         } else {
