@@ -223,7 +223,7 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Updates the count of the memory that the buffers of this connection take.
-    pub(super) fn count_buffers(&mut self, buffers: &Buffers) {
+    fn count_buffers(&mut self, buffers: &Buffers) {
         let output = self.pending.as_ref().map_or(0, |output| output.memory());
         buffers.set(&mut self.counted, self.leftover.capacity() + output);
     }
@@ -298,7 +298,7 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         let result = first.and_then(|count| self.receive_more(count, id, context, buffer));
-        self.end_step(result, context.now_ms)
+        self.end_step(result, context)
     }
 
     /// Runs [`Connection::step`] without inlining it, for use outside the hot path.
@@ -323,7 +323,7 @@ impl<S: Stream, T> Connection<S, T> {
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
-        self.end_step(result, context.now_ms)
+        self.end_step(result, context)
     }
 
     /// The part of a step before receiving. Returns whether to receive next.

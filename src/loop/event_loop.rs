@@ -238,7 +238,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     fn update_wakeup(&mut self) {
         if self.context.buffers.is_exceeded() {
+            let closes = self.context.counters.closes;
             self.drop_stalled_output();
+            self.end_of_turn_pending |= self.context.counters.closes != closes;
         }
         self.rest.observe(&self.context.counters, self.context.now_ms);
         let accept_ms = self.listeners.next_accept_ms().min(self.listeners.next_close_ms());

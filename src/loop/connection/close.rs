@@ -30,25 +30,24 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        let now_ms = context.now_ms;
         match self.flush_outlined(context) {
             Err(error) => Outcome::Closed(CloseReason::Error(error)),
-            Ok(()) => self.try_finish_close(now_ms).map_or(Outcome::Open, Outcome::Closed),
+            Ok(()) => self.try_finish_close(context).map_or(Outcome::Open, Outcome::Closed),
         }
     }
 
     /// Ends a step: completes a close, or returns the reason of a failure.
-    pub(super) fn end_step(&mut self, result: io::Result<()>, now_ms: u64) -> Outcome {
+    pub(super) fn end_step<A: App>(&mut self, result: io::Result<()>, context: &LoopContext<A>) -> Outcome {
         match result {
             Ok(()) if !matches!(self.stage, Stage::Closing { .. }) => Outcome::Open,
-            Ok(()) => self.try_finish_close(now_ms).map_or(Outcome::Open, Outcome::Closed),
+            Ok(()) => self.try_finish_close(context).map_or(Outcome::Open, Outcome::Closed),
             Err(error) => Outcome::Closed(self.reason.take().unwrap_or(CloseReason::Error(error))),
         }
     }
 
     /// Completes a close once all output is sent. If unread input may remain, the connection lingers instead: closing
     /// the socket would make the kernel send a reset, which can destroy the response (RFC 9112 section 9.6).
-    pub(super) fn try_finish_close(&mut self, now_ms: u64) -> Option<CloseReason> {
+    pub(super) fn try_finish_close<A: App>(&mut self, context: &LoopContext<A>) -> Option<CloseReason> {
         let Stage::Closing { linger } = self.stage else {
             return None;
         };
@@ -64,7 +63,8 @@ impl<S: Stream, T> Connection<S, T> {
             return Some(self.take_reason());
         }
         self.leftover = Vec::new();
-        self.progress = Some(Box::new(Progress::of_lingering(now_ms)));
+        self.count_buffers(&context.buffers);
+        self.progress = Some(Box::new(Progress::of_lingering(context.now_ms)));
         // There may be unread input; try one read.
         self.readable = true;
         self.stage = Stage::Lingering;

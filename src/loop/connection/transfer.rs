@@ -204,7 +204,9 @@ impl<S: Stream, T> Connection<S, T> {
             None => &mut context.scratch,
         };
         if output.is_empty() {
-            self.pending = None;
+            if self.pending.take().is_some() {
+                self.count_buffers(&context.buffers);
+            }
             self.backpressured = false;
             return Ok(());
         }

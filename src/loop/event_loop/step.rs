@@ -243,7 +243,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     fn deliver_messages(&mut self, mut batch: Vec<(ConnId, A::Message)>) {
         for (id, message) in batch.drain(..) {
             self.with_connection(id, |connection, context, _| {
-                if matches!(connection.stage, Stage::Closing { .. } | Stage::Lingering | Stage::Connecting) {
+                if connection.is_closing() || connection.stage == Stage::Connecting {
                     return Outcome::Open;
                 }
                 connection.call(context, id, &[], |app, state, wire| app.message(state, message, wire));
