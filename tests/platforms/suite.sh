@@ -16,11 +16,12 @@ case $target in
 x86_64-pc-windows-gnu) threads=(--test-threads 6) ;;
 # The emulator's select call crashes on file descriptors above 1,023.
 aarch64-*)
-    threads=(--test-threads 3 --skip every_request_is_answered --skip floods_are_slowed --skip a_huge_directory --skip a_thousand_concurrent_downloads
-        --skip cached_files_are_closed)
+    threads=(--test-threads 3 --skip every_request_is_answered --skip floods_are_slowed --skip a_huge_directory
+        --skip a_thousand_concurrent_downloads --skip cached_files_are_closed)
     ulimit -n 1024
     echo "skipped in the emulator: the simulations and a huge directory, which are CPU-bound and take minutes there"
-    echo "skipped in the emulator: a thousand downloads and running out of descriptors, which need descriptors above 1,023"
+    echo "skipped in the emulator: a thousand downloads, and running out of descriptors," \
+        "which need descriptors above 1,023"
     ;;
 esac
 output=$(mktemp)
