@@ -268,8 +268,9 @@ impl Client {
         let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
         let took_us = world.now_us() - since_us;
         let latest_us = max_ms * 1000 + 150_000 + world.stalled_us;
-        if took_us < min_ms * 1000 && world.may_evict {
-            // The connection was idle: all steps before this one have succeeded.
+        let after_end = matches!(self.script[..self.position].last(), Some(Step::End));
+        if took_us < min_ms * 1000 && world.may_evict && after_end {
+            // An idle connection may be closed for a new one; a response may not be early.
             self.outcome = Outcome::Done;
             return true;
         }
