@@ -43,6 +43,9 @@ const PATTERN_BYTES: usize = 251;
 const MEMORY_MAX: usize = 1 << 20;
 const MEMORY_PER_CLIENT: usize = 1024;
 
+/// More connections than any simulation has.
+const CONNECTIONS_UNLIMITED: usize = 1 << 20;
+
 /// Default number of seeds.
 const COUNT: u64 = 4;
 
@@ -100,27 +103,12 @@ fn run_clients<const EDGE: bool>(
     clients: Vec<(u64, Client)>,
     drain_us: Option<u64>,
 ) {
-    let world = World::new(seed, EDGE, Conditions::default());
-    let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
-    let limits = LoopLimits::default().connections_max(connections_max);
-    let app = HttpServer::new(handler(&handle, &Deferrals::default()));
-    let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
-    event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected");
-    *handle.borrow_mut() = Some(event_loop.handle());
-    {
-        let world = &mut *world.borrow_mut();
-        (world.may_evict, world.open_max) = (true, connections_max);
+    simulate::<EDGE>(seed, Conditions::default(), connections_max, |world| {
         for (start_us, client) in clients {
             world.add_client(client, start_us);
         }
-        let own = event_loop.handle();
-        world.drain = Some(Box::new(move || own.drain()));
-        if let Some(us) = drain_us {
-            world.drain_at(us);
-        }
-    }
-    run_to_end(&mut event_loop, &world);
-    check(&world.borrow(), event_loop.counters());
+        drain_us
+    });
 }
 
 fn try_seeds<const EDGE: bool>() {
@@ -141,29 +129,43 @@ fn try_seeds<const EDGE: bool>() {
     assert!(failing.is_empty(), "failing seeds: {failing:?}");
 }
 
-/// Runs one simulation; returns the number of clients and the virtual time in microseconds.
+/// Runs a simulation of random clients under random conditions; returns the number of clients and the virtual time in
+/// microseconds.
 fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     let mut rng = Rng::new(seed ^ 0x5eed);
     let conditions = Conditions { faulty: rng.one_in(3), stalls: rng.one_in(4) };
+    let connections_max =
+        if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { CONNECTIONS_UNLIMITED };
+    simulate::<EDGE>(seed, conditions, connections_max, |world| {
+        let arrivals = populate(world, &mut rng);
+        rng.one_in(2).then(|| rng.below(arrivals.span_us))
+    })
+}
+
+/// Runs a server until all clients are done, and checks the outcome. `populate` adds the clients, and returns the time at
+/// which the server drains, if that is before they are done. Returns the number of clients and the virtual time in
+/// microseconds.
+fn simulate<const EDGE: bool>(
+    seed: u64,
+    conditions: Conditions,
+    connections_max: usize,
+    populate: impl FnOnce(&mut World) -> Option<u64>,
+) -> (usize, u64) {
     let world = World::new(seed, EDGE, conditions);
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
-    let connections_max = if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { 1 << 20 };
     let limits = LoopLimits::default().connections_max(connections_max);
     let deferrals = Deferrals::default();
     let app = HttpServer::new(handler(&handle, &deferrals));
     let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
     event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
     *handle.borrow_mut() = Some(event_loop.handle());
-    let arrivals = populate(&world, &mut rng);
-    let drains = rng.one_in(2);
     {
         let world = &mut *world.borrow_mut();
-        world.may_evict |= connections_max < 1 << 20;
+        world.may_evict |= connections_max < CONNECTIONS_UNLIMITED;
         world.open_max = connections_max;
         let own = event_loop.handle();
         world.drain = Some(Box::new(move || own.drain()));
-        if drains {
-            let us = rng.below(arrivals.span_us);
+        if let Some(us) = populate(world) {
             world.drain_at(us);
         }
     }
@@ -357,8 +359,7 @@ struct Arrivals {
 }
 
 /// Adds all clients, with their start times.
-fn populate(world: &Rc<RefCell<World>>, rng: &mut Rng) -> Arrivals {
-    let world = &mut *world.borrow_mut();
+fn populate(world: &mut World, rng: &mut Rng) -> Arrivals {
     let crowded = rng.one_in(50);
     let count = if crowded { 2000 + rng.below(1000) } else { 5 + rng.below(80) };
     let span_us = [1_000_000, 60_000_000, 3_600_000_000][usize::try_from(rng.below(3)).expect("small")];
