@@ -82,11 +82,16 @@ pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
 /// Returns whether the tests run under Wine, and if so prints that the test is skipped. `why` says how Wine differs
 /// from Windows. docs/PLATFORMS.md lists the skipped tests.
 pub(crate) fn skipped_under_wine(why: &str) -> bool {
-    let wine = cfg!(windows) && std::env::var_os("RUNNING_UNDER_WINE").is_some();
+    let wine = is_under_wine();
     if wine {
         println!("skipped under Wine: {why}");
     }
     wine
+}
+
+/// Returns whether the tests run under Wine.
+pub(crate) fn is_under_wine() -> bool {
+    cfg!(windows) && std::env::var_os("RUNNING_UNDER_WINE").is_some()
 }
 
 /// Returns whether the tests run in an emulator, and if so prints that the test is skipped: `select` crashes there on
