@@ -82,9 +82,7 @@ fn connections_survive_a_stopped_and_continued_process() {
         client.send(GET);
         let mut new_client = server.connect();
         new_client.send(GET);
-        client.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the socket is open");
-        assert!(client.socket.peek(&mut [0]).is_err(), "a stopped server responds");
-        client.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+        assert_eq!(client.line_within(Duration::from_millis(50)), None, "a stopped server responds");
         server.signal("CONT");
         assert_eq!(client.response().status, 200);
         assert_eq!(new_client.response().status, 200);
@@ -163,13 +161,11 @@ fn the_default_connection_limit_fits_the_file_descriptor_limit() {
         for client in &mut waiting {
             client.send(GET);
         }
-        let last = &mut waiting[29];
-        last.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("the socket is open");
-        assert!(last.socket.peek(&mut [0]).is_err(), "60 connections with 60 descriptors");
+        let line = waiting[29].line_within(Duration::from_millis(100));
+        assert_eq!(line, None, "60 connections with 60 descriptors");
         // The waiting clients are served as others disconnect.
         drop(clients);
         for mut client in waiting {
-            client.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
             assert_eq!(client.response().status, 200);
         }
     }
@@ -190,9 +186,7 @@ fn the_connection_limit_applies_to_all_workers_together() {
             client.send(GET);
         }
         for client in &mut waiting {
-            client.socket.set_read_timeout(Some(Duration::from_millis(30))).expect("the socket is open");
-            assert!(client.socket.peek(&mut [0]).is_err(), "accepted beyond the limit");
-            client.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+            assert_eq!(client.line_within(Duration::from_millis(30)), None, "accepted beyond the limit");
         }
         for client in &mut accepted {
             client.send(format!("\r\n\r\n{}", GET.trim_end()));
