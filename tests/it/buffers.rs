@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
 use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_on};
 
@@ -28,10 +27,10 @@ fn request(server: &Server) {
 }
 
 /// Returns the number of clients whose connections are closed, once that is at least `count`.
-fn await_closed(clients: &mut [Client], count: usize) -> usize {
+fn await_closed(clients: &[Client], count: usize) -> usize {
     let start = Instant::now();
     loop {
-        let closed = clients.iter_mut().filter_map(|client| is_closed(client).then_some(())).count();
+        let closed = clients.iter().filter(|client| is_closed(client)).count();
         if closed >= count {
             return closed;
         }
@@ -40,9 +39,9 @@ fn await_closed(clients: &mut [Client], count: usize) -> usize {
     }
 }
 
-fn is_closed(client: &mut Client) -> bool {
+fn is_closed(client: &Client) -> bool {
     client.socket.set_nonblocking(true).expect("the socket is open");
-    let closed = match client.socket.write(b"x") {
+    let closed = match (&client.socket).write(b"x") {
         Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
         Ok(_) => matches!(client.socket.peek(&mut [0]), Ok(0)),
     };
@@ -60,7 +59,7 @@ on_every_backend! {
             let _ = client.socket.write_all(head.as_bytes());
         }
         // 60 heads take more than twice the limit.
-        let closed = await_closed(&mut clients, 60 - LIMIT / 40_000);
+        let closed = await_closed(&clients, 60 - LIMIT / 40_000);
         assert!(closed < 60, "all are closed");
         request(&server);
         drop(clients);
@@ -77,7 +76,7 @@ on_every_backend! {
             client.send(GET.repeat(40));
         }
         // Each has about 64 KiB of responses waiting.
-        let closed = await_closed(&mut clients, 20);
+        let closed = await_closed(&clients, 20);
         assert!(closed < 60, "all are closed");
         request(&server);
         drop(clients);

@@ -4,8 +4,7 @@
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use serverd::r#loop::LoopLimits;
-use serverd::{HttpServer, Request, Responder, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Responder, Response, Timeouts};
 
 use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_with};
 
