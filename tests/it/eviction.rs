@@ -58,6 +58,8 @@ on_every_backend! {
         request(&mut new);
         silent.expect_close();
         request(&mut idle);
+        busy.send("\r\n\r\n");
+        assert_eq!(busy.response().text(), "hello");
     }
 
     fn a_connection_without_an_idle_timeout_gives_way_too<B>() {
