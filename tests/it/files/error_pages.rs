@@ -3,13 +3,10 @@
 #[cfg(target_os = "linux")]
 use serverd::apps::files::Options;
 
-use super::{Tree, get_until, request};
+use super::{NAVIGATION, Tree, get_until, request};
 use crate::harness::{Client, RawResponse, on_every_backend};
 #[cfg(target_os = "linux")]
 use crate::process::{Running, backends};
-
-/// The Accept header that a browser sends when it navigates to a page.
-const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
 
 /// Links to files of procfs that fail for every user: opening the first is not permitted, and reading the second fails.
 #[cfg(target_os = "linux")]

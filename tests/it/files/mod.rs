@@ -30,6 +30,9 @@ use tempfile::TempDir;
 
 use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, serve};
 
+/// The Accept header that a browser sends when it navigates to a page.
+const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
+
 /// A served directory inside a temporary directory that is not served.
 pub(crate) struct Tree {
     outside: TempDir,

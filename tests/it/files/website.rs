@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use serverd::apps::files::{CacheControl, Options};
 
-use super::{Tree, get, get_until, request};
+use super::{NAVIGATION, Tree, get, get_until, request};
 use crate::harness::{on_every_backend, skipped_under_wine};
 
-/// The Accept header that a browser sends when it navigates to a page, and when it loads a subresource.
-const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
+/// The Accept header that a browser sends when it loads a subresource.
 const SUBRESOURCE: &str = "Accept: */*\r\n";
 
 fn site() -> Tree {
