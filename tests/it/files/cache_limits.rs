@@ -89,7 +89,7 @@ mod descriptors {
             };
             // The server is idle. A busy machine may need longer than the documented two and eleven seconds.
             wait_for(5, 8);
-            wait_for(0, 60);
+            wait_for(0, 30);
             for at in 4..10 {
                 assert_eq!(get(&mut client, &format!("/{at}.bin")).body, vec![at; 40_000]);
             }
