@@ -185,8 +185,7 @@ impl Log for Logger {
         let mut message = Message::default();
         // Fails only if a `Display` implementation does.
         let _ = message.write_fmt(*record.args());
-        let note = if repeats > 0 { format!(" (and {repeats} similar messages before)") } else { String::new() };
-        let advice = advice(record.target());
+        let (advice, note) = (advice(record.target()), repeats_note(repeats));
         let mut builder = Record::builder();
         builder.metadata(record.metadata().clone()).module_path(record.module_path());
         builder.file(record.file()).line(record.line());
@@ -205,6 +204,11 @@ fn advice(target: &str) -> &'static str {
         "serverd::loop::select_scaling" => " (see --backend kqueue)",
         _ => "",
     }
+}
+
+/// Returns the note that ends a message, if similar ones were suppressed before it.
+fn repeats_note(repeats: u64) -> String {
+    if repeats > 0 { format!(" (and {repeats} similar messages before)") } else { String::new() }
 }
 
 /// Logs a panic, in place of the default hook, which writes to standard error directly.
@@ -307,6 +311,12 @@ mod tests {
         assert_eq!(repeats.admit(place(1), start + Duration::from_secs(1)), Some(3));
         assert_eq!(repeats.admit(place(1), start + Duration::from_secs(2)), Some(0));
         assert_ne!(place(1), Repeats::place(Some("b.rs"), Some(1)));
+    }
+
+    #[test]
+    fn a_message_says_how_many_similar_ones_were_suppressed() {
+        assert_eq!(repeats_note(0), "");
+        assert_eq!(repeats_note(3), " (and 3 similar messages before)");
     }
 
     #[test]
