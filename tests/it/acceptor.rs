@@ -1,8 +1,7 @@
 //! Least-connections load balancing: one thread accepts for several loops and hands each connection to the least
 //! loaded one.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +9,10 @@ use std::time::{Duration, Instant};
 use serverd::apps::Whoami;
 use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Poller, Timeouts};
 
-use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend};
+use crate::harness::{Backend, Client, WAIT_MAX, accepted, on_every_backend};
 use crate::process::{Running, backends};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// Several loops and the acceptor thread; stopped on drop.
 struct Server {
@@ -126,19 +127,10 @@ impl Drop for Server {
 
 /// Sends a request and returns the number of the worker that responds.
 fn request_worker(client: &mut Client) -> usize {
-    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send(GET);
     let text = client.response().text();
     let worker = text.lines().find_map(|line| line.strip_prefix("worker: ")).expect("a worker");
     worker.parse().expect("a number")
-}
-
-/// Connects, and returns whether the server closes the connection without a response.
-fn is_refused(address: SocketAddr) -> bool {
-    // The server may reset the connection at any time.
-    let Ok(mut socket) = TcpStream::connect(address) else { return true };
-    socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
-    let sent = socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    sent.is_err() || !socket.read(&mut [0]).is_ok_and(|count| count > 0)
 }
 
 on_every_backend! {
@@ -170,7 +162,7 @@ on_every_backend! {
         let mut established: Vec<Client> = (0..4).map(|_| server.client()).collect();
         let mut queued: Vec<Client> = (0..40).map(|_| Client::new(server.address)).collect();
         for client in &mut queued {
-            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.send(GET);
         }
         server.drain();
         for client in &mut queued {
@@ -270,7 +262,7 @@ on_every_backend! {
         let server = start::<B>(2, &ConnectionLimit::new(1000).per_address(4));
         let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
         for _ in 0..3 {
-            assert!(is_refused(server.address));
+            assert!(accepted(server.address, GET).is_none());
         }
         assert_eq!(server.open(), [2, 2]);
         // Each of the loops notices that a connection has closed.
@@ -282,7 +274,7 @@ on_every_backend! {
                 std::thread::yield_now();
             }
             clients.push(server.client());
-            assert!(is_refused(server.address));
+            assert!(accepted(server.address, GET).is_none());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Test harness: runs an event loop in a thread on a free port, and provides a raw TCP client for it.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
@@ -184,6 +184,39 @@ impl Drop for Server {
             self.join();
         }
     }
+}
+
+/// Connects and sends something. Returns the client if the server sends something too, and `None` if it refuses the
+/// connection with a reset.
+pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
+    accepted_from("127.0.0.1:0", server, text)
+}
+
+/// Connects from the given address and sends something. Returns the client if the server sends something too, and `None`
+/// if it refuses the connection with a reset.
+pub(crate) fn accepted_from(source: &str, server: SocketAddr, text: &str) -> Option<Client> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    let source: SocketAddr = source.parse().expect("an address");
+    socket.bind(&source.into()).expect("a local address");
+    socket.set_read_timeout(Some(WAIT_MAX)).expect("a new socket");
+    if let Err(error) = socket.connect(&server.into()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        return None;
+    }
+    let mut socket = TcpStream::from(socket);
+    // The server may have reset the connection already.
+    let sent = socket.write_all(text.as_bytes());
+    match sent.and_then(|()| socket.peek(&mut [0])) {
+        Ok(1..) => return Some(Client::from_socket(socket)),
+        // See RESET_READS_AS_EOF.
+        Ok(0) => assert!(is_under_wine(), "closed without a reset"),
+        Err(error) => assert!(
+            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe),
+            "{error}"
+        ),
+    }
+    None
 }
 
 /// A raw TCP client.

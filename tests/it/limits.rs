@@ -1,12 +1,12 @@
 //! Resource limits, and fairness between clients.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{Client, WAIT_MAX, is_under_wine, on_every_backend, serve, serve_with};
+use crate::harness::{Client, WAIT_MAX, accepted_from, on_every_backend, serve, serve_with};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -16,32 +16,9 @@ fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
 
 /// Returns a client with the given address, or `None` if it is refused.
 fn served_from(source: &str, server: SocketAddr) -> Option<Client> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
-    let source: SocketAddr = source.parse().expect("an address");
-    socket.bind(&source.into()).expect("a local address");
-    socket.set_read_timeout(Some(WAIT_MAX)).expect("a new socket");
-    if let Err(error) = socket.connect(&server.into()) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        return None;
-    }
-    let mut socket = TcpStream::from(socket);
-    // The server may have reset the connection already.
-    let sent = socket.write_all(GET.as_bytes());
-    match sent.and_then(|()| socket.peek(&mut [0])) {
-        Ok(1..) => {
-            let mut client = Client::from_socket(socket);
-            assert_eq!(client.response().status, 200);
-            return Some(client);
-        }
-        // See RESET_READS_AS_EOF.
-        Ok(0) => assert!(is_under_wine(), "closed without a reset"),
-        Err(error) => assert!(
-            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe),
-            "{error}"
-        ),
-    }
-    None
+    let mut client = accepted_from(source, server, GET)?;
+    assert_eq!(client.response().status, 200);
+    Some(client)
 }
 
 on_every_backend! {

@@ -45,8 +45,12 @@ impl Running {
         self.line.split("://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
     }
 
+    pub(crate) fn socket_addr(&self) -> SocketAddr {
+        self.address().parse().expect("an address")
+    }
+
     pub(crate) fn connect(&self) -> Client {
-        Client::new(self.address().parse().expect("an address"))
+        Client::new(self.socket_addr())
     }
 
     /// Opens a connection with a request that is in flight: the server waits for the two bytes of its body.

@@ -3,13 +3,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, WAIT_MAX, program};
+use crate::harness::{Client, WAIT_MAX, accepted, program};
 use crate::process::{Running, backends, run, serverd};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -202,16 +201,6 @@ fn the_connection_limit_applies_to_all_workers_together() {
     }
 }
 
-/// Connects and sends something. Returns the client if the server sends something too, and `None` if it closes the
-/// connection.
-fn accepted(server: &Running, text: &str) -> Option<Client> {
-    // The server may reset the connection at any time.
-    let mut socket = TcpStream::connect(server.address()).ok()?;
-    socket.write_all(text.as_bytes()).ok()?;
-    socket.set_read_timeout(Some(WAIT_MAX)).ok()?;
-    socket.peek(&mut [0]).is_ok_and(|count| count > 0).then(|| Client::from_socket(socket))
-}
-
 #[test]
 fn connections_of_one_address_are_limited_for_every_command_and_all_workers_together() {
     let public = tempfile::TempDir::new().expect("a directory");
@@ -225,18 +214,19 @@ fn connections_of_one_address_are_limited_for_every_command_and_all_workers_toge
             let options = ["-p", "0", "-b", backend, "--workers", "3", "--balance", balance];
             let options = [command, &options[..], &["--max-connections-per-address", "4"]].concat();
             let server = Running::start(&options);
-            let mut clients: Vec<Client> = (0..4).map(|_| accepted(&server, text).expect("accepted")).collect();
-            assert!((0..3).all(|_| accepted(&server, text).is_none()), "{options:?}");
+            let connect = || accepted(server.socket_addr(), text);
+            let mut clients: Vec<Client> = (0..4).map(|_| connect().expect("accepted")).collect();
+            assert!((0..3).all(|_| connect().is_none()), "{options:?}");
             for _ in 0..4 {
                 clients.remove(0);
                 let start = Instant::now();
                 clients.push(loop {
                     assert!(start.elapsed() < WAIT_MAX, "{options:?}: a closed connection still counts");
-                    if let Some(client) = accepted(&server, text) {
+                    if let Some(client) = connect() {
                         break client;
                     }
                 });
-                assert!(accepted(&server, text).is_none(), "{options:?}");
+                assert!(connect().is_none(), "{options:?}");
             }
         }
     }
@@ -245,10 +235,10 @@ fn connections_of_one_address_are_limited_for_every_command_and_all_workers_toge
 #[test]
 fn refused_connections_of_an_address_are_logged_once_a_second() {
     let mut server = Running::start(&["-p", "0", "--max-connections-per-address", "1"]);
-    let open = accepted(&server, GET).expect("accepted");
+    let open = accepted(server.socket_addr(), GET).expect("accepted");
     let start = Instant::now();
     for _ in 0..50 {
-        assert!(accepted(&server, GET).is_none());
+        assert!(accepted(server.socket_addr(), GET).is_none());
     }
     let seconds = start.elapsed().as_secs();
     drop(open);
