@@ -18,8 +18,7 @@ on_every_backend! {
     fn in_flight_requests_are_finished_and_the_last_response_says_close<B>() {
         let server = serve::<B, _>(hello);
         let mut upload = server.connect();
-        upload.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-        assert_eq!(upload.response().status, 100);
+        upload.begin_upload(5);
         let mut idle = server.connect();
         idle.send(GET);
         assert_eq!(idle.response().header("connection"), None);
@@ -82,8 +81,7 @@ on_every_backend! {
         let limits = LoopLimits::default().drain(Duration::from_millis(300));
         let server = serve_with::<B, _>(Timeouts::default(), limits, hello);
         let mut stuck = server.connect();
-        stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-        assert_eq!(stuck.response().status, 100);
+        stuck.begin_upload(5);
         let start = Instant::now();
         server.drain();
         assert!(start.elapsed() >= Duration::from_millis(300));
@@ -124,8 +122,7 @@ on_every_backend! {
     fn drain_within_shortens_a_graceful_shutdown_in_progress<B>() {
         let server = serve::<B, _>(hello);
         let mut stuck = server.connect();
-        stuck.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-        assert_eq!(stuck.response().status, 100);
+        stuck.begin_upload(5);
         let mut idle = server.connect();
         idle.send(GET);
         idle.response();

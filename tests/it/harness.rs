@@ -267,6 +267,13 @@ impl Client {
         self
     }
 
+    /// Begins an upload of `len` bytes. Returns once the server expects its body, with `100 Continue`.
+    pub(crate) fn begin_upload(&mut self, len: usize) -> &mut Self {
+        self.send(format!("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len}\r\n\r\n"));
+        assert_eq!(self.response().status, 100);
+        self
+    }
+
     /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).expect("the socket is open");

@@ -56,8 +56,7 @@ impl Running {
     /// Opens a connection with a request that is in flight: the server waits for the two bytes of its body.
     pub(crate) fn connect_in_flight(&self) -> Client {
         let mut client = self.connect();
-        client.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
-        assert_eq!(client.response().status, 100);
+        client.begin_upload(2);
         client
     }
 
