@@ -493,17 +493,13 @@ mod process {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_reported_once_and_does_not_block_the_server() {
-        use std::io::Read as _;
-        let mut server = Running::start(&["--port", "0", "--access-log", "/dev/full"]);
+        let server = Running::start(&["--port", "0", "--access-log", "/dev/full"]);
         let mut client = server.connect();
         for _ in 0..50 {
             assert_eq!(client.send(get("/")).response().status, 200);
         }
-        server.signal("TERM");
-        let mut stderr = String::new();
-        server.child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
+        let stderr = server.stop_and_log();
         assert_eq!(stderr.matches("cannot write to the access log").count(), 1, "{stderr}");
-        assert_eq!(server.wait().0, Some(0));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::process::{Child, Command, Output, Stdio};
 
+#[cfg(unix)]
+use crate::harness::WAIT_MAX;
 use crate::harness::{Client, program, skipped_under_wine};
 
 const TEXT: &str = "this is response from server";
@@ -81,6 +83,19 @@ impl Running {
     #[cfg(windows)]
     pub(crate) fn signal(&self, _name: &str) {
         crate::console::send_break(&self.child);
+    }
+
+    /// Shuts the server down with SIGTERM; its exit code must be 0. Returns what it has written to stderr, which must be
+    /// piped.
+    #[cfg(unix)]
+    pub(crate) fn stop_and_log(mut self) -> String {
+        let start = std::time::Instant::now();
+        self.signal("TERM");
+        let mut log = String::new();
+        self.child.stderr.take().expect("piped").read_to_string(&mut log).expect("valid UTF-8");
+        assert_eq!(self.wait().0, Some(0), "{log}");
+        assert!(start.elapsed() < WAIT_MAX, "the server took {:?} to exit", start.elapsed());
+        log
     }
 
     /// Waits for the process to exit. Returns its exit code and the rest of stdout.
@@ -437,16 +452,13 @@ fn signals_shut_down_gracefully_with_exit_code_0() {
 fn a_clean_shutdown_prints_nothing_to_stderr() {
     for backend in backends() {
         for command in ["http", "echo", "chat"] {
-            let mut server = Running::start(&[command, "--port", "0", "--backend", backend, "--workers", "2"]);
-            server.signal("TERM");
-            let mut text = String::new();
-            server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("valid UTF-8");
+            let server = Running::start(&[command, "--port", "0", "--backend", backend, "--workers", "2"]);
+            let text = server.stop_and_log();
             // Running as root is worth a warning.
             let rest: Vec<_> = text.lines().filter(|line| !line.contains("running as root")).collect();
             assert_eq!(rest, [""; 0], "{command} {backend}");
             let is_root = rustix::process::geteuid().is_root();
             assert_eq!(text.matches("as another user").count(), usize::from(is_root), "{text}");
-            assert_eq!(server.wait().0, Some(0));
         }
     }
 }

@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
@@ -234,7 +234,7 @@ fn connections_of_one_address_are_limited_for_every_command_and_all_workers_toge
 
 #[test]
 fn refused_connections_of_an_address_are_logged_once_a_second() {
-    let mut server = Running::start(&["-p", "0", "--max-connections-per-address", "1"]);
+    let server = Running::start(&["-p", "0", "--max-connections-per-address", "1"]);
     let open = accepted(server.socket_addr(), GET).expect("accepted");
     let start = Instant::now();
     for _ in 0..50 {
@@ -242,11 +242,7 @@ fn refused_connections_of_an_address_are_logged_once_a_second() {
     }
     let seconds = start.elapsed().as_secs();
     drop(open);
-    let mut log = server.child.stderr.take().expect("piped");
-    server.signal("TERM");
-    expect_exit(server);
-    let mut text = String::new();
-    log.read_to_string(&mut text).expect("UTF-8");
+    let text = server.stop_and_log();
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("refused a connection of 127.0.0.1")).collect();
     assert!((1..=seconds + 1).contains(&(lines.len() as u64)), "{text}");
     assert!(lines[0].ends_with("1 refused so far (see --max-connections-per-address)"), "{text}");
@@ -307,19 +303,16 @@ fn a_missing_page_that_each_request_needs_is_logged_once() {
     let page = directory.path().join("index.html");
     std::fs::write(&page, "page").expect("writable");
     let path = directory.path().display().to_string();
-    let mut server = Running::start(&["files", &path, "-p", "0", "--spa", "index.html", "--file-cache", "0"]);
+    let server = Running::start(&["files", &path, "-p", "0", "--spa", "index.html", "--file-cache", "0"]);
     std::fs::remove_file(&page).expect("it exists");
     let mut client = server.connect();
     for _ in 0..100 {
         client.send("GET /page HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n");
         assert_eq!(client.response().status, 404);
     }
-    server.signal("TERM");
-    let mut text = String::new();
-    server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+    let text = server.stop_and_log();
     let count = text.matches("cannot read the --spa page").count();
     assert_eq!(count, 1, "{text}");
-    assert_eq!(server.wait().0, Some(0));
 }
 
 #[test]
@@ -402,7 +395,7 @@ fn a_directory_that_cannot_be_read_is_refused_at_start() {
 #[test]
 fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
     for backend in backends() {
-        let mut server = start_after("ulimit -n 46", &format!("--port 0 --backend {backend} --max-connections 1000"));
+        let server = start_after("ulimit -n 46", &format!("--port 0 --backend {backend} --max-connections 1000"));
         let mut held: Vec<Client> = (0..20).map(|_| server.connect()).collect();
         // Idle connections would be closed for new ones.
         for client in &mut held {
@@ -427,14 +420,11 @@ fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
             client.send("\r\n\r\n");
             assert_eq!(client.response().status, 200);
         }
-        server.signal("TERM");
-        let mut text = String::new();
-        server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+        let text = server.stop_and_log();
         let warnings = text.matches("cannot accept").count();
         let seconds = usize::try_from(before.0.elapsed().as_secs()).expect("small");
         assert!((1..=seconds + 2).contains(&warnings), "{warnings} in {seconds} s: {text}");
         assert!(text.contains("raise the limit"), "{text}");
-        assert_eq!(server.wait().0, Some(0));
     }
 }
 
@@ -481,18 +471,15 @@ fn select_serves_more_than_a_thousand_clients_and_suggests_epoll_once() {
     if maximum.is_some_and(|maximum| maximum < 3000) {
         return println!("skipped: no more than {maximum:?} descriptors here");
     }
-    let mut server = Running::start(&["--port", "0", "--backend", "select"]);
+    let server = Running::start(&["--port", "0", "--backend", "select"]);
     let mut clients: Vec<Client> = (0..1200).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(request);
     clients.iter_mut().for_each(request);
     drop(clients);
     let mut again: Vec<Client> = (0..1200).map(|_| server.connect()).collect();
     again.iter_mut().for_each(request);
-    server.signal("TERM");
-    let mut text = String::new();
-    server.child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
+    let text = server.stop_and_log();
     assert_eq!(text.matches("epoll and kqueue scale better").count(), 1, "{text}");
-    assert_eq!(server.wait().0, Some(0));
 }
 
 #[test]

@@ -7,11 +7,8 @@ use crate::harness::WAIT_MAX;
 use crate::process::{Running, backends};
 
 /// Stops a server and returns the lines of its log that contain `text`.
-fn log_lines(mut server: Running, text: &str) -> Vec<String> {
-    server.signal("TERM");
-    let mut log = String::new();
-    server.child.stderr.take().expect("piped").read_to_string(&mut log).expect("UTF-8");
-    log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+fn log_lines(server: Running, text: &str) -> Vec<String> {
+    server.stop_and_log().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
 }
 
 fn start(tree: &Tree, backend: &str, options: &[&str]) -> Running {
