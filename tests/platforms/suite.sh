@@ -12,8 +12,6 @@ cd "$(dirname "$0")/../.."
 ulimit -n "$(ulimit -Hn)" || true
 threads=()
 case $target in
-# Under Wine, tests spend most of their time waiting, so run several at once.
-x86_64-pc-windows-gnu) threads=(--test-threads 6) ;;
 # The emulator's select call crashes on file descriptors above 1,023.
 aarch64-*)
     threads=(--test-threads 3 --skip every_request_is_answered --skip floods_are_slowed --skip a_huge_directory
