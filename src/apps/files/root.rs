@@ -49,7 +49,7 @@ type FileId = (u64, u64);
 impl Root {
     /// Opens the directory at an absolute path.
     pub(super) fn open(path: &Path, options: &Options) -> io::Result<Self> {
-        let directory = Dir::open_ambient_dir(path, ambient_authority())?;
+        let directory = open_root(path)?;
         let id = file_id(&directory.dir_metadata()?);
         let paths = [path.to_owned(), path.canonicalize()?];
         let Options { follow_symlinks: follow, hidden, ref private, .. } = *options;
@@ -217,6 +217,21 @@ impl Root {
     fn is_hidden(&self, _: &Path) -> bool {
         false
     }
+}
+
+/// Opens a handle of a directory, for which no permission to read it is needed. `Dir::open_ambient_dir` passes `O_PATH` to
+/// the standard library, which drops the flag if the C library is musl.
+#[cfg(target_os = "linux")]
+fn open_root(path: &Path) -> io::Result<Dir> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+    Ok(Dir::from_std_file(handle.into()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_root(path: &Path) -> io::Result<Dir> {
+    Dir::open_ambient_dir(path, ambient_authority())
 }
 
 /// Returns the names in a relative path, including `..`.
