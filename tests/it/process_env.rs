@@ -396,15 +396,14 @@ fn a_directory_that_cannot_be_read_is_refused_at_start() {
 fn running_out_of_file_descriptors_pauses_accepting_until_some_are_free() {
     for backend in backends() {
         let server = start_after("ulimit -n 46", &format!("--port 0 --backend {backend} --max-connections 1000"));
-        let mut held: Vec<Client> = (0..20).map(|_| server.connect()).collect();
-        // Idle connections would be closed for new ones.
-        for client in &mut held {
-            client.send(GET).send(GET.trim_end());
-        }
-        let mut waiting: Vec<Client> = (0..40).map(|_| server.connect()).collect();
-        for client in &mut waiting {
-            client.send(GET.trim_end());
-        }
+        // Idle connections would be closed for new ones, so each begins a request at once.
+        let connect = |bytes: &str| {
+            let mut client = server.connect();
+            client.send(bytes);
+            client
+        };
+        let mut held: Vec<Client> = (0..20).map(|_| connect(&format!("{GET}{}", GET.trim_end()))).collect();
+        let mut waiting: Vec<Client> = (0..40).map(|_| connect(GET.trim_end())).collect();
         let before = (Instant::now(), cpu_ticks(&server));
         while before.0.elapsed() < Duration::from_secs(2) {
             for client in &mut held {
