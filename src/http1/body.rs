@@ -6,7 +6,7 @@
 
 use super::error::Error;
 use super::head::{Framing, Limits};
-use super::scan::{TOKEN, VALUE};
+use super::syntax::{TOKEN, VALUE};
 
 /// Maximum length of a chunk line: the size and its extensions.
 const CHUNK_LINE_BYTES_MAX: u32 = 4096;

@@ -7,8 +7,7 @@
 //! path.
 
 use super::error::Error;
-use super::scan::{self, TOKEN, eq_lower, list_elements};
-use super::target::{self, TargetForm};
+use super::syntax::{self, TOKEN, TargetForm, eq_lower, list_elements};
 
 mod parse;
 
@@ -258,10 +257,10 @@ impl Head {
         }
         self.flags.set(HeadFlags::HOST);
         // The scan stops at the end of the value at the latest: the next byte is CR, LF or whitespace.
-        let name_len = scan::find_non_host_outlined(line, start) - start;
+        let name_len = syntax::find_non_host_outlined(line, start) - start;
         let is_port = |port: &[u8]| matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit);
         let is_simple = name_len > 0 && value.get(name_len..).is_some_and(is_port);
-        if is_simple || target::is_authority(value) { Ok(()) } else { Err(Error::Host) }
+        if is_simple || syntax::is_authority(value) { Ok(()) } else { Err(Error::Host) }
     }
 
     #[inline(never)]

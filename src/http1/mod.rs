@@ -51,8 +51,7 @@ mod error;
 mod head;
 mod respond;
 mod response;
-mod scan;
-mod target;
+mod syntax;
 
 pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
@@ -60,6 +59,5 @@ pub use error::Error;
 pub use head::{Framing, HEAD_BYTES_MAX, Head, Limits, Version};
 pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};
-pub use scan::{is_header_value, is_token};
-pub use target::TargetForm;
-pub(crate) use target::{authority, path_and_query};
+pub use syntax::{TargetForm, is_header_value, is_token};
+pub(crate) use syntax::{authority, path_and_query};

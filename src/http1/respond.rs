@@ -16,7 +16,7 @@ use http::StatusCode;
 use super::connection::Connection;
 use super::encode::{Encoder, Length, Persistence, ResponseHead};
 use super::head::{Head, Version};
-use super::target::TargetForm;
+use super::syntax::TargetForm;
 
 /// The properties of a request that determine how its response is sent. Small, so that it can be kept until the response
 /// is available.

@@ -8,7 +8,7 @@ use std::fmt;
 use super::body::{Body, Piece};
 use super::error::Error;
 use super::head::{Framing, Limits};
-use super::scan::{VALUE, is_token, list_elements, trim};
+use super::syntax::{VALUE, is_token, list_elements, trim};
 
 /// Maximum number of interim responses before the final one; real servers send few.
 const INTERIM_MAX: u8 = 16;

@@ -13,9 +13,13 @@
 //! path.
 
 use super::super::error::Error;
-use super::super::scan::{self, TOKEN, is_header_value, is_token, trim};
-use super::super::target::{self, TargetForm};
-use super::{FieldSpan, Head, HeadFlags, Limits, Span, Version};
+use super::super::syntax::{self, TOKEN, TargetForm, is_header_value, is_token, trim};
+use super::FieldSpan;
+use super::Head;
+use super::HeadFlags;
+use super::Limits;
+use super::Span;
+use super::Version;
 
 /// Maximum number of empty lines skipped before a request line (RFC 9112 section 2.2 recommends at least one).
 const BLANK_LINES_MAX: u8 = 8;
@@ -127,7 +131,7 @@ impl Head {
         if target.len() > limits.target_bytes_max {
             return Err(Error::TargetTooLong);
         }
-        self.form = target::check(method, target)?;
+        self.form = syntax::check_target(method, target)?;
         self.method = Span::new(0, method_len);
         self.target = Span::new(method_len + 1, target_len);
         Ok(())
@@ -247,7 +251,7 @@ impl Head {
         if !rest.starts_with(HOST) || limits.headers_max == 0 {
             return;
         }
-        let name_end = scan::find_non_host(rest, HOST.len());
+        let name_end = syntax::find_non_host(rest, HOST.len());
         let value_end = if rest.get(name_end) == Some(&b':') { port_end(rest, name_end + 1) } else { name_end };
         if name_end == HOST.len() || !rest[value_end..].starts_with(b"\r\n") {
             return;
@@ -258,17 +262,17 @@ impl Head {
         self.line += value_end + 2;
     }
 
-    /// Parses the field lines that begin in the last [`scan::BLOCK`] bytes of the input, where the scan has to load a
+    /// Parses the field lines that begin in the last [`syntax::BLOCK`] bytes of the input, where the scan has to load a
     /// block that begins before the line. Returns whether the empty line that ends the head follows.
     #[inline(never)]
     fn read_tail_fields_fast(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool, Error> {
-        while bytes.len() - self.line < scan::BLOCK && self.fields.len() < limits.headers_max {
+        while bytes.len() - self.line < syntax::BLOCK && self.fields.len() < limits.headers_max {
             let rest = &bytes[self.line..];
             if rest.starts_with(b"\r\n") {
                 return Ok(true);
             }
-            let name_end = scan::find_non_name(bytes, self.line) - self.line;
-            let value_end = scan::find_unprintable(bytes, self.line) - self.line;
+            let name_end = syntax::find_non_name(bytes, self.line) - self.line;
+            let value_end = syntax::find_unprintable(bytes, self.line) - self.line;
             let Some(span) = split_field_at(rest, name_end, || value_end) else { break };
             self.record_outlined(rest, span)?;
             self.fields.push(span.at(self.line));
@@ -282,7 +286,7 @@ impl Head {
     fn read_request_line_fast(&mut self, bytes: &[u8], limits: &Limits) -> bool {
         let method_len = if bytes.starts_with(b"GET ") { 3 } else { self.read_method_fast(bytes) };
         let Some(after @ [b'/', ..]) = bytes.get(method_len + 1..) else { return false };
-        let target_len = scan::path_and_query_len(after);
+        let target_len = syntax::path_and_query_len(after);
         let Some(rest) = after.get(target_len..).and_then(<[u8]>::first_chunk) else { return false };
         if rest != b" HTTP/1.1\r\n" || target_len > limits.target_bytes_max || method_len == 0 {
             return false;
@@ -298,7 +302,7 @@ impl Head {
     /// Returns the length of a method followed by a space, or 0 to leave it to the general parser.
     #[inline(never)]
     fn read_method_fast(&mut self, bytes: &[u8]) -> usize {
-        let method_len = scan::find_non_name(bytes, 0);
+        let method_len = syntax::find_non_name(bytes, 0);
         let method = &bytes[..method_len];
         // The fast path does not check the length of the whole line; a method this short keeps it within the limit.
         let fits = method_len <= REQUEST_LINE_EXTRA - b" HTTP/1.1\r\n".len();
@@ -321,10 +325,11 @@ fn port_end(rest: &[u8], start: usize) -> usize {
 /// than a block.
 #[inline]
 fn split_field(rest: &[u8]) -> Option<FieldSpan> {
-    let (non_names, ends) = scan::field_masks(rest.first_chunk()?);
+    let (non_names, ends) = syntax::field_masks(rest.first_chunk()?);
     // Keep searching if the name or value extends beyond the first block.
-    let name_end = if non_names == 0 { scan::find_non_name(rest, 0) } else { non_names.trailing_zeros() as usize };
-    let value_end = || if ends == 0 { scan::find_unprintable(rest, name_end) } else { ends.trailing_zeros() as usize };
+    let name_end = if non_names == 0 { syntax::find_non_name(rest, 0) } else { non_names.trailing_zeros() as usize };
+    let value_end =
+        || if ends == 0 { syntax::find_unprintable(rest, name_end) } else { ends.trailing_zeros() as usize };
     split_field_at(rest, name_end, value_end)
 }
 
