@@ -4,8 +4,8 @@
 //! in CRLF: a bare LF is accepted only in the head (section 2.2). Bad whitespace (BWS) around the parts of a chunk
 //! extension is skipped, as RFC 9110 section 5.6.3 requires.
 
-use super::error::Error;
-use super::head::{Framing, Limits};
+use super::error::{Error, Limits};
+use super::head::Framing;
 use super::syntax::{TOKEN, VALUE};
 
 /// Maximum length of a chunk line: the size and its extensions.

@@ -13,8 +13,8 @@
 //! ```
 
 use super::body::{Body, Piece};
-use super::error::Error;
-use super::head::{Framing, Head, Limits, Progress};
+use super::error::{Error, Limits};
+use super::head::{Framing, Head, Progress};
 
 /// The result of parsing a piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,54 @@
-//! Protocol errors in requests, and the status code of the response to each.
+//! The requests that are rejected: the limits on their size, and protocol errors with the status code of the response to
+//! each.
 
 use std::fmt;
 
 use http::StatusCode;
+
+/// Maximum size of a head in bytes, since the offsets in a [`Head`](super::Head) are 16-bit integers.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Limits on the size of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Maximum size of the request line and headers in bytes, line endings included. Default: [`HEAD_BYTES_MAX`], which
+    /// is also the upper bound. A larger head gets 431.
+    pub head_bytes_max: usize,
+    /// Maximum number of headers, and of trailers. Default: 100, more than twice what browsers send. A request with
+    /// more gets 431.
+    pub headers_max: usize,
+    /// Maximum size of a request target in bytes. Default: 8 KiB, slightly more than the 8,000 octets that RFC 9112
+    /// section 3 recommends as the minimum for a request line. A larger target gets 414.
+    pub target_bytes_max: usize,
+    /// Maximum size of a body in bytes. Default: 1 MiB, since bodies are collected in memory by default. A larger body
+    /// gets 413.
+    pub body_bytes_max: u64,
+    /// Maximum size of a trailer section in bytes; it is held in memory. Default: 8 KiB. A larger one gets 431.
+    pub trailer_bytes_max: usize,
+}
+
+impl Limits {
+    setters! {
+        head_bytes_max: usize,
+        headers_max: usize,
+        target_bytes_max: usize,
+        body_bytes_max: u64,
+        trailer_bytes_max: usize,
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes_max: HEAD_BYTES_MAX,
+            headers_max: 100,
+            target_bytes_max: 8 * 1024,
+            body_bytes_max: 1024 * 1024,
+            trailer_bytes_max: 8 * 1024,
+        }
+    }
+}
 
 macro_rules! errors {
     ($($(#[$doc:meta])* $name:ident => $status:ident, $text:literal;)*) => {
@@ -51,7 +97,7 @@ errors! {
     Authority => BAD_REQUEST, "the request target of CONNECT must be host:port";
     /// The server is not authoritative for the scheme of the request target (RFC 9110 section 7.4).
     Scheme => MISDIRECTED_REQUEST, "only the http scheme is served on this connection";
-    /// The request target exceeds [`target_bytes_max`](super::Limits::target_bytes_max) (RFC 9112 section 3).
+    /// The request target exceeds [`target_bytes_max`](Limits::target_bytes_max) (RFC 9112 section 3).
     TargetTooLong => URI_TOO_LONG, "the request target is too long";
     /// The HTTP version is malformed (RFC 9112 section 2.3).
     Version => BAD_REQUEST, "malformed HTTP version";
@@ -65,9 +111,9 @@ errors! {
     HeaderValue => BAD_REQUEST, "control character in a header value";
     /// A header line begins with whitespace (RFC 9112 sections 2.2 and 5.2).
     Folded => BAD_REQUEST, "a header line begins with whitespace";
-    /// The number of headers exceeds [`headers_max`](super::Limits::headers_max) (RFC 6585 section 5).
+    /// The number of headers exceeds [`headers_max`](Limits::headers_max) (RFC 6585 section 5).
     TooManyHeaders => REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers";
-    /// The size of the head exceeds [`head_bytes_max`](field@super::Limits::head_bytes_max) (RFC 6585 section 5).
+    /// The size of the head exceeds [`head_bytes_max`](field@Limits::head_bytes_max) (RFC 6585 section 5).
     HeadTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "request head too large";
     /// An HTTP/1.1 request has no Host header (RFC 9112 section 3.2).
     HostMissing => BAD_REQUEST, "missing Host header";
@@ -98,8 +144,8 @@ errors! {
     ChunkData => BAD_REQUEST, "chunk data does not match the chunk size";
     /// A trailer line is malformed (RFC 9112 section 7.1.2).
     Trailer => BAD_REQUEST, "malformed trailer line";
-    /// The trailer section exceeds [`trailer_bytes_max`](super::Limits::trailer_bytes_max) or
-    /// [`headers_max`](super::Limits::headers_max) (RFC 6585 section 5).
+    /// The trailer section exceeds [`trailer_bytes_max`](Limits::trailer_bytes_max) or
+    /// [`headers_max`](Limits::headers_max) (RFC 6585 section 5).
     TrailersTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "trailer section too large";
     /// The body exceeds its size limit (RFC 9110 section 15.5.14).
     BodyTooLarge => PAYLOAD_TOO_LARGE, "request body too large";

@@ -55,8 +55,8 @@ mod syntax;
 
 pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
-pub use error::Error;
-pub use head::{Framing, HEAD_BYTES_MAX, Head, Limits, Version};
+pub use error::{Error, HEAD_BYTES_MAX, Limits};
+pub use head::{Framing, Head, Version};
 pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};
 pub use syntax::{TargetForm, is_header_value, is_token};

@@ -6,8 +6,8 @@
 use std::fmt;
 
 use super::body::{Body, Piece};
-use super::error::Error;
-use super::head::{Framing, Limits};
+use super::error::{Error, Limits};
+use super::head::Framing;
 use super::syntax::{VALUE, is_token, list_elements, trim};
 
 /// Maximum number of interim responses before the final one; real servers send few.
