@@ -11,13 +11,13 @@
 //! | `server` | the server and its options |
 //! | `http_connection` | the server as an `App`: the state of a connection, batches of requests, timeouts, shutdown |
 //! | `serve_head`, `exchange` | the steps of an exchange: the handler's call; the request body and the response |
-//! | `handler`, `request`, `response`, `response_headers` | the types of a handler's interface |
+//! | `handler`, `request`, `response` | the types of a handler's interface |
 //! | `body_stream`, `body_sender`, `body_reader` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
-//! | `router`, `normal_path`, `negotiation`, `headers` | what handlers are built with |
+//! | `router`, `negotiation`, `headers` | what handlers are built with |
 //! | `layers` | middleware |
-//! | `access_log` | one line per request |
+//! | `access_log`, `log_sink` | one line per request, and the thread that writes it |
 
 mod access_log;
 mod body_reader;
@@ -31,19 +31,16 @@ mod handler;
 mod headers;
 mod http_connection;
 pub mod layers;
+mod log_sink;
 mod negotiation;
-mod normal_path;
 mod pool;
 mod request;
 mod response;
-mod response_headers;
 mod router;
 mod serve_head;
 mod server;
 
 pub use access_log::{AccessLog, LogFormat};
-#[cfg(feature = "cli")]
-pub(crate) use access_log::{Sink, Target};
 pub use body_reader::BodyReader;
 pub use body_sender::{EventSender, SendError, Sender, ServerEvent};
 pub use buffer_limit::BufferLimit;
@@ -54,11 +51,13 @@ pub use handler::http_types;
 pub use handler::{BodyFlow, BodyMode, BodySink, Handler};
 pub use headers::{HeaderBlock, HeaderError, Trailers};
 pub use http_connection::HttpConnection;
+#[cfg(feature = "cli")]
+pub(crate) use log_sink::{Sink, Target};
 pub use negotiation::{AcceptedCodings, ContentCoding};
-#[cfg(feature = "files")]
-pub(crate) use normal_path::push_byte;
 pub use pool::{Pool, PoolFull};
 pub use request::{BodyError, ParamError, Request, RequestHead};
 pub use response::{Part, Response};
 pub use router::Router;
+#[cfg(feature = "files")]
+pub(crate) use router::push_byte;
 pub use server::HttpServer;
