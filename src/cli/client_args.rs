@@ -8,8 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::values::duration;
 use crate::client::check::{Check, Expect, Print, Target};
-use crate::client::connect::Connect;
-use crate::client::dial::Authority;
+use crate::client::connect::{Authority, Connect};
 use crate::client::{Client, Hash};
 
 const CHECK_EXAMPLES: &str = "\

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
-use super::dial::{Authority, Deadline, DialError};
+use super::connect::{Authority, Deadline, DialError};
 use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
 
 /// The server to check.
