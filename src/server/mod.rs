@@ -5,11 +5,8 @@
 //! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
 #[cfg(feature = "cli")]
-mod chat;
-#[cfg(feature = "cli")]
 mod commands;
 mod config;
-mod listeners;
 #[cfg(feature = "cli")]
 mod logging;
 mod signals;
@@ -18,9 +15,7 @@ mod windows;
 mod workers;
 
 #[cfg(feature = "cli")]
-pub use chat::{ChatConfig, Password};
-#[cfg(feature = "cli")]
-pub use commands::{Command, FilesConfig, run};
+pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
 pub use config::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging, ProcessLog};
