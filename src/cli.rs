@@ -12,10 +12,9 @@ use self::server_args::{Cli, CommandName};
 use crate::client::Client;
 use crate::server::{Command, Config, Logging};
 
-mod chat_args;
+mod app_args;
 mod client_args;
 mod environment;
-mod files_args;
 mod server_args;
 mod values;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
-use super::chat_args::{self, ChatArgs};
-use super::files_args::{self, FilesArgs};
+use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{buffered_size, duration, head_size, host, log_target, queue_size, size, turn_size, workers};
 use crate::http1::Limits;
 use crate::httpserver::LogFormat;
@@ -378,7 +377,7 @@ pub(super) enum CommandName {
     /// Only regular files below DIR are served. No request path leads out of DIR, and symbolic links that do are
     /// followed only with --follow-symlinks. If DIR contains 404.html, 403.html or 500.html, browsers get that page in
     /// place of the plain error message.
-    #[command(after_help = files_args::EXAMPLE, after_long_help = format!("{}\n\n{EXIT_CODES}", files_args::EXAMPLES))]
+    #[command(after_help = FILES_EXAMPLE, after_long_help = format!("{FILES_EXAMPLES}\n\n{EXIT_CODES}"))]
     Files(FilesArgs),
     /// Run a TCP echo server
     #[command(after_help = ECHO_EXAMPLES, after_long_help = format!("{ECHO_EXAMPLES}\n\n{EXIT_CODES}"))]
@@ -393,7 +392,7 @@ pub(super) enum CommandName {
     ///
     /// If stdin is a terminal, lines typed there while the server runs in the foreground are sent to all members; type
     /// /help for the commands that list, disconnect, mute and ban members.
-    #[command(after_help = chat_args::EXAMPLES, after_long_help = format!("{}\n\n{EXIT_CODES}", chat_args::EXAMPLES))]
+    #[command(after_help = CHAT_EXAMPLES, after_long_help = format!("{CHAT_EXAMPLES}\n\n{EXIT_CODES}"))]
     Chat(ChatArgs),
     /// Check whether an HTTP or TCP server is healthy
     #[command(disable_help_flag = true)]
@@ -489,7 +488,7 @@ impl Cli {
 
     fn default_silent_timeout(&self) -> Duration {
         match self.command {
-            Some(CommandName::Chat(_)) => chat_args::DEFAULT_SILENT_TIMEOUT,
+            Some(CommandName::Chat(_)) => app_args::DEFAULT_SILENT_TIMEOUT,
             _ => self.head_timeout,
         }
     }
