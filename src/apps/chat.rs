@@ -1,7 +1,7 @@
 //! A line-based chat server with rooms, for netcat, telnet and other TCP clients (`serverd chat`).
 //!
 //! ```text
-//! bytes -> line.rs -> text.rs          telnet, line endings, UTF-8, command parsing
+//! bytes -> input.rs -> text.rs         telnet, line endings, UTF-8, command parsing
 //!                        |
 //!                   commands.rs         password, budget, rate limit; executes the commands
 //!                        |
@@ -29,8 +29,7 @@
 
 mod commands;
 mod fanout;
-mod limits;
-mod line;
+mod input;
 mod log;
 mod state;
 mod tables;
@@ -46,12 +45,12 @@ use bytes::Bytes;
 
 pub use self::commands::{ChatConnection, Console};
 pub use self::fanout::Delivery;
-pub use self::limits::{Bounds, Budget};
+pub use self::input::{Bounds, Budget};
 pub use self::log::{RoomLog, RoomLogEnd};
 
 use self::commands::Stage;
 use self::fanout::{Fanout, Kind};
-use self::line::LineEvent;
+use self::input::LineEvent;
 use self::state::{ChatGuard, ChatState};
 use self::tables::{Departure, Event};
 use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, Flow, Phase, Remote, Wire};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
 
-use super::fixed::method_response;
+use super::basic::method_response;
 use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
 
 /// A [`Handler`] that responds with a description of the request.

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::fanout::Delivery;
-use super::limits::{Budgets, Decision, MUTE_TIME, RateLimiter};
-use super::line::{LINE_BYTES_MAX, LineEvent, LineReader};
+use super::input::{Budgets, Decision, LINE_BYTES_MAX, LineEvent, LineReader, MUTE_TIME, RateLimiter};
 use super::state::{ChatGuard, ChatState};
 use super::tables::MemberKey;
 use super::text::{self, Command, HELP};

@@ -9,7 +9,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::line::{IAC, REPLY_BYTES};
+use super::input::{IAC, REPLY_BYTES};
 use super::tables::{Event, MemberKey, RoomKey};
 use crate::r#loop::{ConnId, Output};
 

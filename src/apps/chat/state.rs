@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use super::fanout::Delivery;
-use super::limits::Bounds;
+use super::input::Bounds;
 use super::log::RoomLog;
 use super::tables::{self, Departure, Event, LOBBY, Member, MemberKey, Tables};
 use super::text;

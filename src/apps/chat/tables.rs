@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::limits::Bounds;
+use super::input::Bounds;
 use super::log::RoomLog;
 use super::text::{self, LISTED_MAX, NameTable};
 use crate::r#loop::ConnId;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limits::MUTE_TIME;
+use super::input::MUTE_TIME;
 use super::*;
 use crate::r#loop::Output;
 
