@@ -27,7 +27,7 @@ docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked;
 features() { # the library without features, with each alone, and with all of them
     local feature crates crates_max=23
     cargo clippy --locked --no-default-features --lib -- -D warnings
-    for feature in files chat compress basic-auth json http-types testing; do
+    for feature in files chat compress basic-auth json tls http-types testing; do
         cargo clippy --locked --no-default-features --features $feature --lib -- -D warnings
     done
     cargo test --locked --no-default-features --features files --lib --test allocations
@@ -58,12 +58,15 @@ many_clients() { # BACKEND: 5,000 clients at once, each served within 2 s
     finish && [ $failed = 0 ]
 }
 
-# Clippy does not link, so `true` can replace the C compiler of the target, except for msvc. There, the tests, whose
-# dependencies need a C compiler, are not checked; they are the same as for windows-gnu.
+# Clippy does not link, so `true` can replace the C compiler of the target, except for msvc. There, the library that it
+# would create must exist, and the tests, which are the same as for windows-gnu, are not checked.
 cross_clippy() { # TARGET
     local name=${1//-/_} crates=(--all-targets)
     case $1 in
-    *-msvc) crates=(--lib --bins) ;;
+    *-msvc)
+        crates=(--lib --bins)
+        export "CC_$name=true" "AR_$name=$PWD/tests/platforms/empty_library.sh"
+        ;;
     *-windows-gnu) ;;
     *) export "CC_$name=true" "AR_$name=true" ;;
     esac

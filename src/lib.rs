@@ -66,8 +66,8 @@
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
 //! The Cargo feature `cli` (default) builds the binary. Without default features, `chat`, `files`, `compress`,
-//! `basic-auth`, `json` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting backend for
-//! tests.
+//! `basic-auth`, `json`, `tls` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting
+//! backend for tests.
 
 /// Defines a setter for each field of a struct, which makes a value from its default in one expression.
 macro_rules! setters {
@@ -106,6 +106,8 @@ pub mod http1;
 pub mod httpserver;
 pub mod r#loop;
 pub mod server;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use {bytes, http};
 

@@ -69,6 +69,7 @@ const TERMS: &[&[&str]] = &[
 /// independent of each other.
 const LAYERS: &[(&str, &[&str])] = &[
     ("http1", &[]),
+    ("tls", &[]),
     ("loop", &[]),
     ("httpserver", &["http1", "loop"]),
     ("apps", &["http1", "httpserver", "loop"]),

@@ -1,0 +1,311 @@
+//! Certificates with their private keys: read from PEM files, or self-signed in memory.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+
+use super::TlsError;
+use super::der;
+
+/// Maximum size of a PEM file. A chain of certificates takes a few KiB.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Validity of a self-signed certificate: the longest that browsers accept from a certificate authority.
+const SELF_SIGNED_DAYS: i64 = 397;
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// A certificate chain with the private key of its first certificate.
+///
+/// # Examples
+/// ```
+/// let certificate = serverd::tls::Certificate::self_signed(["localhost", "127.0.0.1"])?;
+/// assert_eq!(certificate.dns_names(), ["localhost"]);
+/// assert_eq!(certificate.fingerprint().len(), 95);
+/// assert!(certificate.validity_warning(std::time::SystemTime::now()).is_none());
+/// # Ok::<(), serverd::tls::TlsError>(())
+/// ```
+#[derive(Clone)]
+pub struct Certificate {
+    pub(super) key: Arc<CertifiedKey>,
+    fields: der::Fields,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Certificate").field("dns_names", &self.fields.dns_names).finish_non_exhaustive()
+    }
+}
+
+impl Certificate {
+    /// Reads a certificate chain and its private key from PEM. The server's own certificate comes first, followed by the
+    /// intermediate certificates. The key can be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`); P-256,
+    /// P-384, Ed25519 and RSA keys are supported. Both arguments can be the same file with certificates and key.
+    ///
+    /// # Errors
+    /// Returns an error if either part is missing or not supported, or if they do not belong together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = parse_chain(chain)?;
+        let key = parse_key(key)?;
+        Self::new(chain, key)
+    }
+
+    /// Reads a certificate chain and its private key from PEM files; see [`Certificate::from_pem`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Certificate::from_pem`], and an error if a file cannot be read or is larger than 1 MiB.
+    pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
+        let named = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: TlsError| TlsError::new(format!("{path}: {error}"))
+        };
+        let parsed_chain = parse_chain(&read(chain)?).map_err(named(chain))?;
+        let parsed_key = parse_key(&read(key)?).map_err(named(key))?;
+        Self::new(parsed_chain, parsed_key)
+            .map_err(|error| TlsError::new(format!("{}, {}: {error}", chain.display(), key.display())))
+    }
+
+    /// Creates a self-signed certificate for DNS names and IP addresses, with a new P-256 key. It is valid from a day ago,
+    /// for clients whose clock is slow, and for 397 days.
+    ///
+    /// # Errors
+    /// Returns an error if a name is not ASCII, or the system has no random numbers.
+    pub fn self_signed(names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, TlsError> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        let failed = |error: rcgen::Error| {
+            TlsError::new(format!("cannot create a self-signed certificate for {names:?}: {error}"))
+        };
+        let mut params = rcgen::CertificateParams::new(names.clone()).map_err(failed)?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "serverd self-signed certificate");
+        params.use_authority_key_identifier_extension = false;
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let today = unix_seconds(SystemTime::now()).div_euclid(SECONDS_PER_DAY);
+        let ((year, month, day), end) = (date(today - 1), date(today - 1 + SELF_SIGNED_DAYS));
+        params.not_before = rcgen::date_time_ymd(year, month, day);
+        params.not_after = rcgen::date_time_ymd(end.0, end.1, end.2);
+        let key = rcgen::KeyPair::generate().map_err(failed)?;
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Self::new(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, TlsError> {
+        let provider = super::provider();
+        let key = provider.key_provider.load_private_key(key).map_err(|_| {
+            TlsError::new("the private key is not supported or damaged; use an ECDSA P-256, P-384, Ed25519 or RSA key")
+        })?;
+        let unreadable = || TlsError::new("the certificate is damaged or not an X.509 certificate");
+        let leaf = chain.first().ok_or_else(unreadable)?;
+        let fields = der::read(leaf).ok_or_else(unreadable)?;
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => return Err(mismatch(&certified)),
+            Err(_) => return Err(unreadable()),
+        }
+        Ok(Certificate { key: Arc::new(certified), fields })
+    }
+
+    /// Returns the server's own certificate in DER, for a client that trusts only this certificate.
+    pub fn der(&self) -> &[u8] {
+        self.key.cert.first().map_or(&[], |leaf| leaf)
+    }
+
+    /// Returns the DNS names of the certificate, in lower case; a name can be a wildcard such as `*.example.com`.
+    pub fn dns_names(&self) -> &[String] {
+        &self.fields.dns_names
+    }
+
+    /// Returns the time from which the certificate is valid.
+    pub fn not_before(&self) -> SystemTime {
+        system_time(self.fields.not_before)
+    }
+
+    /// Returns the time until which the certificate is valid.
+    pub fn not_after(&self) -> SystemTime {
+        system_time(self.fields.not_after)
+    }
+
+    /// Returns the SHA-256 fingerprint of the certificate as browsers and openssl show it, such as `0A:1B:...`.
+    pub fn fingerprint(&self) -> String {
+        let hash = Sha256::digest(self.der());
+        let hex: Vec<String> = hash.iter().map(|byte| format!("{byte:02X}")).collect();
+        hex.join(":")
+    }
+
+    /// Returns a warning if the certificate is not valid at `now`, or if less than a third of its lifetime is left.
+    pub fn validity_warning(&self, now: SystemTime) -> Option<String> {
+        let der::Fields { not_before, not_after, .. } = self.fields;
+        let now = unix_seconds(now);
+        let (left, lifetime) = (not_after.saturating_sub(now), not_after.saturating_sub(not_before));
+        let end = shown_date(not_after);
+        if now < not_before {
+            Some(format!("the certificate is not valid before {}", shown_date(not_before)))
+        } else if left < 0 {
+            Some(format!("the certificate has expired on {end}"))
+        } else if left < lifetime / 3 {
+            let days = left / SECONDS_PER_DAY;
+            let plural = if days == 1 { "" } else { "s" };
+            Some(format!("the certificate expires on {end}, in {days} day{plural}"))
+        } else {
+            None
+        }
+    }
+}
+
+/// Explains a private key that does not belong to the first certificate.
+fn mismatch(certified: &CertifiedKey) -> TlsError {
+    let is_match = |other: &CertificateDer<'static>| {
+        CertifiedKey::new(vec![other.clone()], Arc::clone(&certified.key)).keys_match().is_ok()
+    };
+    TlsError::new(if certified.cert.iter().skip(1).any(is_match) {
+        "the private key matches a certificate that is not the first; put the server's own certificate first"
+    } else {
+        "the private key does not match the certificate"
+    })
+}
+
+fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let chain = chain.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
+    if chain.is_empty() {
+        return Err(TlsError::new("no certificate found; PEM is expected (-----BEGIN CERTIFICATE-----)"));
+    }
+    Ok(chain)
+}
+
+fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // Depending on the format, in the first line or in a header.
+    if memchr::memmem::find(pem, b"ENCRYPTED").is_some() {
+        return Err(TlsError::new("the private key is encrypted; decrypt it with openssl pkey -in FILE -out NEW-FILE"));
+    }
+    let mut keys = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
+        let (kind, der) = section.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
+        keys.extend(PrivateKeyDer::from_pem(kind, der));
+    }
+    let key = keys.pop();
+    let key = key.ok_or("no private key found; PEM is expected (-----BEGIN PRIVATE KEY-----)");
+    key.and_then(|key| if keys.is_empty() { Ok(key) } else { Err("several private keys found; keep one") })
+        .map_err(TlsError::new)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read;
+    let failed = |error: &dyn fmt::Display| TlsError::new(format!("cannot read {}: {error}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > PEM_BYTES_MAX { Err(failed(&"larger than 1 MiB")) } else { Ok(bytes) }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn system_time(unix_seconds: i64) -> SystemTime {
+    let seconds = Duration::from_secs(unix_seconds.unsigned_abs());
+    let time = if unix_seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+/// Formats a date as in `2026-11-28`.
+fn shown_date(unix_seconds: i64) -> String {
+    let (year, month, day) = der::date_from_days(unix_seconds.div_euclid(SECONDS_PER_DAY));
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Returns the date of a day since 1970, in the types of rcgen.
+fn date(days: i64) -> (i32, u8, u8) {
+    let (year, month, day) = der::date_from_days(days);
+    // Holds for all days before the year 2,147,483,648.
+    let year = i32::try_from(year).unwrap_or(i32::MAX);
+    (year, u8::try_from(month).unwrap_or(1), u8::try_from(day).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// Returns a certificate and its key in PEM.
+    fn pem(names: &[&str]) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        (encode("CERTIFICATE", certificate.der()), encode("PRIVATE KEY", key.serialized_der()))
+    }
+
+    fn encode(label: &str, der: &[u8]) -> String {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut text = format!("-----BEGIN {label}-----\n");
+        for chunk in der.chunks(3) {
+            let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+            for digit in 0..4 {
+                let digit = if digit <= chunk.len() { DIGITS[(bits >> (18 - 6 * digit)) as usize & 63] } else { b'=' };
+                text.push(char::from(digit));
+            }
+        }
+        text + &format!("\n-----END {label}-----\n")
+    }
+
+    fn error(chain: &str, key: &str) -> String {
+        Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_read_from_one_or_two_files() {
+        let (chain, key) = pem(&["Example.org", "*.example.org", "192.0.2.1"]);
+        let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+        assert_eq!(certificate.dns_names(), ["example.org", "*.example.org"]);
+        let both = format!("Some text\n{key}{chain}");
+        let same = Certificate::from_pem(both.as_bytes(), both.as_bytes()).unwrap();
+        assert_eq!(same.fingerprint(), certificate.fingerprint());
+    }
+
+    #[test]
+    fn a_mistake_in_either_file_is_explained() {
+        let ((chain, key), (other, other_key)) = (pem(&["a"]), pem(&["b"]));
+        assert_eq!(error(&chain, &other_key), "the private key does not match the certificate");
+        assert!(error(&(other + &chain), &key).contains("put the server's own certificate first"));
+        assert!(error(&key, &key).starts_with("no certificate found"));
+        assert!(error(&chain, &chain).starts_with("no private key found"));
+        assert!(error(&chain, &(key.clone() + &other_key)).starts_with("several private keys"));
+        assert!(error("", "").starts_with("no certificate found"));
+        assert!(error("-----BEGIN CERTIFICATE-----\n", &key).starts_with("not valid PEM"));
+        assert!(error(&encode("CERTIFICATE", b"text"), &key).contains("damaged"));
+        assert!(error(&chain, &encode("PRIVATE KEY", b"text")).contains("not supported or damaged"));
+        assert!(error(&chain, &encode("ENCRYPTED PRIVATE KEY", b"text")).contains("encrypted"));
+        let missing = Certificate::from_pem_files(Path::new("/absent/chain.pem"), Path::new("/absent/key.pem"));
+        assert!(missing.unwrap_err().to_string().starts_with("cannot read /absent/chain.pem: "));
+    }
+
+    #[test]
+    fn validity_is_checked_at_both_ends_and_in_the_last_third() {
+        let certificate = Certificate::self_signed(["localhost"]).unwrap();
+        let (start, end) = (certificate.not_before(), certificate.not_after());
+        assert_eq!(end.duration_since(start).unwrap(), DAY * 397);
+        let warning = |now| certificate.validity_warning(now).unwrap_or_default();
+        assert_eq!(warning(start), "");
+        assert!(warning(start - DAY).contains("is not valid before "));
+        assert_eq!(warning(end - DAY * 133), "");
+        assert!(warning(end - DAY * 132).ends_with("in 132 days"));
+        assert!(warning(end - DAY).ends_with("in 1 day"));
+        assert!(warning(end + DAY).contains("has expired on "));
+        assert_eq!(shown_date(0), "1970-01-01");
+    }
+
+    #[test]
+    fn a_self_signed_certificate_needs_names_in_ascii() {
+        let error = Certificate::self_signed(["b\u{fc}cher.example"]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot create a self-signed certificate for "), "{error}");
+    }
+}

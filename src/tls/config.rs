@@ -1,0 +1,242 @@
+//! The configuration of TLS on a listener: certificates, versions and protocols.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::TlsError;
+use super::certificate::Certificate;
+
+/// A version of TLS. Older versions are insecure and not supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+/// TLS on a listener. Clones share the certificates, which can be replaced while connections are open.
+///
+/// Clients that send a server name get the certificate with that name, or else one with a matching wildcard, or else the
+/// first.
+///
+/// # Examples
+/// ```
+/// use serverd::tls::{Certificate, Tls};
+///
+/// let tls = Tls::self_signed(["localhost"])?;
+/// tls.replace(vec![Certificate::self_signed(["localhost", "example.org"])?])?;
+/// # Ok::<(), serverd::tls::TlsError>(())
+/// ```
+#[derive(Clone)]
+pub struct Tls {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    /// Replaced as a whole. Sessions keep the configuration that they began with.
+    current: Mutex<Arc<ServerConfig>>,
+}
+
+/// The part of the configuration that does not change.
+#[derive(Clone)]
+struct Options {
+    version_min: TlsVersion,
+    protocols: Vec<Vec<u8>>,
+    /// Encrypts the tickets of all workers, with keys that change every six hours.
+    ticketer: Arc<dyn ProducesTickets>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tls").field("version_min", &self.shared.options.version_min).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Creates a configuration from certificates with different names; the first is the default. TLS 1.2 and 1.3 are
+    /// accepted, and no application protocol is negotiated.
+    ///
+    /// # Errors
+    /// Returns an error if there is no certificate, or the system has no random numbers.
+    pub fn new(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
+        let ticketer = rustls::crypto::ring::Ticketer::new()
+            .map_err(|error| TlsError::new(format!("cannot create keys for session tickets: {error}")))?;
+        let options = Options { version_min: TlsVersion::Tls12, protocols: Vec::new(), ticketer };
+        Self::with_options(options, certificates)
+    }
+
+    /// Creates a configuration with a self-signed certificate; see [`Certificate::self_signed`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Certificate::self_signed`].
+    pub fn self_signed(names: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, TlsError> {
+        Self::new(vec![Certificate::self_signed(names)?])
+    }
+
+    /// Creates a configuration from a certificate chain and its private key in PEM; see [`Certificate::from_pem`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Certificate::from_pem`].
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        Self::new(vec![Certificate::from_pem(chain, key)?])
+    }
+
+    fn with_options(options: Options, certificates: Vec<Certificate>) -> Result<Self, TlsError> {
+        let current = Mutex::new(Arc::new(options.configure(certificates)?));
+        Ok(Tls { shared: Arc::new(Shared { options, current }) })
+    }
+
+    /// Sets the oldest accepted version. Returns a separate configuration with the same certificates.
+    #[must_use]
+    pub fn version_min(&self, version: TlsVersion) -> Self {
+        self.with(|options| options.version_min = version)
+    }
+
+    /// Sets the application protocols to negotiate (ALPN), the most preferred first. Clients that offer protocols, but none
+    /// of these, are refused. Returns a separate configuration with the same certificates.
+    #[must_use]
+    pub fn protocols(&self, protocols: &[&str]) -> Self {
+        self.with(|options| options.protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect())
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = self.shared.options.clone();
+        change(&mut options);
+        let resolver = Arc::clone(&self.current().cert_resolver);
+        let current = Mutex::new(Arc::new(options.configure_resolver(resolver)));
+        Tls { shared: Arc::new(Shared { options, current }) }
+    }
+
+    /// Replaces all certificates for new connections, at once. Open connections are not affected.
+    ///
+    /// # Errors
+    /// Returns an error if there is no certificate; the previous ones stay in use.
+    pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), TlsError> {
+        let config = Arc::new(self.shared.options.configure(certificates)?);
+        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Returns the configuration for a new session.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.shared.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Options {
+    fn configure(&self, certificates: Vec<Certificate>) -> Result<ServerConfig, TlsError> {
+        Ok(self.configure_resolver(Arc::new(Resolver::new(certificates)?)))
+    }
+
+    fn configure_resolver(&self, resolver: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+        let versions: &[_] = match self.version_min {
+            TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::Tls13 => &[&rustls::version::TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(super::provider())
+            .with_protocol_versions(versions)
+            .expect("ring has cipher suites for both versions")
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols.clone_from(&self.protocols);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = Arc::clone(&self.ticketer);
+        config.send_tls13_tickets = 1;
+        config
+    }
+}
+
+/// Chooses the certificate of a session.
+#[derive(Debug)]
+struct Resolver {
+    certificates: Vec<Certificate>,
+    /// The first certificate with each name.
+    by_name: HashMap<String, usize>,
+}
+
+impl Resolver {
+    fn new(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
+        if certificates.is_empty() {
+            return Err(TlsError::new("TLS needs a certificate"));
+        }
+        let mut by_name = HashMap::new();
+        for (index, certificate) in certificates.iter().enumerate() {
+            for name in certificate.dns_names() {
+                by_name.entry(name.clone()).or_insert(index);
+            }
+        }
+        Ok(Resolver { certificates, by_name })
+    }
+
+    /// Returns the certificate for a server name: one with exactly that name, or else one with a wildcard in place of the
+    /// first label (RFC 6125 section 6.4.3), or else the first.
+    fn find(&self, server_name: Option<&str>) -> &Certificate {
+        let index = server_name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let name = name.strip_suffix('.').unwrap_or(&name);
+            let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
+            self.by_name.get(name).or_else(wildcard)
+        });
+        &self.certificates[index.copied().unwrap_or(0)]
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.find(hello.server_name()).key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_found_by_exact_name_then_wildcard_then_order() {
+        let certificate = |names: &[&str]| Certificate::self_signed(names.iter().copied()).unwrap();
+        let certificates = [
+            certificate(&["default.example"]),
+            certificate(&["*.example.org", "example.org"]),
+            certificate(&["WWW.example.org", "example.org"]),
+        ];
+        let prints = certificates.each_ref().map(Certificate::fingerprint);
+        let resolver = Resolver::new(certificates.to_vec()).unwrap();
+        for (name, expected) in [
+            (None, 0),
+            (Some("unknown.example"), 0),
+            (Some("default.example"), 0),
+            (Some("example.org"), 1),
+            (Some("a.example.org"), 1),
+            (Some("A.Example.Org."), 1),
+            (Some("www.example.org"), 2),
+            (Some("a.b.example.org"), 0),
+            (Some("org"), 0),
+            (Some(""), 0),
+        ] {
+            assert_eq!(resolver.find(name).fingerprint(), prints[expected], "{name:?}");
+        }
+        assert!(Resolver::new(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn certificates_are_replaced_in_clones_and_tickets_stay_valid() {
+        let tls = Tls::self_signed(["a"]).unwrap().protocols(&["http/1.1"]);
+        let clone = tls.clone();
+        let before = tls.current();
+        clone.replace(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
+        let after = tls.current();
+        assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));
+        assert!(Arc::ptr_eq(&before.ticketer, &after.ticketer));
+        assert_eq!(after.alpn_protocols, [b"http/1.1"]);
+        assert_eq!(clone.replace(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
+        assert!(Arc::ptr_eq(&after, &tls.current()));
+    }
+}
