@@ -62,6 +62,7 @@
 //! | [`AccessLog`] | the log of all requests |
 //! | [`Config`] | workers, signals and graceful shutdown |
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
+//! | `tls::Tls`, `WithTls` | TLS on the listeners of a loop |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
@@ -148,6 +149,9 @@ pub use self::r#loop::{Epoll, EpollLoop};
 #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
 #[doc(inline)]
 pub use self::r#loop::{Kqueue, KqueueLoop};
+#[cfg(feature = "tls")]
+#[doc(inline)]
+pub use self::r#loop::{TlsListener, TlsStream, WithTls};
 #[doc(inline)]
 pub use self::server::{Backend, Balance, Config, HttpOptions, StartError, Started};
 pub use http::StatusCode;

@@ -25,7 +25,10 @@ use super::table::ConnId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Connected; no byte has been received yet. The loop may close a connection in this phase as one in [`Phase::Idle`].
+    /// Connected, and the TLS handshake is not complete. The timer is not restarted by input. Entered by the loop only.
+    Handshake,
+    /// Connected; no byte has been received yet. Over TLS, the phase begins after the handshake. The loop may close a
+    /// connection in this phase as one in [`Phase::Idle`].
     AwaitingFirstByte,
     /// Receiving a message head.
     Head,
@@ -53,7 +56,7 @@ pub enum Phase {
 
 impl Phase {
     /// The number of phases.
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 10;
 
     /// Returns whether the timeout depends on the bytes that the peer sends or acknowledges.
     pub(super) fn depends_on_progress(self) -> bool {

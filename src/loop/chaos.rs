@@ -15,7 +15,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::handoff::HandoffListener;
-use super::readiness::{Event, Interest, Listener, Readiness, Received, Sent, Stream, Token, send_file_by_copy};
+use super::readiness::{
+    Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, send_file_by_copy,
+};
 
 /// Number of the next random number generator. Each backend and stream has its own, independent of the others.
 static NEXT_GENERATOR: AtomicU64 = AtomicU64::new(1);
@@ -190,6 +192,8 @@ impl<L: Listener> Listener for ChaosListener<L> {
 impl<S: Stream> Stream for ChaosStream<S> {
     type Source = S::Source;
 
+    const ENCRYPTS: bool = S::ENCRYPTS;
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let cap = self.rng.cap(buffer.len());
         self.inner.read(&mut buffer[..cap])
@@ -239,6 +243,34 @@ impl<S: Stream> Stream for ChaosStream<S> {
 
     fn abort(&mut self) {
         self.inner.abort();
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.inner.is_encrypted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.inner.is_handshaking()
+    }
+
+    fn handshake(&mut self) -> io::Result<Handshake> {
+        self.inner.handshake()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.inner.has_unsent()
+    }
+
+    fn unsent_bytes(&mut self) -> usize {
+        self.inner.unsent_bytes()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+
+    fn end_output(&mut self) {
+        self.inner.end_output();
     }
 
     fn connected(&mut self) -> io::Result<()> {

@@ -19,6 +19,7 @@ use super::readiness::{Interest, Stream};
 use super::table::ConnId;
 
 mod close;
+mod handshake;
 mod progress;
 mod transfer;
 
@@ -199,7 +200,10 @@ impl<S: Stream, T> Connection<S, T> {
             _ => false,
         };
         let write = (self.pending.is_some() && self.file_cache == FileCache::Ready) || self.stage == Stage::Connecting;
-        Interest { read, write }
+        if self.stream.is_handshaking() {
+            return Interest { read: true, write: self.stream.has_unsent() };
+        }
+        Interest { read, write: write || self.stream.has_unsent() }
     }
 
     /// Returns whether everything is sent and the connection only waits for a readable event, as in the common case
@@ -210,6 +214,8 @@ impl<S: Stream, T> Connection<S, T> {
             && !self.readable
             && self.pending.is_none()
             && self.registered == Registration::READ
+            && !self.stream.is_handshaking()
+            && !self.stream.has_unsent()
     }
 
     /// Returns whether the end of the input was read.
@@ -236,6 +242,7 @@ impl<S: Stream, T> Connection<S, T> {
     /// The phase whose timeout applies now.
     pub(super) fn timed_phase(&self) -> Phase {
         match self.stage {
+            _ if self.stream.is_handshaking() => Phase::Handshake,
             Stage::Lingering => match self.reason {
                 // A peer that is still sending, or has much to read, gets the longer timeout.
                 Some(CloseReason::Done | CloseReason::Drain | CloseReason::Peer)
@@ -254,7 +261,10 @@ impl<S: Stream, T> Connection<S, T> {
 
     /// Returns whether the next turn can make progress here without an event.
     pub(super) fn is_unfinished(&self) -> bool {
-        if self.pending.is_some() && self.writable {
+        if self.stream.is_handshaking() {
+            return self.readable || (self.writable && self.stream.has_unsent());
+        }
+        if (self.pending.is_some() || self.stream.has_unsent()) && self.writable {
             return true;
         }
         match self.stage {
@@ -274,7 +284,12 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        let is_fast_path = self.stage == Stage::Reading && self.pending.is_none() && self.readable && !self.ended;
+        let is_fast_path = self.stage == Stage::Reading
+            && self.pending.is_none()
+            && self.readable
+            && !self.ended
+            && !self.stream.is_handshaking()
+            && !self.stream.has_unsent();
         if !is_fast_path {
             return Some(self.step_in_other_stage(id, context, buffer));
         }
@@ -317,6 +332,10 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         context.read_bytes = 0;
+        if self.stream.is_handshaking() {
+            // Continued by the loop, for a few connections per turn.
+            return Outcome::Open;
+        }
         let result = match self.before_receive(id, context, buffer) {
             Ok(true) if self.stage == Stage::Yielded => self.deliver_yielded(id, context),
             Ok(true) => self.receive_more(0, id, context, buffer),
@@ -334,7 +353,7 @@ impl<S: Stream, T> Connection<S, T> {
         if self.stage == Stage::Connecting && !self.connect()? {
             return Ok(false);
         }
-        if self.pending.is_some() && self.writable {
+        if (self.pending.is_some() || self.stream.has_unsent()) && self.writable {
             self.flush_pending(id, context)?;
         }
         match self.stage {

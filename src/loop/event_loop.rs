@@ -4,6 +4,7 @@
 //! events or unfinished work, accept, deliver messages, expire timers, apply drain and stop, end the turn. The clock is
 //! read once per turn, after polling.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -27,6 +28,7 @@ use rest::Rest;
 mod accept;
 mod evict;
 mod expire;
+mod handshake;
 mod rest;
 mod shutdown;
 mod stalled;
@@ -54,6 +56,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     /// event.
     ready: Vec<ConnId>,
     next: Vec<ConnId>,
+    /// Connections whose TLS handshake can continue.
+    handshakes: VecDeque<ConnId>,
     mailbox: Arc<Mailbox<A::Message>>,
     /// Reused buffer for the messages being delivered.
     message_batch: Vec<(ConnId, A::Message)>,
@@ -149,6 +153,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             cursor: 0,
             ready: Vec::new(),
             next: Vec::new(),
+            handshakes: VecDeque::new(),
             mailbox,
             message_batch: Vec::new(),
             schedule: Schedule::default(),
@@ -228,6 +233,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if self.end_of_turn_pending
             || !self.ready.is_empty()
             || !self.next.is_empty()
+            || self.has_handshakes()
             || !self.context.messages.is_empty()
         {
             return Some(Duration::ZERO);
@@ -273,6 +279,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 // After the other work, because new connections have probably sent their request by now.
                 self.accept(self.context.limits.accepts_per_turn);
                 self.drive();
+            }
+            if self.has_handshakes() {
+                self.continue_handshakes();
             }
             let notified = self.process_mailbox();
             if self.timers.is_due(self.context.now_ms) {

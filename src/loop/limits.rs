@@ -39,6 +39,9 @@ pub struct LoopLimits {
     pub backlog: u32,
     /// Maximum connections accepted from one listener per turn. Default: 64.
     pub accepts_per_turn: usize,
+    /// Maximum TLS handshakes continued per turn; further ones wait for the next turn, so that established connections
+    /// are served in between. A handshake takes as long as a hundred requests. Default: 8.
+    pub handshakes_per_turn: usize,
     /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if none
     /// is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the
     /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
@@ -75,6 +78,7 @@ impl LoopLimits {
         answer_half_closed: bool,
         backlog: u32,
         accepts_per_turn: usize,
+        handshakes_per_turn: usize,
         connections_max: usize,
         connections_per_address_max: usize,
         drain: Duration,
@@ -94,6 +98,7 @@ impl Default for LoopLimits {
             answer_half_closed: true,
             backlog: 4096,
             accepts_per_turn: 64,
+            handshakes_per_turn: 8,
             connections_max: 1_000_000,
             connections_per_address_max: 0,
             drain: Duration::from_secs(30),
@@ -120,6 +125,10 @@ pub struct Counters {
     pub writes: u64,
     /// Streams added to the backend and changes of interest.
     pub registrations: u64,
+    /// TLS handshakes completed.
+    pub handshakes: u64,
+    /// TLS handshakes that failed or timed out.
+    pub failed_handshakes: u64,
     /// Connections closed.
     pub closes: u64,
     /// Application panics caught.
@@ -133,6 +142,8 @@ pub struct Counters {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timeouts {
+    /// Maximum time from accept to the end of a TLS handshake. Default: 10 s.
+    pub handshake: Option<Duration>,
     /// Maximum time from accept to the first byte, so that a client that sends nothing does not hold a file descriptor.
     /// Default: 10 s.
     pub silent: Option<Duration>,
@@ -172,6 +183,7 @@ pub struct Timeouts {
 
 impl Timeouts {
     optional_setters! {
+        handshake: Duration,
         silent: Duration,
         head: Duration,
         body: Duration,
@@ -196,6 +208,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         let seconds = |count| Some(Duration::from_secs(count));
         Timeouts {
+            handshake: seconds(10),
             silent: seconds(10),
             head: seconds(10),
             body: seconds(30),
@@ -215,6 +228,7 @@ impl Timeouts {
     /// Sets `limit` as the upper bound of all timeouts, including those that are `None`.
     pub fn cap(&mut self, limit: Duration) {
         for timeout in [
+            &mut self.handshake,
             &mut self.silent,
             &mut self.head,
             &mut self.body,
@@ -232,6 +246,7 @@ impl Timeouts {
     /// The time after which a phase is checked.
     pub(super) fn of(&self, phase: Phase) -> Option<Duration> {
         match phase {
+            Phase::Handshake => self.handshake,
             Phase::AwaitingFirstByte => self.silent,
             Phase::Head => self.head,
             Phase::Body => self.body.map(|max| (max.min(BODY_START) / 5).max(Duration::from_millis(1))),

@@ -48,6 +48,8 @@ mod socket_waker;
 mod system;
 mod table;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls_stream;
 
 #[cfg(target_os = "linux")]
 mod epoll;
@@ -90,3 +92,5 @@ pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{TcpListener, TcpStream};
 pub use table::ConnId;
+#[cfg(feature = "tls")]
+pub use tls_stream::{TlsListener, TlsStream, WithTls};

@@ -113,16 +113,35 @@ pub struct Sent {
     pub more: bool,
 }
 
+/// Result of a step of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Nothing was received.
+    Idle,
+    /// Input was processed; more is needed.
+    Progress,
+    /// The handshake is complete.
+    Complete,
+}
+
 /// A connected, non-blocking byte stream.
+///
+/// A stream may encrypt, in which case it has to complete a handshake before the first read or write
+/// ([`Stream::handshake`]), and may hold encrypted output that the system did not accept ([`Stream::has_unsent`]). The
+/// provided implementations of these methods are those of a stream that does not encrypt, and cost nothing.
 pub trait Stream {
     /// The source type a backend registers: [`SystemSource`] for the operating system's sockets, any other type in a
     /// simulation.
     type Source: ?Sized;
 
+    /// Whether streams of this type may encrypt.
+    const ENCRYPTS: bool = false;
+
     /// Reads into `buffer`, which is not empty. Retries if interrupted by a signal.
     ///
     /// # Errors
-    /// Returns `WouldBlock` if no data is available; any other error ends the connection.
+    /// Returns `WouldBlock` if no data is available, and `Interrupted` if much input was read that contains no data; the
+    /// caller then reads again later. Any other error ends the connection.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
 
     /// Writes a prefix of `bytes`. Retries if interrupted by a signal.
@@ -196,6 +215,52 @@ pub trait Stream {
 
     /// Makes the subsequent close abortive: unsent bytes are discarded and a RST is sent.
     fn abort(&mut self);
+
+    /// Returns whether this stream encrypts.
+    #[inline]
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the handshake has to be completed, with [`Stream::handshake`], before the first read or write.
+    #[inline]
+    fn is_handshaking(&self) -> bool {
+        false
+    }
+
+    /// Continues the handshake: reads until a read would block, and writes. Reading and writing may be possible
+    /// immediately once it is complete.
+    ///
+    /// # Errors
+    /// Returns an error if the handshake has failed. An explanation for the peer may have been sent, which a lingering
+    /// close protects.
+    fn handshake(&mut self) -> io::Result<Handshake> {
+        Ok(Handshake::Complete)
+    }
+
+    /// Returns whether bytes that a write has accepted are still to be sent with [`Stream::flush`]. The write has then
+    /// returned false in [`Sent::more`].
+    #[inline]
+    fn has_unsent(&self) -> bool {
+        false
+    }
+
+    /// Returns the number of these bytes, after encryption.
+    fn unsent_bytes(&mut self) -> usize {
+        0
+    }
+
+    /// Sends all these bytes.
+    ///
+    /// # Errors
+    /// Returns `WouldBlock` if the system accepts only some of them; any other error ends the connection.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Marks the orderly end of the output, which the peer can then distinguish from a failure of the network. Nothing may
+    /// be written afterwards. The mark may be unsent ([`Stream::has_unsent`]).
+    fn end_output(&mut self) {}
 
     /// Returns the outcome of a connect that was in progress when the stream was created: `Ok` once connected.
     ///

@@ -15,6 +15,7 @@ const FOREVER_MS: u64 = 1 << 50;
 const IDLE_PHASES: [Phase; 2] = [Phase::Idle, Phase::AwaitingFirstByte];
 
 const PHASES: [Phase; Phase::COUNT] = [
+    Phase::Handshake,
     Phase::AwaitingFirstByte,
     Phase::Head,
     Phase::Body,

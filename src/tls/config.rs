@@ -125,6 +125,11 @@ impl Tls {
         Ok(())
     }
 
+    /// Returns whether HTTP/1.1 is one of the application protocols.
+    pub(crate) fn serves_http(&self) -> bool {
+        self.shared.options.protocols.iter().any(|protocol| protocol == b"http/1.1")
+    }
+
     /// Returns the configuration for a new session.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.shared.current.lock().unwrap_or_else(PoisonError::into_inner))

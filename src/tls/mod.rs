@@ -6,6 +6,7 @@
 mod certificate;
 mod config;
 mod der;
+mod session;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use certificate::Certificate;
 pub use config::{Tls, TlsVersion};
+pub(crate) use session::Session;
 
 /// An error in a certificate, a private key or the configuration of TLS, as a sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -146,11 +146,22 @@ pub(crate) fn serve_on<B: Backend, A: App>(
     limits: LoopLimits,
     app: impl FnOnce() -> A + Send + 'static,
 ) -> Server {
+    serve_by(timeouts, limits, app, listener, |event_loop: &mut EventLoop<B, A>, listener| event_loop.listen(listener))
+}
+
+/// Starts a server for `app`, whose loop gets the listener from `listen`.
+pub(crate) fn serve_by<B: Readiness, A: App>(
+    timeouts: Timeouts,
+    limits: LoopLimits,
+    app: impl FnOnce() -> A + Send + 'static,
+    listener: TcpListener,
+    listen: impl FnOnce(&mut EventLoop<B, A>, TcpListener) -> io::Result<()> + Send + 'static,
+) -> Server {
     let address = listener.local_addr().expect("an address");
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, limits, app())?;
-        event_loop.listen(listener)?;
+        listen(&mut event_loop, listener)?;
         send.send(event_loop.handle()).expect("the test is waiting");
         event_loop.run()?;
         Ok(event_loop.counters().clone())

@@ -46,5 +46,6 @@ mod tcp;
 #[cfg(unix)]
 mod tidy;
 mod timeouts;
+mod tls;
 mod uploads;
 mod whoami;

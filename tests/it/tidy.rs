@@ -70,7 +70,7 @@ const TERMS: &[&[&str]] = &[
 const LAYERS: &[(&str, &[&str])] = &[
     ("http1", &[]),
     ("tls", &[]),
-    ("loop", &[]),
+    ("loop", &["tls"]),
     ("httpserver", &["http1", "loop"]),
     ("apps", &["http1", "httpserver", "loop"]),
     ("server", &["apps", "http1", "httpserver", "loop"]),

@@ -54,11 +54,19 @@ impl<S: Stream, T> Connection<S, T> {
         if self.pending.is_some() {
             return None;
         }
+        if self.stream.is_encrypted() && !self.end_encryption() {
+            return None;
+        }
         if self.ended {
             return Some(self.take_reason());
         }
         // Input that arrives after the close causes a reset too, while the peer has not received everything.
-        let unread = linger || self.readable || !self.leftover.is_empty() || self.is_unacknowledged();
+        // The peer of an encrypted connection answers the end of the output.
+        let unread = linger
+            || self.readable
+            || !self.leftover.is_empty()
+            || self.is_unacknowledged()
+            || self.stream.is_encrypted();
         if !unread || self.stream.shutdown_write().is_err() {
             return Some(self.take_reason());
         }
@@ -74,6 +82,18 @@ impl<S: Stream, T> Connection<S, T> {
     /// While lingering: returns whether input has arrived since the half-close.
     pub(super) fn has_received_input(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| progress.received > 0)
+    }
+
+    /// Marks the end of encrypted output. Returns false if the mark is still to be sent.
+    #[cold]
+    fn end_encryption(&mut self) -> bool {
+        self.stream.end_output();
+        let is_sent = !self.stream.has_unsent();
+        if !is_sent {
+            self.writable = false;
+            self.pending = Some(Box::default());
+        }
+        is_sent
     }
 
     /// Returns whether the peer may not have acknowledged all output. Only much output is worth asking the kernel: a

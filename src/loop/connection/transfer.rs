@@ -44,7 +44,8 @@ impl<S: Stream, T> Connection<S, T> {
         Ok(())
     }
 
-    /// Reads once, calls the application and sends its output. Returns the number of bytes read.
+    /// Reads once, calls the application and sends its output. Returns the number of bytes to count against the quota; all
+    /// of it if the read returned nothing.
     #[inline(never)]
     pub(super) fn read_and_deliver<A>(
         &mut self,
@@ -55,7 +56,7 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        let Some(count) = self.read(context, buffer)? else { return Ok(0) };
+        let Some(count) = self.read(context, buffer)? else { return Ok(usize::MAX) };
         self.deliver_input(id, context, &buffer[..count])?;
         self.flush(context)?;
         Ok(count)
@@ -70,7 +71,7 @@ impl<S: Stream, T> Connection<S, T> {
         self.flush_outlined(context)
     }
 
-    /// Reads once into the loop's buffer. Returns `None` if the read would block.
+    /// Reads once into the loop's buffer. Returns `None` if the read would block, or should be repeated in another turn.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub(super) fn read<A: App>(
@@ -96,6 +97,7 @@ impl<S: Stream, T> Connection<S, T> {
                 self.record_eager_read(&mut context.eager, false);
                 Ok(None)
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -191,7 +193,7 @@ impl<S: Stream, T> Connection<S, T> {
         }
         context.counters.writes += 1;
         match context.scratch.flush_little(&mut self.stream, context.limits.write_bytes_per_turn) {
-            Ok((Flushed::All, _)) => Ok(()),
+            Ok((Flushed::All, _)) if !self.stream.has_unsent() => Ok(()),
             outcome => self.after_flush(context, outcome),
         }
     }
@@ -203,20 +205,54 @@ impl<S: Stream, T> Connection<S, T> {
             Some(pending) => &mut **pending,
             None => &mut context.scratch,
         };
-        if output.is_empty() {
+        if output.is_empty() && !self.stream.has_unsent() {
             if self.pending.take().is_some() {
                 self.count_buffers(&context.buffers);
             }
             self.backpressured = false;
             return Ok(());
         }
-        if !self.writable {
+        if !self.writable || self.stream.is_handshaking() {
             self.buffer_unsent(context);
             return Ok(());
         }
         context.counters.writes += 1;
+        if self.stream.has_unsent() && !self.flush_stream(context)? {
+            return Ok(());
+        }
+        let output = match &mut self.pending {
+            Some(pending) => &mut **pending,
+            None => &mut context.scratch,
+        };
         let outcome = output.flush(&mut self.stream, context.limits.write_bytes_per_turn, 0);
         self.after_flush(context, outcome)
+    }
+
+    /// Sends what the stream has accepted before. If the output is then empty, it is done. Returns whether more output
+    /// can be written.
+    #[cold]
+    fn flush_stream<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<bool> {
+        match self.stream.flush() {
+            Ok(()) => {
+                self.restart |= self.pending.is_some();
+                let is_empty = self.pending.as_ref().map_or(context.scratch.is_empty(), |output| output.is_empty());
+                if is_empty {
+                    self.pending = None;
+                    self.backpressured = false;
+                }
+                self.count_buffers(&context.buffers);
+                Ok(!is_empty)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                self.buffer_unsent(context);
+                Ok(false)
+            }
+            Err(error) => {
+                self.buffer_unsent(context);
+                Err(error)
+            }
+        }
     }
 
     /// Updates the connection for the result of a flush.
@@ -237,6 +273,10 @@ impl<S: Stream, T> Connection<S, T> {
         self.restart |= sent > 0 && self.pending.is_some();
         self.sent_much |= flushed != Flushed::All;
         match flushed {
+            Flushed::All | Flushed::AllOfMuch if self.stream.has_unsent() => {
+                self.writable = false;
+                self.buffer_unsent(context);
+            }
             Flushed::All | Flushed::AllOfMuch => {
                 self.pending = None;
                 self.backpressured = false;
@@ -277,13 +317,13 @@ impl<S: Stream, T> Connection<S, T> {
     }
 
     /// Returns whether a flush that started with `before` bytes sent everything or crossed the low watermark.
-    fn has_drained(&self, before: usize, limits: &LoopLimits) -> bool {
+    fn has_drained(&mut self, before: usize, limits: &LoopLimits) -> bool {
         let left = self.pending_bytes();
         left == 0 || (left <= limits.output_resume_bytes && before > limits.output_resume_bytes)
     }
 
-    fn pending_bytes(&self) -> usize {
-        self.pending.as_ref().map_or(0, |output| output.len())
+    fn pending_bytes(&mut self) -> usize {
+        self.stream.unsent_bytes() + self.pending.as_ref().map_or(0, |output| output.len())
     }
 
     /// Updates back-pressure: on above the high watermark, off at the low watermark.

@@ -42,6 +42,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                     Ok(()) => Outcome::Open,
                     Err(error) => Outcome::Closed(CloseReason::Error(error)),
                 },
+                Phase::Handshake => connection.expire_handshake(id, context, buffer),
                 _ => final_read(connection, context, buffer, id, phase),
             });
         }

@@ -145,7 +145,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         if connection.is_unfinished() && !connection.queued {
             connection.queued = true;
-            self.next.push(id);
+            if connection.stream.is_handshaking() {
+                self.handshakes.push_back(id);
+            } else {
+                self.next.push(id);
+            }
         }
         Ok(())
     }
@@ -177,10 +181,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
         self.context.counters.closes += 1;
         log::debug!("closed {id:?}: {reason:?}");
-        let Connection { stream, state, pending, .. } = connection;
+        let Connection { mut stream, state, pending, .. } = connection;
         let info = CloseInfo {
             reason,
-            unsent_bytes: pending.map_or(0, |output| output.len() as u64),
+            unsent_bytes: pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64,
             unix_time: self.context.unix_time,
             now: Duration::from_millis(self.context.now_ms),
         };

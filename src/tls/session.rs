@@ -1,0 +1,213 @@
+//! A TLS session of a server: ciphertext in, plaintext out, and the reverse. It does no I/O.
+//!
+//! The interface is that of rustls 0.24, in which the caller owns the buffers, over rustls 0.23, which copies.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::time::{Duration, Instant};
+
+use rustls::ServerConnection;
+
+use super::config::Tls;
+
+/// Maximum ciphertext of a handshake. The largest regular handshake has client certificates, of some KiB.
+const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// Maximum plaintext encrypted in one call, so that a slow client does not cause a copy of a large response.
+const ENCRYPT_BYTES_MAX: usize = 64 * 1024;
+
+/// Maximum plaintext of a record (RFC 8446 section 5.1).
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Plaintext of a record that fits into one packet. At the beginning and after a pause, records are that small: a client
+/// can decrypt a record only once all of its packets have arrived, of which TCP sends only a few per round trip at first.
+const SMALL_RECORD_BYTES: usize = 1400 - 22;
+
+/// Plaintext that is sent in small records at the beginning, and after a pause of [`PAUSE`].
+const SMALL_RECORDS_TOTAL: usize = 64 * 1024;
+
+/// Pause in sending after which the congestion window of TCP may be small again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Maximum slices of one record.
+const SLICES_MAX: usize = 16;
+
+/// The server's end of a TLS connection.
+pub(crate) struct Session {
+    connection: ServerConnection,
+    /// Decrypted bytes that were not read yet.
+    plaintext: usize,
+    /// Ciphertext of the handshake so far.
+    handshake_bytes: usize,
+    /// The peer has sent a `close_notify` alert: no more plaintext follows.
+    ended: bool,
+    /// The reason for which the session has failed.
+    failure: Option<rustls::Error>,
+    /// Plaintext still to be sent in small records.
+    small_records: usize,
+    /// When more than a small record was last encrypted.
+    encrypted_at: Option<Instant>,
+}
+
+impl Session {
+    pub(crate) fn new(tls: &Tls) -> io::Result<Self> {
+        let mut connection = ServerConnection::new(tls.current()).map_err(io::Error::other)?;
+        connection.set_buffer_limit(None);
+        Ok(Session {
+            connection,
+            plaintext: 0,
+            handshake_bytes: 0,
+            ended: false,
+            failure: None,
+            small_records: SMALL_RECORDS_TOTAL,
+            encrypted_at: None,
+        })
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Returns whether the peer has announced the end of its output.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Returns whether [`Session::receive`] has more to return without more ciphertext.
+    pub(crate) fn has_plaintext(&self) -> bool {
+        self.plaintext > 0 || self.failure.is_some()
+    }
+
+    /// Decrypts from the front of `ciphertext`, which is advanced, into `plaintext`, and returns the number of bytes written.
+    /// Stops when `plaintext` is full; the rest of `ciphertext` is to be passed again.
+    ///
+    /// # Errors
+    /// Returns `InvalidData` if the peer violates the protocol. An alert for the peer is then ready to be sent.
+    pub(crate) fn receive(&mut self, ciphertext: &mut &[u8], plaintext: &mut [u8]) -> io::Result<usize> {
+        let mut written = 0;
+        loop {
+            if self.plaintext > 0 && written < plaintext.len() {
+                let count = self.connection.reader().read(&mut plaintext[written..])?;
+                written += count;
+                self.plaintext -= count;
+            }
+            if self.plaintext > 0 {
+                return Ok(written);
+            }
+            if let Some(failure) = &self.failure {
+                let error = || io::Error::new(io::ErrorKind::InvalidData, failure.clone());
+                return if written > 0 { Ok(written) } else { Err(error()) };
+            }
+            if self.ended {
+                *ciphertext = &[];
+            }
+            if ciphertext.is_empty() {
+                return Ok(written);
+            }
+            self.decrypt(ciphertext)?;
+        }
+    }
+
+    /// Passes some ciphertext to rustls.
+    fn decrypt(&mut self, ciphertext: &mut &[u8]) -> io::Result<()> {
+        let was_handshaking = self.connection.is_handshaking();
+        let count = self.connection.read_tls(ciphertext)?;
+        match self.connection.process_new_packets() {
+            Ok(state) => {
+                self.plaintext = state.plaintext_bytes_to_read();
+                self.ended = state.peer_has_closed();
+            }
+            Err(error) => self.failure = Some(error),
+        }
+        if was_handshaking {
+            self.handshake_bytes += count;
+        }
+        if self.connection.is_handshaking() && self.handshake_bytes > HANDSHAKE_BYTES_MAX {
+            self.failure.get_or_insert(rustls::Error::General("the handshake is too large".into()));
+        }
+        Ok(())
+    }
+
+    /// Encrypts the beginning of the concatenation of `slices`. Returns the number of bytes encrypted, which is 0 only
+    /// if there are none.
+    pub(crate) fn encrypt(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total > SMALL_RECORD_BYTES {
+            self.choose_record_size();
+        }
+        let (mut rest, mut encrypted) = (Slices { slices, start: 0 }, 0);
+        while encrypted < total.min(ENCRYPT_BYTES_MAX) {
+            let limit = if self.small_records > 0 { SMALL_RECORD_BYTES } else { RECORD_BYTES_MAX };
+            let mut parts = [IoSlice::new(&[]); SLICES_MAX];
+            let used = rest.take(limit, &mut parts);
+            let written = self.connection.writer().write_vectored(&parts[..used])?;
+            self.small_records = self.small_records.saturating_sub(written);
+            encrypted += written;
+            // rustls accepts everything while its keys last.
+            if written < parts[..used].iter().map(|part| part.len()).sum() {
+                break;
+            }
+        }
+        if encrypted == 0 && total > 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(encrypted) }
+    }
+
+    /// Returns to small records after a pause.
+    fn choose_record_size(&mut self) {
+        let now = Instant::now();
+        if self.encrypted_at.is_some_and(|at| now.duration_since(at) >= PAUSE) {
+            self.small_records = SMALL_RECORDS_TOTAL;
+        }
+        self.encrypted_at = Some(now);
+    }
+
+    /// Adds a `close_notify` alert to the ciphertext.
+    pub(crate) fn end(&mut self) {
+        self.connection.send_close_notify();
+    }
+
+    /// Returns whether ciphertext is to be sent.
+    pub(crate) fn has_ciphertext(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// Returns the number of bytes of ciphertext to be sent.
+    pub(crate) fn ciphertext_bytes(&mut self) -> usize {
+        self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
+    }
+
+    /// Passes ciphertext to `sink` in one vectored write. Returns the number of bytes written.
+    pub(crate) fn send(&mut self, sink: &mut dyn Write) -> io::Result<usize> {
+        self.connection.write_tls(sink)
+    }
+}
+
+/// The rest of a list of slices.
+struct Slices<'a> {
+    slices: &'a [IoSlice<'a>],
+    /// Number of bytes already taken from the first slice.
+    start: usize,
+}
+
+impl<'a> Slices<'a> {
+    /// Takes up to `bytes_max` bytes, as parts of slices. Returns the number of parts.
+    fn take(&mut self, mut bytes_max: usize, parts: &mut [IoSlice<'a>]) -> usize {
+        let mut used = 0;
+        while let Some((first, others)) = self.slices.split_first() {
+            let rest = &first[self.start..];
+            let count = rest.len().min(bytes_max);
+            if count > 0 {
+                if used == parts.len() {
+                    break;
+                }
+                parts[used] = IoSlice::new(&rest[..count]);
+                used += 1;
+            }
+            bytes_max -= count;
+            self.start += count;
+            if self.start < first.len() {
+                break;
+            }
+            (self.slices, self.start) = (others, 0);
+        }
+        used
+    }
+}

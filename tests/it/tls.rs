@@ -1,0 +1,462 @@
+//! TLS below the application, with a rustls client: handshakes, records, both ends of a connection, limits.
+//!
+//! Every test runs with TLS on each backend, and with faults injected between TLS and the socket.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore};
+use serverd::tls::{Certificate, Tls, TlsVersion};
+use serverd::{
+    Accepted, App, CloseInfo, CloseReason, ConnId, Flow, HttpServer, LoopLimits, Phase, Response, Timeouts, Wire,
+    WithTls,
+};
+
+use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Starts a server whose only listener uses TLS.
+fn serve_tls<B: Backend, A: App>(
+    tls: &Tls,
+    timeouts: Timeouts,
+    limits: LoopLimits,
+    app: impl FnOnce() -> A + Send + 'static,
+) -> Server {
+    let (tls, listener) = (tls.clone(), TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    serve_by::<WithTls<B>, A>(timeouts, limits, app, listener, move |event_loop, listener| {
+        event_loop.listen_tls(listener, &tls)
+    })
+}
+
+/// A certificate, a server configuration for HTTP with it, and a client configuration that trusts it.
+fn certified(names: &[&str]) -> (Certificate, Tls, ClientConfig) {
+    let certificate = Certificate::self_signed(names.iter().copied()).expect("valid names");
+    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
+    let client = trusting(&certificate, &[&rustls::version::TLS13, &rustls::version::TLS12]);
+    (certificate, tls, client)
+}
+
+fn trusting(certificate: &Certificate, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().to_vec().into()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+/// A socket that sends a given number of bytes per call.
+struct Pieces {
+    socket: TcpStream,
+    bytes_max: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(&bytes[..bytes.len().min(self.bytes_max)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A TLS client, which begins its handshake with the first read or write.
+struct TlsClient {
+    stream: rustls::StreamOwned<ClientConnection, Pieces>,
+}
+
+impl TlsClient {
+    fn connect(address: SocketAddr, config: &ClientConfig) -> Self {
+        Self::connect_to(address, config, "localhost", usize::MAX)
+    }
+
+    fn connect_to(address: SocketAddr, config: &ClientConfig, name: &str, bytes_max: usize) -> Self {
+        let socket = Client::new(address).socket;
+        let name = ServerName::try_from(name.to_string()).expect("a name");
+        let connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a client");
+        TlsClient { stream: rustls::StreamOwned::new(connection, Pieces { socket, bytes_max }) }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> &mut Self {
+        self.stream.write_all(bytes).expect("the server reads");
+        self.stream.flush().expect("the server reads");
+        self
+    }
+
+    fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes).expect("a response arrives in time");
+        bytes
+    }
+
+    /// Reads a response with a Content-Length, and returns its head and body.
+    fn response(&mut self) -> (String, Vec<u8>) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend(self.read(1));
+        }
+        let head = String::from_utf8(head).expect("an ASCII head");
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+        let length = length.parse().expect("a number");
+        (head, self.read(length))
+    }
+
+    /// Reads to the end of the stream; an end without `close_notify` is an error.
+    fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).map(|_| rest)
+    }
+
+    /// Sends `close_notify`, but no FIN.
+    fn end(&mut self) {
+        self.stream.conn.send_close_notify();
+        self.stream.flush().expect("the server reads");
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.stream.sock.socket
+    }
+}
+
+/// Echoes all input, until its end.
+fn echo(wire: &mut Wire<'_, ()>) -> Flow {
+    let input = wire.input();
+    wire.output().extend(input);
+    wire.consume(input.len());
+    if wire.ended() { Flow::Close } else { Flow::Read(Phase::Unlimited) }
+}
+
+fn hello() -> HttpServer<impl serverd::Handler> {
+    HttpServer::new(|_| Response::text("hello\n"))
+}
+
+/// Waits until a condition holds.
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WAIT_MAX, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+on_every_backend! {
+    fn requests_are_answered_with_both_versions<B>() {
+        let (certificate, tls, _) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        for (version, expected) in
+            [(&rustls::version::TLS13, ProtocolVersion::TLSv1_3), (&rustls::version::TLS12, ProtocolVersion::TLSv1_2)]
+        {
+            let mut config = trusting(&certificate, &[version]);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            let mut client = TlsClient::connect(server.address, &config);
+            for _ in 0..3 {
+                let (head, body) = client.send(GET).response();
+                assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+                assert_eq!(body, b"hello\n");
+            }
+            assert_eq!(client.stream.conn.protocol_version(), Some(expected));
+            assert_eq!(client.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        }
+        let counters = server.drain();
+        assert_eq!((counters.handshakes, counters.failed_handshakes), (2, 0));
+    }
+
+    fn much_data_passes_in_both_directions<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), || echo);
+        let sent = Random::new(1).bytes(600_000);
+        let mut client = TlsClient::connect(server.address, &config);
+        client.send(b"!");
+        assert_eq!(client.read(1), b"!");
+        // More than the buffers of both sockets hold, so that the server has to keep ciphertext.
+        for part in sent.chunks(100_000) {
+            client.send(part);
+        }
+        assert!(client.read(sent.len()) == sent);
+        client.end();
+        assert_eq!(client.read_to_end().expect("an orderly end"), b"");
+    }
+
+    fn input_in_pieces_of_any_size_is_understood<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        for bytes_max in [1, 5, 1000] {
+            let mut client = TlsClient::connect_to(server.address, &config, "localhost", bytes_max);
+            assert_eq!(client.send(GET).response().1, b"hello\n");
+        }
+    }
+
+    fn data_that_arrives_with_the_end_of_the_handshake_is_read<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), || echo);
+        let mut client = TlsClient::connect(server.address, &config);
+        // rustls sends this in the same write as the last message of the handshake.
+        client.stream.conn.writer().write_all(&vec![b'x'; 40_000]).expect("a buffer");
+        client.stream.conn.writer().write_all(b"end").expect("a buffer");
+        assert!(client.read(40_003).ends_with(b"xend"));
+    }
+
+    fn output_before_the_handshake_is_sent_after_it<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let app = || {
+            |wire: &mut Wire<'_, ()>| {
+                wire.output().extend(b"welcome");
+                Flow::Close
+            }
+        };
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), app);
+        let mut client = TlsClient::connect(server.address, &config);
+        assert_eq!(client.read_to_end().expect("an orderly end"), b"welcome");
+    }
+
+    fn close_notify_precedes_the_end_of_the_stream<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        let mut client = TlsClient::connect(server.address, &config);
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert!(client.read_to_end().expect("an orderly end").ends_with(b"hello\n"));
+        // After a half-close by the client, too.
+        let mut client = TlsClient::connect(server.address, &config);
+        client.send(GET).end();
+        assert!(client.read_to_end().expect("an orderly end").ends_with(b"hello\n"));
+        let mut idle = TlsClient::connect(server.address, &config);
+        idle.send(GET).response();
+        server.drain();
+        assert_eq!(idle.read_to_end().expect("an orderly end"), b"");
+    }
+
+    fn files_are_sent_and_truncated_ones_have_no_orderly_end<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let contents = Random::new(2).bytes(500_000);
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&contents).expect("space");
+        let (file, size) = (Arc::new(file), contents.len() as u64);
+        let app = move || {
+            move |wire: &mut Wire<'_, ()>| {
+                let count = wire.input().len();
+                if count == 0 {
+                    return Flow::Read(Phase::Unlimited);
+                }
+                let end = if wire.input() == b"all" { size } else { size + 1 };
+                wire.consume(count);
+                wire.output().extend(b"head");
+                wire.output().push_file(Arc::clone(&file), 0..end);
+                wire.output().extend(b"end");
+                Flow::Close
+            }
+        };
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), app);
+        let mut client = TlsClient::connect(server.address, &config);
+        let received = client.send(b"all").read_to_end().expect("an orderly end");
+        assert!(received == [b"head", &contents[..], b"end"].concat());
+        let mut client = TlsClient::connect(server.address, &config);
+        assert!(client.send(b"too much").read_to_end().is_err());
+    }
+
+    fn a_request_cut_off_without_close_notify_is_not_complete<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&handled);
+        let app = move || {
+            HttpServer::new(move |_| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Response::text("hello\n")
+            })
+        };
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), app);
+        let mut client = TlsClient::connect(server.address, &config);
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Part: ");
+        client.socket().shutdown(Shutdown::Write).expect("an open socket");
+        let response = client.read_to_end().unwrap_or_default();
+        assert!(!response.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&response));
+        assert_eq!(handled.load(Ordering::SeqCst), 0);
+    }
+
+    fn plain_http_gets_a_response_that_names_https<B>() {
+        let (_, tls, _) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        let mut client = server.connect();
+        let response = client.send(GET).response();
+        assert_eq!(response.status, 400);
+        assert!(response.text().contains("https://"), "{}", response.text());
+        client.expect_close();
+    }
+
+    fn garbage_is_answered_with_an_alert_that_survives_unread_input<B>() {
+        let (_, tls, _) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        for garbage in [&b"\x16\x03\x01\x00\x05\xff\x00\x00\x01\x00"[..], b"\x80\x2e\x01\x00\x02", &[0x17; 100]] {
+            let mut client = server.connect();
+            client.send(garbage).send(vec![0; 100_000]);
+            let reply = client.finish().read_to_end();
+            // An alert record: a fatal alert, in plaintext.
+            assert!(matches!(reply[..], [21, 3, _, 0, 2, 2, _]), "{reply:?}");
+        }
+        // Closing without a word is no failure that deserves an alert.
+        server.connect().finish().expect_close();
+        let mut client = TlsClient::connect(server.address, &certified(&["localhost"]).2);
+        assert!(client.stream.write_all(GET).and_then(|()| client.read_to_end()).is_err(), "not trusted");
+    }
+
+    fn a_handshake_has_a_time_limit_that_input_does_not_extend<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let timeouts = Timeouts::default().handshake(Duration::from_millis(300));
+        let server = serve_tls::<B, _>(&tls, timeouts, LoopLimits::default(), hello);
+        let mut quick = TlsClient::connect(server.address, &config);
+        quick.send(GET).response();
+        let (mut silent, mut slow) = (server.connect(), server.connect());
+        let (mut hello, start) = (Vec::new(), Instant::now());
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+        connection.write_tls(&mut hello).expect("a buffer");
+        for byte in hello {
+            // Fails once the server has closed the connection.
+            if slow.socket.write_all(&[byte]).is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(start.elapsed() < WAIT_MAX);
+        silent.expect_close();
+        assert!(matches!(slow.socket.read(&mut [0]), Ok(0) | Err(_)));
+        assert_eq!(quick.send(GET).response().1, b"hello\n");
+        drop(quick);
+        let counters = server.drain();
+        assert_eq!((counters.handshakes, counters.failed_handshakes), (1, 2));
+    }
+
+    fn waiting_handshakes_are_all_completed<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let limits = LoopLimits::default().handshakes_per_turn(1);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), limits, hello);
+        let mut clients: Vec<_> = (0..20).map(|_| TlsClient::connect(server.address, &config)).collect();
+        for client in &mut clients {
+            let TlsClient { stream } = client;
+            stream.conn.write_tls(&mut stream.sock).expect("the server reads");
+        }
+        for client in clients.iter_mut().rev() {
+            assert_eq!(client.send(GET).response().1, b"hello\n");
+        }
+        drop(clients);
+        assert_eq!(server.drain().handshakes, 20);
+    }
+
+    fn unsent_ciphertext_is_counted_when_a_client_does_not_read<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let closed = Arc::new(Mutex::new(None));
+        let app = { let closed = Arc::clone(&closed); move || Flood { closed } };
+        let timeouts = Timeouts::default().write(Duration::from_millis(200));
+        let server = serve_tls::<B, _>(&tls, timeouts, LoopLimits::default(), app);
+        let mut client = TlsClient::connect(server.address, &config);
+        client.send(b"go");
+        wait_for("the connection is closed", || closed.lock().unwrap().is_some());
+        let (reason, unsent) = closed.lock().unwrap().take().unwrap();
+        assert!(matches!(reason, CloseReason::TooSlow), "{reason:?}");
+        assert!(unsent > 0 && unsent < Flood::BYTES as u64, "{unsent}");
+        // Cut off, so not an orderly end.
+        assert!(client.read_to_end().is_err());
+    }
+
+    fn plain_and_tls_listeners_share_a_loop<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let secure = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let secure_address = secure.local_addr().expect("an address");
+        let plain = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (timeouts, limits) = (Timeouts::default(), LoopLimits::default());
+        let server = serve_by::<WithTls<B>, _>(timeouts, limits, hello, plain, move |event_loop, plain| {
+            event_loop.listen(plain)?;
+            event_loop.listen_tls(secure, &tls)
+        });
+        let mut client = server.connect();
+        for _ in 0..2 {
+            assert_eq!(client.send(GET).response().text(), "hello\n");
+        }
+        assert_eq!(TlsClient::connect(secure_address, &config).send(GET).response().1, b"hello\n");
+    }
+}
+
+/// Answers the first input with more than the sockets hold, and records how the connection was closed.
+struct Flood {
+    closed: Arc<Mutex<Option<(CloseReason, u64)>>>,
+}
+
+impl Flood {
+    const BYTES: usize = 16 << 20;
+}
+
+impl App for Flood {
+    type State = ();
+    type Message = std::convert::Infallible;
+
+    fn open(&mut self, _: &Accepted<'_>, _: &mut Wire<'_, Self::Message>) -> ((), Flow) {
+        ((), Flow::Read(Phase::Unlimited))
+    }
+
+    fn receive(&mut self, (): &mut (), wire: &mut Wire<'_, Self::Message>) -> Flow {
+        wire.consume(wire.input().len());
+        wire.output().extend(&vec![b'x'; Flood::BYTES]);
+        Flow::Read(Phase::Unlimited)
+    }
+
+    fn closed(&mut self, _: ConnId, (): (), info: CloseInfo) {
+        *self.closed.lock().unwrap() = Some((info.reason, info.unsent_bytes));
+    }
+}
+
+fn serve_hello(tls: &Tls) -> Server {
+    serve_tls::<serverd::Select, _>(tls, Timeouts::default(), LoopLimits::default(), hello)
+}
+
+#[test]
+fn sessions_are_resumed_with_both_versions() {
+    let (certificate, tls, _) = certified(&["localhost"]);
+    let server = serve_hello(&tls);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = trusting(&certificate, &[version]);
+        let kinds = [(); 2].map(|()| {
+            let mut client = TlsClient::connect(server.address, &config);
+            client.send(GET).response();
+            client.stream.conn.handshake_kind().expect("a complete handshake")
+        });
+        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed], "{version:?}");
+    }
+}
+
+#[test]
+fn certificates_are_chosen_by_name_and_replaced_for_new_connections() {
+    let (first, tls, config) = certified(&["localhost"]);
+    let second = Certificate::self_signed(["*.example.org"]).expect("a name");
+    tls.replace(vec![first.clone(), second.clone()]).expect("certificates");
+    let server = serve_hello(&tls);
+    let mut open = TlsClient::connect(server.address, &config);
+    open.send(GET).response();
+    let other = trusting(&second, &[&rustls::version::TLS13]);
+    TlsClient::connect_to(server.address, &other, "a.example.org", usize::MAX).send(GET).response();
+    tls.replace(vec![second]).expect("a certificate");
+    assert_eq!(open.send(GET).response().1, b"hello\n");
+    let mut refused = TlsClient::connect(server.address, &trusting(&first, &[&rustls::version::TLS13]));
+    assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
+}
+
+#[test]
+fn clients_without_a_common_version_or_protocol_are_refused_with_an_alert() {
+    let (certificate, tls, mut config) = certified(&["localhost"]);
+    let server = serve_hello(&tls.version_min(TlsVersion::Tls13));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let error = TlsClient::connect(server.address, &config).stream.write_all(GET).unwrap_err();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+    let old = trusting(&certificate, &[&rustls::version::TLS12]);
+    let error = TlsClient::connect(server.address, &old).stream.write_all(GET).unwrap_err();
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+}
