@@ -71,6 +71,9 @@ where
         let advice = "this command accepts no server options; remove those before it, e.g. serverd check TARGET";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
     }
+    if let Err(advice) = cli.check_tls_files() {
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, advice));
+    }
     let unknown_variables = environment::unknown_variables(&command);
     let (log_level, color, config, logging) = (cli.log_level(), cli.color, cli.config(), cli.logging());
     let task = Task::Serve(Box::new(config), cli.into_command(), logging);
@@ -121,7 +124,8 @@ mod tests {
     use super::server_args::DEFAULT_BODY;
     use super::*;
     use crate::http1::Limits;
-    use crate::server::{Backend, Balance};
+    use crate::server::{Backend, Balance, TlsConfig};
+    use crate::tls::TlsVersion;
 
     fn parsed(line: &str) -> (Config, Command) {
         match try_parse_from(line.split(' ')).unwrap().task {
@@ -182,6 +186,18 @@ mod tests {
         assert!(usage_error("serverd --timeout 5y").contains("unknown unit"));
         assert!(usage_error("serverd --max-head 65KiB").contains("and 64KiB"));
         assert!(usage_error("serverd --max-body x").contains("start with a number"));
+    }
+
+    #[test]
+    fn certificates_and_private_keys_come_in_pairs() {
+        assert_eq!(parsed("serverd").0.tls, None);
+        assert_eq!(parsed("serverd --tls").0.tls, Some(TlsConfig::default()));
+        let (config, _) = parsed("serverd --tls-cert a,b --tls-key c --tls-key d --tls-min-version 1.3");
+        let expected = TlsConfig::from_files([("a", "c"), ("b", "d")]).version_min(TlsVersion::Tls13);
+        assert_eq!(config.tls, Some(expected));
+        assert!(usage_error("serverd --tls-cert a").contains("needs the --tls-key"));
+        assert!(usage_error("serverd --tls-cert a --tls-key b,c").contains("needs the --tls-cert"));
+        assert!(usage_error("serverd --tls --tls-min-version 1.1").contains("must be 1.2 or 1.3"));
     }
 
     #[test]

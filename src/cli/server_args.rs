@@ -1,17 +1,22 @@
 //! The server commands and their options, and the configuration that they describe.
 
+use std::cmp::Ordering;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
-use super::values::{buffered_size, duration, head_size, host, log_target, queue_size, size, turn_size, workers};
+use super::values::{
+    buffered_size, duration, head_size, host, log_target, queue_size, size, tls_version, turn_size, workers,
+};
 use crate::http1::Limits;
 use crate::httpserver::LogFormat;
 use crate::r#loop::{LoopLimits, Timeouts};
-use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging};
+use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
+use crate::tls::TlsVersion;
 
 /// The response body of `serverd http`, unless `--body` is given.
 pub(super) const DEFAULT_BODY: &str = "this is response from server";
@@ -61,7 +66,7 @@ RUST_LOG overrides -v and -q.
 
 Signals:
   SIGINT, SIGTERM, SIGQUIT   Shut down gracefully, finishing in-flight requests; a second one exits at once
-  SIGHUP, SIGUSR1            Reopen the access log
+  SIGHUP, SIGUSR1            Reopen the access log, and read the TLS certificates again
   On Windows, Ctrl-C, Ctrl-Break and closing the console (which allows 5 seconds) shut down gracefully.";
 
 const HTTP_EXAMPLES: &str = "\
@@ -147,6 +152,34 @@ pub(super) struct Cli {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
     #[arg(hide_short_help = true, help_heading = "Network")]
     backlog: u32,
+
+    /// Encrypt all connections with TLS, and a self-signed certificate unless --tls-cert is given
+    ///
+    /// The certificate is valid for the names and addresses of the listener, and lasts until the server ends; its SHA-256
+    /// fingerprint is part of the line printed at start-up. Clients accept it only if they are configured to, for example
+    /// with `curl -k`.
+    #[arg(long, global = true, hide_short_help = true, help_heading = "TLS")]
+    tls: bool,
+
+    /// Serve TLS with the certificate chain in FILE (PEM); repeatable, in pairs with --tls-key
+    ///
+    /// The server's own certificate comes first, then the intermediate certificates. With several, a client gets the one
+    /// with the name that it connects to, or with a matching wildcard, or else the first. The files are read again on
+    /// SIGHUP and within a minute of a change; if they cannot be used, the previous certificates stay in use. In the
+    /// environment variable, files are separated by commas.
+    #[arg(long = "tls-cert", global = true, value_name = "FILE", value_delimiter = ',')]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    tls_certs: Vec<PathBuf>,
+
+    /// Private key of the --tls-cert at the same position (PEM: PKCS#8, SEC1 or PKCS#1)
+    #[arg(long = "tls-key", global = true, value_name = "FILE", value_delimiter = ',')]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    tls_keys: Vec<PathBuf>,
+
+    /// Oldest accepted version of TLS: 1.2 or 1.3
+    #[arg(long, global = true, value_name = "VERSION", value_parser = tls_version, default_value = "1.2")]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    tls_min_version: TlsVersion,
 
     /// Upper bound for all timeouts below, except --drain-timeout [default: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
@@ -482,7 +515,23 @@ impl Cli {
                 buffered_bytes_max: cli.max_buffered,
             },
             access_log: None,
+            tls: cli.tls_config(),
             on_reload: None,
+        }
+    }
+
+    fn tls_config(&self) -> Option<TlsConfig> {
+        let pairs = self.tls_certs.iter().cloned().zip(self.tls_keys.iter().cloned());
+        let config = TlsConfig::from_files(pairs).version_min(self.tls_min_version);
+        (self.tls || !config.files.is_empty()).then_some(config)
+    }
+
+    /// Returns an error message if the numbers of certificates and private keys differ.
+    pub(super) fn check_tls_files(&self) -> Result<(), &'static str> {
+        match self.tls_certs.len().cmp(&self.tls_keys.len()) {
+            Ordering::Greater => Err("each --tls-cert needs the --tls-key of its private key"),
+            Ordering::Less => Err("each --tls-key needs the --tls-cert that it belongs to"),
+            Ordering::Equal => Ok(()),
         }
     }
 

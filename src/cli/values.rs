@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::http1::HEAD_BYTES_MAX;
 use crate::server::LogTarget;
+use crate::tls::TlsVersion;
 
 /// Upper bound of a time. Also keeps deadlines within the range of an `Instant`.
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -113,6 +114,15 @@ pub(super) fn log_target(text: &str) -> Result<LogTarget, String> {
         "-" => Ok(LogTarget::Stdout),
         "off" => Ok(LogTarget::Off),
         path => Ok(LogTarget::File(path.into())),
+    }
+}
+
+/// Parses the value of `--tls-min-version`.
+pub(super) fn tls_version(text: &str) -> Result<TlsVersion, String> {
+    match text {
+        "1.2" => Ok(TlsVersion::Tls12),
+        "1.3" => Ok(TlsVersion::Tls13),
+        _ => Err("must be 1.2 or 1.3".into()),
     }
 }
 

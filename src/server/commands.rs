@@ -67,6 +67,9 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
     let (mut config, stdout) = (config.clone(), Arc::new(stdout));
     if !matches!(command, Command::Echo | Command::Chat(_)) {
         config.access_log = logging.open(&stdout)?;
+    } else if let Some(tls) = &mut config.tls {
+        // Clients of a TCP server negotiate no protocol, or one of their own.
+        tls.protocols.clear();
     }
     let access_log = config.access_log.clone();
     let outcome = run_command(config, command.clone(), &stdout);
@@ -93,10 +96,12 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
         Command::Files(files_config) => run_files(config, &files_config, stdout),
         Command::Echo => {
             Echo::set_watermarks(&mut config.loop_limits);
-            config.serve_unflushed(|_| Echo, |started| announce("echo on tcp", &started, stdout))
+            let what = if config.tls.is_some() { "echo on tl" } else { "echo on tcp" };
+            config.serve_unflushed(|_| Echo, |started| announce(what, &started, stdout))
         }
         Command::Chat(chat_config) => {
-            run_chat(&config, &chat_config, |started| announce("chat on tcp", started, stdout))
+            let what = if config.tls.is_some() { "chat on tl" } else { "chat on tcp" };
+            run_chat(&config, &chat_config, |started| announce(what, started, stdout))
         }
     }
 }
@@ -123,10 +128,16 @@ fn http_server<H: Handler + 'static>(
 }
 
 /// Prints a start line for each address, then releases the access log, which may also write to standard output.
+///
+/// `what` ends with the scheme. With TLS, the scheme ends with an "s", and the fingerprint of the certificate is printed.
 fn announce(what: &str, started: &Started, stdout: &Sink) {
-    let Started { local_addrs, backend, workers } = started;
+    let Started { local_addrs, backend, workers, fingerprint } = started;
     let plural = if *workers == 1 { "" } else { "s" };
-    let line = |address| format!("serverd: {what}://{address} ({backend}, {workers} worker{plural})\n");
+    let (secure, print) = match fingerprint {
+        Some(print) => ("s", format!(", certificate {print}")),
+        None => ("", String::new()),
+    };
+    let line = |address| format!("serverd: {what}{secure}://{address} ({backend}, {workers} worker{plural}{print})\n");
     stdout.release_after(&local_addrs.iter().map(line).collect::<String>());
     warn_if_root();
 }
@@ -165,6 +176,9 @@ pub struct FilesConfig {
 }
 
 fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> Result<(), StartError> {
+    let mut files_config = files_config.clone();
+    protect_keys(&config, &mut files_config);
+    let files_config = &files_config;
     config.files_max = files_config.options.open_files_max;
     let files = files_config.open()?;
     let (limits, start) =
@@ -184,6 +198,20 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     }));
     let make = http_server(&config, limits, move |_| layers.around(files.clone()));
     config.serve_unflushed(make, |started| announce(&start, &started, stdout))
+}
+
+/// Excludes the private keys of TLS from the served files.
+fn protect_keys(config: &Config, files_config: &mut FilesConfig) {
+    for (_, key) in config.tls.iter().flat_map(|tls| &tls.files) {
+        let paths = (key.canonicalize(), files_config.directory.canonicalize());
+        if matches!(paths, (Ok(key), Ok(directory)) if key.starts_with(&directory)) {
+            log::warn!(
+                "--tls-key: {} is in the served directory; it is not served, but move it elsewhere",
+                key.display()
+            );
+        }
+        files_config.options.private.push(key.clone());
+    }
 }
 
 /// Returns advice for an error message about a directory that cannot be served. Windows programs parse `\"` as a

@@ -66,6 +66,9 @@ pub struct Config {
     /// The access log of the application, if it has one: its file is reopened on SIGHUP and SIGUSR1, and it is flushed
     /// at the end. Pass it to each server as well, with [`HttpServer::access_log`](crate::HttpServer::access_log).
     pub access_log: Option<AccessLog>,
+    /// TLS for all connections. Default: none, that is, plain TCP.
+    #[cfg(feature = "tls")]
+    pub tls: Option<super::tls::TlsConfig>,
     /// Called on SIGHUP and SIGUSR1, after the access log file has been reopened. Default: none.
     pub on_reload: Option<OnReload>,
 }
@@ -108,6 +111,11 @@ impl Config {
         on_reload: OnReload,
     }
 
+    #[cfg(feature = "tls")]
+    optional_setters! {
+        tls: super::tls::TlsConfig,
+    }
+
     setters! {
         host: String,
         port: u16,
@@ -136,6 +144,8 @@ impl Default for Config {
             files_max: 0,
             http: HttpOptions::default(),
             access_log: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             on_reload: None,
         }
     }
@@ -244,6 +254,8 @@ pub struct Started {
     pub backend: &'static str,
     /// Number of workers.
     pub workers: usize,
+    /// The SHA-256 fingerprint of the certificate that clients without a server name get; `None` without TLS.
+    pub fingerprint: Option<String>,
 }
 
 impl Balance {

@@ -10,6 +10,8 @@ mod config;
 #[cfg(feature = "cli")]
 mod logging;
 mod signals;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(windows)]
 mod windows;
 mod workers;
@@ -19,3 +21,5 @@ pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
 pub use config::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging, ProcessLog};
+#[cfg(feature = "tls")]
+pub use tls::TlsConfig;

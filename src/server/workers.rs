@@ -66,17 +66,18 @@ impl Config {
             .per_address(self.loop_limits.connections_per_address_max);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
         let Opened { local_addrs, sources, acceptors } = self.open(&shares)?;
+        let security = Security::open(self, &local_addrs)?;
         let (send, receive) = mpsc::channel();
         let make = Arc::new(make);
         // If start-up fails below, dropping this stops the workers that have started.
         let mut workers = Workers::default();
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
-            let (config, send, make) = (self.clone(), send.clone(), Arc::clone(&make));
+            let (config, send, make, security) = (self.clone(), send.clone(), Arc::clone(&make), security.clone());
             let worker = move || {
                 let make = || make(number);
-                let ended =
-                    catch_unwind(AssertUnwindSafe(|| run_worker(backend, &config, &limit, make, sources, &send)))
-                        .unwrap_or_else(|_| Err(StartError::new("a worker panicked; please report this bug")));
+                let run = || run_worker(backend, &config, &limit, make, (sources, &security), &send);
+                let ended = catch_unwind(AssertUnwindSafe(run))
+                    .unwrap_or_else(|_| Err(StartError::new("a worker panicked; please report this bug")));
                 // Fails only if start-up was aborted.
                 let _ = send.send(WorkerEvent::Ended(ended));
             };
@@ -90,7 +91,9 @@ impl Config {
         drop(send);
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
         let on_reload = self.on_reload.clone();
+        let read_certificates = security.watch(self)?;
         let reload = move || {
+            read_certificates();
             if let Some(reopen) = &reopen {
                 reopen();
             }
@@ -100,7 +103,8 @@ impl Config {
         };
         let _signals = signals::watch(workers.drain(), reload, limit)
             .map_err(|error| StartError::from_io("cannot register signal handlers", &error))?;
-        on_started(Started { local_addrs, backend: backend.name(), workers: count });
+        let fingerprint = security.fingerprint();
+        on_started(Started { local_addrs, backend: backend.name(), workers: count, fingerprint });
         workers.wait(&receive)
     }
 
@@ -144,6 +148,54 @@ impl Opened {
         }
         self.acceptors.push(acceptor);
         Ok(())
+    }
+}
+
+/// TLS of all listeners, if it is configured.
+#[derive(Clone, Default)]
+struct Security {
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::Tls>,
+}
+
+#[cfg(feature = "tls")]
+impl Security {
+    /// Reads the certificates, or creates one for the addresses of the server.
+    fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, StartError> {
+        let tls = config.tls.as_ref().map(|tls| tls.open(&config.host, addresses)).transpose();
+        tls.map(|tls| Security { tls }).map_err(|error| StartError::new(format!("TLS: {error}")))
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        self.tls.as_ref().map(crate::tls::Tls::fingerprint)
+    }
+
+    /// Watches the certificate files. Returns a function that makes the thread read them at once.
+    fn watch(&self, config: &Config) -> Result<impl Fn() + Send + use<>, StartError> {
+        let mut read = None;
+        if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| !config.files.is_empty())) {
+            let watch = config.watch(tls.clone());
+            read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", &error))?);
+        }
+        Ok(move || read.iter().for_each(|read| read()))
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[allow(clippy::unnecessary_wraps, reason = "can fail with TLS")]
+impl Security {
+    fn open(_: &Config, _: &[SocketAddr]) -> Result<Self, StartError> {
+        Ok(Security::default())
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        let Security {} = self;
+        None
+    }
+
+    fn watch(&self, _: &Config) -> Result<impl Fn() + Send + use<>, StartError> {
+        let Security {} = self;
+        Ok(|| {})
     }
 }
 
@@ -241,13 +293,13 @@ impl Workers {
     }
 }
 
-/// Creates and runs the loop of one worker.
+/// Creates and runs the loop of one worker, with its listeners and their security.
 fn run_worker<A: App + 'static>(
     backend: Backend,
     config: &Config,
     limit: &ConnectionLimit,
     make: impl FnOnce() -> A,
-    sources: Vec<ConnectionSource>,
+    sources: (Vec<ConnectionSource>, &Security),
     send: &mpsc::Sender<WorkerEvent>,
 ) -> Result<(), StartError> {
     // The only place that maps the name of a backend to its type.
@@ -269,19 +321,27 @@ fn build_loop<B, A>(
     config: &Config,
     limit: &ConnectionLimit,
     app: A,
-    sources: Vec<ConnectionSource>,
+    (sources, security): (Vec<ConnectionSource>, &Security),
 ) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
     B::Listener: From<TcpListener> + From<HandoffListener>,
     A: App + 'static,
 {
-    let mut timeouts = config.timeouts.clone();
-    if let Some(max) = config.timeout {
-        timeouts.cap(max);
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &security.tls {
+        let mut event_loop = new_loop::<crate::r#loop::WithTls<B>, A>(config, limit, app)?;
+        for source in sources {
+            match source {
+                ConnectionSource::Listener(listener) => event_loop.listen_tls(listener, tls)?,
+                ConnectionSource::Handoff(listener) => event_loop.listen_tls(listener, tls)?,
+            }
+        }
+        return Ok(Box::new(event_loop));
     }
-    let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
-    event_loop.share_connection_limit(limit);
+    #[cfg(not(feature = "tls"))]
+    let Security {} = security;
+    let mut event_loop = new_loop::<B, A>(config, limit, app)?;
     for source in sources {
         match source {
             ConnectionSource::Listener(listener) => event_loop.listen(listener)?,
@@ -289,6 +349,17 @@ where
         }
     }
     Ok(Box::new(event_loop))
+}
+
+/// Creates a loop without listeners.
+fn new_loop<B: Readiness, A: App>(config: &Config, limit: &ConnectionLimit, app: A) -> io::Result<EventLoop<B, A>> {
+    let mut timeouts = config.timeouts.clone();
+    if let Some(max) = config.timeout {
+        timeouts.cap(max);
+    }
+    let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
+    event_loop.share_connection_limit(limit);
+    Ok(event_loop)
 }
 
 /// Number of attempts to find a port that is free on all addresses.

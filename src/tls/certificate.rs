@@ -271,6 +271,22 @@ mod tests {
         assert_eq!(same.fingerprint(), certificate.fingerprint());
     }
 
+    /// Written by openssl.
+    #[test]
+    fn keys_in_all_formats_are_read() {
+        for (chain, key) in [("a.pem", "a.key"), ("a.pem", "a-pkcs8.key"), ("rsa.pem", "rsa.key")] {
+            let [chain, key] = [chain, key].map(|name| Path::new("tests/tls").join(name));
+            let certificate = Certificate::from_pem_files(&chain, &key).unwrap();
+            assert!(certificate.dns_names()[0].ends_with(".example"), "{certificate:?}");
+        }
+        let [chain, key] = ["a.pem", "b.key"].map(|name| Path::new("tests/tls").join(name));
+        let error = Certificate::from_pem_files(&chain, &key).unwrap_err().to_string();
+        assert!(
+            error.contains("a.pem") && error.ends_with("the private key does not match the certificate"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_mistake_in_either_file_is_explained() {
         let ((chain, key), (other, other_key)) = (pem(&["a"]), pem(&["b"]));

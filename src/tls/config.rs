@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
@@ -42,7 +42,14 @@ pub struct Tls {
 struct Shared {
     options: Options,
     /// Replaced as a whole. Sessions keep the configuration that they began with.
-    current: Mutex<Arc<ServerConfig>>,
+    current: Mutex<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// The fingerprint of the first certificate.
+    fingerprint: String,
 }
 
 /// The part of the configuration that does not change.
@@ -90,7 +97,7 @@ impl Tls {
     }
 
     fn with_options(options: Options, certificates: Vec<Certificate>) -> Result<Self, TlsError> {
-        let current = Mutex::new(Arc::new(options.configure(certificates)?));
+        let current = Mutex::new(options.configure(certificates)?);
         Ok(Tls { shared: Arc::new(Shared { options, current }) })
     }
 
@@ -110,8 +117,9 @@ impl Tls {
     fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
-        let resolver = Arc::clone(&self.current().cert_resolver);
-        let current = Mutex::new(Arc::new(options.configure_resolver(resolver)));
+        let Current { config, fingerprint } = self.lock().clone();
+        let config = Arc::new(options.configure_resolver(Arc::clone(&config.cert_resolver)));
+        let current = Mutex::new(Current { config, fingerprint });
         Tls { shared: Arc::new(Shared { options, current }) }
     }
 
@@ -120,9 +128,18 @@ impl Tls {
     /// # Errors
     /// Returns an error if there is no certificate; the previous ones stay in use.
     pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), TlsError> {
-        let config = Arc::new(self.shared.options.configure(certificates)?);
-        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        let current = self.shared.options.configure(certificates)?;
+        *self.lock() = current;
         Ok(())
+    }
+
+    /// Returns the SHA-256 fingerprint of the first certificate; see [`Certificate::fingerprint`].
+    pub fn fingerprint(&self) -> String {
+        self.lock().fingerprint.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether HTTP/1.1 is one of the application protocols.
@@ -132,13 +149,15 @@ impl Tls {
 
     /// Returns the configuration for a new session.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.shared.current.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.lock().config)
     }
 }
 
 impl Options {
-    fn configure(&self, certificates: Vec<Certificate>) -> Result<ServerConfig, TlsError> {
-        Ok(self.configure_resolver(Arc::new(Resolver::new(certificates)?)))
+    fn configure(&self, certificates: Vec<Certificate>) -> Result<Current, TlsError> {
+        let resolver = Resolver::new(certificates)?;
+        let fingerprint = resolver.find(None).fingerprint();
+        Ok(Current { config: Arc::new(self.configure_resolver(Arc::new(resolver))), fingerprint })
     }
 
     fn configure_resolver(&self, resolver: Arc<dyn ResolvesServerCert>) -> ServerConfig {

@@ -73,9 +73,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("loop", &["tls"]),
     ("httpserver", &["http1", "loop"]),
     ("apps", &["http1", "httpserver", "loop"]),
-    ("server", &["apps", "http1", "httpserver", "loop"]),
+    ("server", &["apps", "http1", "httpserver", "loop", "tls"]),
     ("client", &["http1"]),
-    ("cli", &["apps", "client", "http1", "httpserver", "loop", "server"]),
+    ("cli", &["apps", "client", "http1", "httpserver", "loop", "server", "tls"]),
 ];
 
 /// A line of a comment or a page.

@@ -17,6 +17,7 @@ use serverd::{
 };
 
 use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by};
+use crate::process::{Running, run};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -447,6 +448,71 @@ fn certificates_are_chosen_by_name_and_replaced_for_new_connections() {
     assert_eq!(open.send(GET).response().1, b"hello\n");
     let mut refused = TlsClient::connect(server.address, &trusting(&first, &[&rustls::version::TLS13]));
     assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
+}
+
+/// A client configuration that trusts a certificate in `tests/tls`.
+fn trusting_file(name: &str) -> ClientConfig {
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = RootCertStore::empty();
+    let path = format!("tests/tls/{name}.pem");
+    roots.add(rustls::pki_types::CertificateDer::from_pem_file(path).expect("a certificate")).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.expect("versions").with_root_certificates(roots).with_no_client_auth()
+}
+
+#[test]
+fn the_command_serves_https_with_a_self_signed_certificate() {
+    let http = Running::start(&["--port", "0", "--tls"]);
+    let echo = Running::start(&["echo", "--port", "0", "--tls"]);
+    assert!(http.line.starts_with("serverd: listening on https://127.0.0.1:"), "{}", http.line);
+    assert!(echo.line.starts_with("serverd: echo on tls://127.0.0.1:"), "{}", echo.line);
+    let print = http.line.split("certificate ").nth(1).expect("a fingerprint");
+    assert_eq!(print.trim_end().trim_end_matches(')').len(), 95, "{print}");
+    let response = http.connect().send(GET).response();
+    assert_eq!(response.status, 400, "{response:?}");
+}
+
+#[test]
+fn the_command_reads_certificates_again_and_keeps_its_private_key_secret() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let copy = |name: &str| {
+        for extension in ["pem", "key"] {
+            std::fs::copy(format!("tests/tls/{name}.{extension}"), path(extension)).expect("a writable directory");
+        }
+    };
+    copy("a");
+    let (chain, key) = (path("pem"), path("key"));
+    let root = directory.path().to_str().expect("UTF-8");
+    let server = Running::start(&["files", root, "--port", "0", "--tls-cert", &chain, "--tls-key", &key]);
+    let address = server.address().parse().expect("an address");
+    let get = |name: &str, path: &str| -> io::Result<String> {
+        let mut client = TlsClient::connect_to(address, &trusting_file(name), "localhost", usize::MAX);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        client.stream.write_all(request.as_bytes())?;
+        String::from_utf8(client.read_to_end()?).map_err(io::Error::other)
+    };
+    assert!(get("a", "/pem").expect("a response").starts_with("HTTP/1.1 200 "));
+    assert!(get("a", "/key").expect("a response").starts_with("HTTP/1.1 404 "));
+    assert!(get("b", "/pem").is_err(), "not trusted");
+    #[cfg(unix)]
+    {
+        copy("b");
+        server.signal("HUP");
+        wait_for("the certificates are replaced", || get("b", "/pem").is_ok());
+    }
+}
+
+#[test]
+fn the_command_explains_a_mistake_in_the_certificate_files() {
+    let start = |chain: &str, key: &str| run(&["--port", "0", "--tls-cert", chain, "--tls-key", key]);
+    let (code, stderr) = start("tests/tls/a.pem", "tests/tls/b.key");
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("the private key does not match the certificate"), "{stderr}");
+    let (code, stderr) = start("tests/tls/absent.pem", "tests/tls/b.key");
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot read tests/tls/absent.pem"), "{stderr}");
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! The certificates of a server: read at start, and again when their files change or on SIGHUP.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::tls::{Certificate, Tls, TlsError, TlsVersion};
+
+/// Interval at which the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Interval at which a certificate that expires soon is reported.
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// TLS of a server with worker threads.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::server::{Config, StartError, TlsConfig};
+///
+/// fn main() -> Result<(), StartError> {
+///     let tls = TlsConfig::from_files([("fullchain.pem", "key.pem")]);
+///     Config::default().port(443).tls(tls).serve(|_| serverd::HttpServer::new(|_| "hello\n"))
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// Files with a certificate chain and its private key, in PEM; see [`Certificate::from_pem`]. Clients that send a
+    /// server name get the certificate with that name, all others the first. If empty, a self-signed certificate is
+    /// created for the names and addresses of the server.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// Oldest accepted version. Default: TLS 1.2.
+    pub version_min: TlsVersion,
+    /// Application protocols (ALPN). A client that offers protocols, but none of these, is refused. Default: `http/1.1`.
+    pub protocols: Vec<String>,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        TlsConfig { files: Vec::new(), version_min: TlsVersion::Tls12, protocols: vec!["http/1.1".into()] }
+    }
+}
+
+impl TlsConfig {
+    setters! {
+        files: Vec<(PathBuf, PathBuf)>,
+        version_min: TlsVersion,
+        protocols: Vec<String>,
+    }
+
+    /// Uses the certificates and private keys in these files. They are read again on SIGHUP, and within a minute of a
+    /// change; if they cannot be used then, the previous certificates stay in use.
+    pub fn from_files(pairs: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<PathBuf>)>) -> Self {
+        let files = pairs.into_iter().map(|(chain, key)| (chain.into(), key.into())).collect();
+        TlsConfig::default().files(files)
+    }
+
+    /// Reads or creates the certificates of a server that listens on these addresses of `host`.
+    pub(super) fn open(&self, host: &str, addresses: &[SocketAddr]) -> Result<Tls, TlsError> {
+        let certificates = if self.files.is_empty() {
+            vec![Certificate::self_signed(names(host, addresses))?]
+        } else {
+            self.files.iter().for_each(|(_, key)| warn_if_readable(key));
+            self.read()?
+        };
+        let protocols: Vec<&str> = self.protocols.iter().map(String::as_str).collect();
+        Ok(Tls::new(certificates)?.version_min(self.version_min).protocols(&protocols))
+    }
+
+    /// Reads all files. Logs warnings about the validity of the certificates.
+    fn read(&self) -> Result<Vec<Certificate>, TlsError> {
+        let read = |(chain, key): &(PathBuf, PathBuf)| {
+            let certificate = Certificate::from_pem_files(chain, key)?;
+            if let Some(warning) = certificate.validity_warning(SystemTime::now()) {
+                log::warn!("TLS: {}: {warning}", chain.display());
+            }
+            Ok(certificate)
+        };
+        self.files.iter().map(read).collect()
+    }
+
+    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        self.files.iter().flat_map(|(chain, key)| [stamp(chain), stamp(key)]).collect()
+    }
+
+    /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files
+    /// again at once.
+    pub(super) fn watch(&self, tls: Tls) -> io::Result<impl Fn() + Send + Sync + use<>> {
+        let requested = Arc::new(AtomicBool::new(false));
+        let mut watch = Watch { config: self.clone(), tls, known: self.stamps(), warned: SystemTime::now() };
+        // Weak, so that the thread ends some time after the server.
+        let is_requested = Arc::downgrade(&requested);
+        let work = move || {
+            thread::park_timeout(CHECK_INTERVAL);
+            while let Some(requested) = is_requested.upgrade() {
+                watch.check(requested.swap(false, Ordering::SeqCst));
+                drop(requested);
+                thread::park_timeout(CHECK_INTERVAL);
+            }
+        };
+        let thread = thread::Builder::new().name("certificates".into()).spawn(work)?.thread().clone();
+        Ok(move || {
+            requested.store(true, Ordering::SeqCst);
+            thread.unpark();
+        })
+    }
+}
+
+/// The state of the thread that reads certificates again.
+struct Watch {
+    config: TlsConfig,
+    tls: Tls,
+    known: Vec<Option<(SystemTime, u64)>>,
+    /// When the validity was last checked.
+    warned: SystemTime,
+}
+
+impl Watch {
+    fn check(&mut self, is_requested: bool) {
+        let stamps = self.config.stamps();
+        let is_warning_due = self.warned.elapsed().is_ok_and(|elapsed| elapsed >= WARNING_INTERVAL);
+        if !is_requested && stamps == self.known && !is_warning_due {
+            return;
+        }
+        self.known = stamps;
+        self.warned = SystemTime::now();
+        // One of two files may have been replaced so far; then they do not match, and the next check finds the other.
+        match self.config.read().and_then(|certificates| self.tls.replace(certificates)) {
+            Ok(()) => log::info!("TLS: read the certificates again"),
+            Err(error) => log::error!("TLS: {error}; the previous certificates stay in use"),
+        }
+    }
+}
+
+/// Returns the names and addresses for a self-signed certificate: those that the server was started with, and those of
+/// this machine as far as the server listens on them.
+fn names(host: &str, addresses: &[SocketAddr]) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = addresses
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(|address| !address.is_unspecified())
+        .map(|address| address.to_string())
+        .collect();
+    if host.parse::<IpAddr>().is_err() && host.is_ascii() {
+        names.insert(host.trim_matches(['[', ']']).to_owned());
+    }
+    let is_any = |address: &SocketAddr| address.ip().is_unspecified();
+    if addresses.iter().any(|address| is_any(address) || address.ip().is_loopback()) {
+        names.insert("localhost".into());
+    }
+    if addresses.iter().any(is_any) {
+        names.extend(["127.0.0.1".into(), "::1".into()]);
+        // The addresses from which packets to the internet would be sent. Nothing is sent.
+        names.extend([("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().filter_map(own_address));
+        names.extend(machine_name());
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// Returns the own address on the route to another.
+fn own_address((any, other): (&str, &str)) -> Option<String> {
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(other).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
+}
+
+#[cfg(unix)]
+fn machine_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_ascii_lowercase();
+    name.is_ascii().then_some(name)
+}
+
+#[cfg(not(unix))]
+fn machine_name() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok().map(|name| name.to_ascii_lowercase()).filter(|name| name.is_ascii())
+}
+
+/// Warns about a private key that all users of the system can read. It is used nevertheless: Kubernetes mounts secrets
+/// this way.
+#[cfg(unix)]
+fn warn_if_readable(key: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    if std::fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+        log::warn!("TLS: {} can be read by all users of this system; use chmod o-r", key.display());
+    }
+}
+
+/// Does nothing: Windows has access control lists instead.
+#[cfg(not(unix))]
+fn warn_if_readable(_: &Path) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_self_signed_certificate_has_the_names_of_the_listeners() {
+        let names = |host: &str, address: &str| -> Vec<String> {
+            super::names(host, &[address.parse().unwrap()]).into_iter().collect()
+        };
+        assert_eq!(names("127.0.0.1", "127.0.0.1:1"), ["127.0.0.1", "localhost"]);
+        assert_eq!(names("192.0.2.7", "192.0.2.7:1"), ["192.0.2.7"]);
+        assert_eq!(names("example.org", "[2001:db8::7]:1"), ["2001:db8::7", "example.org"]);
+        let all = names("::", "[::]:1");
+        for name in ["127.0.0.1", "::1", "localhost"] {
+            assert!(all.iter().any(|found| found == name), "{all:?}");
+        }
+        assert!(!all.iter().any(|name| name == "::"), "{all:?}");
+        assert!(Certificate::self_signed(all).is_ok());
+    }
+
+    #[test]
+    fn a_broken_pair_of_files_keeps_the_previous_certificates() {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
+        write("a.pem", &chain);
+        write("a.key", &key);
+        let config = TlsConfig::from_files([(&chain, &key)]);
+        let tls = config.open("localhost", &[]).unwrap();
+        let mut watch =
+            Watch { config: config.clone(), tls: tls.clone(), known: config.stamps(), warned: SystemTime::now() };
+        let print = || tls.fingerprint();
+        let first = print();
+        write("b.pem", &chain);
+        watch.check(true);
+        assert_eq!(print(), first, "the key does not match yet");
+        write("b.key", &key);
+        watch.check(false);
+        assert_ne!(print(), first, "the change was noticed");
+        std::fs::remove_file(&key).unwrap();
+        let before = print();
+        watch.check(true);
+        assert_eq!(print(), before);
+        let error = config.open("localhost", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read "), "{error}");
+    }
+}
