@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
-use super::TlsError;
 use super::der;
+use super::error::TlsError;
 
 /// Maximum size of a PEM file. A chain of certificates takes a few KiB.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -97,7 +98,7 @@ impl Certificate {
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, TlsError> {
-        let provider = super::provider();
+        let provider = provider();
         let key = provider.key_provider.load_private_key(key).map_err(|_| {
             TlsError::new("the private key is not supported or damaged; use an ECDSA P-256, P-384, Ed25519 or RSA key")
         })?;
@@ -158,6 +159,11 @@ impl Certificate {
             None
         }
     }
+}
+
+/// The cryptography of all keys and sessions.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// Explains a private key that does not belong to the first certificate.

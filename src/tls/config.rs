@@ -8,8 +8,8 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::TlsError;
-use super::certificate::Certificate;
+use super::certificate::{Certificate, provider};
+use super::error::TlsError;
 
 /// A version of TLS. Older versions are insecure and not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Options {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
         };
-        let mut config = ServerConfig::builder_with_provider(super::provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect("ring has cipher suites for both versions")
             .with_no_client_auth()
