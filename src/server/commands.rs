@@ -86,22 +86,20 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
             // every response.
             let text: &'static str = Box::leak(body.into_boxed_str());
             let make = http_server(&config, limits, move |_| Fixed::new(text));
-            config.serve_unflushed(make, |started| announce("listening on http", &started, stdout))
+            config.serve_unflushed(make, |started| announce(("listening on", "http"), &started, stdout))
         }
         Command::Whoami { limits } => {
             let body_bytes_max = limits.body_bytes_max;
             let make = http_server(&config, limits, move |worker| Whoami::new(worker, body_bytes_max));
-            config.serve_unflushed(make, |started| announce("whoami on http", &started, stdout))
+            config.serve_unflushed(make, |started| announce(("whoami on", "http"), &started, stdout))
         }
         Command::Files(files_config) => run_files(config, &files_config, stdout),
         Command::Echo => {
             Echo::set_watermarks(&mut config.loop_limits);
-            let what = if config.tls.is_some() { "echo on tl" } else { "echo on tcp" };
-            config.serve_unflushed(|_| Echo, |started| announce(what, &started, stdout))
+            config.serve_unflushed(|_| Echo, |started| announce(("echo on", "tcp"), &started, stdout))
         }
         Command::Chat(chat_config) => {
-            let what = if config.tls.is_some() { "chat on tl" } else { "chat on tcp" };
-            run_chat(&config, &chat_config, |started| announce(what, started, stdout))
+            run_chat(&config, &chat_config, |started| announce(("chat on", "tcp"), started, stdout))
         }
     }
 }
@@ -129,15 +127,15 @@ fn http_server<H: Handler + 'static>(
 
 /// Prints a start line for each address, then releases the access log, which may also write to standard output.
 ///
-/// `what` ends with the scheme. With TLS, the scheme ends with an "s", and the fingerprint of the certificate is printed.
-fn announce(what: &str, started: &Started, stdout: &Sink) {
+/// `scheme` is the one of plain TCP. With TLS, the fingerprint of the certificate is printed too.
+fn announce((what, scheme): (&str, &str), started: &Started, stdout: &Sink) {
     let Started { local_addrs, backend, workers, fingerprint } = started;
     let plural = if *workers == 1 { "" } else { "s" };
-    let (secure, print) = match fingerprint {
-        Some(print) => ("s", format!(", certificate {print}")),
-        None => ("", String::new()),
+    let (scheme, print) = match fingerprint {
+        Some(print) => (if scheme == "http" { "https" } else { "tls" }, format!(", certificate {print}")),
+        None => (scheme, String::new()),
     };
-    let line = |address| format!("serverd: {what}{secure}://{address} ({backend}, {workers} worker{plural}{print})\n");
+    let line = |address| format!("serverd: {what} {scheme}://{address} ({backend}, {workers} worker{plural}{print})\n");
     stdout.release_after(&local_addrs.iter().map(line).collect::<String>());
     warn_if_root();
 }
@@ -181,13 +179,12 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let files_config = &files_config;
     config.files_max = files_config.options.open_files_max;
     let files = files_config.open()?;
-    let (limits, start) =
-        (files_config.limits.clone(), format!("serving {} on http", files_config.directory.display()));
+    let (limits, start) = (files_config.limits.clone(), format!("serving {} on", files_config.directory.display()));
     let reload = files.reloader();
     if files_config.is_plain() {
         config.on_reload = Some(OnReload::new(reload));
         let make = http_server(&config, limits, move |_| files.clone());
-        return config.serve_unflushed(make, |started| announce(&start, &started, stdout));
+        return config.serve_unflushed(make, |started| announce((&start, "http"), &started, stdout));
     }
     let (layers, reload_users) = files_config.layers()?;
     config.on_reload = Some(OnReload::new(move || {
@@ -197,7 +194,7 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
         }
     }));
     let make = http_server(&config, limits, move |_| layers.around(files.clone()));
-    config.serve_unflushed(make, |started| announce(&start, &started, stdout))
+    config.serve_unflushed(make, |started| announce((&start, "http"), &started, stdout))
 }
 
 /// Excludes the private keys of TLS from the served files.
