@@ -25,7 +25,8 @@ use super::table::ConnId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Connected, and the TLS handshake is not complete. The timer is not restarted by input. Entered by the loop only.
+    /// Connected, and the TLS handshake is not complete. The timer is not restarted by input. Entered by the loop only, which
+    /// may close a connection in this phase as one in [`Phase::Idle`].
     Handshake,
     /// Connected; no byte has been received yet. Over TLS, the phase begins after the handshake. The loop may close a
     /// connection in this phase as one in [`Phase::Idle`].

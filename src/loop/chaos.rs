@@ -265,6 +265,10 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.unsent_bytes()
     }
 
+    fn buffered_bytes(&mut self) -> usize {
+        self.inner.buffered_bytes()
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }

@@ -82,7 +82,7 @@ pub(super) struct Connection<S, T> {
     leftover: Vec<u8>,
     /// Output that the socket has not accepted yet.
     pub(super) pending: Option<Box<Output>>,
-    /// Bytes of `leftover` and `pending` that are counted in [`LoopContext::buffers`].
+    /// Bytes of `leftover`, `pending` and the buffers of `stream` that are counted in [`LoopContext::buffers`].
     pub(super) counted: usize,
     /// The progress of the peer, while a timeout depends on it.
     progress: Option<Box<Progress>>,
@@ -225,13 +225,14 @@ impl<S: Stream, T> Connection<S, T> {
 
     /// Returns whether the connection only waits for a message, of which nothing has been received.
     pub(super) fn awaits_message(&self) -> bool {
-        self.stage == Stage::Reading && !self.readable && self.pending.is_none() && self.leftover.is_empty()
+        let has_output = self.pending.is_some() && !self.stream.is_handshaking();
+        self.stage == Stage::Reading && !self.readable && !has_output && self.leftover.is_empty()
     }
 
     /// Updates the count of the memory that the buffers of this connection take.
     fn count_buffers(&mut self, buffers: &Buffers) {
         let output = self.pending.as_ref().map_or(0, |output| output.memory());
-        buffers.set(&mut self.counted, self.leftover.capacity() + output);
+        buffers.set(&mut self.counted, self.leftover.capacity() + output + self.stream.buffered_bytes());
     }
 
     /// Returns whether the application is no longer called.

@@ -245,12 +245,17 @@ pub trait Stream {
         false
     }
 
-    /// Returns the number of these bytes, after encryption.
+    /// Returns the number of unsent bytes, after encryption.
     fn unsent_bytes(&mut self) -> usize {
         0
     }
 
-    /// Sends all these bytes.
+    /// Returns the memory of the stream's own buffers in bytes, for example of an incomplete record.
+    fn buffered_bytes(&mut self) -> usize {
+        0
+    }
+
+    /// Sends the unsent bytes.
     ///
     /// # Errors
     /// Returns `WouldBlock` if the system accepts only some of them; any other error ends the connection.

@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 const FOREVER_MS: u64 = 1 << 50;
 
 /// The phases of a connection on which no request is in flight.
-const IDLE_PHASES: [Phase; 2] = [Phase::Idle, Phase::AwaitingFirstByte];
+const IDLE_PHASES: [Phase; 3] = [Phase::Idle, Phase::AwaitingFirstByte, Phase::Handshake];
 
 const PHASES: [Phase; Phase::COUNT] = [
     Phase::Handshake,

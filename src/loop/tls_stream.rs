@@ -27,7 +27,7 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 const READ_BYTES_MIN: usize = 4 * 1024;
 
 /// Maximum reads without plaintext in one call of [`Stream::read`], for fairness between connections.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 4;
 
 /// The response to plain HTTP on a TLS port.
 const USE_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -172,6 +172,10 @@ impl<L: Listener> Listener for TlsListener<L> {
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
         let (socket, peer) = self.inner.accept()?;
         Ok((TlsStream { socket, secure: self.tls.clone().map(Secure::New) }, peer))
+    }
+
+    fn has_waiting(&mut self) -> bool {
+        self.inner.has_waiting()
     }
 
     fn is_counted(&self) -> bool {
@@ -528,8 +532,23 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.secure {
-            Some(Secure::Open(open) | Secure::Ended(Some(open))) => open.send(&mut self.socket, false).map(drop),
+            Some(Secure::Open(open)) => open.send(&mut self.socket, false).map(drop),
+            Some(Secure::Ended(Some(open))) => {
+                let outcome = open.send(&mut self.socket, false).map(drop);
+                // The memory of the session is not needed while the connection lingers.
+                self.end(outcome.is_err());
+                outcome
+            }
             _ => Ok(()),
+        }
+    }
+
+    fn buffered_bytes(&mut self) -> usize {
+        match &mut self.secure {
+            Some(Secure::Open(open) | Secure::Ended(Some(open))) => {
+                open.held.capacity() + open.session.buffered_bytes()
+            }
+            _ => 0,
         }
     }
 
@@ -540,9 +559,9 @@ impl<S: Stream> Stream for TlsStream<S> {
             if !open.session.is_handshaking() {
                 open.session.end();
             }
-            let is_lost =
-                open.send(&mut self.socket, false).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
-            self.end(!is_lost);
+            let is_kept =
+                open.send(&mut self.socket, false).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            self.end(is_kept);
         }
     }
 }

@@ -174,6 +174,12 @@ impl Session {
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
     }
 
+    /// Returns approximately the memory of all buffers, in bytes.
+    pub(crate) fn buffered_bytes(&mut self) -> usize {
+        let handshake_bytes = if self.is_handshaking() { self.handshake_bytes } else { 0 };
+        handshake_bytes + self.plaintext + self.ciphertext_bytes()
+    }
+
     /// Passes ciphertext to `sink` in one vectored write. Returns the number of bytes written.
     pub(crate) fn send(&mut self, sink: &mut dyn Write) -> io::Result<usize> {
         self.connection.write_tls(sink)

@@ -337,6 +337,44 @@ on_every_backend! {
         assert_eq!((counters.handshakes, counters.failed_handshakes), (1, 2));
     }
 
+    fn a_connection_without_a_complete_handshake_gives_way_to_a_new_one<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let limits = LoopLimits::default().connections_max(2);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), limits, hello);
+        for first_bytes in [&b""[..], b"\x16\x03\x01\x00\x80\x01"] {
+            let mut silent = server.connect();
+            silent.send(first_bytes);
+            // Longer than the accuracy of the order of idle connections.
+            std::thread::sleep(Duration::from_millis(250));
+            let mut first = TlsClient::connect(server.address, &config);
+            assert_eq!(first.send(GET).response().1, b"hello\n");
+            let mut second = TlsClient::connect(server.address, &config);
+            assert_eq!(second.send(GET).response().1, b"hello\n");
+            silent.expect_close();
+        }
+    }
+
+    fn unfinished_handshakes_count_as_buffers<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let limits = LoopLimits::default().buffered_bytes_max(64 * 1024);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), limits, hello);
+        // The first record of a long ClientHello.
+        let record = [&b"\x16\x03\x01\x40\x00\x01\x00\xf0\x00"[..], &vec![0; 0x3ffc]].concat();
+        let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(&record[..]);
+        }
+        let is_open = |client: &mut Client| {
+            client.socket.set_nonblocking(true).expect("an open socket");
+            matches!(client.socket.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        };
+        let clients = Mutex::new(clients);
+        let count_open = || clients.lock().unwrap().iter_mut().map(is_open).filter(|&is_open| is_open).count();
+        wait_for("two are closed", || count_open() <= 4);
+        assert_eq!(TlsClient::connect(server.address, &config).send(GET).response().1, b"hello\n");
+        assert!(count_open() >= 3);
+    }
+
     fn waiting_handshakes_are_all_completed<B>() {
         let (_, tls, config) = certified(&["localhost"]);
         let limits = LoopLimits::default().handshakes_per_turn(1);

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::transfer::no_memory;
 use super::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::app::{App, CloseReason, Phase};
 use crate::r#loop::readiness::{Handshake, Stream};
@@ -28,6 +29,7 @@ impl<S: Stream, T> Connection<S, T> {
         match self.stream.handshake() {
             Ok(Handshake::Complete) => {
                 context.counters.handshakes += 1;
+                self.count_buffers(&context.buffers);
                 // The timer of the next phase starts now. Input may have arrived with the end of the handshake.
                 self.restart = true;
                 self.readable = true;
@@ -38,6 +40,10 @@ impl<S: Stream, T> Connection<S, T> {
                 self.readable = false;
                 // A spurious event must not be followed by one attempt after another to send.
                 self.writable &= !self.stream.has_unsent();
+                self.count_buffers(&context.buffers);
+                if self.counted > 0 && !context.buffers.may_keep(self.counted) {
+                    return (self.fail_handshake(no_memory(), context), progress);
+                }
                 (Outcome::Open, progress)
             }
             Err(error) => (self.fail_handshake(error, context), Handshake::Progress),
@@ -59,6 +65,25 @@ impl<S: Stream, T> Connection<S, T> {
         self.close(true, CloseReason::Done);
         self.set_close_reason(reason);
         self.try_finish_close(context).map_or(Outcome::Open, Outcome::Closed)
+    }
+
+    /// Closes a connection whose handshake is not complete in favour of a new connection, unless input has arrived.
+    pub(in crate::r#loop) fn evict_handshake<A>(
+        &mut self,
+        id: ConnId,
+        context: &mut LoopContext<A>,
+        buffer: &mut [u8],
+    ) -> Outcome
+    where
+        A: App<State = T>,
+    {
+        match self.handshake(id, context, buffer) {
+            (Outcome::Open, Handshake::Idle) => {
+                context.counters.failed_handshakes += 1;
+                Outcome::Closed(CloseReason::Evicted)
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     /// Handles the timeout of the handshake, after one last attempt: see `final_read` in `expire.rs`.

@@ -366,7 +366,7 @@ impl<S: Stream, T> Connection<S, T> {
 }
 
 #[cold]
-fn no_memory() -> io::Error {
+pub(super) fn no_memory() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "the buffers of all connections exceed their limit")
 }
 

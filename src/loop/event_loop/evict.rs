@@ -62,6 +62,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Closes an idle connection, unless a request has arrived on it. Returns whether it was closed.
     fn evict(&mut self, id: ConnId, phase: Phase) -> bool {
         self.with_connection(id, |connection, context, buffer| {
+            if phase == Phase::Handshake {
+                return connection.evict_handshake(id, context, buffer);
+            }
             connection.readable = true;
             match connection.step_outlined(id, context, buffer) {
                 Outcome::Open if context.read_bytes == 0 && connection.awaits_message() => {
