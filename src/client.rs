@@ -140,7 +140,7 @@ impl Write for Output {
 /// ```
 /// use std::io::Write;
 /// let mut shown = Vec::new();
-/// let mut text = serverd::client::console::Text::new(&mut shown);
+/// let mut text = serverd::client::Text::new(&mut shown);
 /// text.write_all(b"caf\xc3")?;
 /// text.write_all(b"\xa9 \xff")?;
 /// drop(text);
