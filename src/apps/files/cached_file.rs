@@ -11,12 +11,10 @@ use bytes::Bytes;
 use cap_std::fs::Metadata;
 use http::StatusCode;
 
-use super::conditions::{self, Outcome, Ranges};
-use super::media::{self, Media};
+use super::conditions::{self, Fingerprint, History, Outcome, Ranges, Validators};
 use super::options::Options;
-use super::representation::Representation;
+use super::representation::{self, Media, Representation};
 use super::root::{Root, is_removed};
-use super::validators::{Fingerprint, History, Validators};
 use crate::httpserver::{HeaderBlock, RequestHead, Response};
 use crate::r#loop::read_at;
 
@@ -99,7 +97,7 @@ impl CachedFile {
         let types = &loader.options.types;
         let is_small = metadata.len() <= loader.memory_bytes_max;
         let has_own_type = representation.content_type.is_none();
-        let needs_start = has_own_type && media::needs_content(&representation.relative, types);
+        let needs_start = has_own_type && representation::needs_content(&representation.relative, types);
         let mut start = Vec::new();
         if is_small || needs_start {
             match read_start(&file, metadata.len(), loader.memory_bytes_max, loader.may_block)? {

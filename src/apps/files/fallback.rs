@@ -8,9 +8,9 @@ use http::StatusCode;
 use super::cache::{Cache, Watch};
 use super::cached_file::{CachedFile, LoadError, Loader, PAGE_BYTES_MAX};
 use super::errors::{is_escape, status_for, wants_page};
-use super::media;
 use super::options::Options;
 use super::path::last_segment;
+use super::representation;
 use super::representation::Representation;
 use crate::httpserver::{RequestHead, Response};
 
@@ -180,6 +180,6 @@ fn is_page_request(head: &RequestHead<'_>) -> bool {
         return false;
     }
     let is_api_request = || head.names_media_type("application/json");
-    let is_resource = || media::is_resource(last_segment(head.path()).as_ref());
+    let is_resource = || representation::is_resource(last_segment(head.path()).as_ref());
     head.names_media_type("text/html") || !is_api_request() && !is_resource()
 }

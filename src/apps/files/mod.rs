@@ -10,10 +10,8 @@
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
 //!   root.rs             relative path -> open file; confines every lookup to the root
 //! cached_file.rs      open file -> response
-//!   representation.rs   precompressed siblings (.br, .zst, .gz)
-//!   media.rs            Content-Type
-//!   validators.rs       ETag, Last-Modified
-//!   conditions.rs       If-Match, If-None-Match ..., Range
+//!   representation.rs   precompressed siblings (.br, .zst, .gz), Content-Type
+//!   conditions.rs       ETag, Last-Modified, If-Match, If-None-Match ..., Range
 //! listing/            directory listings
 //! ```
 
@@ -24,15 +22,13 @@ mod errors;
 mod fallback;
 mod handler;
 mod listing;
-mod media;
 mod options;
 mod path;
 mod representation;
 mod root;
 mod site;
-mod validators;
 
 pub use self::handler::Files;
-#[cfg(feature = "cli")]
-pub(crate) use self::media::is_media_type;
 pub use self::options::{CacheControl, Options};
+#[cfg(feature = "cli")]
+pub(crate) use self::representation::is_media_type;

@@ -22,10 +22,10 @@ use http::StatusCode;
 
 use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
+use super::conditions::History;
 use super::errors::{is_out_of_fds, status_response};
 use super::options::Options;
 use super::root::Root;
-use super::validators::History;
 use crate::httpserver::{Pool, RequestHead, Responder, Response};
 
 /// Interval at which the files that are not used are closed.

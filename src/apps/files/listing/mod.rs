@@ -5,7 +5,6 @@
 
 mod entries;
 mod page;
-mod text;
 
 use std::ffi::OsStr;
 use std::io;
@@ -170,7 +169,7 @@ impl ListingWriter {
             if html {
                 page::push_entry(out, &self.view, entry);
             } else {
-                text::push_json_entry(out, self.next_index, entry);
+                page::push_json_entry(out, self.next_index, entry);
             }
             self.next_index += 1;
             if out.len() - start >= CHUNK_BYTES {
