@@ -85,6 +85,12 @@ impl<H: Handler> HttpServer<H> {
     }
 }
 
+fn sink_panicked(wire: &mut Wire<'_, Wakeup>) -> Response {
+    log::error!("body sink panicked; replied 500");
+    wire.count_panic();
+    response::internal_error()
+}
+
 impl<H: Handler> HttpServer<H> {
     /// Handles a chunk of the request body.
     pub(super) fn on_body_chunk(
@@ -103,11 +109,7 @@ impl<H: Handler> HttpServer<H> {
                 let response = match catch_panic(|| sink.chunk(bytes)) {
                     Some(BodyFlow::Continue) => return Step::Parse,
                     Some(BodyFlow::Respond(response)) => response,
-                    None => {
-                        log::error!("body sink panicked; replied 500");
-                        wire.count_panic();
-                        response::internal_error()
-                    }
+                    None => sink_panicked(wire),
                 };
                 state.exchange = None;
                 return self.respond(state, wire, reply, response);
@@ -163,7 +165,7 @@ impl<H: Handler> HttpServer<H> {
             Exchange::Collecting(collected) => self.call_collected(state, wire, collected),
             Exchange::Streaming(reply, sink) => {
                 let trailers = Trailers::received(state.http1.trailers());
-                let response = response::catch_panic(|| sink.end(&trailers));
+                let response = catch_panic(|| sink.end(&trailers)).unwrap_or_else(|| sink_panicked(wire));
                 self.respond(state, wire, reply, response)
             }
             Exchange::Reading(reply, feed, pending) => {

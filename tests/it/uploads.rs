@@ -27,6 +27,7 @@ impl BodySink for Sum {
     }
 
     fn end(self: Box<Self>, trailers: &Trailers) -> Response {
+        assert!(self.path != "/panic-at-end");
         let trailer = trailers.get("x-t").map(|value| String::from_utf8_lossy(value).into_owned());
         Response::text(format!("{} {}", self.total, trailer.unwrap_or_default()))
     }
@@ -191,14 +192,17 @@ on_every_backend! {
 
     fn a_panicking_sink_gives_500<B>() {
         let (server, dropped, _) = server::<B>();
-        let mut client = server.connect();
-        client.send(post("/panic", "x"));
-        assert_eq!(client.response().status, 500);
-        client.expect_close();
-        wait_for(&dropped, 1);
+        for (count, path) in [(1, "/panic"), (2, "/panic-at-end")] {
+            let mut client = server.connect();
+            client.send(post(path, "x"));
+            assert_eq!(client.response().status, 500);
+            client.expect_close();
+            wait_for(&dropped, count);
+        }
         let mut other = server.connect();
         other.send(post("/sum", "\u{7}"));
         assert_eq!(other.response().text(), "7 ");
+        assert_eq!(server.drain().panics, 2);
     }
 
     fn a_sink_is_dropped_when_its_client_disconnects<B>() {
