@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serverd::StatusCode;
-use serverd::http1::{Connection, Encoder, Event, Head, Length, Limits, Persistence, ResponseHead};
+use serverd::http1::{Connection, Encoder, Event, Head, Length, Limits, ResponseHead};
 
 const PLAIN: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
@@ -45,14 +45,8 @@ fn encode(criterion: &mut Criterion) {
     criterion.bench_function("encode/plain", |bencher| {
         bencher.iter(|| {
             out.clear();
-            let head = ResponseHead {
-                status: StatusCode::OK,
-                content_type: Some("text/plain; charset=utf-8"),
-                headers: b"",
-                shared_headers: b"",
-                length: Length::Known(28),
-                persistence: Persistence::Implicit,
-            };
+            let head = ResponseHead::new(StatusCode::OK);
+            let head = head.content_type("text/plain; charset=utf-8").length(Length::Known(28));
             encoder.head(&mut out, 1_000_000_000, black_box(&head));
             black_box(&out);
         });

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use serverd::StatusCode;
-use serverd::http1::{Connection, Encoder, Event, Head, Length, Limits, Persistence, ResponseHead};
+use serverd::http1::{Connection, Encoder, Event, Head, Length, Limits, ResponseHead};
 
 const PLAIN: &[u8] = include_bytes!("requests/plain.http");
 const BROWSER: &[u8] = include_bytes!("requests/browser.http");
@@ -19,10 +19,8 @@ fn parse(request: &[u8], count: usize) {
 
 fn encode(count: usize) {
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
-    let (length, persistence) = (Length::Known(28), Persistence::Implicit);
-    let content_type = Some("text/plain; charset=utf-8");
-    let head =
-        ResponseHead { status: StatusCode::OK, content_type, headers: b"", shared_headers: b"", length, persistence };
+    let content_type = "text/plain; charset=utf-8";
+    let head = ResponseHead::new(StatusCode::OK).content_type(content_type).length(Length::Known(28));
     for _ in 0..count {
         out.clear();
         encoder.head(&mut out, 1_000_000_000, black_box(&head));

@@ -114,7 +114,10 @@ pub use {bytes, http};
 
 #[cfg(feature = "chat")]
 #[doc(inline)]
-pub use self::apps::{Chat, chat::Bounds as ChatBounds};
+pub use self::apps::{
+    Chat,
+    chat::{Bounds as ChatBounds, Budget as ChatBudget, Options as ChatOptions, RoomLog},
+};
 #[doc(inline)]
 pub use self::apps::{Echo, Fixed};
 #[cfg(feature = "files")]
@@ -131,8 +134,9 @@ pub use self::httpserver::http_types;
 #[doc(inline)]
 pub use self::httpserver::{
     AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ContentCoding,
-    EventSender, Handler, HeaderBlock, HeaderError, HttpServer, LogFormat, ParamError, Part, Pool, PoolFull, Request,
-    RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, layers,
+    EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat, ParamError, Part, Pool,
+    PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, Wakeup,
+    layers,
 };
 #[cfg(feature = "testing")]
 #[doc(inline)]
@@ -153,7 +157,7 @@ pub use self::r#loop::{Kqueue, KqueueLoop};
 #[doc(inline)]
 pub use self::r#loop::{TlsListener, TlsStream, WithTls};
 #[doc(inline)]
-pub use self::server::{Backend, Balance, Config, HttpOptions, StartError, Started};
+pub use self::server::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
 pub use http::StatusCode;
 
 /// Compiles the examples in the README as documentation tests.

@@ -41,6 +41,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The contents of a response head.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ResponseHead<'a> {
     /// The status code.
     pub status: StatusCode,
@@ -54,6 +55,25 @@ pub struct ResponseHead<'a> {
     pub length: Length,
     /// Whether the connection stays open.
     pub persistence: Persistence,
+}
+
+impl<'a> ResponseHead<'a> {
+    /// Creates the head of a response without a body on a connection that stays open.
+    pub fn new(status: StatusCode) -> Self {
+        let (length, persistence) = (Length::Known(0), Persistence::Implicit);
+        ResponseHead { status, content_type: None, headers: b"", shared_headers: b"", length, persistence }
+    }
+
+    setters! {
+        headers: &'a [u8],
+        shared_headers: &'a [u8],
+        length: Length,
+        persistence: Persistence,
+    }
+
+    optional_setters! {
+        content_type: &'static str,
+    }
 }
 
 /// Writes response heads. Create one per thread, since it caches the last head.
@@ -218,14 +238,8 @@ mod tests {
 
     fn head(status: StatusCode, length: Length, persistence: Persistence) -> String {
         let mut out = Vec::new();
-        let head = ResponseHead {
-            status,
-            content_type: Some("text/plain"),
-            headers: b"A: b\r\n",
-            shared_headers: b"",
-            length,
-            persistence,
-        };
+        let head = ResponseHead::new(status).content_type("text/plain").headers(b"A: b\r\n");
+        let head = head.length(length).persistence(persistence);
         Encoder::new().head(&mut out, 784_111_777, &head);
         String::from_utf8(out).unwrap()
     }
@@ -249,17 +263,9 @@ mod tests {
     #[test]
     fn each_head_has_the_content_type_it_was_given() {
         let mut encoder = Encoder::new();
-        let (length, persistence, headers) = (Length::Known(1), Persistence::Implicit, &b""[..]);
         for content_type in [Some("text/html"), None, Some("text/css"), Some("text/html"), Some("text/html")] {
             let mut out = Vec::new();
-            let head = ResponseHead {
-                status: StatusCode::OK,
-                content_type,
-                headers,
-                shared_headers: b"",
-                length,
-                persistence,
-            };
+            let head = ResponseHead::new(StatusCode::OK).content_type(content_type).length(Length::Known(1));
             encoder.head(&mut out, 0, &head);
             let text = String::from_utf8(out).unwrap();
             let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("Content-Type: ")).collect();
@@ -273,15 +279,7 @@ mod tests {
         let mut encoder = Encoder::new();
         for (now, date) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (1, "Thu, 01 Jan 1970 00:00:01 GMT")] {
             let mut out = Vec::new();
-            let (length, persistence) = (Length::Known(0), Persistence::KeepAlive);
-            let head = ResponseHead {
-                status: StatusCode::OK,
-                content_type: None,
-                headers: b"",
-                shared_headers: b"",
-                length,
-                persistence,
-            };
+            let head = ResponseHead::new(StatusCode::OK).persistence(Persistence::KeepAlive);
             encoder.head(&mut out, now, &head);
             assert!(String::from_utf8(out).unwrap().contains(date));
         }

@@ -9,6 +9,8 @@
 //! [`Limits`] bounds the size of a request. Three more limits are fixed: 4,096 bytes for a chunk line, 16 KiB for all
 //! chunk extensions of a body, and 8 empty lines before a request line.
 //!
+//! Enums without `#[non_exhaustive]` are closed sets: the RFC fixes their values, or a caller must handle each of them.
+//!
 //! # Choices the RFCs leave open
 //!
 //! Each choice ensures that no proxy can parse the message differently (request smuggling). The connection is closed

@@ -72,6 +72,7 @@ impl ReplyContext {
 /// A response to send, except for its content. [`Connection::respond`] adds the headers that depend on the state of the
 /// connection.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Reply<'a> {
     /// The status code, 200 or higher.
     pub status: StatusCode,
@@ -89,6 +90,35 @@ pub struct Reply<'a> {
     pub close: bool,
     /// The value of the Keep-Alive header to send if the connection persists, such as `timeout=75`; empty for none.
     pub keep_alive: &'a [u8],
+}
+
+impl<'a> Reply<'a> {
+    /// Creates a response without content that does not close the connection.
+    pub fn new(status: StatusCode) -> Self {
+        Reply {
+            status,
+            content_type: None,
+            headers: b"",
+            shared_headers: b"",
+            length: Some(0),
+            trailer_names: None,
+            close: false,
+            keep_alive: b"",
+        }
+    }
+
+    setters! {
+        headers: &'a [u8],
+        shared_headers: &'a [u8],
+        close: bool,
+        keep_alive: &'a [u8],
+    }
+
+    optional_setters! {
+        content_type: &'static str,
+        length: u64,
+        trailer_names: &'a str,
+    }
 }
 
 /// The framing of content that is being sent: how the client recognizes its end.
@@ -120,6 +150,7 @@ pub enum Next {
 
 /// The result of [`Connection::respond`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Responded {
     /// The framing of the content that must follow; `None` if the response has none.
     pub content: Option<SendFraming>,
@@ -144,16 +175,7 @@ impl Connection {
     /// let (_, event) = connection.receive(&mut head, &Limits::default(), input)?;
     /// assert_eq!(event, Event::Head { len: input.len() });
     ///
-    /// let reply = Reply {
-    ///     status: StatusCode::OK,
-    ///     content_type: Some("text/plain"),
-    ///     headers: b"",
-    ///     shared_headers: b"",
-    ///     length: Some(5),
-    ///     trailer_names: None,
-    ///     close: false,
-    ///     keep_alive: b"",
-    /// };
+    /// let reply = Reply::new(StatusCode::OK).content_type("text/plain").length(5);
     /// let mut output = Vec::new();
     /// let responded = connection.respond(&mut encoder, &mut output, 0, ReplyContext::new(&head), &reply);
     /// assert_eq!((responded.content, responded.next), (None, Next::Request));
@@ -378,16 +400,8 @@ mod tests {
     }
 
     fn reply(status: u16, length: Option<u64>) -> Reply<'static> {
-        Reply {
-            status: StatusCode::from_u16(status).unwrap(),
-            content_type: Some("text/plain"),
-            headers: b"",
-            shared_headers: b"",
-            length,
-            trailer_names: Some("X-Sum"),
-            close: false,
-            keep_alive: b"",
-        }
+        let status = StatusCode::from_u16(status).unwrap();
+        Reply::new(status).content_type("text/plain").length(length).trailer_names("X-Sum")
     }
 
     /// Reads a response as a client does, byte by byte; returns its head and content.

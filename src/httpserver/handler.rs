@@ -183,6 +183,7 @@ pub trait BodySink {
 
 /// Decides what follows a chunk of a request body; returned by [`BodySink::chunk`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum BodyFlow {
     /// Continue with the next chunk.
     Continue,

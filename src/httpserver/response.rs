@@ -54,6 +54,7 @@ pub struct Response {
 
 /// A part of a response body; see [`Response::parts`](super::Response::parts).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Part {
     /// Bytes in memory.
     Bytes(Bytes),

@@ -67,6 +67,7 @@ impl Phase {
 
 /// The next action for a connection, returned by the methods of [`App`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Flow {
     /// Continue reading, with the timeout of the given phase. After the end of input this acts as [`Flow::Close`].
     Read(Phase),

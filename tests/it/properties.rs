@@ -83,14 +83,9 @@ proptest! {
         let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let lines = lines.concat();
         let status = StatusCode::from_u16(status).expect("three digits");
-        let head = ResponseHead {
-            status,
-            content_type,
-            headers: lines.as_bytes(),
-            shared_headers: b"",
-            length: length.map_or(Length::Unspecified, Length::Known),
-            persistence,
-        };
+        let framing = length.map_or(Length::Unspecified, Length::Known);
+        let head = ResponseHead::new(status).content_type(content_type).headers(lines.as_bytes());
+        let head = head.length(framing).persistence(persistence);
         let mut out = Vec::new();
         Encoder::new().head(&mut out, now, &head);
 
