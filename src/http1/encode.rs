@@ -121,8 +121,12 @@ impl Encoder {
             }
             _ => self.general_head(out, now, head),
         }
-        out.extend_from_slice(head.shared_headers);
-        out.extend_from_slice(head.headers);
+        // Mostly empty, and an empty copy is a call too.
+        for headers in [head.shared_headers, head.headers] {
+            if !headers.is_empty() {
+                out.extend_from_slice(headers);
+            }
+        }
         match head.persistence {
             Persistence::Implicit => out.extend_from_slice(b"\r\n"),
             Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),

@@ -275,7 +275,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.rest();
             }
             self.drive();
-            if self.wakeup_dirty && self.listeners.next_accept_ms() <= self.context.now_ms {
+            if self.wakeup_dirty && self.listeners.is_accept_due(self.context.now_ms) {
                 // After the other work, because new connections have probably sent their request by now.
                 self.accept(self.context.limits.accepts_per_turn);
                 self.drive();

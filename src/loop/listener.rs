@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::connection_limit::ConnectionLimit;
 use super::limits::Counters;
-use super::readiness::{Interest, Listener, Readiness, Stream, Token};
+use super::readiness::{Interest, Listener, Readiness, Stream, Token, would_block};
 
 /// Pause after an accept error that is not specific to one connection.
 const PAUSE_MS: u64 = 100;
@@ -150,6 +150,12 @@ impl<B: Readiness> Listeners<B> {
     #[inline]
     pub(super) fn next_accept_ms(&self) -> u64 {
         self.open.iter().fold(u64::MAX, |next, listener| next.min(listener.due_ms))
+    }
+
+    /// Returns whether a listener is due for accepting.
+    #[inline]
+    pub(super) fn is_accept_due(&self, now_ms: u64) -> bool {
+        self.open.iter().any(|listener| listener.due_ms <= now_ms)
     }
 
     /// Returns the time of the next attempt to close the listeners; `u64::MAX` for never.
@@ -399,7 +405,7 @@ impl<B: Readiness> ManagedListener<B> {
             }
             Err(error) => error,
         };
-        if error.kind() == io::ErrorKind::WouldBlock {
+        if would_block(&error) {
             self.errors = 0;
             self.enter(State::Empty);
             self.set_watched(backend, true, now_ms);

@@ -46,6 +46,17 @@ fn monotonic() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
+/// Returns whether a call on a nonblocking source found nothing to do. The usual error number is compared first, because
+/// [`io::Error::kind`] is a call that looks the number up.
+#[inline]
+pub(super) fn would_block(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::AGAIN.raw_os_error()) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
 /// A source for the operating system's backends: anything with a file descriptor (Unix) or a socket (Windows).
 #[cfg(unix)]
 pub type SystemSource = dyn std::os::fd::AsFd;

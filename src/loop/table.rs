@@ -67,15 +67,14 @@ impl<T> Table<T> {
         ConnId { index, serial: self.first_serial }
     }
 
-    /// Inserts an entry under the id returned by [`Table::next_id`].
+    /// Inserts an entry under the id that [`Table::next_id`] has just returned.
     #[allow(clippy::inline_always, reason = "hot path of a connection")]
     #[inline(always)]
-    pub(super) fn insert(&mut self, entry: T) -> ConnId {
-        let id = self.next_id();
-        self.free.pop();
+    pub(super) fn insert(&mut self, id: ConnId, entry: T) {
+        let free = self.free.pop();
+        debug_assert_eq!(free, Some(id.index));
         self.slots[id.index as usize].entry = Some(entry);
         self.len += 1;
-        id
     }
 
     #[inline]
@@ -135,15 +134,21 @@ impl<T> Table<T> {
 mod tests {
     use super::*;
 
+    fn insert<T>(table: &mut Table<T>, entry: T) -> ConnId {
+        let id = table.next_id();
+        table.insert(id, entry);
+        id
+    }
+
     #[test]
     fn ids_stay_unique_when_free_slots_are_removed() {
         let mut table = Table::new();
-        let ids: Vec<ConnId> = (0..6).map(|number| table.insert(number)).collect();
+        let ids: Vec<ConnId> = (0..6).map(|number| insert(&mut table, number)).collect();
         for index in [5, 3, 1, 4, 0] {
             table.remove(ids[index]);
         }
         assert_eq!(table.shrink(), 3);
-        let new: Vec<ConnId> = (0..6).map(|number| table.insert(number)).collect();
+        let new: Vec<ConnId> = (0..6).map(|number| insert(&mut table, number)).collect();
         let indices: Vec<u32> = new.iter().map(|id| id.index).collect();
         assert_eq!(indices, [0, 1, 3, 4, 5, 6]);
         assert!(new.iter().all(|id| !ids.contains(id)), "{new:?}");
@@ -154,10 +159,10 @@ mod tests {
     #[test]
     fn a_stale_id_does_not_reach_a_reused_slot() {
         let mut table = Table::new();
-        let first = table.insert('a');
+        let first = insert(&mut table, 'a');
         assert_eq!(table.resolve(first.token()), Some((first, &mut 'a')));
         assert_eq!(table.remove(first), Some('a'));
-        let second = table.insert('b');
+        let second = insert(&mut table, 'b');
         assert_eq!(first.index, second.index);
         assert_eq!(table.get_mut(first), None);
         assert_eq!(table.remove(first), None);

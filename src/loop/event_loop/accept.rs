@@ -89,7 +89,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             other => connection.apply_flow(other),
         }
         connection.queued = true;
-        self.table.insert(connection);
+        self.table.insert(id, connection);
         self.ready.push(id);
         id
     }
