@@ -59,12 +59,12 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<io::Result<Counters>>>,
 }
 
-/// Returns a command that starts a program of this package. If `SERVERD_TEST_RUNNER` is set, it names the emulator to
+/// Returns a command that starts a program of this package. If `TEST_RUNNER` is set, it names the emulator to
 /// run the program in, for tests of another architecture.
 ///
 /// Variables of this environment that the binary reads are not passed on.
 pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
-    let mut command = match std::env::var_os("SERVERD_TEST_RUNNER") {
+    let mut command = match std::env::var_os("TEST_RUNNER") {
         Some(runner) => {
             let mut command = Command::new(runner);
             command.arg(path);
@@ -97,7 +97,7 @@ pub(crate) fn is_under_wine() -> bool {
 /// Returns whether the tests run in an emulator, and if so prints that the test is skipped: `select` crashes there on
 /// file descriptors above 1,023.
 pub(crate) fn skipped_in_emulator() -> bool {
-    let emulated = std::env::var_os("SERVERD_TEST_RUNNER").is_some();
+    let emulated = std::env::var_os("TEST_RUNNER").is_some();
     if emulated {
         println!("skipped in an emulator: its select does not support file descriptors above 1,023");
     }
