@@ -39,7 +39,11 @@ features() { # the library without features, with each alone, and with all of th
     [ ! -e target/library/doc/serverd/cli ] || { echo "the documentation of the library contains the command line"; return 1; }
 }
 
-suite() { timeout 1800 nice -n 5 bash tests/platforms/suite.sh "$1"; } # TARGET
+# The tests that run in the emulator for every change: the parts that depend on the architecture most. The others take
+# more than 20 minutes there, and are run by hand.
+emulated=(loop:: http1:: tls:: readiness:: streams:: file_bodies:: files::serving:: process::)
+
+suite() { timeout 5400 nice -n 5 bash tests/platforms/suite.sh "$@"; } # TARGET [TESTS]
 
 windows_server() { # black-box tests of serverd.exe
     (. tests/platforms/env.sh; cargo build --locked --target x86_64-pc-windows-gnu --bin serverd)
