@@ -14,8 +14,6 @@ use std::time::Instant;
 mod basic_auth;
 #[cfg(feature = "compress")]
 mod compress;
-#[cfg(feature = "basic-auth")]
-mod fair_queue;
 
 #[cfg(feature = "basic-auth")]
 pub use basic_auth::{User, UserStore, Users, basic};

@@ -27,6 +27,7 @@ mod buffer_limit;
 mod deferred;
 mod exchange;
 mod exchange_handle;
+mod fair_queue;
 mod handler;
 mod headers;
 mod http_connection;
@@ -54,6 +55,8 @@ pub use http_connection::HttpConnection;
 #[cfg(feature = "cli")]
 pub(crate) use log_sink::{Sink, Target};
 pub use negotiation::{AcceptedCodings, ContentCoding};
+#[cfg(feature = "files")]
+pub(crate) use pool::QueuedResponder;
 pub use pool::{Pool, PoolFull};
 pub use request::{BodyError, ParamError, Request, RequestHead};
 pub use response::{Part, Response};

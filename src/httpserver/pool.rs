@@ -7,8 +7,9 @@
 //!   (the thread is free for other jobs)       <--  queue half empty: schedules the next job
 //! ```
 
-use std::collections::VecDeque;
 use std::io;
+#[cfg(feature = "files")]
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(feature = "compress")]
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,10 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::body_sender::{SendError, Sender};
+#[cfg(feature = "files")]
+use super::deferred::Responder;
 use super::exchange_handle::lock;
+use super::fair_queue::FairQueue;
 use super::response::Response;
 
 /// Retry-After of a 503, in seconds (RFC 9110 section 10.2.3).
@@ -29,7 +33,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: FairQueue<Job>,
     /// Number of threads running a job.
     busy: usize,
     closed: bool,
@@ -143,6 +147,21 @@ impl Pool {
         self.push(Box::new(work)).map_err(|_| PoolFull)
     }
 
+    /// Queues `work` for a client; `None` is one client too. Clients take turns, so that one with many jobs does not
+    /// delay the others. If the queue is full, the newest job of the client with the most is dropped without being run,
+    /// which may be this one. Not for a pool that also streams bodies, whose jobs must not be dropped.
+    #[cfg(feature = "files")]
+    pub(crate) fn run_for(&self, client: Option<IpAddr>, work: impl FnOnce() + Send + 'static) {
+        let mut queue = lock(&self.shared.queue);
+        let is_full = queue.jobs.len() + queue.busy >= self.shared.jobs_max;
+        queue.jobs.push(client, Box::new(work));
+        let dropped = if is_full { queue.jobs.evict() } else { None };
+        drop(queue);
+        self.shared.changed.notify_one();
+        // Dropping a job may wake a loop, so the lock is not held.
+        drop(dropped);
+    }
+
     /// Returns whether the pool would accept a job now.
     #[cfg(feature = "compress")]
     pub(super) fn has_room(&self) -> bool {
@@ -161,7 +180,7 @@ impl Pool {
 
     /// Queues the continuation of an accepted job, regardless of the queue limit.
     pub(super) fn push_unbounded(&self, job: impl FnOnce() + Send + 'static) {
-        lock(&self.shared.queue).jobs.push_back(Box::new(job));
+        lock(&self.shared.queue).jobs.push(None, Box::new(job));
         self.shared.changed.notify_one();
     }
 
@@ -171,10 +190,39 @@ impl Pool {
         if queue.jobs.len() + queue.busy >= self.shared.jobs_max {
             return Err(job);
         }
-        queue.jobs.push_back(job);
+        queue.jobs.push(None, job);
         drop(queue);
         self.shared.changed.notify_one();
         Ok(())
+    }
+}
+
+/// The responder of a request whose job waits for a thread.
+#[cfg(feature = "files")]
+pub(crate) struct QueuedResponder {
+    responder: Option<Responder>,
+    refuse: fn(Responder),
+}
+
+#[cfg(feature = "files")]
+impl QueuedResponder {
+    /// Calls `refuse` if this is dropped before the job begins, because the queue is full.
+    pub(crate) fn new(responder: Responder, refuse: fn(Responder)) -> Self {
+        QueuedResponder { responder: Some(responder), refuse }
+    }
+
+    /// Returns the responder when the job begins; `None` if the client has disconnected.
+    pub(crate) fn start(mut self) -> Option<Responder> {
+        self.responder.take().filter(|responder| !responder.is_closed())
+    }
+}
+
+#[cfg(feature = "files")]
+impl Drop for QueuedResponder {
+    fn drop(&mut self) {
+        if let Some(responder) = self.responder.take() {
+            (self.refuse)(responder);
+        }
     }
 }
 
@@ -197,7 +245,7 @@ fn work(shared: &Shared) {
     loop {
         let mut queue = lock(&shared.queue);
         let job = loop {
-            match queue.jobs.pop_front() {
+            match queue.jobs.pop() {
                 Some(job) => break job,
                 None if queue.closed => return,
                 None => queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
@@ -312,5 +360,41 @@ impl<I: Iterator<Item = io::Result<Bytes>> + Send + 'static> PoolStream<I> {
     fn reschedule(self) {
         let pool = self.pool.clone();
         pool.push_unbounded(move || self.advance());
+    }
+}
+
+#[cfg(all(test, feature = "files"))]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn clients_take_turns_and_the_busiest_one_loses_jobs_when_the_queue_is_full() {
+        let client = |number: u8| Some(IpAddr::from([10, 0, 0, number]));
+        let pool = Pool::new(1, 10).unwrap();
+        let (open, gate) = mpsc::channel::<()>();
+        let (send, done) = mpsc::channel();
+        let (started, is_busy) = mpsc::channel();
+        pool.run(move || {
+            started.send(()).unwrap();
+            gate.recv().unwrap();
+        })
+        .unwrap();
+        is_busy.recv().unwrap();
+        let push = |of: u8, number: u8| {
+            let send = send.clone();
+            pool.run_for(client(of), move || send.send((of, number)).unwrap());
+        };
+        // One client has 80 jobs; only 10 fit in the queue, and each job of another client displaces one.
+        (0..80).for_each(|number| push(1, number));
+        (0..3).for_each(|number| push(2, number));
+        (0..2).for_each(|number| push(3, number));
+        assert_eq!(pool.run(|| ()), Err(PoolFull));
+        drop((open, send));
+        let order: Vec<_> = done.iter().collect();
+        assert_eq!(order, [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3), (1, 4)]);
+        assert!(done.recv_timeout(Duration::ZERO).is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+#[cfg(any(feature = "basic-auth", feature = "files"))]
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -229,6 +231,13 @@ impl<'a> RequestHead<'a> {
     /// Returns the address of the client; `None` if the connection is already closed. Makes a system call.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.context.addrs.peer_addr()
+    }
+
+    /// Returns the network that counts as one client when clients take turns; `None` if the connection is already closed.
+    /// Makes a system call.
+    #[cfg(any(feature = "basic-auth", feature = "files"))]
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        self.peer_addr().map(|peer| crate::r#loop::network(peer.ip()))
     }
 
     /// Returns the local address of the connection; `None` if it is already closed. Makes a system call.

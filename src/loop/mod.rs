@@ -73,7 +73,7 @@ pub type KqueueLoop<A> = EventLoop<Kqueue, A>;
 pub type SelectLoop<A> = EventLoop<Select, A>;
 
 pub use acceptor::{Acceptor, AcceptorHandle};
-#[cfg(any(feature = "basic-auth", feature = "chat"))]
+#[cfg(any(feature = "basic-auth", feature = "chat", feature = "files"))]
 pub(crate) use address_limit::network;
 pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, Flow, Phase, Remote, Wire};
 #[cfg(feature = "testing")]

@@ -18,12 +18,11 @@ use sha2::{Digest, Sha256};
 
 use super::super::deferred::Responder;
 use super::super::exchange_handle::lock;
+use super::super::fair_queue::FairQueue;
 use super::super::handler::{BodyMode, Handler};
 use super::super::pool::Pool;
 use super::super::request::{Request, RequestHead};
 use super::super::response::Response;
-use super::fair_queue::FairQueue;
-use crate::r#loop::network;
 
 /// Lifetime of cached credentials.
 const CACHE_TIME: Duration = Duration::from_secs(300);
@@ -311,8 +310,7 @@ impl Checker {
         }
         cache.waiting.insert(key, vec![responder]);
         drop(cache);
-        let client = head.peer_addr().map(|peer| network(peer.ip()));
-        Some(self.start_check(QueuedCheck { check: self.new_check(key), users, credentials }, client, response))
+        Some(self.start_check(QueuedCheck { check: self.new_check(key), users, credentials }, head.client(), response))
     }
 
     /// Marks the request as authenticated by this layer.

@@ -20,7 +20,7 @@ use self::page::{Format, View};
 use super::errors::status_response;
 use super::root::Root;
 use super::site::Site;
-use crate::httpserver::{Pool, RequestHead, Response};
+use crate::httpserver::{Pool, QueuedResponder, RequestHead, Response};
 
 /// Number of threads that read directories. They are started for the first listing.
 const THREADS: usize = 2;
@@ -64,17 +64,20 @@ impl Lister {
         let view = View::new(head, root.name().as_encoded_bytes().to_vec(), segments);
         let (site, root, entries) = (Arc::clone(site), Arc::clone(root), Entries::new(self.budget.clone()));
         let (response, responder) = Response::suspend();
+        let queued = QueuedResponder::new(responder, |responder| {
+            responder.resume(ListingFailed(Arc::new(io::ErrorKind::ResourceBusy.into())));
+        });
         let work = move || {
-            if responder.is_closed() {
-                return;
-            }
+            let Some(responder) = queued.start() else { return };
             match read(&site, &root, &relative, &view, entries) {
                 Ok(entries) => responder
                     .respond(ListingWriter { view, listing: entries.send(), next_index: 0, done: false }.response()),
                 Err(error) => responder.resume(ListingFailed(Arc::new(error))),
             }
         };
-        pool.run(work).map(|()| response).map_err(|_| io::ErrorKind::ResourceBusy.into())
+        // Clients take turns, so that many listings of one do not lock out the others.
+        pool.run_for(head.client(), work);
+        Ok(response)
     }
 }
 
