@@ -58,6 +58,8 @@ pub use negotiation::{AcceptedCodings, ContentCoding};
 #[cfg(feature = "files")]
 pub(crate) use pool::QueuedResponder;
 pub use pool::{Pool, PoolFull};
+#[cfg(feature = "files")]
+pub(crate) use request::DetachedHead;
 pub use request::{BodyError, ParamError, Request, RequestHead};
 pub use response::{Part, Response};
 pub use router::Router;

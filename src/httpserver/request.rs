@@ -237,6 +237,10 @@ impl<'a> RequestHead<'a> {
     /// Makes a system call.
     #[cfg(any(feature = "basic-auth", feature = "files"))]
     pub(crate) fn client(&self) -> Option<IpAddr> {
+        #[cfg(feature = "files")]
+        if let Some(DetachedClient(client)) = self.extension() {
+            return client;
+        }
         self.peer_addr().map(|peer| crate::r#loop::network(peer.ip()))
     }
 
@@ -323,6 +327,41 @@ impl<'a> RequestHead<'a> {
         'a: 'b,
     {
         RequestHead { bytes: self.bytes, head: self.head, context: self.context, params, mount }
+    }
+}
+
+/// Attached to a [`DetachedHead`]: the result of [`RequestHead::client`].
+#[cfg(feature = "files")]
+#[derive(Clone)]
+struct DetachedClient(Option<IpAddr>);
+
+/// A copy of a request head, for another thread: without addresses, path parameters and attached values.
+#[cfg(feature = "files")]
+pub(crate) struct DetachedHead {
+    bytes: Box<[u8]>,
+    head: Head,
+    mount: usize,
+    client: Option<IpAddr>,
+}
+
+#[cfg(feature = "files")]
+impl RequestHead<'_> {
+    /// Copies the head for another thread, where [`RequestHead::client`] returns `client`.
+    pub(crate) fn detach(&self, client: Option<IpAddr>) -> DetachedHead {
+        let RequestHead { bytes, head, mount, .. } = *self;
+        DetachedHead { bytes: bytes.into(), head: head.clone(), mount, client }
+    }
+}
+
+#[cfg(feature = "files")]
+impl DetachedHead {
+    /// Calls `call` with the head, as if the request had been received at this Unix time.
+    pub(crate) fn with<T>(&self, unix_time: u64, call: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+        let context = Context { addrs: Addrs::default(), extensions: RefCell::default(), unix_time };
+        let (bytes, head, mount) = (&self.bytes, &self.head, self.mount);
+        let head = RequestHead { bytes, head, context: &context, params: &[], mount };
+        head.insert(DetachedClient(self.client));
+        call(&head)
     }
 }
 

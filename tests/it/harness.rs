@@ -197,6 +197,17 @@ impl Drop for Server {
     }
 }
 
+/// Connects from the given address of this computer.
+pub(crate) fn connect_from(source: &str, server: SocketAddr) -> io::Result<TcpStream> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    let source: SocketAddr = source.parse().expect("an address");
+    socket.bind(&source.into()).expect("a local address");
+    socket.set_read_timeout(Some(WAIT_MAX)).expect("a new socket");
+    socket.connect(&server.into())?;
+    Ok(TcpStream::from(socket))
+}
+
 /// Connects and sends something. Returns the client if the server sends something too, and `None` if it refuses the
 /// connection with a reset.
 pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
@@ -206,16 +217,13 @@ pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
 /// Connects from the given address and sends something. Returns the client if the server sends something too, and `None`
 /// if it refuses the connection with a reset.
 pub(crate) fn accepted_from(source: &str, server: SocketAddr, text: &str) -> Option<Client> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
-    let source: SocketAddr = source.parse().expect("an address");
-    socket.bind(&source.into()).expect("a local address");
-    socket.set_read_timeout(Some(WAIT_MAX)).expect("a new socket");
-    if let Err(error) = socket.connect(&server.into()) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        return None;
-    }
-    let mut socket = TcpStream::from(socket);
+    let mut socket = match connect_from(source, server) {
+        Ok(socket) => socket,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            return None;
+        }
+    };
     // The server may have reset the connection already.
     let sent = socket.write_all(text.as_bytes());
     match sent.and_then(|()| socket.peek(&mut [0])) {

@@ -59,6 +59,52 @@ impl Cache {
         Cache::new(self.bytes_max, self.open_max, Arc::clone(&self.watch))
     }
 
+    /// Creates a cache for a look-up on another thread, with the open files of this one and copies of the small files with
+    /// these keys, which have to be validated again.
+    pub(super) fn for_look_up(&self, keys: &[Box<[u8]>]) -> Self {
+        let mut cache = Cache { open: Arc::clone(&self.open), ..self.new_like() };
+        for key in keys {
+            if let Some(file) = self.small.peek(key) {
+                cache.put_small(key, file.stale_copy());
+            }
+        }
+        cache
+    }
+
+    /// Returns the keys of all small files.
+    pub(super) fn small_keys(&self) -> Vec<Box<[u8]>> {
+        self.small.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes over the small files that a look-up on another thread, begun at `begun_at`, has loaded or validated. Drops
+    /// those of `keys` that it has dropped, as their files are too large now, or gone. Files that were validated later stay.
+    pub(super) fn absorb(&mut self, other: Cache, keys: &[Box<[u8]>], begun_at: u64, now: u64) {
+        for key in keys {
+            let is_dropped = !other.small.contains(key);
+            if is_dropped && self.small.peek(key).is_some_and(|file| !file.is_validated_since(begun_at)) {
+                self.take_small(key);
+            }
+        }
+        for (key, mut file) in other.small {
+            let is_newer = self.small.peek(&key).is_none_or(|known| !known.is_validated_after(begun_at));
+            if is_newer && file.is_validated_since(begun_at) {
+                file.extend_validity(now);
+                drop(self.take(&key));
+                self.put_small(&key, file);
+            }
+        }
+    }
+
+    /// Responds with the file at `path`, or with its precompressed sibling, if both were validated within the current
+    /// second.
+    pub(super) fn fresh_response(&mut self, head: &RequestHead<'_>, path: &str) -> Option<Response> {
+        let now = head.unix_time();
+        let file = self.fresh(path.as_bytes(), now)?;
+        let Some(representation) = file.for_client(head) else { return Some(file.respond(head)) };
+        let key = sibling_key(path, &representation);
+        Some(self.fresh(key.as_bytes(), now)?.respond(head))
+    }
+
     /// Returns a small file if it was validated within the current second. This is the fast path.
     #[inline]
     pub(super) fn fresh_small(&mut self, path: &[u8], now: u64) -> Option<&CachedFile> {
@@ -80,12 +126,17 @@ impl Cache {
 
     /// Removes and returns a cached file, for revalidation or replacement.
     pub(super) fn take(&mut self, path: &[u8]) -> Option<CachedFile> {
-        if let Some(file) = self.small.pop(path) {
-            self.bytes -= cost(path, &file);
+        if let Some(file) = self.take_small(path) {
             return Some(file);
         }
         // The thread that closes idle files may hold another reference for a moment; the file is then opened again.
         self.open.lock().files.pop(path).and_then(|open| Arc::try_unwrap(open.file).ok())
+    }
+
+    fn take_small(&mut self, path: &[u8]) -> Option<CachedFile> {
+        let file = self.small.pop(path)?;
+        self.bytes -= cost(path, &file);
+        Some(file)
     }
 
     /// Caches a file: reuses the cached one if it is still current, and loads the file otherwise.
@@ -114,8 +165,7 @@ impl Cache {
         let evicted = || LoadError::from(io::Error::from(io::ErrorKind::NotFound));
         let file = self.get(path.as_bytes(), now).ok_or_else(evicted)?;
         let Some(representation) = file.for_client(head) else { return Ok(file.respond(head)) };
-        // NUL cannot occur in a path, so this key is unique.
-        let key = format!("{path}\0{}", representation.coding_name());
+        let key = sibling_key(path, &representation);
         if let Some(sibling) = self.fresh(key.as_bytes(), now) {
             return Ok(sibling.respond(head));
         }
@@ -139,6 +189,10 @@ impl Cache {
             }
             return;
         }
+        self.put_small(path, file);
+    }
+
+    fn put_small(&mut self, path: &[u8], file: CachedFile) {
         self.bytes += cost(path, &file);
         self.small.put(path.into(), file);
         while self.bytes > self.bytes_max && self.small.len() > 1 {
@@ -166,6 +220,17 @@ impl Cache {
         self.bytes = 0;
         self.close_files();
     }
+}
+
+/// Returns the keys of a file and its precompressed siblings, the file last, so that it is evicted last.
+pub(super) fn keys(path: &str) -> Vec<Box<[u8]>> {
+    let siblings = Representation::coding_names().map(|coding| format!("{path}\0{coding}"));
+    siblings.chain([path.to_owned()]).map(|key| key.into_bytes().into()).collect()
+}
+
+/// Returns the key of a precompressed sibling. NUL cannot occur in a path, so the key is unique.
+fn sibling_key(path: &str, sibling: &Representation) -> String {
+    format!("{path}\0{}", sibling.coding_name())
 }
 
 fn cost(path: &[u8], file: &CachedFile) -> usize {

@@ -12,6 +12,7 @@ use cap_std::fs::Metadata;
 use http::StatusCode;
 
 use super::conditions::{self, Fingerprint, History, Outcome, Ranges, Validators};
+use super::look_ups::timed;
 use super::options::Options;
 use super::representation::{self, Media, Representation};
 use super::root::{Root, is_removed};
@@ -29,7 +30,8 @@ pub(super) const PAGE_BYTES_MAX: u64 = 256 * 1024;
 /// Value of `validated_at` that is never current.
 const NEVER: u64 = u64::MAX;
 
-/// A regular file with its metadata, content and rendered headers.
+/// A regular file with its metadata, content and rendered headers. A clone shares the content.
+#[derive(Clone)]
 pub(super) struct CachedFile {
     pub(super) representation: Representation,
     content_type: String,
@@ -46,6 +48,7 @@ pub(super) struct CachedFile {
     pub(super) validated_at: u64,
 }
 
+#[derive(Clone)]
 enum Content {
     Memory(Bytes),
     Open(Arc<File>, u64),
@@ -100,12 +103,12 @@ impl CachedFile {
         let needs_start = has_own_type && representation::needs_content(&representation.relative, types);
         let mut start = Vec::new();
         if is_small || needs_start {
-            match read_start(&file, metadata.len(), loader.memory_bytes_max, loader.may_block)? {
+            match timed(|| read_start(&file, metadata.len(), loader.memory_bytes_max, loader.may_block))? {
                 Some(bytes) => start = bytes,
                 None => return Err(LoadError::Cold(file)),
             }
             // A change during the read updates the mtime and the ctime. A recent one makes the entry unstable.
-            metadata = Metadata::from_file(&file)?;
+            metadata = timed(|| Metadata::from_file(&file))?;
         }
         let (now, fingerprint) = (SystemTime::now(), Fingerprint::of(&metadata));
         let media = match &representation.content_type {
@@ -173,6 +176,29 @@ impl CachedFile {
     /// Makes the next request load the file again, even if its metadata does not change.
     pub(super) fn expire(&mut self) {
         (self.is_stable, self.validated_at) = (false, NEVER);
+    }
+
+    /// Returns a copy that has to be validated again.
+    pub(super) fn stale_copy(&self) -> CachedFile {
+        CachedFile { validated_at: 0, ..self.clone() }
+    }
+
+    /// Returns whether this was loaded or validated at `time` or later.
+    pub(super) fn is_validated_since(&self, time: u64) -> bool {
+        self.validated_at >= time
+    }
+
+    /// Returns whether this was validated after `time`, and stays valid until the end of a second.
+    pub(super) fn is_validated_after(&self, time: u64) -> bool {
+        self.validated_at != NEVER && self.validated_at > time
+    }
+
+    /// Moves the time of the last validation to `now`: a look-up may take longer than a second, and requests would find
+    /// no valid file otherwise.
+    pub(super) fn extend_validity(&mut self, now: u64) {
+        if self.validated_at != NEVER {
+            self.validated_at = now;
+        }
     }
 
     /// Returns the precompressed representation to send to this client, or `None` if that is this file.

@@ -42,6 +42,18 @@ impl Pages {
         Pages { cache: Cache::new(PAGES_BYTES_MAX, PAGES_OPEN_MAX, watch), broken: Vec::new() }
     }
 
+    /// Creates a copy for a look-up on another thread.
+    pub(super) fn for_look_up(&self) -> Self {
+        Pages { cache: self.cache.for_look_up(&self.cache.small_keys()), broken: self.broken.clone() }
+    }
+
+    /// Takes over the pages that a look-up on another thread, begun at `begun_at`, has loaded or validated.
+    pub(super) fn absorb(&mut self, other: Pages, begun_at: u64, now: u64) {
+        let keys = self.cache.small_keys();
+        self.cache.absorb(other.cache, &keys, begun_at, now);
+        self.broken = other.broken;
+    }
+
     /// Makes the next request for each page load it again.
     pub(super) fn expire(&mut self) {
         self.cache.expire();

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+#[cfg(feature = "testing")]
+use std::time::Duration;
 
 use http::StatusCode;
 
-use super::cache::Cache;
+use super::cache::{self, Cache};
 use super::cached_file::{LoadError, Loader, SMALL_BYTES_MAX};
 use super::errors::{error_response, is_escape, is_out_of_fds, status_response, wants_page};
 use super::fallback::{Pages, vary};
@@ -14,8 +16,9 @@ use super::listing::{Lister, ListingFailed};
 use super::options::Options;
 use super::path::{Resolved, Target, last_segment};
 use super::root::Root;
-use super::site::Site;
-use crate::httpserver::{BodyMode, Handler, Request, RequestHead, Response};
+use super::site::{Site, unix_time};
+use super::waiting::{InProgress, Waited, Waiting, lock};
+use crate::httpserver::{BodyMode, DetachedHead, Handler, Pool, QueuedResponder, Request, RequestHead, Response};
 
 /// The value of the Allow header.
 const ALLOW: &str = "GET, HEAD, OPTIONS";
@@ -42,6 +45,7 @@ pub struct Files {
     cache: Cache,
     pages: Pages,
     lister: Arc<Lister>,
+    waiting: Waiting,
 }
 
 impl Clone for Files {
@@ -54,6 +58,7 @@ impl Clone for Files {
             cache: self.cache.new_like(),
             pages: Pages::new(self.site.watcher()),
             lister: Arc::clone(&self.lister),
+            waiting: Waiting::default(),
         }
     }
 }
@@ -79,7 +84,8 @@ impl Files {
         let (root, generation) = site.current();
         let cache = Cache::new(site.options.cache_bytes_max, site.options.open_files_max, site.watcher());
         let pages = Pages::new(site.watcher());
-        Ok(Files { site, root, generation, cache, pages, lister: Arc::default() })
+        let (lister, waiting) = (Arc::default(), Waiting::default());
+        Ok(Files { site, root, generation, cache, pages, lister, waiting })
     }
 
     /// Returns a function that makes this file server and its clones resolve the path of the directory again and compare
@@ -88,6 +94,14 @@ impl Files {
     pub fn reloader(&self) -> impl Fn() + Send + Sync + 'static {
         let site = Arc::clone(&self.site);
         move || site.reload()
+    }
+
+    /// Calls `hook` before each look-up in the file system and each listing of this file server and its clones, on the
+    /// thread that makes it: for tests with a slow file system. A look-up counts as having taken the time that the hook
+    /// returns, however long it took. Only the first hook is used.
+    #[cfg(feature = "testing")]
+    pub fn before_look_up(&self, hook: impl Fn() -> Duration + Send + Sync + 'static) {
+        self.site.look_ups.set_hook(hook);
     }
 
     /// Checks that the page of the single-page app ([`Options::spa`]), if there is one, can be read.
@@ -113,6 +127,11 @@ impl Files {
     }
 
     fn get_outlined(&mut self, head: &RequestHead<'_>) -> Response {
+        if let Some(LookedUp(found)) = head.extension()
+            && let Some(found) = lock(&found).take()
+        {
+            return self.absorb(head, found);
+        }
         if let Some(file) = self.cache.fresh(head.path_below_mount_bytes(), head.unix_time())
             && !file.representation.varies()
         {
@@ -124,25 +143,93 @@ impl Files {
         if self.generation != self.site.generation() {
             self.follow_site();
         }
-        let Some(root) = self.root.clone() else {
+        let Some(root) = self.root.clone().filter(|_| head.extension::<Refused>().is_none()) else {
             let response = status_response(StatusCode::SERVICE_UNAVAILABLE, wants_page(head));
             return response.header("Vary", vary(&self.site.options));
         };
-        if let Some(ListingFailed(error)) = head.extension() {
-            return self.respond_to_error(head, &root, &error);
+        let failed: Option<ListingFailed> = head.extension();
+        if failed.is_none()
+            && let Some(target) = Target::parse(head.path_below_mount(), self.site.options.hidden)
+            && let Some(response) = self.cache.fresh_response(head, &target.canonical())
+        {
+            return response;
         }
-        let mut response = self.look_up(head, &root);
+        let site = Arc::clone(&self.site);
+        match site.look_ups.pool_if_slow() {
+            Some(pool) => self.find_later(head, root, failed, pool),
+            None => site.look_ups.measure(|| self.find(head, &root, failed)),
+        }
+    }
+
+    /// Consults the file system, and responds.
+    fn find(&mut self, head: &RequestHead<'_>, root: &Arc<Root>, failed: Option<ListingFailed>) -> Response {
+        if let Some(ListingFailed(error)) = failed {
+            return self.respond_to_error(head, root, &error);
+        }
+        let mut response = self.look_up(head, root);
         if matches!(&response, Err(LoadError::Io(error)) if is_out_of_fds(error)) {
             // Cached open files hold descriptors: close them and retry.
             self.cache.close_files();
             self.pages.close_files();
-            response = self.look_up(head, &root);
+            response = self.look_up(head, root);
         }
         match response {
             Ok(response) => response,
             Err(LoadError::Cold(file)) => self.site.fill_page_cache(file),
-            Err(LoadError::Io(error)) => self.respond_to_error(head, &root, &error),
+            Err(LoadError::Io(error)) => self.respond_to_error(head, root, &error),
         }
+    }
+
+    /// Suspends a request until a thread of the pool has consulted the file system, or a look-up of the same path in
+    /// progress has ended.
+    fn find_later(
+        &mut self,
+        head: &RequestHead<'_>,
+        root: Arc<Root>,
+        failed: Option<ListingFailed>,
+        pool: &Pool,
+    ) -> Response {
+        let (path, client) = (head.path_below_mount_bytes(), head.client());
+        let (response, mut responder) = Response::suspend();
+        let mut in_progress = None;
+        // Without a cache, every request consults the file system after it has arrived.
+        if self.site.options.cache_bytes_max > 0 && failed.is_none() {
+            let waits = head.extension().map_or(0, |Waited(waits)| waits);
+            responder = match self.waiting.join(path, client, responder, waits) {
+                Ok(()) => return response,
+                Err(responder) => responder,
+            };
+            in_progress = self.waiting.queue(path, client);
+        }
+        let files = Files {
+            site: Arc::clone(&self.site),
+            root: Some(Arc::clone(&root)),
+            generation: self.generation,
+            cache: self.cache.for_look_up(&self.cache_keys(head)),
+            pages: self.pages.for_look_up(),
+            lister: Arc::clone(&self.lister),
+            waiting: Waiting::default(),
+        };
+        let queued = QueuedResponder::new(responder, |responder| responder.resume(Refused));
+        let look_up = LookUp { files, root, head: head.detach(client), failed, queued, in_progress };
+        pool.run_for(client, move || look_up.run());
+        response
+    }
+
+    /// Returns the keys of the cached files that a request may be answered with.
+    fn cache_keys(&self, head: &RequestHead<'_>) -> Vec<Box<[u8]>> {
+        let target = Target::parse(head.path_below_mount(), self.site.options.hidden);
+        target.map(|target| cache::keys(&target.canonical())).unwrap_or_default()
+    }
+
+    /// Takes over what another thread has found.
+    fn absorb(&mut self, head: &RequestHead<'_>, found: Found) -> Response {
+        let Found { response, files, begun_at } = found;
+        if files.generation == self.generation {
+            self.cache.absorb(files.cache, &self.cache_keys(head), begun_at, head.unix_time());
+            self.pages.absorb(files.pages, begun_at, head.unix_time());
+        }
+        response
     }
 
     /// Drops what was cached before the directory was replaced or reloaded.
@@ -198,6 +285,51 @@ impl Files {
             }
         }
         self.cache.negotiate(head, &loader, &path)
+    }
+}
+
+/// Attached to a request for which another thread has consulted the file system.
+#[derive(Clone)]
+struct LookedUp(Arc<Mutex<Option<Found>>>);
+
+struct Found {
+    response: Response,
+    /// The file server of the other thread, with the files that it has loaded or validated since `begun_at`.
+    files: Files,
+    begun_at: u64,
+}
+
+/// Attached to a request that was suspended, but whose look-up is dropped because too many are queued.
+#[derive(Clone)]
+struct Refused;
+
+/// A look-up on another thread.
+struct LookUp {
+    files: Files,
+    root: Arc<Root>,
+    head: DetachedHead,
+    failed: Option<ListingFailed>,
+    queued: QueuedResponder,
+    in_progress: Option<InProgress>,
+}
+
+impl LookUp {
+    fn run(self) {
+        let LookUp { mut files, root, head, failed, queued, in_progress } = self;
+        let Some(responder) = queued.start() else { return };
+        if let Some(in_progress) = &in_progress {
+            in_progress.begin();
+        }
+        let begun_at = unix_time();
+        let site = Arc::clone(&files.site);
+        let find = |head: &RequestHead<'_>| {
+            Site::allow_reading(head);
+            site.look_ups.measure(|| files.find(head, &root, failed))
+        };
+        let response = head.with(begun_at, find);
+        responder.resume(LookedUp(Arc::new(Mutex::new(Some(Found { response, files, begun_at })))));
+        // Resumes the other requests after the one whose worker puts the file into its cache.
+        drop(in_progress);
     }
 }
 

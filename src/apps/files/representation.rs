@@ -70,6 +70,11 @@ impl Representation {
         self.precompressed.any()
     }
 
+    /// Returns the names of all content codings of precompressed siblings.
+    pub(super) fn coding_names() -> impl Iterator<Item = &'static str> {
+        CODINGS.iter().filter_map(|(coding, _)| coding.name())
+    }
+
     /// Returns the name of its content coding; empty for identity.
     pub(super) fn coding_name(&self) -> &'static str {
         self.coding.name().unwrap_or_default()

@@ -18,6 +18,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata};
 
 use super::errors::{escape, is_escape};
+use super::look_ups::timed;
 use super::options::Options;
 
 /// Maximum number of absolute symbolic links in the resolution of one path.
@@ -79,6 +80,10 @@ impl Root {
     }
 
     pub(super) fn metadata(&self, relative: &Path) -> io::Result<Metadata> {
+        timed(|| self.metadata_untimed(relative))
+    }
+
+    fn metadata_untimed(&self, relative: &Path) -> io::Result<Metadata> {
         let relative = or_dot(relative);
         if !self.hidden && self.is_hidden(relative) {
             return Err(io::ErrorKind::NotFound.into());
@@ -135,6 +140,10 @@ impl Root {
 
     /// Opens a regular file for reading. Opens without blocking, as opening a FIFO would wait for a writer.
     pub(super) fn open_file(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
+        timed(|| self.open_file_untimed(relative))
+    }
+
+    fn open_file_untimed(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
         let file = if self.follow {
             ambient_options().open(self.paths[1].join(relative))?
         } else {

@@ -5,7 +5,8 @@
 //! network file system, is done by other threads, which are started when they are needed first:
 //!
 //! - one thread resolves the path, and closes the files that the workers no longer use;
-//! - a pool reads small files that are not in the page cache.
+//! - a pool reads small files that are not in the page cache;
+//! - another pool makes the look-ups of a slow file system, see `look_ups`.
 //!
 //! A worker keeps its handle of the directory, and its cache, until the generation of the site differs from its own.
 
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,9 +25,11 @@ use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
 use super::conditions::History;
 use super::errors::{is_out_of_fds, status_response};
+use super::look_ups::LookUps;
 use super::options::Options;
 use super::root::Root;
-use crate::httpserver::{Pool, RequestHead, Responder, Response};
+use super::waiting::{Suspended, lock};
+use crate::httpserver::{Pool, RequestHead, Response};
 
 /// Interval at which the files that are not used are closed.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,6 +60,7 @@ pub(super) struct Site {
     check: Mutex<Check>,
     tasks: OnceLock<Option<mpsc::Sender<Task>>>,
     readers: OnceLock<Option<Pool>>,
+    pub(super) look_ups: LookUps,
     pub(super) history: History,
     /// True once anything in the directory was served.
     was_populated: AtomicBool,
@@ -76,7 +80,7 @@ struct Check {
     checked_at: u64,
     is_running: bool,
     /// Requests that wait for the result.
-    waiting: Vec<Responder>,
+    waiting: Suspended<()>,
 }
 
 /// Work for the thread of a site.
@@ -95,11 +99,7 @@ struct Resolved;
 #[derive(Clone)]
 struct PageCacheFilled;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn unix_time() -> u64 {
+pub(super) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -112,9 +112,10 @@ impl Site {
             options,
             root: Mutex::new(Some(Arc::new(root))),
             generation: AtomicU64::new(1),
-            check: Mutex::new(Check { checked_at: unix_time(), is_running: false, waiting: Vec::new() }),
+            check: Mutex::new(Check { checked_at: unix_time(), is_running: false, waiting: Suspended::default() }),
             tasks: OnceLock::new(),
             readers: OnceLock::new(),
+            look_ups: LookUps::default(),
             history: History::default(),
             was_populated: AtomicBool::new(false),
             reported: Mutex::default(),
@@ -150,7 +151,7 @@ impl Site {
             return None;
         }
         let (response, responder) = Response::suspend();
-        check.waiting.push(responder);
+        check.waiting.push(responder, ());
         Some(response)
     }
 
@@ -220,14 +221,19 @@ impl Site {
         (check.checked_at, check.is_running) = (now, false);
         let waiting = std::mem::take(&mut check.waiting);
         drop(check);
-        for responder in waiting {
+        for (responder, ()) in waiting.into_iter() {
             responder.resume(Resolved);
         }
     }
 
-    /// Returns whether the request was suspended by [`Site::fill_page_cache`] before.
+    /// Returns whether the request was suspended by [`Site::fill_page_cache`] before, or may read from disk anyway.
     pub(super) fn page_cache_is_filled(head: &RequestHead<'_>) -> bool {
         head.extension::<PageCacheFilled>().is_some()
+    }
+
+    /// Allows the look-up of a request to read from disk.
+    pub(super) fn allow_reading(head: &RequestHead<'_>) {
+        head.insert(PageCacheFilled);
     }
 
     /// Reads the beginning of a file into the page cache on another thread. Returns the response that suspends the

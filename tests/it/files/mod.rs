@@ -15,6 +15,7 @@ mod precompressed;
 mod ranges;
 mod replaced_root;
 mod serving;
+mod slow_root;
 #[cfg(unix)]
 mod special_files;
 mod traversal;

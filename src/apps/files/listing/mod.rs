@@ -88,6 +88,7 @@ pub(super) struct ListingFailed(pub(super) Arc<io::Error>);
 /// Reads and sorts the entries of a directory.
 fn read(site: &Site, root: &Root, relative: &Path, view: &View, mut entries: Entries) -> io::Result<Entries> {
     let (mut limit_reached, mut is_empty) = (None, true);
+    site.look_ups.call_hook();
     let outcome = root.read_dir(relative, |name, metadata| {
         is_empty = false;
         if view.matches(name.as_encoded_bytes()) {
