@@ -9,6 +9,12 @@ use crate::r#loop::readiness::Stream;
 /// Factor by which the write timeout is longer where the system does not report acknowledgements.
 const UNREPORTED_FACTOR: u64 = 4;
 
+/// Bytes that a peer must take between two checks to be allowed a second of silence.
+const TAKEN_PER_SECOND: u64 = 4096;
+
+/// Maximum time that a peer may be silent for what it has taken.
+const SILENCE_MAX_MS: u64 = 120_000;
+
 /// The progress of the peer while a body is received, output is blocked or the connection lingers. Allocated only then, so
 /// that other connections need no memory for it.
 pub(super) struct Progress {
@@ -20,6 +26,11 @@ pub(super) struct Progress {
     updated_ms: u64,
     /// Unacknowledged bytes at the last check, `u64::MAX` before the first.
     unacknowledged: u64,
+    /// Unacknowledged bytes at the last check, and bytes written since.
+    unacknowledged_before: u64,
+    written: u64,
+    /// Until when the peer may be silent because of what it has taken.
+    silent_until_ms: u64,
     /// The balance of the body, see [`Timeouts::body`].
     balance_ms: u64,
 }
@@ -30,9 +41,31 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Counts what the peer has acknowledged since the last check, and allows it to be silent for the corresponding time.
+    fn count_taken(&mut self, unacknowledged: u64, now_ms: u64) {
+        let taken = self.unacknowledged_before.saturating_add(self.written).saturating_sub(unacknowledged);
+        if taken > 0 || unacknowledged < self.unacknowledged {
+            self.updated_ms = now_ms;
+        }
+        (self.unacknowledged, self.unacknowledged_before, self.written) = (unacknowledged, unacknowledged, 0);
+        let silence_ms = (taken.saturating_mul(1000) / TAKEN_PER_SECOND).min(SILENCE_MAX_MS);
+        self.silent_until_ms = self.silent_until_ms.max(now_ms.saturating_add(silence_ms));
+    }
+}
+
 impl Default for Progress {
     fn default() -> Self {
-        Progress { received: 0, linger_since_ms: 0, updated_ms: 0, unacknowledged: u64::MAX, balance_ms: 0 }
+        Progress {
+            received: 0,
+            linger_since_ms: 0,
+            updated_ms: 0,
+            unacknowledged: u64::MAX,
+            unacknowledged_before: 0,
+            written: 0,
+            silent_until_ms: 0,
+            balance_ms: 0,
+        }
     }
 }
 
@@ -69,16 +102,31 @@ impl<S: Stream, T> Connection<S, T> {
         let Some(unacknowledged) = self.stream.unacknowledged_bytes() else {
             return stalled_ms(progress.updated_ms) >= limit_ms.saturating_mul(UNREPORTED_FACTOR);
         };
-        if unacknowledged < progress.unacknowledged {
-            progress.updated_ms = now_ms;
-        }
-        progress.unacknowledged = unacknowledged;
+        progress.count_taken(unacknowledged, now_ms);
         stalled_ms(progress.updated_ms) >= limit_ms
+    }
+
+    /// Returns whether the write timeout has expired: [`Connection::has_stalled`] for `limit_ms`, or for up to twice as long
+    /// after the peer has taken much. A client like curl with a rate limit reads up to what the limit allows in 100 s, and
+    /// then pauses for that long.
+    pub(in crate::r#loop) fn write_has_timed_out(&mut self, now_ms: u64, limit_ms: u64) -> bool {
+        if !self.has_stalled(now_ms, limit_ms) {
+            return false;
+        }
+        let silent_until_ms = self.progress.as_ref().map_or(0, |progress| progress.silent_until_ms);
+        now_ms >= silent_until_ms || self.has_stalled(now_ms, limit_ms.saturating_mul(2))
+    }
+
+    /// Counts bytes written while output is blocked.
+    pub(super) fn count_written(&mut self, bytes: usize) {
+        if let Some(progress) = &mut self.progress {
+            progress.written = progress.written.saturating_add(bytes as u64);
+        }
     }
 
     /// While lingering: returns whether the peer is still receiving output that was sent before.
     pub(in crate::r#loop) fn is_receiving(&mut self, now_ms: u64, limit_ms: u64) -> bool {
-        self.stream.unacknowledged_bytes().is_some_and(|bytes| bytes > 0) && !self.has_stalled(now_ms, limit_ms)
+        self.stream.unacknowledged_bytes().is_some_and(|bytes| bytes > 0) && !self.write_has_timed_out(now_ms, limit_ms)
     }
 
     /// Counts received bytes of a body. Frees the state of a body or of blocked output that is complete.
@@ -125,4 +173,38 @@ impl<S: Stream, T> Connection<S, T> {
 
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_has_taken_much_may_be_silent_for_longer() {
+        let mut progress = Progress { updated_ms: 1000, ..Progress::default() };
+        // The first check counts as progress, but shows only what was written in between.
+        progress.count_taken(4_000_000, 2000);
+        assert_eq!((progress.updated_ms, progress.silent_until_ms), (2000, 2000));
+        // Writing is not progress.
+        progress.written = 500_000;
+        progress.count_taken(4_500_000, 3000);
+        assert_eq!((progress.updated_ms, progress.silent_until_ms), (2000, 3000));
+        // curl --limit-rate 30k has read what it may in 100 s, and the buffer was filled again.
+        progress.written = 3_000_000;
+        progress.count_taken(4_500_000 - 72_000, 4000);
+        assert_eq!((progress.updated_ms, progress.silent_until_ms), (4000, 4000 + SILENCE_MAX_MS));
+        // A little more does not shorten the time.
+        progress.count_taken(4_500_000 - 72_001, 5000);
+        assert_eq!((progress.updated_ms, progress.silent_until_ms), (5000, 4000 + SILENCE_MAX_MS));
+        progress.count_taken(4_500_000 - 72_001, 6000);
+        assert_eq!(progress.updated_ms, 5000);
+    }
+
+    #[test]
+    fn taking_little_allows_no_silence_beyond_the_timeout() {
+        let mut progress = Progress::default();
+        progress.count_taken(100_000, 0);
+        progress.count_taken(100_000 - 4096, 10);
+        assert_eq!((progress.updated_ms, progress.silent_until_ms), (10, 1010));
+    }
 }

@@ -271,6 +271,7 @@ impl<S: Stream, T> Connection<S, T> {
             }
         };
         self.restart |= sent > 0 && self.pending.is_some();
+        self.count_written(sent);
         self.sent_much |= flushed != Flushed::All;
         match flushed {
             Flushed::All | Flushed::AllOfMuch if self.stream.has_unsent() => {

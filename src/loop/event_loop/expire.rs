@@ -27,7 +27,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
             let timeouts = self.timeouts.clone();
             self.with_connection(id, |connection, context, buffer| match phase {
-                Phase::Writing if !connection.has_stalled(now_ms, write_ms) => Outcome::Open,
+                Phase::Writing if !connection.write_has_timed_out(now_ms, write_ms) => Outcome::Open,
                 Phase::Writing => {
                     connection.stream.abort();
                     Outcome::Closed(CloseReason::TooSlow)
