@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_on};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_on, serve_with};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const LIMIT: usize = 1 << 20;
@@ -50,6 +50,17 @@ fn is_closed(client: &Client) -> bool {
 }
 
 on_every_backend! {
+    fn the_last_response_is_sent_without_memory_for_the_input_behind_its_request<B>() {
+        let limits = LoopLimits::default().buffered_bytes_max(1000);
+        let app = || HttpServer::new(|_: &Request<'_>| "last");
+        let server = serve_with::<B, _>(Timeouts::default(), limits, app);
+        let mut client = server.connect();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.send([request.to_vec(), vec![b'x'; 30_000]].concat());
+        assert_eq!(client.response().text(), "last");
+        client.expect_close();
+    }
+
     fn incomplete_heads_of_all_connections_have_a_limit<B>() {
         let server = serve::<B>();
         let head = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", "x".repeat(40_000));

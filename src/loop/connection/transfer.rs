@@ -142,9 +142,15 @@ impl<S: Stream, T> Connection<S, T> {
         self.keep_leftover(context, input)
     }
 
-    /// Keeps input that the application has not consumed.
+    /// Keeps input that the application has not consumed. A connection that is closing needs none, but lingers because of
+    /// it, so that its last response does not depend on the memory that is left.
     #[inline(never)]
     fn keep_leftover<A: App>(&mut self, context: &LoopContext<A>, input: Vec<u8>) -> io::Result<()> {
+        if let Stage::Closing { linger } = &mut self.stage {
+            *linger = true;
+            self.count_buffers(&context.buffers);
+            return Ok(());
+        }
         self.leftover = input;
         if self.leftover.len() > context.limits.input_bytes_max && self.stage == Stage::Reading {
             return Err(io::Error::other("application left more input unconsumed than input_bytes_max"));
