@@ -13,6 +13,7 @@ use self::connect::Connect;
 
 pub mod check;
 pub mod connect;
+mod stream;
 
 /// The maximum length of a password: bcrypt ignores any further bytes.
 const PASSWORD_BYTES_MAX: usize = 72;

@@ -2,20 +2,24 @@
 //! because a health check runs in the environment of the server that it checks.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::values::duration;
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::{Authority, Connect};
 use crate::client::{Client, Hash};
+use crate::tls::Trust;
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   serverd check http://127.0.0.1:8888/           Print the status line; succeed if it is 2xx
   serverd check http://[::1]/ --expect 200,404   Accept other status codes
   serverd check tcp://db:5432 --retry 30         Wait for a server to come up
+  serverd check https://db --min-days 14         Fail if the certificate expires within two weeks
 
 Exit codes: 0 healthy, 1 unhealthy (the reason is printed to stderr), 2 usage error";
 
@@ -23,6 +27,7 @@ const CONNECT_EXAMPLES: &str = "\
 Examples:
   serverd connect 127.0.0.1:8888                 Join a chat server
   echo hello | serverd connect [::1]:7           Send one line and print the reply
+  serverd connect tls://example.org:443          Speak a protocol over TLS by hand
 
 Exit codes: 0 connection closed, 1 connection failed or reset, 2 usage error";
 
@@ -38,13 +43,14 @@ enum ClientCommand {
     /// Check whether an HTTP or TCP server is healthy
     ///
     /// For container health checks and scripts. Sends a GET request to an HTTP server, or opens a connection to a TCP
-    /// server, and reports the result as the exit code.
+    /// server, and reports the result as the exit code. With https:// and tls://, the certificate must be valid, unless
+    /// --insecure is given; tls:// prints the date on which it expires.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Connect stdin and stdout to a TCP server (like netcat)
     ///
     /// At the end of stdin, the sending side of the connection is shut down (half-close). Receiving continues until the
-    /// server closes the connection.
+    /// server closes the connection. With --tls, some servers close at once when the sending side ends.
     #[command(after_help = CONNECT_EXAMPLES)]
     Connect(ConnectArgs),
     /// Hash a password for `serverd files --auth`
@@ -87,7 +93,7 @@ fn user_name(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Server to check: `http://HOST:PORT/PATH`, or `[tcp://]HOST:PORT`
+    /// Server to check: `http[s]://HOST:PORT/PATH`, `[tcp://]HOST:PORT` or `tls://HOST:PORT`
     #[arg(value_parser = Target::parse)]
     target: Target,
 
@@ -110,21 +116,71 @@ struct CheckArgs {
     /// Delay between attempts
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     every: Duration,
+
+    #[command(flatten)]
+    trust: TrustArgs,
+
+    /// Fail if the certificate expires in fewer than N days
+    #[arg(long, value_name = "N")]
+    min_days: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct TrustArgs {
+    /// Trust the certificates in FILE (PEM) in place of the authorities that the system trusts
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", hide_short_help = true)]
+    ca: Option<PathBuf>,
+
+    /// Accept all certificates; anyone between client and server can read and change the data
+    #[arg(long, hide_short_help = true)]
+    insecure: bool,
+}
+
+impl TrustArgs {
+    fn is_given(&self) -> bool {
+        self.ca.is_some() || self.insecure
+    }
+
+    fn trust(self) -> Trust {
+        match self.ca {
+            Some(path) => Trust::File(path),
+            None if self.insecure => Trust::Any,
+            None => Trust::System,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 struct ConnectArgs {
-    /// Server to connect to; enclose an IPv6 address in brackets
-    #[arg(value_name = "HOST:PORT", value_parser = authority)]
-    server: Authority,
+    /// Server to connect to; enclose an IPv6 address in brackets. tls://HOST:PORT implies --tls
+    #[arg(value_name = "HOST:PORT", value_parser = server)]
+    server: Server,
 
     /// Timeout for establishing the connection
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     wait: Duration,
+
+    /// Use TLS
+    #[arg(long)]
+    tls: bool,
+
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
-fn authority(text: &str) -> Result<Authority, String> {
-    Authority::parse(text.strip_prefix("tcp://").unwrap_or(text), None)
+/// The server of `serverd connect`.
+#[derive(Clone, Debug)]
+struct Server {
+    authority: Authority,
+    is_secure: bool,
+}
+
+fn server(text: &str) -> Result<Server, String> {
+    let (address, is_secure) = match text.strip_prefix("tls://") {
+        Some(address) => (address, true),
+        None => (text.strip_prefix("tcp://").unwrap_or(text), false),
+    };
+    Ok(Server { authority: Authority::parse(address, None)?, is_secure })
 }
 
 /// Returns whether `args` runs a client command or requests its help.
@@ -139,13 +195,23 @@ pub(super) fn is_client_command(args: &[OsString]) -> bool {
 /// # Errors
 /// Returns a usage error, or the requested help text or version.
 pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Client, clap::Error> {
+    let conflict = |message| Err(ClientCli::command().error(ErrorKind::ArgumentConflict, message));
     Ok(match ClientCli::try_parse_from(args)?.command {
-        ClientCommand::Check(CheckArgs { target, print, expect, wait: timeout, retry, every: interval }) => {
-            Client::Check(Check { target, print, expect, timeout, retry, interval })
+        ClientCommand::Check(args) => {
+            if !args.target.is_secure() && (args.trust.is_given() || args.min_days.is_some()) {
+                return conflict("--ca, --insecure and --min-days need a target with https:// or tls://");
+            }
+            let CheckArgs { target, print, expect, wait: timeout, retry, every: interval, trust, min_days } = args;
+            let trust = trust.trust();
+            Client::Check(Check { target, print, expect, timeout, retry, interval, trust, days_min: min_days })
         }
         ClientCommand::Hash(HashArgs { name, cost }) => Client::Hash(Hash { name, cost }),
-        ClientCommand::Connect(ConnectArgs { server: authority, wait: timeout }) => {
-            Client::Connect(Connect { authority, timeout })
+        ClientCommand::Connect(ConnectArgs { server: Server { authority, is_secure }, wait: timeout, tls, trust }) => {
+            let is_secure = is_secure || tls;
+            if !is_secure && trust.is_given() {
+                return conflict("--ca and --insecure need --tls");
+            }
+            Client::Connect(Connect { authority, timeout, tls: is_secure.then(|| trust.trust()) })
         }
     })
 }
@@ -182,13 +248,31 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_verified_unless_options_say_otherwise() {
+        let parsed_check = check("serverd check https://a/ --min-days 7");
+        assert_eq!((parsed_check.trust, parsed_check.days_min), (Trust::System, Some(7)));
+        assert_eq!(check("serverd check tls://a:1 --insecure").trust, Trust::Any);
+        assert_eq!(check("serverd check https://a/ --ca b").trust, Trust::File("b".into()));
+        let tls = |line: &str| match parsed(line).unwrap() {
+            Client::Connect(connect) => connect.tls,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(tls("serverd connect tcp://a:1"), None);
+        assert_eq!(tls("serverd connect tls://a:1"), Some(Trust::System));
+        assert_eq!(tls("serverd connect a:1 --tls --insecure"), Some(Trust::Any));
+    }
+
+    #[test]
     fn client_commands_accept_no_server_options() {
         for line in [
             "serverd check --port 1 tcp://a:1",
             "serverd connect a:1 --workers 2",
             "serverd check",
-            "serverd check https://a/",
             "serverd connect a",
+            "serverd check http://a/ --insecure",
+            "serverd check tcp://a:1 --min-days 3",
+            "serverd check https://a/ --insecure --ca b",
+            "serverd connect a:1 --ca b",
         ] {
             usage_error(line);
         }

@@ -8,12 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use super::connect::{Authority, Deadline, DialError};
+use super::stream::{Connection, TimedSocket};
 use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
+use crate::tls::{ClientSession, ClientStream, Expiry, Trust};
 
 /// The server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `http://HOST:PORT/PATH`: the status code of the response to a GET request decides.
+    /// `http://HOST:PORT/PATH` or `https://HOST:PORT/PATH`: the status code of the response to a GET request decides.
     Http {
         /// The server to connect to.
         authority: Authority,
@@ -21,33 +23,35 @@ pub enum Target {
         host: String,
         /// The path and query.
         path: String,
+        /// Uses TLS.
+        is_secure: bool,
     },
     /// `tcp://HOST:PORT`: the server must accept a connection.
     Tcp(Authority),
+    /// `tls://HOST:PORT`: the server must complete a TLS handshake.
+    Tls(Authority),
 }
 
 impl Target {
-    /// Parses a URL with the scheme `http` or `tcp`, or `HOST:PORT`, which means `tcp`. The port of an `http` URL
-    /// defaults to 80.
+    /// Parses a URL with the scheme `http`, `https`, `tcp` or `tls`, or `HOST:PORT`, which means `tcp`. The port of an
+    /// `http` URL defaults to 80, and that of an `https` URL to 443.
     ///
     /// # Errors
     /// Returns a message for the user if the URL is not valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let split = text.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
         match split {
-            Some((scheme, rest)) if scheme == "http" => Self::parse_http(rest),
-            Some((scheme, rest)) if scheme == "tcp" => {
-                Authority::parse(rest.strip_suffix('/').unwrap_or(rest), None).map(Target::Tcp)
-            }
-            Some((scheme, _)) if scheme == "https" => {
-                Err("https is not supported; check the http port, or tcp://HOST:PORT".into())
+            Some((scheme, rest)) if scheme == "http" || scheme == "https" => Self::parse_http(rest, scheme == "https"),
+            Some((scheme, rest)) if scheme == "tcp" || scheme == "tls" => {
+                let authority = Authority::parse(rest.strip_suffix('/').unwrap_or(rest), None)?;
+                Ok(if scheme == "tls" { Target::Tls(authority) } else { Target::Tcp(authority) })
             }
             None if !text.contains('/') && text.contains(':') => Authority::parse(text, None).map(Target::Tcp),
-            _ => Err("must be http://HOST:PORT/PATH, tcp://HOST:PORT or HOST:PORT".into()),
+            _ => Err("must be http[s]://HOST:PORT/PATH, tcp://HOST:PORT, tls://HOST:PORT or HOST:PORT".into()),
         }
     }
 
-    fn parse_http(rest: &str) -> Result<Self, String> {
+    fn parse_http(rest: &str, is_secure: bool) -> Result<Self, String> {
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
@@ -55,12 +59,18 @@ impl Target {
             return Err("percent-encode spaces (%20) and non-ASCII characters in the path".into());
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Target::Http { authority: Authority::parse(host, Some(80))?, host: host.to_owned(), path })
+        let authority = Authority::parse(host, Some(if is_secure { 443 } else { 80 }))?;
+        Ok(Target::Http { authority, host: host.to_owned(), path, is_secure })
+    }
+
+    /// Returns whether the connection uses TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Target::Tls(_) | Target::Http { is_secure: true, .. })
     }
 
     fn authority(&self) -> &Authority {
         match self {
-            Target::Http { authority, .. } | Target::Tcp(authority) => authority,
+            Target::Http { authority, .. } | Target::Tcp(authority) | Target::Tls(authority) => authority,
         }
     }
 }
@@ -68,8 +78,11 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Http { host, path, .. } => write!(formatter, "http://{host}{path}"),
+            Target::Http { host, path, is_secure, .. } => {
+                write!(formatter, "http{}://{host}{path}", if *is_secure { "s" } else { "" })
+            }
             Target::Tcp(authority) => write!(formatter, "tcp://{authority}"),
+            Target::Tls(authority) => write!(formatter, "tls://{authority}"),
         }
     }
 }
@@ -149,6 +162,10 @@ pub struct Check {
     pub retry: u32,
     /// The delay between attempts.
     pub interval: Duration,
+    /// The accepted certificates, with TLS.
+    pub trust: Trust,
+    /// Fails if the certificate expires in fewer days.
+    pub days_min: Option<u16>,
 }
 
 /// The reason a check failed.
@@ -161,6 +178,8 @@ pub enum CheckError {
     Response(ResponseError),
     /// The status code is not acceptable.
     Status(u16),
+    /// The certificate of the server expires too soon. Contains a sentence.
+    Expiry(String),
     /// Writing to standard output failed.
     Output(io::Error),
 }
@@ -172,6 +191,7 @@ impl fmt::Display for CheckError {
             CheckError::Response(ResponseError::Truncated) => write!(formatter, "{}", ResponseError::Truncated),
             CheckError::Response(error) => write!(formatter, "invalid HTTP response: {error}"),
             CheckError::Status(status) => write!(formatter, "unexpected status code {status}"),
+            CheckError::Expiry(sentence) => formatter.write_str(sentence),
             CheckError::Output(error) => write!(formatter, "cannot print the response: {error}"),
         }
     }
@@ -201,20 +221,51 @@ impl Check {
 
     fn try_once(&self, is_last: bool, printer: &mut Printer<'_, impl Write>) -> Result<(), CheckError> {
         let deadline = Deadline::after(self.timeout);
-        let mut stream = self.target.authority().dial(deadline).map_err(CheckError::Dial)?;
-        match &self.target {
-            Target::Tcp(authority) => printer.write(format!("connected to {authority}\n").as_bytes()),
-            Target::Http { host, path, .. } => {
+        let socket = self.target.authority().dial(deadline).map_err(CheckError::Dial)?;
+        let (mut stream, expiry) = self.secure(socket, deadline)?;
+        if let Some(expiry) = &expiry {
+            self.check_expiry(expiry)?;
+        }
+        match (&self.target, expiry) {
+            (Target::Http { host, path, .. }, _) => {
                 send_request(&mut stream, host, path, deadline).map_err(CheckError::Dial)?;
                 self.read_response(&mut stream, deadline, is_last, printer)
             }
+            (Target::Tls(authority) | Target::Tcp(authority), Some(Expiry { date, .. })) => {
+                printer.write(format!("connected to {authority}, whose certificate expires on {date}\n").as_bytes())
+            }
+            (Target::Tls(authority) | Target::Tcp(authority), None) => {
+                printer.write(format!("connected to {authority}\n").as_bytes())
+            }
         }
+    }
+
+    /// Completes a TLS handshake if the target needs one, and returns the expiry of the server's certificate.
+    fn secure(&self, socket: TcpStream, deadline: Deadline) -> Result<(Connection, Option<Expiry>), CheckError> {
+        let mut socket = TimedSocket { socket, deadline: deadline.end() };
+        if !self.target.is_secure() {
+            return Ok((Connection::Plain(socket), None));
+        }
+        let protocols: &[&str] = if matches!(self.target, Target::Http { .. }) { &["http/1.1"] } else { &[] };
+        let session = ClientSession::open(&mut socket, &self.target.authority().host, &self.trust, protocols)
+            .map_err(|error| CheckError::Dial(deadline.dial_error(error)))?;
+        let expiry = session.expiry();
+        Ok((Connection::Secure(Box::new(ClientStream { session, socket })), expiry))
+    }
+
+    fn check_expiry(&self, Expiry { date, days }: &Expiry) -> Result<(), CheckError> {
+        let Some(days_min) = self.days_min.filter(|&days_min| *days < i64::from(days_min)) else { return Ok(()) };
+        Err(CheckError::Expiry(if *days < 0 {
+            format!("the certificate has expired on {date}")
+        } else {
+            format!("the certificate expires on {date}, in {days} days, which is fewer than {days_min}")
+        }))
     }
 
     /// Reads the whole response. Prints it if its status code is acceptable or this is the last attempt.
     fn read_response(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Connection,
         deadline: Deadline,
         is_last: bool,
         printer: &mut Printer<'_, impl Write>,
@@ -239,7 +290,13 @@ impl Check {
                     // At most an incomplete response head is left over, and the buffer holds two heads of maximum size.
                     buffer.copy_within(start + used..end, 0);
                     (start, end) = (0, end - start - used);
-                    let count = read(stream, &mut buffer[end..], deadline).map_err(CheckError::Dial)?;
+                    let count = match stream.read(&mut buffer[end..]) {
+                        // Without an end of the TLS session: it is complete only if its length says so.
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            return Err(CheckError::Response(ResponseError::Truncated));
+                        }
+                        outcome => outcome.map_err(|error| CheckError::Dial(deadline.dial_error(error)))?,
+                    };
                     if count == 0 {
                         reader.finish().map_err(CheckError::Response)?;
                         break;
@@ -254,23 +311,12 @@ impl Check {
     }
 }
 
-fn send_request(stream: &mut TcpStream, host: &str, path: &str, deadline: Deadline) -> Result<(), DialError> {
+fn send_request(stream: &mut Connection, host: &str, path: &str, deadline: Deadline) -> Result<(), DialError> {
     let version = env!("CARGO_PKG_VERSION");
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: serverd/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
-    stream.set_write_timeout(Some(deadline.remaining()?)).map_err(DialError::Io)?;
     stream.write_all(request.as_bytes()).map_err(|error| deadline.dial_error(error))
-}
-
-fn read(stream: &mut TcpStream, buffer: &mut [u8], deadline: Deadline) -> Result<usize, DialError> {
-    loop {
-        stream.set_read_timeout(Some(deadline.remaining()?)).map_err(DialError::Io)?;
-        match stream.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => return outcome.map_err(|error| deadline.dial_error(error)),
-        }
-    }
 }
 
 /// Prints the requested part of a response.
@@ -311,21 +357,25 @@ mod tests {
     #[test]
     fn targets_have_defaults_and_reject_unsupported_schemes() {
         let http = |text| match Target::parse(text) {
-            Ok(Target::Http { authority, host, path }) => (authority.to_string(), host, path),
+            Ok(Target::Http { authority, host, path, .. }) => (authority.to_string(), host, path),
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(http("http://a"), ("a:80".into(), "a".into(), "/".into()));
         assert_eq!(http("HTTP://a:81?x#y"), ("a:81".into(), "a:81".into(), "/?x".into()));
         assert_eq!(http("http://[::1]:82/p/q?r=s"), ("[::1]:82".into(), "[::1]:82".into(), "/p/q?r=s".into()));
+        assert_eq!(http("https://a/b"), ("a:443".into(), "a".into(), "/b".into()));
+        for (text, is_secure) in [("https://a", true), ("TLS://a:1", true), ("http://a", false), ("a:1", false)] {
+            assert_eq!(Target::parse(text).unwrap().is_secure(), is_secure, "{text}");
+        }
         for text in ["tcp://a:1", "a:1", "[::1]:1"] {
             assert!(matches!(Target::parse(text), Ok(Target::Tcp(Authority { port: 1, .. }))), "{text}");
         }
         for (text, message) in [
-            ("https://a/", "https is not supported"),
-            ("a", "must be http://"),
-            ("a:80/x", "must be http://"),
+            ("a", "must be http[s]://"),
+            ("a:80/x", "must be http[s]://"),
             ("::1", "in brackets"),
-            ("ftp://a", "must be http://"),
+            ("ftp://a", "must be http[s]://"),
+            ("tls://a", "missing port"),
             ("tcp://a", "missing port"),
             ("tcp://a:1/x", "not a port number"),
             ("http://u:p@a/", "credentials"),

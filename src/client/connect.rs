@@ -3,10 +3,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::stream::{Outgoing, TimedSocket, split};
+use crate::tls::{ClientSession, Trust};
 
 /// The size of the buffer for each direction.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -18,6 +21,8 @@ pub struct Connect {
     pub authority: Authority,
     /// The timeout for establishing the connection. There is no timeout afterwards.
     pub timeout: Duration,
+    /// Uses TLS, and accepts these certificates; `None` for plain TCP.
+    pub tls: Option<Trust>,
 }
 
 /// The reason a connection failed.
@@ -43,7 +48,7 @@ impl std::error::Error for ConnectError {}
 
 impl Connect {
     /// Copies data in both directions until the server closes the connection. At the end of `input`, shuts down the
-    /// sending side (half-close) and continues to receive.
+    /// sending side (half-close) and continues to receive. With TLS, the session is ended in that direction first.
     ///
     /// Reads input on a separate thread, because not every platform can wait for a socket and a pipe at the same time.
     /// If the server closes first, this thread is abandoned.
@@ -52,11 +57,19 @@ impl Connect {
     /// Returns an error if the connection cannot be established or is reset, or if writing to `output` fails. A closed
     /// output pipe (`BrokenPipe`) is not an error.
     pub fn run(&self, input: impl Read + Send + 'static, output: &mut impl Write) -> Result<(), ConnectError> {
-        let stream = self.authority.dial(Deadline::after(self.timeout)).map_err(ConnectError::Dial)?;
+        let deadline = Deadline::after(self.timeout);
+        let stream = self.authority.dial(deadline).map_err(ConnectError::Dial)?;
         // Disable Nagle's algorithm, so that typed lines are sent immediately.
-        let writer = stream.set_nodelay(true).and_then(|()| stream.try_clone()).map_err(connection_error)?;
-        thread::Builder::new().name("input".into()).spawn(move || send(input, writer)).map_err(connection_error)?;
-        receive(stream, output)
+        stream.set_nodelay(true).map_err(connection_error)?;
+        let Some(trust) = &self.tls else {
+            let writer = stream.try_clone().map_err(connection_error)?;
+            return copy(input, writer, stream, output);
+        };
+        let mut socket = TimedSocket { socket: stream, deadline: deadline.end() };
+        let session = ClientSession::open(&mut socket, &self.authority.host, trust, &[])
+            .map_err(|error| ConnectError::Dial(deadline.dial_error(error)))?;
+        let (reader, writer) = split(session, socket.socket).map_err(connection_error)?;
+        copy(input, writer, reader, output)
     }
 }
 
@@ -64,9 +77,20 @@ fn connection_error(error: io::Error) -> ConnectError {
     ConnectError::Dial(DialError::Io(error))
 }
 
+/// Copies in both directions.
+fn copy(
+    input: impl Read + Send + 'static,
+    writer: impl Outgoing + Send + 'static,
+    reader: impl Read,
+    output: &mut impl Write,
+) -> Result<(), ConnectError> {
+    thread::Builder::new().name("input".into()).spawn(move || send(input, writer)).map_err(connection_error)?;
+    receive(reader, output)
+}
+
 /// Sends all of the input, then shuts down the sending side. Write errors are not reported here, since the receiving
 /// side fails, too, and reports them.
-fn send(mut input: impl Read, mut stream: TcpStream) {
+fn send(mut input: impl Read, mut stream: impl Outgoing) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match input.read(&mut buffer) {
@@ -83,11 +107,10 @@ fn send(mut input: impl Read, mut stream: TcpStream) {
             }
         }
     }
-    // Fails only if the connection is already closed.
-    let _ = stream.shutdown(Shutdown::Write);
+    stream.end();
 }
 
-fn receive(mut stream: TcpStream, output: &mut impl Write) -> Result<(), ConnectError> {
+fn receive(mut stream: impl Read, output: &mut impl Write) -> Result<(), ConnectError> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = match stream.read(&mut buffer) {
@@ -214,6 +237,11 @@ impl Deadline {
     /// Creates a deadline that expires after `timeout`.
     pub fn after(timeout: Duration) -> Self {
         Deadline { end: Instant::now() + timeout, timeout }
+    }
+
+    /// Returns the time at which the deadline expires.
+    pub(super) fn end(self) -> Instant {
+        self.end
     }
 
     /// Returns the remaining time.

@@ -166,6 +166,24 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// The expiry of a certificate.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// The date, such as `2026-11-28`.
+    pub(crate) date: String,
+    /// The number of whole days left; negative if the certificate has expired.
+    pub(crate) days: i64,
+}
+
+/// Returns the expiry of a certificate in DER, or `None` if it is damaged.
+#[cfg(feature = "cli")]
+pub(super) fn expiry(der: &[u8], now: SystemTime) -> Option<Expiry> {
+    let not_after = der::read(der)?.not_after;
+    let days = not_after.saturating_sub(unix_seconds(now)).div_euclid(SECONDS_PER_DAY);
+    Some(Expiry { date: shown_date(not_after), days })
+}
+
 /// Explains a private key that does not belong to the first certificate.
 fn mismatch(certified: &CertifiedKey) -> TlsError {
     let is_match = |other: &CertificateDer<'static>| {
@@ -323,6 +341,17 @@ mod tests {
         assert!(warning(end - DAY).ends_with("in 1 day"));
         assert!(warning(end + DAY).contains("has expired on "));
         assert_eq!(shown_date(0), "1970-01-01");
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn the_days_until_a_certificate_expires_are_counted() {
+        let certificate = Certificate::self_signed(["localhost"]).unwrap();
+        let days = |now| expiry(certificate.der(), now).unwrap().days;
+        let end = certificate.not_after();
+        assert_eq!([days(end - DAY), days(end), days(end + DAY / 2)], [1, 0, -1]);
+        assert_eq!(expiry(certificate.der(), end).unwrap().date, shown_date(unix_seconds(end)));
+        assert_eq!(expiry(b"text", end), None);
     }
 
     #[test]

@@ -2,13 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use base64::Engine;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serverd::Select;
 use serverd::apps::Echo;
 
 use crate::harness::{RESET_READS_AS_EOF, Random, WAIT_MAX, program, serve, skipped_under_wine};
+use crate::process::Running;
 
 fn serverd(arguments: &[&str]) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_serverd"));
@@ -148,7 +154,9 @@ fn a_tcp_check_needs_only_a_connection() {
 
 #[test]
 fn client_usage_errors_exit_2_and_server_variables_are_ignored() {
-    for arguments in [&["check"][..], &["check", "https://a/"], &["check", "--port", "1", "tcp://a:1"], &["connect"]] {
+    for arguments in
+        [&["check"][..], &["check", "http://a/", "--insecure"], &["check", "--port", "1", "tcp://a:1"], &["connect"]]
+    {
         assert_eq!(run(arguments).0, 2, "{arguments:?}");
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -159,8 +167,13 @@ fn client_usage_errors_exit_2_and_server_variables_are_ignored() {
 
 /// Runs `serverd connect` with `input` as stdin. Returns its exit code, stdout and stderr.
 fn connect(address: SocketAddr, input: Vec<u8>) -> (i32, Vec<u8>, String) {
+    connect_with(&[&address.to_string()], input)
+}
+
+/// Runs `serverd connect` with `arguments`, and `input` as stdin. Returns its exit code, stdout and stderr.
+fn connect_with(arguments: &[&str], input: Vec<u8>) -> (i32, Vec<u8>, String) {
     let mut child =
-        serverd(&["connect", &address.to_string()]).stdin(Stdio::piped()).spawn().expect("the binary starts");
+        serverd(&[&["connect"], arguments].concat()).stdin(Stdio::piped()).spawn().expect("the binary starts");
     let mut stdin = child.stdin.take().expect("piped");
     let writer = std::thread::spawn(move || {
         // Fails if the server closes before it has received all of the input.
@@ -212,4 +225,101 @@ fn connect_reports_why_it_failed_and_accepts_a_closed_stdout() {
     while socket.write_all(&[b'x'; 4096]).is_ok() {}
     let output = child.wait_with_output().expect("it exits");
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// Writes a self-signed certificate for `name` and its key to a directory. Returns the paths of the two files.
+fn write_certificate(directory: &Path, name: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("random numbers");
+    let certificate = rcgen::CertificateParams::new([name.to_owned()]).and_then(|params| params.self_signed(&key));
+    let write = |file: &str, label: &str, der: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        let path = directory.join(file);
+        let pem = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+        std::fs::write(&path, pem).expect("the directory is writable");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let certificate = write("chain.pem", "CERTIFICATE", certificate.expect("a valid name").der());
+    (certificate, write("key.pem", "PRIVATE KEY", key.serialized_der()))
+}
+
+/// Starts a server with a certificate, and returns its port, too.
+fn serve_tls(command: &str, certificate: &str, key: &str) -> (Running, u16) {
+    let server = Running::start(&[command, "--port", "0", "--tls-cert", certificate, "--tls-key", key]);
+    let port = server.socket_addr().port();
+    (server, port)
+}
+
+#[test]
+fn a_check_over_tls_verifies_the_certificate() {
+    let (_server, port) = serve_tls("http", "tests/tls/a.pem", "tests/tls/a.key");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (other, other_key) = write_certificate(directory.path(), "other.example");
+    let (_other, other_port) = serve_tls("http", &other, &other_key);
+    let (url, ca) = (format!("https://localhost:{port}/"), ["--ca", "tests/tls/a.pem"]);
+    let good = (0, "HTTP/1.1 200 OK\n".to_string(), String::new());
+    assert_eq!(check(&[&url, ca[0], ca[1]]), good);
+    assert_eq!(check(&[&url, "--insecure"]), good);
+    assert_eq!(check(&[&url, ca[0], ca[1], "--min-days", "1"]), good);
+    let (code, stdout, _) = check(&[&format!("tls://localhost:{port}"), ca[0], ca[1]]);
+    assert_eq!(code, 0);
+    assert!(stdout.starts_with(&format!("connected to localhost:{port}, whose certificate expires on ")), "{stdout}");
+    assert_eq!(check(&[&format!("http://localhost:{port}/"), "--expect", "400"]).0, 0);
+    for (target, arguments, reason) in [
+        (url.clone(), &[][..], "--ca FILE"),
+        (url.clone(), &["--ca", "tests/tls/b.pem"], "not signed by a trusted authority"),
+        (url.clone(), &["--ca", "tests/tls/absent.pem"], "tests/tls/absent.pem: "),
+        (url.clone(), &["--ca", "tests/tls/a.key"], "no certificate found"),
+        (format!("https://localhost:{other_port}/"), &["--ca", &other], "not valid for localhost"),
+        (url, &["--insecure", "--min-days", "65535"], "the certificate expires on "),
+    ] {
+        let (code, stdout, stderr) = check(&[&[target.as_str()], arguments].concat());
+        assert_eq!((code, stdout.as_str()), (1, ""), "{arguments:?} {stderr}");
+        assert!(stderr.contains(reason), "{arguments:?} {stderr}");
+    }
+}
+
+#[test]
+fn a_check_over_tls_explains_servers_without_tls_and_truncated_responses() {
+    let plain = Running::start(&["--port", "0"]);
+    let (code, _, stderr) = check(&[&format!("https://{}/", plain.address()), "--insecure"]);
+    assert!(code == 1 && stderr.contains("does not speak TLS"), "{stderr}");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("https://{}/", silent.local_addr().expect("an address"));
+    let (code, _, stderr) = check(&[&target, "--wait", "100ms"]);
+    assert!(code == 1 && stderr.contains("timed out after 100ms"), "{stderr}");
+
+    // The length of the response is not known, and the session is not ended.
+    let thread = std::thread::spawn(move || {
+        let (mut socket, _) = silent.accept().expect("a client");
+        // The client of the check that timed out.
+        let _ = socket.read_to_end(&mut Vec::new());
+        let (mut socket, _) = silent.accept().expect("a client");
+        let certificate = CertificateDer::from_pem_file("tests/tls/a.pem").expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file("tests/tls/a.key").expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
+        let mut session = rustls::ServerConnection::new(Arc::new(config.expect("a key"))).expect("a session");
+        let mut stream = rustls::Stream::new(&mut session, &mut socket);
+        assert!(stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0));
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").expect("the client reads");
+    });
+    let (code, stdout, stderr) = check(&[&target, "--insecure", "--print", "body"]);
+    assert_eq!((code, stdout.as_str()), (1, "hello"));
+    assert!(stderr.contains("closed before the response was complete"), "{stderr}");
+    thread.join().expect("the response was sent");
+}
+
+#[test]
+fn connect_copies_both_directions_over_tls() {
+    let (server, port) = serve_tls("echo", "tests/tls/a.pem", "tests/tls/a.key");
+    let bytes = Random::new(9).bytes(8 << 20);
+    let tls = ["--tls", "--ca", "tests/tls/a.pem"];
+    let (code, back, stderr) = connect_with(&[&format!("localhost:{port}"), tls[0], tls[1], tls[2]], bytes.clone());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(back == bytes);
+    let target = format!("tls://{}", server.address());
+    assert_eq!(connect_with(&[&target, "--insecure"], Vec::new()).0, 0);
+    let (code, _, stderr) = connect_with(&[&target], Vec::new());
+    assert!(code == 1 && stderr.contains("--ca FILE"), "{stderr}");
 }

@@ -74,7 +74,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("httpserver", &["http1", "loop"]),
     ("apps", &["http1", "httpserver", "loop"]),
     ("server", &["apps", "http1", "httpserver", "loop", "tls"]),
-    ("client", &["http1"]),
+    ("client", &["http1", "tls"]),
     ("cli", &["apps", "client", "http1", "httpserver", "loop", "server", "tls"]),
 ];
 
