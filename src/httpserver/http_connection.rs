@@ -30,6 +30,9 @@ use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated
 /// Maximum number of requests served on one connection before other connections are served.
 const REQUESTS_PER_TURN: usize = 64;
 
+/// The first byte of a TLS connection: the type of a handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// The state of an HTTP connection.
 pub struct HttpConnection {
     pub(super) http1: http1::Connection,
@@ -293,6 +296,9 @@ impl<H: Handler> HttpServer<H> {
     /// Sends a response that describes a client error, followed by a lingering close so that the client can read it.
     fn reject(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, error: Error) -> Flow {
         log::debug!("request rejected: {error}");
+        if wire.input().first() == Some(&TLS_HANDSHAKE) {
+            log::warn!(target: "serverd::httpserver::tls", "a client uses TLS where plain HTTP is expected");
+        }
         let context = ReplyContext::for_malformed(self.is_head_method(state));
         state.http1.fail(error);
         if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {

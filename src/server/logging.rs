@@ -200,6 +200,7 @@ fn advice(target: &str) -> &'static str {
     match target {
         "serverd::loop::connection_limit" => " (see --max-connections)",
         "serverd::loop::address_limit" => " (see --max-connections-per-address)",
+        "serverd::httpserver::tls" => " (see --tls)",
         "serverd::loop::select_scaling" if cfg!(target_os = "linux") => " (see --backend epoll)",
         "serverd::loop::select_scaling" => " (see --backend kqueue)",
         _ => "",

@@ -554,6 +554,17 @@ fn the_command_explains_a_mistake_in_the_certificate_files() {
 }
 
 #[test]
+#[cfg(unix)]
+fn tls_on_a_plain_port_is_logged() {
+    let server = Running::start(&["--port", "0"]);
+    let mut client = server.connect();
+    client.send(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00");
+    assert_eq!(client.response().status, 400);
+    let log = server.stop_and_log();
+    assert!(log.contains("a client uses TLS where plain HTTP is expected (see --tls)"), "{log}");
+}
+
+#[test]
 fn clients_without_a_common_version_or_protocol_are_refused_with_an_alert() {
     let (certificate, tls, mut config) = certified(&["localhost"]);
     let server = serve_hello(&tls.version_min(TlsVersion::Tls13));
