@@ -249,6 +249,17 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.local_addr()
     }
 
+    /// Returns whether the connection uses TLS.
+    pub fn is_secure(&self) -> bool {
+        self.context.addrs.is_secure()
+    }
+
+    /// Returns the parameters of the TLS session, such as its version and the server name (SNI); `None` without TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        self.context.addrs.tls()
+    }
+
     /// Returns the time of this loop turn in seconds since the Unix epoch. Makes no system call.
     #[inline]
     pub fn unix_time(&self) -> u64 {

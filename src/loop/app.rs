@@ -145,7 +145,7 @@ pub struct Accepted<'a> {
     pub(super) stream: &'a dyn Addresses,
 }
 
-/// The addresses of a connection, queried from the operating system on demand.
+/// The addresses of a connection, queried from the operating system on demand, and its TLS session.
 #[derive(Clone, Copy, Default)]
 pub struct Addrs<'a> {
     pub(super) stream: Option<&'a dyn Addresses>,
@@ -160,6 +160,17 @@ impl Addrs<'_> {
     /// Returns the local address, or `None` if the socket is disconnected or there is no socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.stream?.local_addr().ok()
+    }
+
+    /// Returns whether the connection uses TLS.
+    pub fn is_secure(&self) -> bool {
+        self.stream.is_some_and(Addresses::is_secure)
+    }
+
+    /// Returns the parameters of the TLS session; `None` without TLS, or before the handshake is complete.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        self.stream?.tls()
     }
 }
 
@@ -182,6 +193,15 @@ impl Accepted<'_> {
 pub(super) trait Addresses {
     fn local_addr(&self) -> io::Result<SocketAddr>;
     fn peer_addr(&self) -> io::Result<SocketAddr>;
+
+    fn is_secure(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        None
+    }
 }
 
 /// The stream of a connection without a socket; it has no addresses.
@@ -204,6 +224,15 @@ impl<S: Stream> Addresses for S {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Stream::peer_addr(self)
+    }
+
+    fn is_secure(&self) -> bool {
+        Stream::is_encrypted(self)
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        Stream::tls(self)
     }
 }
 

@@ -249,6 +249,11 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.is_encrypted()
     }
 
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        self.inner.tls()
+    }
+
     fn is_handshaking(&self) -> bool {
         self.inner.is_handshaking()
     }

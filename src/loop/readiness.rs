@@ -233,6 +233,12 @@ pub trait Stream {
         false
     }
 
+    /// Returns the parameters of the TLS session; `None` without TLS, or before the handshake is complete.
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        None
+    }
+
     /// Returns whether the handshake has to be completed, with [`Stream::handshake`], before the first read or write.
     #[inline]
     fn is_handshaking(&self) -> bool {

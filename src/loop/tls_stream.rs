@@ -18,7 +18,7 @@ use super::app::App;
 use super::event_loop::EventLoop;
 use super::handoff::HandoffListener;
 use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token};
-use crate::tls::{Session, Tls};
+use crate::tls::{Session, Tls, TlsInfo};
 
 /// Maximum ciphertext per read.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -492,6 +492,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn is_encrypted(&self) -> bool {
         self.secure.is_some()
+    }
+
+    fn tls(&self) -> Option<TlsInfo> {
+        self.open().and_then(|open| open.session.info())
     }
 
     fn is_handshaking(&self) -> bool {

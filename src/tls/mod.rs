@@ -21,3 +21,4 @@ pub(crate) use client::{ClientSession, ClientStream};
 pub use config::{Tls, TlsVersion};
 pub use error::TlsError;
 pub(crate) use session::Session;
+pub use session::TlsInfo;

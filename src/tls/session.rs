@@ -5,9 +5,9 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::time::{Duration, Instant};
 
-use rustls::ServerConnection;
+use rustls::{ProtocolVersion, ServerConnection};
 
-use super::config::Tls;
+use super::config::{Tls, TlsVersion};
 
 /// Maximum ciphertext of a handshake. The largest regular handshake has client certificates, of some KiB.
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
@@ -30,6 +30,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Maximum slices of one record.
 const SLICES_MAX: usize = 16;
+
+/// The parameters of a TLS session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// The version of TLS.
+    pub version: TlsVersion,
+    /// The cipher suite, by its IANA name.
+    pub cipher_suite: String,
+    /// The server name that the client connects to (SNI), in lower case.
+    pub server_name: Option<String>,
+    /// The negotiated application protocol (ALPN), such as `http/1.1`.
+    pub protocol: Option<String>,
+}
 
 /// The server's end of a TLS connection.
 pub(crate) struct Session {
@@ -65,6 +79,24 @@ impl Session {
 
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Returns the negotiated parameters; `None` before the handshake is complete.
+    pub(crate) fn info(&self) -> Option<TlsInfo> {
+        if self.is_handshaking() {
+            return None;
+        }
+        let version = match self.connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => TlsVersion::Tls12,
+            _ => TlsVersion::Tls13,
+        };
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        Some(TlsInfo {
+            version,
+            cipher_suite: suite.as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1),
+            server_name: self.connection.server_name().map(str::to_ascii_lowercase),
+            protocol: self.connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+        })
     }
 
     /// Returns whether the peer has announced the end of its output.

@@ -71,7 +71,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("http1", &[]),
     ("tls", &[]),
     ("loop", &["tls"]),
-    ("httpserver", &["http1", "loop"]),
+    ("httpserver", &["http1", "loop", "tls"]),
     ("apps", &["http1", "httpserver", "loop"]),
     ("server", &["apps", "http1", "httpserver", "loop", "tls"]),
     ("client", &["http1", "tls"]),

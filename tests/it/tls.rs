@@ -12,8 +12,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore};
 use serverd::tls::{Certificate, Tls, TlsVersion};
 use serverd::{
-    Accepted, App, CloseInfo, CloseReason, ConnId, Flow, HttpServer, LoopLimits, Phase, Response, Timeouts, Wire,
-    WithTls,
+    Accepted, App, CloseInfo, CloseReason, ConnId, Flow, HttpServer, LoopLimits, Phase, Request, Response, Timeouts,
+    Wire, WithTls,
 };
 
 use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by};
@@ -171,6 +171,39 @@ on_every_backend! {
         }
         let counters = server.drain();
         assert_eq!((counters.handshakes, counters.failed_handshakes), (2, 0));
+    }
+
+    fn handlers_know_the_parameters_of_the_session<B>() {
+        let (certificate, tls, _) = certified(&["localhost"]);
+        let plain = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let secure = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let secure_address = secure.local_addr().expect("an address");
+        let app = || {
+            HttpServer::new(|request: &Request<'_>| {
+                assert_eq!(request.is_secure(), request.tls().is_some());
+                Response::text(request.tls().map_or("plain".into(), |tls| {
+                    let (name, protocol) = (tls.server_name.unwrap_or_default(), tls.protocol.unwrap_or_default());
+                    format!("{:?} {} {name} {protocol}", tls.version, tls.cipher_suite)
+                }))
+            })
+        };
+        let (timeouts, limits) = (Timeouts::default(), LoopLimits::default());
+        let server = serve_by::<WithTls<B>, _>(timeouts, limits, app, plain, move |event_loop, plain| {
+            event_loop.listen(plain)?;
+            event_loop.listen_tls(secure, &tls)
+        });
+        assert_eq!(server.connect().send(GET).response().text(), "plain");
+        for (version, expected) in [
+            (&rustls::version::TLS13, "Tls13 TLS_AES_256_GCM_SHA384 localhost http/1.1"),
+            (&rustls::version::TLS12, "Tls12 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 localhost "),
+        ] {
+            let mut config = trusting(&certificate, &[version]);
+            if version.version == ProtocolVersion::TLSv1_3 {
+                config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            }
+            let (_, body) = TlsClient::connect(secure_address, &config).send(GET).response();
+            assert_eq!(String::from_utf8(body).expect("UTF-8"), expected);
+        }
     }
 
     fn much_data_passes_in_both_directions<B>() {
