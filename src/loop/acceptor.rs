@@ -15,8 +15,7 @@ use super::connection_limit::ConnectionLimit;
 use super::handoff::{HandoffListener, HandoffQueue};
 use super::limits::{Counters, LoopLimits};
 use super::listener::{AcceptContext, AcceptRound, AcceptStep, Listeners, is_public};
-use super::mailbox::{Command, LoopWaker};
-use super::poller::PollRetry;
+use super::poller::{Command, LoopWaker, PollRetry};
 use super::readiness::{Event, Listener, Readiness};
 use super::select::Select;
 use super::socket::TcpListener;
@@ -220,6 +219,5 @@ fn hand_over(
             Err(returned) => stream = returned,
         }
     }
-    limit.release();
-    limit.release_address(peer.ip());
+    limit.release(Some(peer.ip()));
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::mailbox::{LoopWaker, Mailbox};
 use super::output::Output;
+use super::poller::{LoopWaker, Mailbox};
 use super::readiness::Stream;
 use super::schedule::Task;
 use super::table::ConnId;

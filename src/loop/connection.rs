@@ -12,14 +12,13 @@ use std::io;
 use self::progress::Progress;
 pub(super) use self::transfer::EagerRead;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
-use super::buffers::Buffers;
+use super::connection_limit::Buffers;
 use super::limits::{Counters, LoopLimits};
 use super::output::Output;
 use super::readiness::{Interest, Stream};
 use super::table::ConnId;
 
 mod close;
-mod handshake;
 mod progress;
 mod transfer;
 

@@ -101,8 +101,7 @@ impl Drop for HandoffListener {
         let mut streams = self.queue.lock();
         self.queue.closed.store(true, Ordering::SeqCst);
         for (_, peer) in streams.drain(..) {
-            self.queue.limit.release();
-            self.queue.limit.release_address(peer.ip());
+            self.queue.limit.release(Some(peer.ip()));
         }
     }
 }
@@ -130,8 +129,7 @@ mod tests {
         let taken = handoff.accept().unwrap();
         assert_eq!((queue.load(), all.open()), (3, 3));
         assert!(!all.try_reserve_address(address.ip()));
-        worker.release();
-        worker.release_address(taken.1.ip());
+        worker.release(Some(taken.1.ip()));
         drop((taken, handoff));
         assert_eq!((queue.load(), all.open()), (0, 0));
         assert!((0..3).all(|_| all.try_reserve_address(address.ip())));

@@ -15,9 +15,7 @@
 //! for the contract. An application implements [`App`] or is a closure over [`Wire`].
 
 mod acceptor;
-mod address_limit;
 mod app;
-mod buffers;
 #[cfg(feature = "testing")]
 mod chaos;
 mod connection;
@@ -28,7 +26,6 @@ mod file_read;
 mod handoff;
 mod limits;
 mod listener;
-mod mailbox;
 #[cfg(unix)]
 mod mio_poll;
 mod output;
@@ -73,12 +70,12 @@ pub type KqueueLoop<A> = EventLoop<Kqueue, A>;
 pub type SelectLoop<A> = EventLoop<Select, A>;
 
 pub use acceptor::{Acceptor, AcceptorHandle};
-#[cfg(any(feature = "basic-auth", feature = "chat", feature = "files"))]
-pub(crate) use address_limit::network;
 pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, Flow, Phase, Remote, Wire};
 #[cfg(feature = "testing")]
 pub use chaos::{Chaos, ChaosListener, ChaosStream};
 pub use connection_limit::ConnectionLimit;
+#[cfg(any(feature = "basic-auth", feature = "chat", feature = "files"))]
+pub(crate) use connection_limit::network;
 pub use event_loop::EventLoop;
 pub(crate) use file_range::FileTruncated;
 #[cfg(any(feature = "compress", feature = "files"))]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::EventLoop;
-use super::evict::Eviction;
+use super::totals::Eviction;
 use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
 use crate::r#loop::connection::Connection;
 use crate::r#loop::listener::{AcceptContext, AcceptRound, AcceptStep};
@@ -66,10 +66,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.context.counters.panics += 1;
             log::error!("application panicked while opening a connection; closing it");
             self.context.scratch.clear();
-            self.connection_limit.release();
-            if let Some(peer_addr) = peer_addr {
-                self.connection_limit.release_address(peer_addr.ip());
-            }
+            self.connection_limit.release(peer_addr.map(|peer| peer.ip()));
             return id;
         };
         if self.connection_limit.is_per_address()

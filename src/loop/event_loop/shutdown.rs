@@ -7,7 +7,7 @@ use super::EventLoop;
 use crate::r#loop::app::{App, CloseReason};
 use crate::r#loop::connection::{Life, Outcome, Stage};
 use crate::r#loop::listener::is_public;
-use crate::r#loop::mailbox::Command;
+use crate::r#loop::poller::Command;
 use crate::r#loop::readiness::{Readiness, Stream};
 
 /// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
