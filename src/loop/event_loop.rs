@@ -28,7 +28,6 @@ use totals::Rest;
 
 mod accept;
 mod expire;
-mod handshake;
 mod shutdown;
 mod totals;
 
@@ -554,6 +553,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.deliver_messages(batch);
         }
         notified
+    }
+
+    /// Returns whether the handshake of a connection can continue. The queue is bounded by the number of connections.
+    #[inline]
+    fn has_handshakes(&self) -> bool {
+        B::Stream::ENCRYPTS && !self.handshakes.is_empty()
     }
 
     /// Calls [`App::end_of_turn`] and delivers the messages it sends.

@@ -1,4 +1,5 @@
-//! Accepts connections, up to a quota per listener and the connection limit, and opens them.
+//! Accepts connections, up to a quota per listener and the connection limit, opens them, and continues their TLS
+//! handshakes: a few per turn, in the order in which their input arrived.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::EventLoop;
 use super::totals::Eviction;
 use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
-use crate::r#loop::connection::Connection;
+use crate::r#loop::connection::{Connection, Outcome};
 use crate::r#loop::listener::{AcceptContext, AcceptRound, AcceptStep};
-use crate::r#loop::readiness::Readiness;
+use crate::r#loop::readiness::{Handshake, Readiness, Stream};
 use crate::r#loop::table::ConnId;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
@@ -89,5 +90,30 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.table.insert(id, connection);
         self.ready.push(id);
         id
+    }
+}
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Continues handshakes, after the established connections were served, up to the quota. Connections of which nothing
+    /// was received do not count.
+    #[cold]
+    pub(super) fn continue_handshakes(&mut self) {
+        let mut quota = self.context.limits.handshakes_per_turn.max(1);
+        for _ in 0..self.handshakes.len() {
+            let Some(id) = self.handshakes.pop_front() else { return };
+            self.with_connection(id, |connection, context, buffer| {
+                connection.queued = false;
+                if !connection.stream.is_handshaking() {
+                    // Closed by the application in the meantime.
+                    return Outcome::Open;
+                }
+                let (outcome, progress) = connection.handshake(id, context, buffer);
+                quota -= usize::from(progress != Handshake::Idle);
+                outcome
+            });
+            if quota == 0 {
+                return;
+            }
+        }
     }
 }
