@@ -62,7 +62,7 @@
 //! | [`AccessLog`] | the log of all requests |
 //! | [`Config`] | workers, signals and graceful shutdown |
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
-//! | `tls::Tls`, `WithTls` | TLS on the listeners of a loop |
+//! | `Tls`, `WithTls` | TLS on the listeners of a loop |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
@@ -158,6 +158,9 @@ pub use self::r#loop::{Kqueue, KqueueLoop};
 pub use self::r#loop::{TlsListener, TlsStream, WithTls};
 #[doc(inline)]
 pub use self::server::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
+#[cfg(feature = "tls")]
+#[doc(inline)]
+pub use self::tls::{Certificate, Tls, TlsError, TlsVersion};
 pub use http::StatusCode;
 
 /// Compiles the examples in the README as documentation tests.

@@ -158,7 +158,7 @@ fn padded(rest: &[u8]) -> [u8; BLOCK] {
 
 /// Returns the index of the first control character (HTAB included) at or after `from`, or the length.
 #[inline]
-pub(super) fn find_control(bytes: &[u8], from: usize) -> usize {
+fn find_control(bytes: &[u8], from: usize) -> usize {
     find(bytes, from, control_mask)
 }
 
@@ -275,7 +275,7 @@ pub(super) fn path_and_query_len(bytes: &[u8]) -> usize {
 }
 
 /// Returns the length of the percent-encoding at the start of `bytes`, if there is one.
-pub(super) fn percent_encoding_len(bytes: &[u8]) -> Option<usize> {
+fn percent_encoding_len(bytes: &[u8]) -> Option<usize> {
     match bytes {
         [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => Some(3),
         _ => None,

@@ -310,7 +310,7 @@ pub(super) struct Outcome {
 
 impl LogRecord {
     /// Fills the record for a parsed request.
-    pub(super) fn for_request(mut self, format: LogFormat, head: &RequestHead<'_>) -> Self {
+    fn for_request(mut self, format: LogFormat, head: &RequestHead<'_>) -> Self {
         let (method, target) = (head.method_bytes(), head.target().as_bytes());
         let version = if head.version() == Version::Http10 { "1.0" } else { "1.1" };
         let header = |name| head.header(name);

@@ -408,7 +408,7 @@ fn is_normal(path: &[u8]) -> bool {
 
 /// Returns the normalized path, borrowed if it is already normalized.
 #[inline]
-pub(super) fn normal(path: &str) -> Cow<'_, str> {
+fn normal(path: &str) -> Cow<'_, str> {
     if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(normalize(path)) }
 }
 
@@ -427,7 +427,7 @@ fn normalize(path: &str) -> String {
 
 /// Returns the length of the prefix of the raw path that corresponds to the first `normal_len` bytes of its normal
 /// form.
-pub(super) fn raw_prefix_len(path: &str, normal_len: usize) -> usize {
+fn raw_prefix_len(path: &str, normal_len: usize) -> usize {
     let (mut at, mut normal) = (0, 0);
     while normal < normal_len
         && let Some((byte, len)) = first_byte(&path.as_bytes()[at..])
@@ -439,7 +439,7 @@ pub(super) fn raw_prefix_len(path: &str, normal_len: usize) -> usize {
 }
 
 /// Normalizes the literal text of a pattern and leaves its parameters unchanged.
-pub(super) fn normal_pattern(pattern: &str) -> String {
+fn normal_pattern(pattern: &str) -> String {
     let (mut rest, mut normal_pattern) = (pattern, String::with_capacity(pattern.len()));
     while let Some(brace) = rest.find(['{', '}']) {
         let (text, braces) = rest.split_at(brace);

@@ -408,12 +408,12 @@ impl Validators {
     }
 
     /// Compares entity tags by the strong comparison (RFC 9110 section 8.8.3.2).
-    pub(super) fn matches_strongly(&self, tag: &str) -> bool {
+    fn matches_strongly(&self, tag: &str) -> bool {
         self.etag.starts_with('"') && self.etag == tag
     }
 
     /// Compares entity tags by the weak comparison (RFC 9110 section 8.8.3.2).
-    pub(super) fn matches_weakly(&self, tag: &str) -> bool {
+    fn matches_weakly(&self, tag: &str) -> bool {
         opaque(&self.etag) == opaque(tag)
     }
 }

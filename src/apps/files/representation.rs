@@ -277,7 +277,7 @@ fn is_utf8(start: &[u8]) -> bool {
 }
 
 /// Returns whether a file is in a compressed format, such as an image, audio, video or archive.
-pub(super) fn is_compressed(name: &Path) -> bool {
+fn is_compressed(name: &Path) -> bool {
     const ARCHIVES: [&str; 12] = ["br", "bz2", "gz", "rar", "svgz", "tgz", "whl", "woff", "woff2", "xz", "zip", "zst"];
     let guess = known(name).unwrap_or_default();
     let is_media = ["image/", "audio/", "video/"].iter().any(|kind| guess.starts_with(kind));

@@ -374,7 +374,7 @@ impl<S: Stream, T> Connection<S, T> {
 }
 
 #[cold]
-pub(super) fn no_memory() -> io::Error {
+fn no_memory() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "the buffers of all connections exceed their limit")
 }
 

@@ -59,7 +59,7 @@ impl SortKey {
     }
 
     /// Returns whether descending is the default order: largest or newest first.
-    pub(super) fn default_descending(self) -> bool {
+    fn default_descending(self) -> bool {
         self != SortKey::Name
     }
 }
@@ -339,7 +339,7 @@ fn icon_class(name: &[u8]) -> &'static str {
 
 /// Appends a name as HTML text. ASCII control characters are replaced with control pictures; other invisible or
 /// bidirectional characters and invalid UTF-8 are replaced with U+FFFD.
-pub(super) fn push_html(out: &mut String, name: &[u8]) {
+fn push_html(out: &mut String, name: &[u8]) {
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -374,7 +374,7 @@ fn visible(c: char) -> char {
 
 /// Appends a name as one segment of a relative URL. Percent-encodes all but the unreserved characters of RFC 3986, so
 /// that a colon is not mistaken for the end of a scheme, and bytes that are not UTF-8 are preserved.
-pub(super) fn push_segment(out: &mut String, name: &[u8]) {
+fn push_segment(out: &mut String, name: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in name {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
@@ -388,7 +388,7 @@ pub(super) fn push_segment(out: &mut String, name: &[u8]) {
 }
 
 /// Appends a name as a JSON string (RFC 8259 section 7), with invalid UTF-8 replaced by U+FFFD.
-pub(super) fn push_json(out: &mut String, name: &[u8]) {
+fn push_json(out: &mut String, name: &[u8]) {
     out.push('"');
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -428,7 +428,7 @@ pub(super) fn push_json_entry(out: &mut String, index: usize, entry: Entry<'_>) 
 }
 
 /// Appends a size with three significant digits, such as `1.21 MiB`, `15.3 KiB` or `999 B`.
-pub(super) fn push_size(out: &mut String, bytes: u64) {
+fn push_size(out: &mut String, bytes: u64) {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1000 {
         let _ = write!(out, "{bytes} B");
@@ -449,7 +449,7 @@ pub(super) fn push_size(out: &mut String, bytes: u64) {
 }
 
 /// Appends a number with its digits in groups of three: `1,234,567`.
-pub(super) fn push_grouped(out: &mut String, number: u64) {
+fn push_grouped(out: &mut String, number: u64) {
     let digits = number.to_string();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
@@ -488,13 +488,13 @@ impl DateTime {
     }
 
     /// Appends the time in ISO 8601 format, such as `2026-11-25T10:50:31Z`.
-    pub(super) fn push_iso(self, out: &mut String) {
+    fn push_iso(self, out: &mut String) {
         self.push_minute(out, 'T');
         let _ = write!(out, ":{:02}Z", self.second_of_day % 60);
     }
 
     /// Appends the time to the minute, such as `2026-11-25 10:50`, with `separator` between date and time.
-    pub(super) fn push_minute(self, out: &mut String, separator: char) {
+    fn push_minute(self, out: &mut String, separator: char) {
         let (hour, minute) = (self.second_of_day / 3600, self.second_of_day / 60 % 60);
         let _ = write!(out, "{:04}-{:02}-{:02}{separator}{hour:02}:{minute:02}", self.year, self.month, self.day);
     }
