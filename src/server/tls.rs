@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::tls::{Certificate, Tls, TlsError, TlsVersion};
+use crate::tls::{Certificate, Tls, TlsError, TlsVersion, file_hash};
 
 /// Interval at which the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -85,19 +85,15 @@ impl TlsConfig {
         self.files.iter().map(read).collect()
     }
 
-    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        };
-        self.files.iter().flat_map(|(chain, key)| [stamp(chain), stamp(key)]).collect()
+    fn hashes(&self) -> Vec<Option<[u8; 32]>> {
+        self.files.iter().flat_map(|(chain, key)| [file_hash(chain), file_hash(key)]).collect()
     }
 
     /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files
     /// again at once.
     pub(super) fn watch(&self, tls: Tls) -> io::Result<impl Fn() + Send + Sync + use<>> {
         let requested = Arc::new(AtomicBool::new(false));
-        let mut watch = Watch { config: self.clone(), tls, known: self.stamps(), warned: SystemTime::now() };
+        let mut watch = Watch { config: self.clone(), tls, known: self.hashes(), warned: SystemTime::now() };
         // Weak, so that the thread ends some time after the server.
         let is_requested = Arc::downgrade(&requested);
         let work = move || {
@@ -120,19 +116,19 @@ impl TlsConfig {
 struct Watch {
     config: TlsConfig,
     tls: Tls,
-    known: Vec<Option<(SystemTime, u64)>>,
+    known: Vec<Option<[u8; 32]>>,
     /// When the validity was last checked.
     warned: SystemTime,
 }
 
 impl Watch {
     fn check(&mut self, is_requested: bool) {
-        let stamps = self.config.stamps();
+        let hashes = self.config.hashes();
         let is_warning_due = self.warned.elapsed().is_ok_and(|elapsed| elapsed >= WARNING_INTERVAL);
-        if !is_requested && stamps == self.known && !is_warning_due {
+        if !is_requested && hashes == self.known && !is_warning_due {
             return;
         }
-        self.known = stamps;
+        self.known = hashes;
         self.warned = SystemTime::now();
         // One of two files may have been replaced so far; then they do not match, and the next check finds the other.
         match self.config.read().and_then(|certificates| self.tls.replace(certificates)) {
@@ -230,13 +226,16 @@ mod tests {
         let config = TlsConfig::from_files([(&chain, &key)]);
         let tls = config.open("localhost", &[]).unwrap();
         let mut watch =
-            Watch { config: config.clone(), tls: tls.clone(), known: config.stamps(), warned: SystemTime::now() };
+            Watch { config: config.clone(), tls: tls.clone(), known: config.hashes(), warned: SystemTime::now() };
         let print = || tls.fingerprint();
         let first = print();
         write("b.pem", &chain);
         watch.check(true);
         assert_eq!(print(), first, "the key does not match yet");
+        // The time of the previous key, which has the same length.
+        let modified = std::fs::metadata(&key).unwrap().modified().unwrap();
         write("b.key", &key);
+        std::fs::File::options().write(true).open(&key).unwrap().set_modified(modified).unwrap();
         watch.check(false);
         assert_ne!(print(), first, "the change was noticed");
         std::fs::remove_file(&key).unwrap();

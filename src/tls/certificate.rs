@@ -221,6 +221,12 @@ fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
         .map_err(TlsError::new)
 }
 
+/// Returns a hash of the content of a file, or `None` if it cannot be read. Equal times and lengths do not mean that a file
+/// is unchanged: copying can preserve both.
+pub(crate) fn file_hash(path: &Path) -> Option<[u8; 32]> {
+    Some(Sha256::digest(read(path).ok()?).into())
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read;
     let failed = |error: &dyn fmt::Display| TlsError::new(format!("cannot read {}: {error}", path.display()));

@@ -14,6 +14,7 @@ mod session;
 pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
+pub(crate) use certificate::file_hash;
 #[cfg(feature = "cli")]
 pub use client::Trust;
 #[cfg(feature = "cli")]
