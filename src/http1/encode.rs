@@ -122,10 +122,11 @@ impl Encoder {
             _ => self.general_head(out, now, head),
         }
         // Mostly empty, and an empty copy is a call too.
-        for headers in [head.shared_headers, head.headers] {
-            if !headers.is_empty() {
-                out.extend_from_slice(headers);
-            }
+        if !head.shared_headers.is_empty() {
+            out.extend_from_slice(head.shared_headers);
+        }
+        if !head.headers.is_empty() {
+            out.extend_from_slice(head.headers);
         }
         match head.persistence {
             Persistence::Implicit => out.extend_from_slice(b"\r\n"),

@@ -149,7 +149,11 @@ impl<B: Readiness> Listeners<B> {
     /// Returns the time of the next accept without an event: 0 for at once, `u64::MAX` for never.
     #[inline]
     pub(super) fn next_accept_ms(&self) -> u64 {
-        self.open.iter().fold(u64::MAX, |next, listener| next.min(listener.due_ms))
+        match &self.open[..] {
+            // The usual case, for which the compiler's loop over several at once is slow.
+            [only] => only.due_ms,
+            several => several.iter().fold(u64::MAX, |next, listener| next.min(listener.due_ms)),
+        }
     }
 
     /// Returns whether a listener is due for accepting.
