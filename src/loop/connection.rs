@@ -15,7 +15,7 @@ use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
 use super::connection_limit::Buffers;
 use super::limits::{Counters, LoopLimits};
 use super::output::Output;
-use super::readiness::{Interest, Stream};
+use super::readiness::{Interest, Stream, would_block};
 use super::table::ConnId;
 
 mod close;
@@ -452,7 +452,7 @@ impl<S: Stream, T> Connection<S, T> {
                     sent_bytes = sent.bytes;
                     self.writable = sent.more;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if would_block(&error) => self.writable = false,
                 // The flush that follows gets the same error and returns it.
                 Err(_) => {}
             }

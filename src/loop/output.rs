@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::file_range::FileRange;
 use super::file_read::Readahead;
-use super::readiness::{Sent, Stream};
+use super::readiness::{Sent, Stream, would_block};
 
 /// Bodies up to this size are copied into the buffer: a copy then costs less than another slice of a vectored write.
 const COPY_BYTES_MAX: usize = 16 * 1024;
@@ -240,7 +240,7 @@ impl Output {
                 self.sent += sent.bytes;
                 if sent.more { self.flush(stream, quota, sent.bytes) } else { Ok((Flushed::Blocked, sent.bytes)) }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Flushed::Blocked, 0)),
+            Err(error) if would_block(&error) => Ok((Flushed::Blocked, 0)),
             Err(error) => Err(error),
         }
     }
@@ -269,7 +269,7 @@ impl Output {
                     self.release_buffer();
                     return Ok((Flushed::NeedsReadahead, flushed));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if would_block(&error) => {
                     self.release_buffer();
                     return Ok((Flushed::Blocked, flushed));
                 }

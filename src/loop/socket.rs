@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::handoff::HandoffListener;
-use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy};
+use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy, would_block};
 use super::select_call::{Sets, raw};
 use super::system;
 
@@ -246,7 +246,7 @@ fn discard(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<us
 fn check(stream: &std::net::TcpStream) -> io::Result<()> {
     if cfg!(windows) {
         return match stream.peek(&mut [0]) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if !would_block(&error) => Err(error),
             _ => Ok(()),
         };
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::app::App;
 use super::event_loop::EventLoop;
 use super::handoff::HandoffListener;
-use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token};
+use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, would_block};
 use crate::tls::{Session, Tls, TlsInfo};
 
 /// Maximum ciphertext per read.
@@ -241,7 +241,7 @@ fn respond_in_plain(socket: &mut impl Stream) -> io::Result<()> {
     while !rest.is_empty() {
         match socket.write(rest) {
             Ok(sent) => rest = &rest[sent.bytes..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if would_block(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
@@ -302,7 +302,7 @@ impl Open {
             let count = match socket.read(buffer) {
                 Ok(Received { bytes: 0, .. }) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(received) => received.bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(progress),
+                Err(error) if would_block(&error) => return Ok(progress),
                 Err(error) => return Err(error),
             };
             progress = Handshake::Progress;
@@ -352,7 +352,7 @@ impl Open {
         let bytes = self.session.encrypt(slices)?;
         match self.send(socket, is_followed) {
             Ok(more) => Ok(Sent { bytes, more }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent { bytes, more: false }),
+            Err(error) if would_block(&error) => Ok(Sent { bytes, more: false }),
             Err(error) => Err(error),
         }
     }
@@ -510,7 +510,7 @@ impl<S: Stream> Stream for TlsStream<S> {
         let outcome = with_ciphertext(|buffer| {
             if let Some(Secure::New(tls)) = &self.secure {
                 match Self::begin(&mut self.socket, tls, buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Handshake::Idle),
+                    Err(error) if would_block(&error) => return Ok(Handshake::Idle),
                     outcome => self.secure = Some(Secure::Open(outcome?)),
                 }
             }
@@ -563,8 +563,7 @@ impl<S: Stream> Stream for TlsStream<S> {
             if !open.session.is_handshaking() {
                 open.session.end();
             }
-            let is_kept =
-                open.send(&mut self.socket, false).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            let is_kept = open.send(&mut self.socket, false).is_err_and(|error| would_block(&error));
             self.end(is_kept);
         }
     }

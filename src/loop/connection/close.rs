@@ -6,7 +6,7 @@ use std::io;
 use super::progress::Progress;
 use super::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::app::{App, CloseReason};
-use crate::r#loop::readiness::Stream;
+use crate::r#loop::readiness::{Stream, would_block};
 
 impl<S: Stream, T> Connection<S, T> {
     /// Starts closing: the application is no longer called, but remaining output is still sent. Keeps the first reason.
@@ -115,7 +115,7 @@ impl<S: Stream, T> Connection<S, T> {
             context.counters.reads += 1;
             let count = match self.stream.discard(buffer) {
                 Ok(received) => received.bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if would_block(&error) => {
                     self.readable = false;
                     break;
                 }

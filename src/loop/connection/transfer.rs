@@ -12,7 +12,7 @@ use crate::r#loop::app::{App, CloseReason, Phase};
 use crate::r#loop::file_read::Readahead;
 use crate::r#loop::limits::LoopLimits;
 use crate::r#loop::output::Flushed;
-use crate::r#loop::readiness::{Handshake, Stream};
+use crate::r#loop::readiness::{Handshake, Stream, would_block};
 use crate::r#loop::table::ConnId;
 
 /// Upper bound of the confidence score.
@@ -93,7 +93,7 @@ impl<S: Stream, T> Connection<S, T> {
                 self.record_eager_read(&mut context.eager, true);
                 Ok(Some(received.bytes))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if would_block(&error) => {
                 self.readable = false;
                 self.record_eager_read(&mut context.eager, false);
                 Ok(None)
@@ -250,7 +250,7 @@ impl<S: Stream, T> Connection<S, T> {
                 self.count_buffers(&context.buffers);
                 Ok(!is_empty)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if would_block(&error) => {
                 self.writable = false;
                 self.buffer_unsent(context);
                 Ok(false)
@@ -428,7 +428,7 @@ impl<S: Stream, T> Connection<S, T> {
         if self.stream.has_unsent() && self.writable {
             match self.stream.flush() {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if would_block(&error) => self.writable = false,
                 Err(error) => return (self.fail_handshake(error, context), Handshake::Progress),
             }
         }
