@@ -150,6 +150,11 @@ impl Life {
         matches!(self, Life::Draining { .. })
     }
 
+    /// Returns the reason for closing a connection because of a timeout: the shutdown, if there is one.
+    pub(super) fn or_drain(self, reason: CloseReason) -> CloseReason {
+        if self.is_draining() { CloseReason::Drain } else { reason }
+    }
+
     /// The time at which the remaining connections are closed; `u64::MAX` for never.
     pub(super) fn deadline_ms(self) -> u64 {
         if let Life::Draining { deadline_ms } = self { deadline_ms } else { u64::MAX }

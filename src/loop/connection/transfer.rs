@@ -508,12 +508,7 @@ impl<S: Stream, T> Connection<S, T> {
         match self.handshake(id, context, buffer).0 {
             Outcome::Open if self.stream.is_handshaking() && !matches!(self.stage, Stage::Lingering) => {
                 context.counters.failed_handshakes += 1;
-                let reason = if context.life.is_draining() {
-                    CloseReason::Drain
-                } else {
-                    CloseReason::Timeout(Phase::Handshake)
-                };
-                Outcome::Closed(reason)
+                Outcome::Closed(context.life.or_drain(CloseReason::Timeout(Phase::Handshake)))
             }
             outcome => outcome,
         }

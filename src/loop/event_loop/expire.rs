@@ -87,7 +87,7 @@ where
     S: Stream,
     A: App,
 {
-    let reason = if context.life.is_draining() { CloseReason::Drain } else { reason };
+    let reason = context.life.or_drain(reason);
     // If the connection stays in the phase, its timer starts again.
     connection.restart = true;
     connection.call(context, id, &[], |app, state, wire| app.timer(state, phase, wire));
