@@ -17,6 +17,7 @@ const SILENCE_MAX_MS: u64 = 120_000;
 
 /// The progress of the peer while a body is received, output is blocked or the connection lingers. Allocated only then, so
 /// that other connections need no memory for it.
+#[derive(Default)]
 pub(super) struct Progress {
     /// Bytes received since the balance of the body was updated; while lingering, since the half-close.
     pub(super) received: u64,
@@ -24,10 +25,11 @@ pub(super) struct Progress {
     pub(super) linger_since_ms: u64,
     /// When the balance of the body was updated; while output is unacknowledged, when the peer last made progress.
     updated_ms: u64,
-    /// Unacknowledged bytes at the last check, `u64::MAX` before the first.
+    /// Whether acknowledgements were checked since the measurement began.
+    is_checked: bool,
+    /// Unacknowledged bytes at the last check.
     unacknowledged: u64,
-    /// Unacknowledged bytes at the last check, and bytes written since.
-    unacknowledged_before: u64,
+    /// Bytes written since the last check.
     written: u64,
     /// Until when the peer may be silent because of what it has taken.
     silent_until_ms: u64,
@@ -39,33 +41,16 @@ impl Progress {
     pub(super) fn of_lingering(since_ms: u64) -> Self {
         Progress { linger_since_ms: since_ms, ..Progress::default() }
     }
-}
 
-impl Progress {
     /// Counts what the peer has acknowledged since the last check, and allows it to be silent for the corresponding time.
     fn count_taken(&mut self, unacknowledged: u64, now_ms: u64) {
-        let taken = self.unacknowledged_before.saturating_add(self.written).saturating_sub(unacknowledged);
-        if taken > 0 || unacknowledged < self.unacknowledged {
+        let taken = self.unacknowledged.saturating_add(self.written).saturating_sub(unacknowledged);
+        if taken > 0 || !self.is_checked {
             self.updated_ms = now_ms;
         }
-        (self.unacknowledged, self.unacknowledged_before, self.written) = (unacknowledged, unacknowledged, 0);
+        (self.is_checked, self.unacknowledged, self.written) = (true, unacknowledged, 0);
         let silence_ms = (taken.saturating_mul(1000) / TAKEN_PER_SECOND).min(SILENCE_MAX_MS);
         self.silent_until_ms = self.silent_until_ms.max(now_ms.saturating_add(silence_ms));
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Progress {
-            received: 0,
-            linger_since_ms: 0,
-            updated_ms: 0,
-            unacknowledged: u64::MAX,
-            unacknowledged_before: 0,
-            written: 0,
-            silent_until_ms: 0,
-            balance_ms: 0,
-        }
     }
 }
 
@@ -90,7 +75,7 @@ impl<S: Stream, T> Connection<S, T> {
     fn start_progress(&mut self, now_ms: u64) {
         let progress = self.progress.get_or_insert_default();
         progress.updated_ms = now_ms;
-        progress.unacknowledged = u64::MAX;
+        progress.is_checked = false;
     }
 
     /// Returns whether output is unacknowledged, and the peer has acknowledged none for `limit_ms`.
