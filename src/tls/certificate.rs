@@ -227,7 +227,8 @@ pub(crate) fn file_hash(path: &Path) -> Option<[u8; 32]> {
     Some(Sha256::digest(read(path).ok()?).into())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+/// Reads a PEM file, of at most [`PEM_BYTES_MAX`].
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read;
     let failed = |error: &dyn fmt::Display| TlsError::new(format!("cannot read {}: {error}", path.display()));
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;

@@ -1,7 +1,6 @@
 //! The client's end of a TLS connection over a blocking socket, for the client commands.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +59,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
     let failed = |error: &dyn fmt::Display| TlsError::new(format!("{}: {error}", path.display()));
-    let pem = fs::read(path).map_err(|error| failed(&error))?;
+    let pem = certificate::read(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| failed(&format!("not valid PEM ({error})")))?;
