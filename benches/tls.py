@@ -94,6 +94,16 @@ def get(stream: ssl.SSLSocket, name: bytes) -> None:
         rest -= len(piece)
 
 
+def cpu_ns(server: Server, name: bytes, count: int) -> float:
+    """CPU time per response on one connection, after a first response that is not counted."""
+    with server.connect() as stream:
+        get(stream, name)
+        start = server.cpu_ns()
+        for _ in range(count):
+            get(stream, name)
+        return (server.cpu_ns() - start) / count
+
+
 def handshake_us(server: Server) -> float:
     start = server.cpu_ns()
     for _ in range(HANDSHAKES):
@@ -103,21 +113,11 @@ def handshake_us(server: Server) -> float:
 
 
 def request_us(server: Server) -> float:
-    with server.connect() as stream:
-        get(stream, b"small")
-        start = server.cpu_ns()
-        for _ in range(REQUESTS):
-            get(stream, b"small")
-        return (server.cpu_ns() - start) / REQUESTS / 1000
+    return cpu_ns(server, b"small", REQUESTS) / 1000
 
 
 def download_mb_per_s(server: Server) -> float:
-    with server.connect() as stream:
-        get(stream, b"large")
-        start = server.cpu_ns()
-        for _ in range(DOWNLOADS):
-            get(stream, b"large")
-        return FILE_BYTES * DOWNLOADS / 1e6 / ((server.cpu_ns() - start) / 1e9)
+    return FILE_BYTES / 1e6 / (cpu_ns(server, b"large", DOWNLOADS) / 1e9)
 
 
 def idle_bytes(server: Server) -> float:
