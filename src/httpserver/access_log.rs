@@ -19,7 +19,7 @@ use super::exchange_handle::Wakeup;
 use super::log_sink::{Sink, Target};
 use super::request::RequestHead;
 use crate::http1::Version;
-use crate::r#loop::{CloseInfo, ConnId, Wire};
+use crate::r#loop::{CloseInfo, ConnId, Wire, millis};
 
 /// An access log with one line per request. Clones share one log, for any number of loops.
 ///
@@ -167,10 +167,6 @@ struct InFlight {
     status: Option<u16>,
 }
 
-fn millis(wire: &Wire<'_, Wakeup>) -> u64 {
-    u64::try_from(wire.now().as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Recorder {
     pub(crate) fn new(log: AccessLog) -> Self {
         let (date, connections, spares, batch) = (Date::default(), HashMap::new(), Vec::new(), Vec::new());
@@ -197,13 +193,13 @@ impl Recorder {
     }
 
     fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: LogRecord) {
-        let began_ms = millis(wire);
+        let began_ms = millis(wire.now());
         self.connection(wire).in_flight = Some(InFlight { record, began_ms, status: None });
     }
 
     /// Updates the time and returns the record of the connection.
     fn connection(&mut self, wire: &Wire<'_, Wakeup>) -> &mut ConnectionRecord {
-        (self.unix_time, self.now_ms) = (wire.unix_time(), millis(wire));
+        (self.unix_time, self.now_ms) = (wire.unix_time(), millis(wire.now()));
         self.connections
             .entry(wire.id())
             .or_insert_with(|| ConnectionRecord { peer: wire.addrs().peer_addr(), in_flight: None })
@@ -232,7 +228,7 @@ impl Recorder {
     pub(crate) fn closed(&mut self, id: ConnId, bytes: u64, info: &CloseInfo) {
         let Some(ConnectionRecord { peer, in_flight }) = self.connections.remove(&id) else { return };
         self.unix_time = info.unix_time;
-        self.now_ms = u64::try_from(info.now.as_millis()).unwrap_or(u64::MAX);
+        self.now_ms = millis(info.now);
         if let Some(in_flight) = in_flight {
             self.write(peer, in_flight, bytes.saturating_sub(info.unsent_bytes));
         }

@@ -8,8 +8,9 @@ use bytes::{Buf, Bytes};
 
 use super::body_sender::cost;
 use super::buffer_limit::{BufferLimit, Lease, Status};
-use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
+use super::exchange_handle::{ExchangeHandle, ExchangeId};
 use super::headers::Trailers;
+use crate::r#loop::lock;
 
 /// High watermark: number of buffered bytes at which reading from the client pauses.
 const READ_AHEAD_BYTES: usize = 256 * 1024;

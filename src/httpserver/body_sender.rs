@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::exchange_handle::{ExchangeHandle, lock};
+use super::exchange_handle::ExchangeHandle;
+use crate::r#loop::lock;
 
 /// Default queue limit: a quarter of a second at 1 MiB/s, or several hundred events.
 pub(super) const QUEUE_BYTES: usize = 256 * 1024;

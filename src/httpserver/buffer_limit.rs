@@ -18,7 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::exchange_handle::{ExchangeId, Wakeup, lock};
+use super::exchange_handle::{ExchangeId, Wakeup};
+use crate::r#loop::lock;
 
 /// Maximum size of a body that is taken from the reserve.
 const SMALL_BYTES: usize = 16 * 1024;
@@ -341,7 +342,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::r#loop::{ConnId, Remote};
+    use crate::r#loop::{ConnId, Remote, lock};
 
     fn id() -> ExchangeId {
         ExchangeId { remote: Remote::detached(), connection: ConnId::detached(0) }

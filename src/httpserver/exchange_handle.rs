@@ -5,9 +5,9 @@
 //! it makes the loop check the shared state. At most one is pending per exchange.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use crate::r#loop::{ConnId, Remote};
+use crate::r#loop::{ConnId, Remote, lock};
 
 /// A wake-up message to a connection: the state shared with its current exchange has changed.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +43,6 @@ struct State {
 #[derive(Default)]
 pub(super) struct ExchangeHandle {
     state: Mutex<State>,
-}
-
-/// Locks a mutex and ignores poisoning: the data guarded here is consistent after every statement.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls the user's callbacks in order. A panicking callback does not prevent the following ones.

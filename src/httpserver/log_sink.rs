@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::httpserver::exchange_handle::lock;
+use crate::r#loop::lock;
 
 /// Limit of the buffer that all loops share: several thousand lines, which a disk writes in milliseconds.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
@@ -318,6 +318,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::r#loop::lock;
 
     #[test]
     fn dropped_lines_are_reported_at_once_and_then_every_10_seconds() {

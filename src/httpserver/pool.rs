@@ -22,9 +22,9 @@ use http::StatusCode;
 use super::body_sender::{SendError, Sender};
 #[cfg(feature = "files")]
 use super::deferred::Responder;
-use super::exchange_handle::lock;
 use super::fair_queue::FairQueue;
 use super::response::Response;
+use crate::r#loop::lock;
 
 /// Retry-After of a 503, in seconds (RFC 9110 section 10.2.3).
 const RETRY_AFTER: &str = "1";

@@ -12,10 +12,10 @@ use http::{Extensions, StatusCode};
 
 use super::body_sender::{EventSender, QUEUE_BYTES, Queue, Sender};
 use super::body_stream::{QueueBody, Source, Stream};
-use super::exchange_handle::{ExchangeHandle, ExchangeId, lock};
+use super::exchange_handle::{ExchangeHandle, ExchangeId};
 use super::headers::{self, HeaderBlock, HeaderError, Trailers};
 use crate::http1;
-use crate::r#loop::Output;
+use crate::r#loop::{Output, lock};
 
 /// Disables content sniffing (Fetch standard).
 const NOSNIFF: &[u8] = b"X-Content-Type-Options: nosniff\r\n";

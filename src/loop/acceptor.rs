@@ -19,6 +19,7 @@ use super::poller::{Command, LoopWaker, PollRetry};
 use super::readiness::{Event, Listener, Readiness};
 use super::select::Select;
 use super::socket::TcpListener;
+use super::std_ext::millis;
 
 /// Accepts connections for several loops, on a thread of its own, and hands each to the loop with the fewest
 /// connections.
@@ -159,7 +160,7 @@ impl Acceptor {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.select.now().saturating_sub(self.start).as_millis()).unwrap_or(u64::MAX)
+        millis(self.select.now().saturating_sub(self.start))
     }
 
     /// Waits until a listener is ready or due, or the acceptor is stopped.

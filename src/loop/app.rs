@@ -16,6 +16,7 @@ use super::output::Output;
 use super::poller::{LoopWaker, Mailbox};
 use super::readiness::Stream;
 use super::schedule::Task;
+use super::std_ext::millis;
 use super::table::ConnId;
 
 /// The phase of a connection, which selects the timeout that applies to it.
@@ -412,7 +413,7 @@ impl<'a, M> Wire<'a, M> {
     /// Sets the connection id and the time since the loop was created, for testing an application.
     #[must_use]
     pub fn detached(self, id: ConnId, now: Duration) -> Self {
-        Wire { id, now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..self }
+        Wire { id, now_ms: millis(now), ..self }
     }
 
     /// Returns the id of this connection.

@@ -11,10 +11,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::poller::LoopWaker;
+use super::std_ext::lock;
 
 /// A limit on open connections. Clones share the count, so that the loops of several workers have one limit.
 ///
@@ -174,7 +175,7 @@ impl ConnectionLimit {
 
     /// Ignores poisoning: a thread that panics while it holds the lock leaves the lists intact.
     fn room(&self) -> MutexGuard<'_, Room> {
-        self.shared.room.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.room)
     }
 
     /// Reserves a slot unless the limit is reached. Returns whether it did.
@@ -268,7 +269,7 @@ impl AddressLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Counts a connection unless its address has reached the limit. Returns whether it did.

@@ -22,6 +22,7 @@ use super::output::{LITTLE_BYTES, Output};
 use super::poller::{Handle, LoopWaker, Mailbox, PollRetry, Poller, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
 use super::schedule::Schedule;
+use super::std_ext::millis;
 use super::table::{ConnId, Table};
 use super::timers::Timers;
 use totals::Rest;
@@ -130,9 +131,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             unix_time: 0,
             now_ms: 0,
             life: Life::New,
-            linger_total_ms: timeouts
-                .linger_total
-                .map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            linger_total_ms: timeouts.linger_total.map_or(u64::MAX, millis),
         };
         let clock = Clock::start(&backend, &mut context);
         EventLoop {
@@ -325,7 +324,7 @@ struct Clock {
 impl Clock {
     /// Starts the loop's clock at zero.
     fn start<A: App>(backend: &impl Readiness, context: &mut LoopContext<A>) -> Self {
-        let mut clock = Clock { start_ms: millis(backend.now()), unix_time_until_ms: 0 };
+        let mut clock = Clock { start_ms: clock_ms(backend.now()), unix_time_until_ms: 0 };
         clock.tick(backend, context);
         clock
     }
@@ -334,7 +333,7 @@ impl Clock {
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) -> bool {
-        context.now_ms = millis(backend.now()).saturating_sub(self.start_ms);
+        context.now_ms = clock_ms(backend.now()).saturating_sub(self.start_ms);
         let is_new_second = context.now_ms >= self.unix_time_until_ms;
         if is_new_second {
             let wall_clock = backend.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -345,8 +344,9 @@ impl Clock {
     }
 }
 
+/// Converts a clock's time, which is small enough, without the 128-bit division of [`millis`].
 #[inline]
-fn millis(time: Duration) -> u64 {
+fn clock_ms(time: Duration) -> u64 {
     time.as_secs() * 1000 + u64::from(time.subsec_millis())
 }
 

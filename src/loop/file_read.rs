@@ -14,9 +14,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use super::std_ext::lock;
 
 /// Maximum pool threads. Disks handle a few requests in parallel; further threads would only use memory.
 const THREADS_MAX: usize = 4;
@@ -103,15 +105,10 @@ struct State {
 static STATE: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 });
 static JOB_ADDED: Condvar = Condvar::new();
 
-/// Locks the state, ignoring poisoning: a thread that panicked during a push or pop leaves it intact.
-fn lock() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Queues a read for the thread pool, which calls `done` when it is finished. Returns false, without calling
 /// `done`, if the queue is full or no thread can be started.
 pub(super) fn request(readahead: Readahead, done: impl FnOnce() + Send + 'static) -> bool {
-    let mut state = lock();
+    let mut state = lock(&STATE);
     if state.queue.len() >= QUEUE_MAX {
         return false;
     }
@@ -139,7 +136,7 @@ fn run_worker() {
 
 /// Waits for the next job. Returns `None` if the thread has been idle for too long and should exit.
 fn next_job() -> Option<Job> {
-    let mut state = lock();
+    let mut state = lock(&STATE);
     state.idle += 1;
     let waited = JOB_ADDED.wait_timeout_while(state, IDLE_MAX, |state| state.queue.is_empty());
     state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -205,6 +202,6 @@ mod tests {
         reported.sort_unstable();
         accepted.sort_unstable();
         assert_eq!(reported, accepted);
-        assert!(lock().threads <= THREADS_MAX);
+        assert!(lock(&STATE).threads <= THREADS_MAX);
     }
 }

@@ -7,11 +7,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::connection_limit::ConnectionLimit;
 use super::readiness::SystemSource;
 use super::socket_waker::SocketWaker;
+use super::std_ext::lock;
 
 /// Accepted connections that a loop has not taken yet.
 pub(super) struct HandoffQueue {
@@ -34,7 +35,7 @@ impl HandoffQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(TcpStream, SocketAddr)>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.streams)
     }
 
     /// Adds a connection that is counted in the acceptor's share `from`. Returns it if the loop is gone.

@@ -42,6 +42,7 @@ mod select_call;
 mod select_call;
 mod socket;
 mod socket_waker;
+mod std_ext;
 mod system;
 mod table;
 mod timers;
@@ -88,6 +89,7 @@ pub use readiness::Readiness;
 pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{TcpListener, TcpStream};
+pub(crate) use std_ext::{lock, millis};
 pub use table::ConnId;
 #[cfg(feature = "tls")]
 pub use tls_stream::{TlsListener, TlsStream, WithTls};

@@ -6,11 +6,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::schedule::{Task, Timer};
+use super::std_ext::{lock, millis};
 use super::table::ConnId;
 
 /// The interface common to all event loops, independent of backend and application. Only
@@ -269,7 +270,7 @@ impl LoopWaker {
 
     /// Starts a drain with a limit, or shortens one in progress.
     pub(super) fn drain_within(&self, limit: Duration) {
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).min(u64::MAX - 1);
+        let limit_ms = millis(limit).min(u64::MAX - 1);
         self.drain_limit_ms.fetch_min(limit_ms, Ordering::SeqCst);
         self.drain();
     }
@@ -331,11 +332,6 @@ impl LoopWaker {
     pub(super) fn take_tasks(&self) -> Vec<Task> {
         std::mem::take(&mut *lock(&self.tasks))
     }
-}
-
-/// Locks `mutex`, ignoring poisoning: a thread that panicked during a push leaves the vector intact.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The mailbox of a loop with messages of type `M`.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::{Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
+use crate::r#loop::lock;
 
 /// Threads that verify passwords: enough for the parallel connections of a browser, few enough to slow down guessing.
 const AUTH_THREADS: usize = 2;
@@ -349,7 +350,7 @@ impl UserSource {
         let thread = Mutex::new(thread);
         Ok(move || {
             requested.store(true, Ordering::SeqCst);
-            thread.lock().unwrap_or_else(PoisonError::into_inner).unpark();
+            lock(&thread).unpark();
         })
     }
 
@@ -493,7 +494,7 @@ fn run_chat(config: &Config, chat_config: &ChatConfig, announce: impl FnOnce(&St
     let console = chats.first().map(Chat::console);
     let instances = Mutex::new(chats);
     // Each worker takes one of them, in any order.
-    let make = move |_| instances.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("one per worker");
+    let make = move |_| lock(&instances).pop().expect("one per worker");
     let outcome = config.serve_unflushed(make, |started| {
         announce(&started);
         if let Some(console) = console.filter(|_| io::stdin().is_terminal()) {

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IsTerminal};
 use std::panic::{Location, PanicHookInfo};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -19,6 +19,7 @@ use super::config::StartError;
 #[cfg(windows)]
 use super::windows::enable_escape_sequences;
 use crate::httpserver::{AccessLog, LogFormat, Sink, Target};
+use crate::r#loop::lock;
 
 /// Maximum length of the beginning of a message in bytes. Requests determine the length of paths in messages.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -133,7 +134,7 @@ impl ProcessLog {
 
     /// Returns the time by which all logs must be written: one second after the first call.
     pub(super) fn end(&self) -> Instant {
-        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deadline = lock(&self.deadline);
         *deadline.get_or_insert_with(|| Instant::now() + FINISH_WAIT_MAX)
     }
 }
@@ -177,7 +178,7 @@ impl Log for Logger {
         let mut repeats = 0;
         if record.level() <= Level::Warn {
             let place = Repeats::place(record.file(), record.line());
-            match self.repeats.lock().unwrap_or_else(PoisonError::into_inner).admit(place, Instant::now()) {
+            match lock(&self.repeats).admit(place, Instant::now()) {
                 Some(suppressed) => repeats = suppressed,
                 None => return,
             }

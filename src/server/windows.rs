@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, AsRawSocket, AsSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use windows_sys::Win32::Networking::WinSock::{SO_EXCLUSIVEADDRUSE, SOCKET, SOL_SOCKET, setsockopt};
 use windows_sys::Win32::System::Console::{
@@ -11,6 +11,8 @@ use windows_sys::Win32::System::Console::{
     ENABLE_VIRTUAL_TERMINAL_PROCESSING, GetConsoleMode, SetConsoleCtrlHandler, SetConsoleMode,
 };
 use windows_sys::core::BOOL;
+
+use crate::r#loop::lock;
 
 /// A console control event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ static HANDLER: Mutex<Option<Handler>> = Mutex::new(None);
 /// [`remove_console_handler`]. After [`ConsoleEvent::Close`] the process has little time left, but may still exit by
 /// itself.
 pub(super) fn set_console_handler(handler: impl FnMut(ConsoleEvent) + Send + 'static) -> io::Result<()> {
-    *HANDLER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(handler));
+    *lock(&HANDLER) = Some(Box::new(handler));
     set_ctrl_handler(true)
 }
 
@@ -41,7 +43,7 @@ pub(super) fn set_console_handler(handler: impl FnMut(ConsoleEvent) + Send + 'st
 pub(super) fn remove_console_handler() {
     // Fails only if the handler was not installed.
     let _ = set_ctrl_handler(false);
-    *HANDLER.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    *lock(&HANDLER) = None;
 }
 
 fn set_ctrl_handler(add: bool) -> io::Result<()> {
@@ -62,7 +64,7 @@ unsafe extern "system" fn on_event(number: u32) -> BOOL {
         CTRL_LOGOFF_EVENT => ConsoleEvent::LogOff,
         _ => return 0,
     };
-    if let Some(handler) = HANDLER.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+    if let Some(handler) = lock(&HANDLER).as_mut() {
         handler(event);
     }
     if event == ConsoleEvent::Close {

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use super::input::Bounds;
 use super::log::RoomLog;
 use super::tables::{self, Departure, Event, LOBBY, Member, MemberKey, Tables};
 use super::text;
-use crate::r#loop::{ConnId, Remote, network};
+use crate::r#loop::{ConnId, Remote, lock, network};
 
 /// Maximum number of members or rooms listed in a reply; the rest are only counted.
 const REPLY_LISTED_MAX: usize = 100;
@@ -67,7 +67,7 @@ impl ChatState {
     /// Locks the chat on behalf of loop `loop_index`.
     pub(super) fn lock(&self, loop_index: usize) -> ChatGuard<'_> {
         // Ignore poisoning: a panic in one method of `ChatGuard` must not take down the whole chat.
-        let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = lock(&self.tables);
         ChatGuard { chat: self, loop_index, tables: Some(tables) }
     }
 

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
 
 use super::cached_file::{CachedFile, LoadError, Loader};
 use super::representation::Representation;
 use crate::httpserver::{RequestHead, Response};
+use crate::r#loop::lock;
 
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
@@ -263,7 +264,7 @@ struct Open {
 
 impl OpenFiles {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn get(&self, path: &[u8], now: u64) -> Option<Arc<CachedFile>> {

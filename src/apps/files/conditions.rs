@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -21,6 +21,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 
 use crate::httpserver::{Part, RequestHead, Response};
+use crate::r#loop::lock;
 
 /// Maximum number of ranges in a request. More are considered an attack: Range is ignored, as sending the whole file is
 /// cheaper.
@@ -346,7 +347,7 @@ impl History {
     /// Records the fingerprint of a file. Returns whether the file had another inode or ctime before, under this mtime
     /// and length.
     pub(super) fn record(&self, relative: &Path, fingerprint: &Fingerprint) -> bool {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         let key = self.hasher.hash_one(relative);
         let mtime_is_reused = files.get(&key).is_some_and(|seen| {
             let has_same = (seen.fingerprint.len, seen.fingerprint.modified) == (fingerprint.len, fingerprint.modified);

@@ -13,12 +13,13 @@ use super::cached_file::{LoadError, Loader, SMALL_BYTES_MAX};
 use super::errors::{error_response, is_escape, is_out_of_fds, status_response, wants_page};
 use super::fallback::{Pages, vary};
 use super::listing::{Lister, ListingFailed};
+use super::look_ups::{InProgress, Waited, Waiting};
 use super::options::Options;
 use super::path::{Resolved, Target, last_segment};
 use super::root::Root;
 use super::site::{Site, unix_time};
-use super::waiting::{InProgress, Waited, Waiting, lock};
 use crate::httpserver::{BodyMode, DetachedHead, Handler, Pool, QueuedResponder, Request, RequestHead, Response};
+use crate::r#loop::lock;
 
 /// The value of the Allow header.
 const ALLOW: &str = "GET, HEAD, OPTIONS";

@@ -9,8 +9,7 @@
 //!   fallback.rs         the page of the single-page app, and the site's own error pages
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
 //!   root.rs             relative path -> open file; confines every lookup to the root
-//! look_ups.rs         the thread on which the file system is consulted: the loop's, or a pool while it is slow
-//!   waiting.rs          suspended requests: many for one path cost one look-up
+//! look_ups.rs         look-ups on the loop's thread, or on a pool while the file system is slow; requests that wait for them
 //! cached_file.rs      open file -> response
 //!   representation.rs   precompressed siblings (.br, .zst, .gz), Content-Type
 //!   conditions.rs       ETag, Last-Modified, If-Match, If-None-Match ..., Range
@@ -30,7 +29,6 @@ mod path;
 mod representation;
 mod root;
 mod site;
-mod waiting;
 
 pub use self::handler::Files;
 pub use self::options::{CacheControl, Options};

@@ -25,11 +25,11 @@ use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
 use super::conditions::History;
 use super::errors::{is_out_of_fds, status_response};
-use super::look_ups::LookUps;
+use super::look_ups::{LookUps, Suspended};
 use super::options::Options;
 use super::root::Root;
-use super::waiting::{Suspended, lock};
 use crate::httpserver::{Pool, RequestHead, Response};
+use crate::r#loop::lock;
 
 /// Interval at which the files that are not used are closed.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(1);

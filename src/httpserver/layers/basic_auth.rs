@@ -17,12 +17,12 @@ use http::StatusCode;
 use sha2::{Digest, Sha256};
 
 use super::super::deferred::Responder;
-use super::super::exchange_handle::lock;
 use super::super::fair_queue::FairQueue;
 use super::super::handler::{BodyMode, Handler};
 use super::super::pool::Pool;
 use super::super::request::{Request, RequestHead};
 use super::super::response::Response;
+use crate::r#loop::lock;
 
 /// Lifetime of cached credentials.
 const CACHE_TIME: Duration = Duration::from_secs(300);

@@ -5,6 +5,7 @@ use super::{Connection, Stage};
 use crate::r#loop::app::Phase;
 use crate::r#loop::limits::{BODY_START, Timeouts};
 use crate::r#loop::readiness::Stream;
+use crate::r#loop::std_ext::millis;
 
 /// Factor by which the write timeout is longer where the system does not report acknowledgements.
 const UNREPORTED_FACTOR: u64 = 4;
@@ -154,10 +155,6 @@ impl<S: Stream, T> Connection<S, T> {
         progress.received = 0;
         progress.balance_ms == 0
     }
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use super::EventLoop;
 use crate::r#loop::app::{App, CloseReason, Phase};
 use crate::r#loop::connection::{Connection, LoopContext, Outcome, Stage};
 use crate::r#loop::readiness::{Readiness, Stream};
+use crate::r#loop::std_ext::millis;
 use crate::r#loop::table::ConnId;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Handles every connection whose phase timer has expired.
     pub(super) fn expire(&mut self) {
         let now_ms = self.context.now_ms;
-        let write_ms =
-            self.timeouts.write.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let write_ms = self.timeouts.write.map_or(u64::MAX, millis);
         while let Some((index, phase)) = self.timers.expired(now_ms) {
             let Some(id) = self.table.at(index) else {
                 self.timers.cancel(index);

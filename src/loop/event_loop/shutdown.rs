@@ -9,6 +9,7 @@ use crate::r#loop::connection::{Life, Outcome, Stage};
 use crate::r#loop::listener::is_public;
 use crate::r#loop::poller::Command;
 use crate::r#loop::readiness::{Readiness, Stream};
+use crate::r#loop::std_ext::millis;
 
 /// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -90,7 +91,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// The clock is truncated to milliseconds; an extra millisecond keeps the deadline from being early.
     fn drain_deadline_ms(&self, limit: Duration) -> u64 {
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = millis(limit);
         self.context.now_ms.saturating_add(limit_ms).saturating_add(1)
     }
 

@@ -1,8 +1,9 @@
 //! The entries of a directory in compact form: a list of fixed-size records and a single buffer for all names.
 
+use crate::r#loop::lock;
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// Maximum number of entries in a listing. A longer listing is truncated, and says so.
@@ -70,10 +71,6 @@ pub(super) struct Sending {
     entries: Mutex<Option<Entries>>,
     started: Instant,
     bytes_sent: AtomicU64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sending {
