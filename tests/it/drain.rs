@@ -90,14 +90,14 @@ on_every_backend! {
     }
 
     fn a_loop_without_connections_ends_within_5_ms<B>() {
-        let shortest = (0..20).map(|_| {
+        // The shortest of many, because another process may take the processor for longer.
+        let mut times = (0..2000).map(|_| {
             let server = serve::<B, _>(hello);
             let start = Instant::now();
             server.drain();
             start.elapsed()
         });
-        let shortest = shortest.min().expect("20 loops");
-        assert!(shortest < Duration::from_millis(5), "{shortest:?}");
+        assert!(times.any(|time| time < Duration::from_millis(5)));
     }
 
     fn drain_within_closes_idle_and_silent_connections_at_once<B>() {
