@@ -13,6 +13,7 @@ use self::progress::Progress;
 pub(super) use self::transfer::EagerRead;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
 use super::connection_limit::Buffers;
+use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits};
 use super::output::Output;
 use super::readiness::{Interest, Stream, would_block};
@@ -115,6 +116,7 @@ pub(super) struct LoopContext<A: App> {
     /// Output of the current connection, unless it has pending output. Empty between connections.
     pub(super) scratch: Output,
     pub(super) messages: Vec<(ConnId, A::Message)>,
+    pub(super) held_messages: HeldMessages<A::Message>,
     pub(super) limits: LoopLimits,
     pub(super) counters: Counters,
     pub(super) eager: EagerRead,
@@ -355,8 +357,11 @@ impl<S: Stream, T> Connection<S, T> {
     where
         A: App<State = T>,
     {
-        if self.stage == Stage::Connecting && !self.connect()? {
-            return Ok(false);
+        if self.stage == Stage::Connecting {
+            if !self.connect()? {
+                return Ok(false);
+            }
+            context.held_messages.release(id, &mut context.messages);
         }
         if (self.pending.is_some() || self.stream.has_unsent()) && self.writable {
             self.flush_pending(id, context)?;

@@ -16,6 +16,7 @@ use super::app::{App, CloseInfo, CloseReason, Phase, Remote};
 use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Stage};
 use super::connection_limit::{Buffers, ConnectionLimit, CountedAddresses};
 use super::file_read;
+use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::output::{LITTLE_BYTES, Output};
@@ -123,6 +124,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             buffers,
             scratch: Output::new(),
             messages: Vec::new(),
+            held_messages: HeldMessages::new(),
             read_bytes: 0,
             little_bytes: limits.write_bytes_per_turn.min(LITTLE_BYTES),
             limits,
@@ -186,7 +188,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Adds a stream whose non-blocking connect is in progress. It is served like an accepted one once connected, and
-    /// closed if the connect fails. The connection limit is not enforced.
+    /// closed if the connect fails or takes longer than [`Timeouts::write`]. The connection limit is not enforced.
+    ///
+    /// [`App::open`] is called at once, and may write output. Messages for the connection are delivered once it is
+    /// connected. If there are more than 1,024 by then, or more than 65,536 for all connections of the loop that are
+    /// connecting, the connection is closed.
     pub fn add_connecting(&mut self, stream: B::Stream) -> ConnId {
         self.add(stream, true)
     }
@@ -506,10 +512,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         };
         self.timers.cancel(id.index);
         self.context.buffers.set(&mut connection.counted, 0);
-        if connection.registered != Registration::NONE
-            && let Err(error) = self.backend.remove(connection.stream.source(), id.token())
-        {
-            log::warn!("cannot deregister a connection: {error}");
+        if connection.registered != Registration::NONE {
+            if let Err(error) = self.backend.remove(connection.stream.source(), id.token()) {
+                log::warn!("cannot deregister a connection: {error}");
+            }
+            // Messages are held only for connections that wait for the end of their connect, and thus are registered.
+            if connection.stage == Stage::Connecting {
+                self.context.held_messages.drop_all(id);
+            }
         }
         self.context.counters.closes += 1;
         log::debug!("closed {id:?}: {reason:?}");
@@ -582,8 +592,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     fn deliver_messages(&mut self, mut batch: Vec<(ConnId, A::Message)>) {
         for (id, message) in batch.drain(..) {
             self.with_connection(id, |connection, context, _| {
-                if connection.is_closing() || connection.stage == Stage::Connecting {
+                if connection.is_closing() {
                     return Outcome::Open;
+                }
+                if connection.stage == Stage::Connecting {
+                    let held = context.held_messages.hold(id, message);
+                    return held.map_or_else(|error| Outcome::Closed(CloseReason::Error(error)), |()| Outcome::Open);
                 }
                 connection.call(context, id, &[], |app, state, wire| app.message(state, message, wire));
                 connection.finish(context)

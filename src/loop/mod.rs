@@ -24,6 +24,7 @@ mod event_loop;
 mod file_range;
 mod file_read;
 mod handoff;
+mod held_messages;
 mod limits;
 mod listener;
 #[cfg(unix)]

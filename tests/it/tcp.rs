@@ -1,6 +1,7 @@
 //! Raw TCP applications: input and output, messages, half-close, pausing, several listeners, added streams.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -233,11 +234,67 @@ on_every_backend! {
     }
 }
 
+/// Reports the messages it receives and the reason why its connection closed.
+struct Inbox(mpsc::Sender<String>);
+
+impl App for Inbox {
+    type State = ();
+    type Message = String;
+
+    fn open(&mut self, _: &Accepted<'_>, wire: &mut Wire<'_, String>) -> ((), Flow) {
+        wire.send(wire.id(), "first".into());
+        ((), Flow::Read(Phase::Unlimited))
+    }
+
+    fn receive(&mut self, _state: &mut (), wire: &mut Wire<'_, String>) -> Flow {
+        wire.consume(wire.input().len());
+        Flow::Read(Phase::Unlimited)
+    }
+
+    fn message(&mut self, _state: &mut (), message: String, wire: &mut Wire<'_, String>) -> Flow {
+        // The test may have dropped the receiver.
+        let _ = self.0.send(message.clone());
+        wire.output().extend(message.as_bytes());
+        if message == "last" { Flow::Close } else { Flow::Unchanged }
+    }
+
+    fn closed(&mut self, _id: ConnId, _state: (), info: CloseInfo) {
+        let _ = self.0.send(format!("{:?}", info.reason));
+    }
+}
+
+/// Starts to connect to `address`. The connect is in progress, or already complete on the loopback interface; returns an
+/// error if it has failed and the system accepts no options for the socket then.
+fn connecting<B: Readiness<Stream: From<TcpStream>>>(address: SocketAddr) -> io::Result<B::Stream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_nonblocking(true).expect("open socket");
+    // The stream reports the error, if there is one.
+    let _ = socket.connect(&address.into());
+    Ok(TcpStream::try_from(std::net::TcpStream::from(socket))?.into())
+}
+
+/// Runs a loop with one connecting stream, to which `texts` are sent before the first turn, until it is closed. Returns
+/// the reports; `None` if the connect fails before the loop gets the stream.
+fn send_while_connecting<B: Readiness<Stream: From<TcpStream>>>(
+    address: SocketAddr,
+    texts: &[&str],
+) -> Option<Vec<String>> {
+    let (send, reports) = mpsc::channel();
+    let mut event_loop =
+        EventLoop::<B, _>::with_limits(Timeouts::default(), LoopLimits::default(), Inbox(send)).expect("event loop");
+    let id = event_loop.add_connecting(connecting::<B>(address).ok()?);
+    for text in texts {
+        event_loop.remote().send(id, (*text).into());
+    }
+    while event_loop.connections() > 0 {
+        event_loop.turn().expect("event loop runs");
+    }
+    drop(event_loop);
+    Some(reports.iter().collect())
+}
+
 /// Serves added streams, connected or connecting, like accepted ones.
-fn serve_added_streams<B>()
-where
-    B: Readiness<Stream = TcpStream> + 'static,
-{
+fn added_streams_are_served<B: Readiness<Stream: From<TcpStream>>>() {
     let (send, reasons) = mpsc::channel();
     let app = Recorder(send, None, None);
     let mut event_loop =
@@ -246,21 +303,10 @@ where
     let address = listener.local_addr().expect("local address");
     let local = std::net::TcpStream::connect(address).expect("connected");
     let (remote, _) = listener.accept().expect("accepted");
-    event_loop.add_stream(local.try_into().expect("open socket"));
-
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_nonblocking(true).expect("open socket");
-    // The connect is in progress, or already complete on the loopback interface.
-    let _ = socket.connect(&address.into());
-    event_loop.add_connecting(std::net::TcpStream::from(socket).try_into().expect("open socket"));
-
+    event_loop.add_stream(TcpStream::try_from(local).expect("open socket").into());
+    event_loop.add_connecting(connecting::<B>(address).expect("a stream"));
     let refused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("local address");
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_nonblocking(true).expect("open socket");
-    let _ = socket.connect(&refused.into());
-    if let Ok(stream) = std::net::TcpStream::from(socket).try_into() {
-        event_loop.add_connecting(stream);
-    }
+    let is_added = connecting::<B>(refused).map(|stream| event_loop.add_connecting(stream)).is_ok();
 
     let handle = event_loop.handle();
     let thread = std::thread::spawn(move || {
@@ -275,22 +321,64 @@ where
     thread.join().expect("no panic");
     let reasons: Vec<String> = reasons.try_iter().collect();
     assert_eq!(reasons.iter().filter(|reason| *reason == "Done").count(), 2, "{reasons:?}");
-    assert!(reasons.iter().any(|reason| reason.contains("Refused")), "{reasons:?}");
+    assert!(!is_added || reasons.iter().any(|reason| reason.contains("Refused")), "{reasons:?}");
 }
 
-#[test]
-fn added_streams_are_served_on_select() {
-    serve_added_streams::<serverd::Select>();
+fn messages_sent_while_connecting_arrive_in_order_after_the_connect<B: Readiness<Stream: From<TcpStream>>>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("local address");
+    let thread = std::thread::spawn(move || Client::from_socket(listener.accept().expect("accepted").0).read_to_end());
+    let reports = send_while_connecting::<B>(address, &["second", "third", "last"]);
+    assert_eq!(reports.expect("a stream"), ["first", "second", "third", "last", "Done"]);
+    assert_eq!(thread.join().expect("no panic"), b"firstsecondthirdlast");
 }
 
-#[test]
-#[cfg(target_os = "linux")]
-fn added_streams_are_served_on_epoll() {
-    serve_added_streams::<serverd::Epoll>();
+fn a_failed_connect_is_reported_as_closed_and_delivers_no_message<B: Readiness<Stream: From<TcpStream>>>() {
+    let refused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let Some(reports) = send_while_connecting::<B>(refused.expect("local address"), &["second"]) else { return };
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].starts_with("Error("), "{reports:?}");
 }
 
-#[test]
-#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-fn added_streams_are_served_on_kqueue() {
-    serve_added_streams::<serverd::Kqueue>();
+fn a_connecting_stream_with_too_many_messages_is_closed<B: Readiness<Stream: From<TcpStream>>>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("local address");
+    let reports = send_while_connecting::<B>(address, &["more"; 1024]).expect("a stream");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].contains("too many messages"), "{reports:?}");
+}
+
+/// Expands each generic function to one test per backend whose streams are system sockets, and one with `Chaos`.
+macro_rules! on_every_socket_backend {
+    ($($name:ident)*) => {
+        mod added_select {
+            $(#[test] fn $name() { super::$name::<serverd::Select>() })*
+        }
+        mod added_chaos_select {
+            $(#[test] fn $name() { super::$name::<serverd::Chaos<serverd::Select>>() })*
+        }
+        #[cfg(target_os = "linux")]
+        mod added_epoll {
+            $(#[test] fn $name() { super::$name::<serverd::Epoll>() })*
+        }
+        #[cfg(target_os = "linux")]
+        mod added_chaos_epoll {
+            $(#[test] fn $name() { super::$name::<serverd::Chaos<serverd::Epoll>>() })*
+        }
+        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+        mod added_kqueue {
+            $(#[test] fn $name() { super::$name::<serverd::Kqueue>() })*
+        }
+        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+        mod added_chaos_kqueue {
+            $(#[test] fn $name() { super::$name::<serverd::Chaos<serverd::Kqueue>>() })*
+        }
+    };
+}
+
+on_every_socket_backend! {
+    added_streams_are_served
+    messages_sent_while_connecting_arrive_in_order_after_the_connect
+    a_failed_connect_is_reported_as_closed_and_delivers_no_message
+    a_connecting_stream_with_too_many_messages_is_closed
 }
