@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::http1::Limits;
     use crate::server::{Backend, Balance, TlsConfig};
-    use crate::tls::TlsVersion;
+    use crate::tls::{ClientAuth, TlsVersion};
 
     fn parsed(line: &str) -> (Config, Command) {
         match try_parse_from(line.split(' ')).unwrap().task {
@@ -195,6 +195,11 @@ mod tests {
         let (config, _) = parsed("serverd --tls-cert a,b --tls-key c --tls-key d --tls-min-version 1.3");
         let expected = TlsConfig::from_files([("a", "c"), ("b", "d")]).version_min(TlsVersion::Tls13);
         assert_eq!(config.tls, Some(expected));
+        let (config, _) = parsed("serverd --tls --tls-client-ca a --tls-client-auth optional");
+        let expected = TlsConfig::default().client_ca(Some("a".into())).client_auth(ClientAuth::Optional);
+        assert_eq!(config.tls, Some(expected));
+        assert!(usage_error("serverd --tls --tls-client-auth required").contains("needs --tls-client-ca"));
+        assert!(usage_error("serverd --tls-client-ca a").contains("needs --tls or --tls-cert"));
         assert!(usage_error("serverd --tls-cert a").contains("needs the --tls-key"));
         assert!(usage_error("serverd --tls-cert a --tls-key b,c").contains("needs the --tls-cert"));
         assert!(usage_error("serverd --tls --tls-min-version 1.1").contains("must be 1.2 or 1.3"));

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::basic::method_response;
 use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
+use crate::tls::{TlsInfo, TlsVersion};
 
 /// A [`Handler`] that responds with a description of the request.
 ///
-/// The response contains the request line and headers as received, both addresses of the connection, the host name,
-/// the worker number, and the length and SHA-256 hash of the body. It is plain text, or JSON if Accept prefers that.
+/// The response contains the request line and headers as received, both addresses of the connection, the parameters of
+/// TLS with the client's certificate, the host name, the worker number, and the length and SHA-256 hash of the body. It is plain text, or JSON if Accept prefers that.
 /// The body is hashed as it arrives and not buffered.
 #[derive(Clone, Debug)]
 pub struct Whoami {
@@ -37,6 +38,7 @@ impl Whoami {
             worker: self.worker,
             peer_addr: head.peer_addr(),
             local_addr: head.local_addr(),
+            tls: head.tls(),
             wants_json: head.weight_of("application/json") > head.weight_of("text/plain"),
         }
     }
@@ -68,6 +70,7 @@ struct Report {
     worker: usize,
     peer_addr: Option<SocketAddr>,
     local_addr: Option<SocketAddr>,
+    tls: Option<TlsInfo>,
     wants_json: bool,
 }
 
@@ -104,9 +107,10 @@ impl Report {
         let address = |address: Option<SocketAddr>| address.map_or_else(|| "unknown".into(), |known| known.to_string());
         let _ = write!(
             text,
-            "\npeer: {}\nlocal: {}\nhostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
+            "\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
             address(self.peer_addr),
             address(self.local_addr),
+            self.tls.as_ref().map(tls_text).unwrap_or_default(),
             self.hostname,
             self.worker,
         );
@@ -119,11 +123,44 @@ impl Report {
             "fields": self.headers,
             "peer": self.peer_addr.map(|peer| peer.to_string()),
             "local": self.local_addr.map(|local| local.to_string()),
+            "tls": self.tls.as_ref().map(tls_json),
             "hostname": self.hostname,
             "worker": self.worker,
             "body": { "length": length, "sha256": hash },
         }))
     }
+}
+
+fn version(tls: &TlsInfo) -> &'static str {
+    match tls.version {
+        TlsVersion::Tls12 => "1.2",
+        TlsVersion::Tls13 => "1.3",
+    }
+}
+
+/// Describes a TLS session in one line, and the certificate of the client in another.
+fn tls_text(tls: &TlsInfo) -> String {
+    let mut text = format!("tls: {}, {}", version(tls), tls.cipher_suite);
+    for (title, value) in [("server name", &tls.server_name), ("protocol", &tls.protocol)] {
+        let _ = value.iter().try_for_each(|value| write!(text, ", {title} {value}"));
+    }
+    text.push('\n');
+    if let Some(client) = &tls.client_certificate {
+        let _ = writeln!(text, "client certificate: {}, SHA-256 {}", client.subject, client.fingerprint);
+    }
+    text
+}
+
+fn tls_json(tls: &TlsInfo) -> serde_json::Value {
+    serde_json::json!({
+        "version": version(tls),
+        "cipher_suite": tls.cipher_suite,
+        "server_name": tls.server_name,
+        "protocol": tls.protocol,
+        "client_certificate": tls.client_certificate.as_ref().map(|client| {
+            serde_json::json!({ "subject": client.subject, "sha256": client.fingerprint })
+        }),
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -12,7 +12,7 @@ use super::values::duration;
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::{Authority, Connect};
 use crate::client::{Client, Hash};
-use crate::tls::Trust;
+use crate::tls::{ClientTls, Trust};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -118,7 +118,7 @@ struct CheckArgs {
     every: Duration,
 
     #[command(flatten)]
-    trust: TrustArgs,
+    security: TlsArgs,
 
     /// Fail if the certificate expires in fewer than N days
     #[arg(long, value_name = "N")]
@@ -126,7 +126,7 @@ struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
-struct TrustArgs {
+struct TlsArgs {
     /// Trust the certificates in FILE (PEM) in place of the authorities that the system trusts
     #[arg(long, value_name = "FILE", conflicts_with = "insecure", hide_short_help = true)]
     ca: Option<PathBuf>,
@@ -134,19 +134,29 @@ struct TrustArgs {
     /// Accept all certificates; anyone between client and server can read and change the data
     #[arg(long, hide_short_help = true)]
     insecure: bool,
+
+    /// Present the client certificate in FILE (PEM, with its chain) to a server that asks for one
+    #[arg(long, value_name = "FILE", requires = "key", hide_short_help = true)]
+    cert: Option<PathBuf>,
+
+    /// Private key of --cert (PEM: PKCS#8, SEC1 or PKCS#1)
+    #[arg(long, value_name = "FILE", requires = "cert", hide_short_help = true)]
+    key: Option<PathBuf>,
 }
 
-impl TrustArgs {
+impl TlsArgs {
     fn is_given(&self) -> bool {
-        self.ca.is_some() || self.insecure
+        self.ca.is_some() || self.insecure || self.cert.is_some()
     }
 
-    fn trust(self) -> Trust {
-        match self.ca {
+    fn tls(self) -> ClientTls {
+        let mut tls = ClientTls::from(match self.ca {
             Some(path) => Trust::File(path),
             None if self.insecure => Trust::Any,
             None => Trust::System,
-        }
+        });
+        tls.certificate = self.cert.zip(self.key);
+        tls
     }
 }
 
@@ -165,7 +175,7 @@ struct ConnectArgs {
     tls: bool,
 
     #[command(flatten)]
-    trust: TrustArgs,
+    security: TlsArgs,
 }
 
 /// The server of `serverd connect`.
@@ -198,20 +208,25 @@ pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Client, clap::Error>
     let conflict = |message| Err(ClientCli::command().error(ErrorKind::ArgumentConflict, message));
     Ok(match ClientCli::try_parse_from(args)?.command {
         ClientCommand::Check(args) => {
-            if !args.target.is_secure() && (args.trust.is_given() || args.min_days.is_some()) {
-                return conflict("--ca, --insecure and --min-days need a target with https:// or tls://");
+            if !args.target.is_secure() && (args.security.is_given() || args.min_days.is_some()) {
+                return conflict("--ca, --insecure, --cert and --min-days need a target with https:// or tls://");
             }
-            let CheckArgs { target, print, expect, wait: timeout, retry, every: interval, trust, min_days } = args;
-            let trust = trust.trust();
-            Client::Check(Check { target, print, expect, timeout, retry, interval, trust, days_min: min_days })
+            let CheckArgs { target, print, expect, wait: timeout, retry, every: interval, security, min_days } = args;
+            let tls = security.tls();
+            Client::Check(Check { target, print, expect, timeout, retry, interval, tls, days_min: min_days })
         }
         ClientCommand::Hash(HashArgs { name, cost }) => Client::Hash(Hash { name, cost }),
-        ClientCommand::Connect(ConnectArgs { server: Server { authority, is_secure }, wait: timeout, tls, trust }) => {
+        ClientCommand::Connect(ConnectArgs {
+            server: Server { authority, is_secure },
+            wait: timeout,
+            tls,
+            security,
+        }) => {
             let is_secure = is_secure || tls;
-            if !is_secure && trust.is_given() {
-                return conflict("--ca and --insecure need --tls");
+            if !is_secure && security.is_given() {
+                return conflict("--ca, --insecure and --cert need --tls");
             }
-            Client::Connect(Connect { authority, timeout, tls: is_secure.then(|| trust.trust()) })
+            Client::Connect(Connect { authority, timeout, tls: is_secure.then(|| security.tls()) })
         }
     })
 }
@@ -250,16 +265,17 @@ mod tests {
     #[test]
     fn certificates_are_verified_unless_options_say_otherwise() {
         let parsed_check = check("serverd check https://a/ --min-days 7");
-        assert_eq!((parsed_check.trust, parsed_check.days_min), (Trust::System, Some(7)));
-        assert_eq!(check("serverd check tls://a:1 --insecure").trust, Trust::Any);
-        assert_eq!(check("serverd check https://a/ --ca b").trust, Trust::File("b".into()));
+        assert_eq!((parsed_check.tls, parsed_check.days_min), (ClientTls::default(), Some(7)));
+        assert_eq!(check("serverd check tls://a:1 --insecure").tls, Trust::Any.into());
+        let tls = check("serverd check https://a/ --ca b --cert c --key d").tls;
+        assert_eq!((tls.trust, tls.certificate), (Trust::File("b".into()), Some(("c".into(), "d".into()))));
         let tls = |line: &str| match parsed(line).unwrap() {
             Client::Connect(connect) => connect.tls,
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(tls("serverd connect tcp://a:1"), None);
-        assert_eq!(tls("serverd connect tls://a:1"), Some(Trust::System));
-        assert_eq!(tls("serverd connect a:1 --tls --insecure"), Some(Trust::Any));
+        assert_eq!(tls("serverd connect tls://a:1"), Some(ClientTls::default()));
+        assert_eq!(tls("serverd connect a:1 --tls --insecure"), Some(Trust::Any.into()));
     }
 
     #[test]
@@ -273,6 +289,9 @@ mod tests {
             "serverd check tcp://a:1 --min-days 3",
             "serverd check https://a/ --insecure --ca b",
             "serverd connect a:1 --ca b",
+            "serverd check https://a/ --cert b",
+            "serverd connect a:1 --tls --key b",
+            "serverd connect a:1 --cert b --key c",
         ] {
             usage_error(line);
         }

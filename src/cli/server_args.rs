@@ -16,7 +16,7 @@ use crate::http1::Limits;
 use crate::httpserver::LogFormat;
 use crate::r#loop::{LoopLimits, Timeouts};
 use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
-use crate::tls::TlsVersion;
+use crate::tls::{ClientAuth, TlsVersion};
 
 /// The response body of `serverd http`, unless `--body` is given.
 pub(super) const DEFAULT_BODY: &str = "this is response from server";
@@ -180,6 +180,18 @@ pub(super) struct Cli {
     #[arg(long, global = true, value_name = "VERSION", value_parser = tls_version, default_value = "1.2")]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     tls_min_version: TlsVersion,
+
+    /// Accept only clients with a certificate that an authority in FILE (PEM) has issued (mutual TLS)
+    ///
+    /// The subject and the SHA-256 fingerprint of the certificate are part of the access log (combined and json) and of the
+    /// responses of whoami. The file is read again together with the server's certificates; sessions from before a change
+    /// cannot be resumed.
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = "TLS")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Whether clients need a certificate, with --tls-client-ca [default: required]
+    #[arg(long, global = true, value_enum, value_name = "WHEN", hide_short_help = true, help_heading = "TLS")]
+    tls_client_auth: Option<ClientAuth>,
 
     /// Upper bound for all timeouts below, except --drain-timeout [default: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
@@ -522,12 +534,23 @@ impl Cli {
 
     fn tls_config(&self) -> Option<TlsConfig> {
         let pairs = self.tls_certs.iter().cloned().zip(self.tls_keys.iter().cloned());
-        let config = TlsConfig::from_files(pairs).version_min(self.tls_min_version);
+        let config = TlsConfig::from_files(pairs)
+            .version_min(self.tls_min_version)
+            .client_ca(self.tls_client_ca.clone())
+            .client_auth(self.tls_client_auth.unwrap_or_default());
         (self.tls || !config.files.is_empty()).then_some(config)
     }
 
-    /// Returns an error message if the numbers of certificates and private keys differ.
+    /// Returns an error message if an option of TLS lacks another.
     pub(super) fn check_tls_files(&self) -> Result<(), &'static str> {
+        if self.tls_client_ca.is_none() && self.tls_client_auth.is_some() {
+            return Err(
+                "--tls-client-auth needs --tls-client-ca, the authorities that issue the certificates of clients",
+            );
+        }
+        if self.tls_client_ca.is_some() && !self.tls && self.tls_certs.is_empty() {
+            return Err("--tls-client-ca needs --tls or --tls-cert");
+        }
         match self.tls_certs.len().cmp(&self.tls_keys.len()) {
             Ordering::Greater => Err("each --tls-cert needs the --tls-key of its private key"),
             Ordering::Less => Err("each --tls-key needs the --tls-cert that it belongs to"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connect::{Authority, Deadline, DialError};
 use super::stream::{Connection, TimedSocket};
 use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
-use crate::tls::{ClientSession, ClientStream, Expiry, Trust};
+use crate::tls::{ClientSession, ClientStream, ClientTls, Expiry};
 
 /// The server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,8 +162,8 @@ pub struct Check {
     pub retry: u32,
     /// The delay between attempts.
     pub interval: Duration,
-    /// The accepted certificates, with TLS.
-    pub trust: Trust,
+    /// The accepted certificates and the client's own, with TLS.
+    pub tls: ClientTls,
     /// Fails if the certificate expires in fewer days.
     pub days_min: Option<u16>,
 }
@@ -232,6 +232,7 @@ impl Check {
                 self.read_response(&mut stream, deadline, is_last, printer)
             }
             (Target::Tls(authority) | Target::Tcp(authority), Some(Expiry { date, .. })) => {
+                stream.confirm().map_err(|error| CheckError::Dial(DialError::Io(error)))?;
                 printer.write(format!("connected to {authority}, whose certificate expires on {date}\n").as_bytes())
             }
             (Target::Tls(authority) | Target::Tcp(authority), None) => {
@@ -247,7 +248,7 @@ impl Check {
             return Ok((Connection::Plain(socket), None));
         }
         let protocols: &[&str] = if matches!(self.target, Target::Http { .. }) { &["http/1.1"] } else { &[] };
-        let session = ClientSession::open(&mut socket, &self.target.authority().host, &self.trust, protocols)
+        let session = ClientSession::open(&mut socket, &self.target.authority().host, &self.tls, protocols)
             .map_err(|error| CheckError::Dial(deadline.dial_error(error)))?;
         let expiry = session.expiry();
         Ok((Connection::Secure(Box::new(ClientStream { session, socket })), expiry))

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::stream::{Outgoing, TimedSocket, split};
-use crate::tls::{ClientSession, Trust};
+use crate::tls::{ClientSession, ClientTls};
 
 /// The size of the buffer for each direction.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -21,8 +21,8 @@ pub struct Connect {
     pub authority: Authority,
     /// The timeout for establishing the connection. There is no timeout afterwards.
     pub timeout: Duration,
-    /// Uses TLS, and accepts these certificates; `None` for plain TCP.
-    pub tls: Option<Trust>,
+    /// Uses TLS with this configuration; `None` for plain TCP.
+    pub tls: Option<ClientTls>,
 }
 
 /// The reason a connection failed.
@@ -61,12 +61,12 @@ impl Connect {
         let stream = self.authority.dial(deadline).map_err(ConnectError::Dial)?;
         // Disable Nagle's algorithm, so that typed lines are sent immediately.
         stream.set_nodelay(true).map_err(connection_error)?;
-        let Some(trust) = &self.tls else {
+        let Some(tls) = &self.tls else {
             let writer = stream.try_clone().map_err(connection_error)?;
             return copy(input, writer, stream, output);
         };
         let mut socket = TimedSocket { socket: stream, deadline: deadline.end() };
-        let session = ClientSession::open(&mut socket, &self.authority.host, trust, &[])
+        let session = ClientSession::open(&mut socket, &self.authority.host, tls, &[])
             .map_err(|error| ConnectError::Dial(deadline.dial_error(error)))?;
         let (reader, writer) = split(session, socket.socket).map_err(connection_error)?;
         copy(input, writer, reader, output)

@@ -59,6 +59,25 @@ pub(super) enum Connection {
     Secure(Box<ClientStream<TimedSocket>>),
 }
 
+impl Connection {
+    /// Waits for the verdict of a server that has asked for a client certificate: with TLS 1.3, it verifies it only after
+    /// the handshake is complete for the client. Ends the output, so that the server ends the session if it accepts it.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses the client, but not if it sends nothing in time.
+    pub(super) fn confirm(&mut self) -> io::Result<()> {
+        let Connection::Secure(stream) = self else { return Ok(()) };
+        if !stream.session.has_certificate_request() {
+            return Ok(());
+        }
+        stream.session.end();
+        match stream.flush().and_then(|()| stream.read(&mut [0])) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+}
+
 impl Read for Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

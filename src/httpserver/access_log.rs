@@ -278,18 +278,22 @@ pub enum LogFormat {
     Short,
     /// The combined log format of Apache and nginx.
     ///
-    /// It is `client - - [time] "request line" status bytes "Referer" "User-Agent"`.
+    /// It is `client - - [time] "request line" status bytes "Referer" "User-Agent"`. In place of the second `-` is the
+    /// subject of the client's certificate, if it has one, with spaces escaped.
     Combined,
     /// A JSON object per request, on a line of its own.
     ///
     /// Its members are `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
-    /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line.
+    /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line. For a
+    /// client with a certificate, `client_subject` and `client_sha256` are added.
     Json,
 }
 
 /// The part of a line that is known when the request arrives, already formatted.
 #[derive(Debug, Default)]
 pub(super) struct LogRecord {
+    /// The subject of the client's certificate, in the combined format.
+    user: Vec<u8>,
     /// Text before the status.
     before: Vec<u8>,
     /// Text at the end of the line.
@@ -313,6 +317,9 @@ impl LogRecord {
         self.clear();
         match format {
             LogFormat::Combined => {
+                if let Some((subject, _)) = client_identity(head) {
+                    self.set_user(subject);
+                }
                 escape(&mut self.before, method);
                 self.before.push(b' ');
                 escape(&mut self.before, target);
@@ -326,6 +333,11 @@ impl LogRecord {
                 json_string(&mut self.before, Some(target));
                 let _ = write!(self.before, ",\"version\":\"{version}\"");
                 self.after_json(header("referer"), header("user-agent"));
+                if let Some((subject, fingerprint)) = client_identity(head) {
+                    self.after.extend_from_slice(b",\"client_subject\":");
+                    json_string(&mut self.after, Some(subject.as_bytes()));
+                    let _ = write!(self.after, ",\"client_sha256\":\"{fingerprint}\"");
+                }
             }
             LogFormat::Short => {
                 escape(&mut self.before, method);
@@ -357,7 +369,19 @@ impl LogRecord {
         self
     }
 
+    /// Sets the user to the subject of a certificate. Spaces separate the parts of a line, so they are escaped.
+    fn set_user(&mut self, subject: &str) {
+        for (index, word) in truncated(subject.as_bytes()).split(|&byte| byte == b' ').enumerate() {
+            if index > 0 {
+                self.user.extend_from_slice(b"\\x20");
+            }
+            escape(&mut self.user, word);
+        }
+        mark_truncated(&mut self.user, subject.as_bytes());
+    }
+
     fn clear(&mut self) {
+        self.user.clear();
         self.before.clear();
         self.after.clear();
     }
@@ -378,6 +402,18 @@ impl LogRecord {
     }
 }
 
+/// Returns the subject and the fingerprint of the client's certificate.
+#[cfg(feature = "tls")]
+fn client_identity<'a>(head: &RequestHead<'a>) -> Option<(&'a str, &'a str)> {
+    head.client_certificate().map(|certificate| (certificate.subject.as_str(), certificate.fingerprint.as_str()))
+}
+
+/// Returns `None`: without TLS, there are no certificates.
+#[cfg(not(feature = "tls"))]
+fn client_identity<'a>(_: &RequestHead<'a>) -> Option<(&'a str, &'a str)> {
+    None
+}
+
 /// Appends a complete line.
 pub(super) fn write(
     out: &mut Vec<u8>,
@@ -392,7 +428,9 @@ pub(super) fn write(
     // Writing to a vector cannot fail.
     let _ = match format {
         LogFormat::Combined => {
-            let _ = write!(out, "{} - - [{}] \"", Host(peer), date.common);
+            let _ = write!(out, "{} - ", Host(peer));
+            out.extend_from_slice(if record.user.is_empty() { b"-" } else { &record.user });
+            let _ = write!(out, " [{}] \"", date.common);
             out.extend_from_slice(&record.before);
             write!(out, "\" {status} {bytes}")
         }

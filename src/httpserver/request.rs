@@ -260,6 +260,13 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.tls()
     }
 
+    /// Returns the verified certificate of the client; `None` if it has none, or without TLS. See
+    /// [`Tls::client_ca`](crate::tls::Tls::client_ca).
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(&self) -> Option<&'a crate::tls::ClientCertificate> {
+        self.context.addrs.client_certificate()
+    }
+
     /// Returns the time of this loop turn in seconds since the Unix epoch. Makes no system call.
     #[inline]
     pub fn unix_time(&self) -> u64 {

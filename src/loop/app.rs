@@ -152,7 +152,7 @@ pub struct Addrs<'a> {
     pub(super) stream: Option<&'a dyn Addresses>,
 }
 
-impl Addrs<'_> {
+impl<'a> Addrs<'a> {
     /// Returns the peer's address, or `None` if the socket is disconnected or there is no socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.stream?.peer_addr().ok()
@@ -172,6 +172,13 @@ impl Addrs<'_> {
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<crate::tls::TlsInfo> {
         self.stream?.tls()
+    }
+
+    /// Returns the verified certificate of the client; `None` if it has none, without TLS, or before the handshake is
+    /// complete.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(&self) -> Option<&'a crate::tls::ClientCertificate> {
+        self.stream?.client_certificate()
     }
 }
 
@@ -201,6 +208,11 @@ pub(super) trait Addresses {
 
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<crate::tls::TlsInfo> {
+        None
+    }
+
+    #[cfg(feature = "tls")]
+    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
         None
     }
 }
@@ -234,6 +246,11 @@ impl<S: Stream> Addresses for S {
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<crate::tls::TlsInfo> {
         Stream::tls(self)
+    }
+
+    #[cfg(feature = "tls")]
+    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
+        Stream::client_certificate(self)
     }
 }
 

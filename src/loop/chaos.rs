@@ -254,6 +254,11 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.tls()
     }
 
+    #[cfg(feature = "tls")]
+    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
+        self.inner.client_certificate()
+    }
+
     fn is_handshaking(&self) -> bool {
         self.inner.is_handshaking()
     }

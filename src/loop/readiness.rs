@@ -239,6 +239,12 @@ pub trait Stream {
         None
     }
 
+    /// Returns the verified certificate of the client; `None` without one, or before the handshake is complete.
+    #[cfg(feature = "tls")]
+    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
+        None
+    }
+
     /// Returns whether the handshake has to be completed, with [`Stream::handshake`], before the first read or write.
     #[inline]
     fn is_handshaking(&self) -> bool {

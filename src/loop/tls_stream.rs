@@ -18,7 +18,7 @@ use super::app::App;
 use super::event_loop::EventLoop;
 use super::handoff::HandoffListener;
 use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, would_block};
-use crate::tls::{Session, Tls, TlsInfo};
+use crate::tls::{ClientCertificate, Session, Tls, TlsInfo};
 
 /// Maximum ciphertext per read.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -496,6 +496,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn tls(&self) -> Option<TlsInfo> {
         self.open().and_then(|open| open.session.info())
+    }
+
+    fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.open()?.session.client_certificate()
     }
 
     fn is_handshaking(&self) -> bool {

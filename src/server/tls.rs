@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::tls::{Certificate, Tls, TlsError, TlsVersion, file_hash};
+use crate::tls::{Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, read_pem};
 
 /// Interval at which the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,11 +39,22 @@ pub struct TlsConfig {
     pub version_min: TlsVersion,
     /// Application protocols (ALPN). A client that offers protocols, but none of these, is refused. Default: `http/1.1`.
     pub protocols: Vec<String>,
+    /// File with the certificates of authorities, in PEM. Clients are asked for a certificate that one of them has issued
+    /// (mutual TLS); see [`Tls::client_ca`]. Default: none.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients without a certificate are accepted, if there is `client_ca`. Default: no.
+    pub client_auth: ClientAuth,
 }
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        TlsConfig { files: Vec::new(), version_min: TlsVersion::Tls12, protocols: vec!["http/1.1".into()] }
+        TlsConfig {
+            files: Vec::new(),
+            version_min: TlsVersion::Tls12,
+            protocols: vec!["http/1.1".into()],
+            client_ca: None,
+            client_auth: ClientAuth::Required,
+        }
     }
 }
 
@@ -52,6 +63,8 @@ impl TlsConfig {
         files: Vec<(PathBuf, PathBuf)>,
         version_min: TlsVersion,
         protocols: Vec<String>,
+        client_ca: Option<PathBuf>,
+        client_auth: ClientAuth,
     }
 
     /// Uses the certificates and private keys in these files. They are read again on SIGHUP, and within a minute of a
@@ -70,7 +83,34 @@ impl TlsConfig {
             self.read()?
         };
         let protocols: Vec<&str> = self.protocols.iter().map(String::as_str).collect();
-        Ok(Tls::new(certificates)?.version_min(self.version_min).protocols(&protocols))
+        let tls = Tls::new(certificates)?.version_min(self.version_min).protocols(&protocols);
+        match self.read_client_ca()? {
+            Some(pem) => tls.client_ca(&pem, self.client_auth).map_err(|error| self.name_client_ca(&error)),
+            None => Ok(tls),
+        }
+    }
+
+    fn read_client_ca(&self) -> Result<Option<Vec<u8>>, TlsError> {
+        self.client_ca.as_deref().map(read_pem).transpose()
+    }
+
+    /// Adds the path of the authorities, if there is one, to an error in them.
+    fn name_client_ca(&self, error: &TlsError) -> TlsError {
+        let path = self.client_ca.as_ref().map(|path| format!("{}: ", path.display()));
+        TlsError::new(format!("{}{error}", path.unwrap_or_default()))
+    }
+
+    /// Returns whether any files are used, which can change.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty() || self.client_ca.is_some()
+    }
+
+    /// Reads all files again, and uses them if all are in order.
+    fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
+        let client_ca = self.read_client_ca()?;
+        // A self-signed certificate stays in use.
+        let certificates = if self.files.is_empty() { None } else { Some(self.read()?) };
+        tls.update(certificates, client_ca.as_deref()).map_err(|error| self.name_client_ca(&error))
     }
 
     /// Reads all files. Logs warnings about the validity of the certificates.
@@ -86,7 +126,8 @@ impl TlsConfig {
     }
 
     fn hashes(&self) -> Vec<Option<[u8; 32]>> {
-        self.files.iter().flat_map(|(chain, key)| [file_hash(chain), file_hash(key)]).collect()
+        let pairs = self.files.iter().flat_map(|(chain, key)| [chain, key]);
+        pairs.chain(&self.client_ca).map(|path| file_hash(path)).collect()
     }
 
     /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files
@@ -131,7 +172,7 @@ impl Watch {
         self.known = hashes;
         self.warned = SystemTime::now();
         // One of two files may have been replaced so far; then they do not match, and the next check finds the other.
-        match self.config.read().and_then(|certificates| self.tls.replace(certificates)) {
+        match self.config.reload(&self.tls) {
             Ok(()) => log::info!("TLS: read the certificates again"),
             Err(error) => log::error!("TLS: {error}; the previous certificates stay in use"),
         }
@@ -244,5 +285,25 @@ mod tests {
         assert_eq!(print(), before);
         let error = config.open("localhost", &[]).unwrap_err().to_string();
         assert!(error.starts_with("cannot read "), "{error}");
+    }
+
+    #[test]
+    fn authorities_of_clients_are_read_again_with_a_self_signed_certificate() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        std::fs::copy("tests/tls/a.pem", &file).unwrap();
+        let config = TlsConfig::default().client_ca(Some(file.clone()));
+        let tls = config.open("localhost", &[]).unwrap();
+        let print = tls.fingerprint();
+        assert!(config.has_files());
+        let before = config.hashes();
+        std::fs::copy("tests/tls/b.pem", &file).unwrap();
+        assert_ne!(config.hashes(), before);
+        config.reload(&tls).unwrap();
+        assert_eq!(tls.fingerprint(), print);
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        let error = config.reload(&tls).unwrap_err().to_string();
+        assert!(error.contains("ca.pem: not valid PEM"), "{error}");
+        assert!(config.open("localhost", &[]).unwrap_err().to_string().contains("ca.pem: not valid PEM"));
     }
 }

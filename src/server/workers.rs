@@ -173,7 +173,7 @@ impl Security {
     /// Watches the certificate files. Returns a function that makes the thread read them at once.
     fn watch(&self, config: &Config) -> Result<impl Fn() + Send + use<>, StartError> {
         let mut read = None;
-        if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| !config.files.is_empty())) {
+        if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| config.has_files())) {
             let watch = config.watch(tls.clone());
             read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", &error))?);
         }

@@ -136,9 +136,7 @@ impl Certificate {
 
     /// Returns the SHA-256 fingerprint of the certificate as browsers and openssl show it, such as `0A:1B:...`.
     pub fn fingerprint(&self) -> String {
-        let hash = Sha256::digest(self.der());
-        let hex: Vec<String> = hash.iter().map(|byte| format!("{byte:02X}")).collect();
-        hex.join(":")
+        fingerprint(self.der())
     }
 
     /// Returns a warning if the certificate is not valid at `now`, or if less than a third of its lifetime is left.
@@ -159,6 +157,12 @@ impl Certificate {
             None
         }
     }
+}
+
+/// Returns the SHA-256 fingerprint of a certificate in DER.
+pub(super) fn fingerprint(der: &[u8]) -> String {
+    let hex: Vec<String> = Sha256::digest(der).iter().map(|byte| format!("{byte:02X}")).collect();
+    hex.join(":")
 }
 
 /// The cryptography of all keys and sessions.
@@ -228,7 +232,7 @@ pub(crate) fn file_hash(path: &Path) -> Option<[u8; 32]> {
 }
 
 /// Reads a PEM file, of at most [`PEM_BYTES_MAX`].
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read;
     let failed = |error: &dyn fmt::Display| TlsError::new(format!("cannot read {}: {error}", path.display()));
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
@@ -237,7 +241,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     if bytes.len() as u64 > PEM_BYTES_MAX { Err(failed(&"larger than 1 MiB")) } else { Ok(bytes) }
 }
 
-fn unix_seconds(time: SystemTime) -> i64 {
+pub(super) fn unix_seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX))
 }
 

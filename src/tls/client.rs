@@ -1,19 +1,21 @@
 //! The client's end of a TLS connection over a blocking socket, for the client commands.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, InvalidMessage, RootCertStore};
-use rustls::{Error, SignatureScheme};
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error};
+use rustls::{InvalidMessage, RootCertStore, SignatureScheme};
 
-use super::certificate::{self, Expiry, provider};
+use super::certificate::{self, Certificate, Expiry, provider};
+use super::client_auth::parse_authorities;
 use super::error::TlsError;
 
 /// The server certificates that a client accepts.
@@ -29,21 +31,44 @@ pub enum Trust {
     Any,
 }
 
-impl Trust {
-    fn configure(&self) -> Result<ClientConfig, TlsError> {
+/// TLS of a client: the servers that it trusts, and the certificate that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientTls {
+    /// The accepted certificates of servers.
+    pub trust: Trust,
+    /// The certificate chain of the client and its private key (PEM files), for servers that ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl From<Trust> for ClientTls {
+    /// Creates the configuration of a client without a certificate.
+    fn from(trust: Trust) -> Self {
+        ClientTls { trust, certificate: None }
+    }
+}
+
+impl ClientTls {
+    fn configure(&self, identity: Arc<Identity>) -> Result<ClientConfig, TlsError> {
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("ring has cipher suites for both versions");
-        let roots = match self {
+        let roots = match &self.trust {
             Trust::System => system_roots()?,
             Trust::File(path) => roots_of(path)?,
             Trust::Any => {
                 let verifier = Arc::new(AcceptAny(provider));
-                return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+                let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+                return Ok(builder.with_client_cert_resolver(identity));
             }
         };
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        Ok(builder.with_root_certificates(roots).with_client_cert_resolver(identity))
+    }
+
+    fn identity(&self) -> Result<Identity, TlsError> {
+        let certificate = self.certificate.as_ref().map(|(chain, key)| Certificate::from_pem_files(chain, key));
+        Ok(Identity { key: certificate.transpose()?.map(|certificate| certificate.key), is_requested: false.into() })
     }
 }
 
@@ -58,14 +83,27 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
-    let failed = |error: &dyn fmt::Display| TlsError::new(format!("{}: {error}", path.display()));
-    let pem = certificate::read(path)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| failed(&format!("not valid PEM ({error})")))?;
-        roots.add(certificate).map_err(|_| failed(&"contains a damaged certificate"))?;
+    let failed = |error: TlsError| TlsError::new(format!("{}: {error}", path.display()));
+    parse_authorities(&certificate::read(path)?).map_err(failed)
+}
+
+/// The certificate of a client, if it has one.
+#[derive(Debug)]
+struct Identity {
+    key: Option<Arc<CertifiedKey>>,
+    /// Whether the server has asked for a certificate.
+    is_requested: AtomicBool,
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.is_requested.store(true, Ordering::Relaxed);
+        self.key.clone()
     }
-    if roots.is_empty() { Err(failed(&"no certificate found; PEM is expected")) } else { Ok(roots) }
+
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
+    }
 }
 
 /// Accepts every certificate, but only with a valid signature by its key.
@@ -108,7 +146,10 @@ impl ServerCertVerifier for AcceptAny {
 }
 
 /// A session with a server, after the handshake.
-pub(crate) struct ClientSession(ClientConnection);
+pub(crate) struct ClientSession {
+    connection: ClientConnection,
+    identity: Arc<Identity>,
+}
 
 impl ClientSession {
     /// Completes a handshake with the server `host`, a name or an IP address.
@@ -119,11 +160,12 @@ impl ClientSession {
     pub(crate) fn open(
         socket: &mut (impl Read + Write),
         host: &str,
-        trust: &Trust,
+        tls: &ClientTls,
         protocols: &[&str],
     ) -> io::Result<Self> {
         let failed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        let mut config = trust.configure().map_err(failed)?;
+        let identity = Arc::new(tls.identity().map_err(failed)?);
+        let mut config = tls.configure(Arc::clone(&identity)).map_err(failed)?;
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         // The zone of an IPv6 address is not part of the name.
         let name = ServerName::try_from(host.split('%').next().unwrap_or(host).to_owned())
@@ -132,7 +174,7 @@ impl ClientSession {
             ClientConnection::new(Arc::new(config), name).map_err(|error| failed(explain(&error, host)))?;
         connection.set_buffer_limit(None);
         match connection.complete_io(socket) {
-            Ok(_) => Ok(ClientSession(connection)),
+            Ok(_) => Ok(ClientSession { connection, identity }),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(failed(TlsError::new("the server closed the connection during the TLS handshake")))
             }
@@ -143,38 +185,42 @@ impl ClientSession {
         }
     }
 
+    /// Returns whether the server has asked for a certificate of the client. With TLS 1.3, it verifies it only after the
+    /// handshake is complete for the client.
+    pub(crate) fn has_certificate_request(&self) -> bool {
+        self.identity.is_requested.load(Ordering::Relaxed)
+    }
+
     /// Returns the validity of the server's certificate.
     pub(crate) fn expiry(&self) -> Option<Expiry> {
-        certificate::expiry(self.0.peer_certificates()?.first()?, SystemTime::now())
+        certificate::expiry(self.connection.peer_certificates()?.first()?, SystemTime::now())
     }
 
     /// Encrypts `plaintext`, if there is any, and appends the ciphertext that is to be sent.
     pub(crate) fn encrypt(&mut self, plaintext: &[u8], ciphertext: &mut Vec<u8>) -> io::Result<()> {
-        self.0.writer().write_all(plaintext)?;
-        while self.0.wants_write() {
-            self.0.write_tls(ciphertext)?;
+        self.connection.writer().write_all(plaintext)?;
+        while self.connection.wants_write() {
+            self.connection.write_tls(ciphertext)?;
         }
         Ok(())
     }
 
     /// Marks the end of the output; it is part of the next ciphertext.
     pub(crate) fn end(&mut self) {
-        self.0.send_close_notify();
+        self.connection.send_close_notify();
     }
 
     /// Decrypts all of `ciphertext` and appends the plaintext. Returns whether the server has ended its output.
     pub(crate) fn decrypt(&mut self, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> io::Result<bool> {
         loop {
-            let state = self.0.process_new_packets().map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, TlsError::new(format!("TLS session failed: {error}")))
-            })?;
+            let state = self.connection.process_new_packets().map_err(|error| explain_failure(&error))?;
             let start = plaintext.len();
             plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
-            self.0.reader().read_exact(&mut plaintext[start..])?;
+            self.connection.reader().read_exact(&mut plaintext[start..])?;
             if state.peer_has_closed() || ciphertext.is_empty() {
                 return Ok(state.peer_has_closed());
             }
-            self.0.read_tls(&mut ciphertext)?;
+            self.connection.read_tls(&mut ciphertext)?;
         }
     }
 }
@@ -188,17 +234,21 @@ pub(crate) struct ClientStream<S> {
 impl<S: Read + Write> Read for ClientStream<S> {
     /// Returns 0 only at an orderly end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        rustls::Stream::new(&mut self.session.0, &mut self.socket).read(buffer)
+        let outcome = rustls::Stream::new(&mut self.session.connection, &mut self.socket).read(buffer);
+        outcome.map_err(|error| match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(reason) => explain_failure(reason),
+            None => error,
+        })
     }
 }
 
 impl<S: Read + Write> Write for ClientStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        rustls::Stream::new(&mut self.session.0, &mut self.socket).write(bytes)
+        rustls::Stream::new(&mut self.session.connection, &mut self.socket).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        rustls::Stream::new(&mut self.session.0, &mut self.socket).flush()
+        rustls::Stream::new(&mut self.session.connection, &mut self.socket).flush()
     }
 }
 
@@ -221,7 +271,31 @@ fn explain(error: &Error, host: &str) -> TlsError {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "the server does not speak TLS on this port".into()
         }
-        Error::AlertReceived(alert) => format!("the server refused the TLS handshake: {alert:?}"),
+        Error::AlertReceived(alert) => explain_refusal(*alert)
+            .map_or_else(|| format!("the server refused the TLS handshake: {alert:?}"), Into::into),
         other => format!("the TLS handshake failed: {other}"),
+    })
+}
+
+/// Explains a failure after the handshake. With TLS 1.3, the server may refuse the client's certificate only then.
+fn explain_failure(error: &Error) -> io::Error {
+    let refusal = if let Error::AlertReceived(alert) = error { explain_refusal(*alert) } else { None };
+    let message = refusal.map_or_else(|| format!("the TLS session failed: {error}"), Into::into);
+    io::Error::new(io::ErrorKind::InvalidData, TlsError::new(message))
+}
+
+/// Explains alerts about the certificate of the client.
+fn explain_refusal(alert: AlertDescription) -> Option<&'static str> {
+    Some(match alert {
+        AlertDescription::CertificateRequired => "the server requires a client certificate; use --cert and --key",
+        // The latter if the server trusts another authority of the same name.
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            "the server does not trust the authority of the client certificate"
+        }
+        AlertDescription::CertificateExpired => "the server refused the client certificate, which has expired",
+        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+            "the server refused the client certificate; it may not be intended for clients"
+        }
+        _ => return None,
     })
 }

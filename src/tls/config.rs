@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::{Certificate, provider};
+use super::client_auth::{self, ClientAuth};
 use super::error::TlsError;
 
 /// A version of TLS. Older versions are insecure and not supported.
@@ -50,6 +51,8 @@ struct Current {
     config: Arc<ServerConfig>,
     /// The fingerprint of the first certificate.
     fingerprint: String,
+    /// The authorities of the certificates of clients; `None` if clients are not asked for one.
+    authorities: Option<Arc<RootCertStore>>,
 }
 
 /// The part of the configuration that does not change.
@@ -57,7 +60,15 @@ struct Current {
 struct Options {
     version_min: TlsVersion,
     protocols: Vec<Vec<u8>>,
-    /// Encrypts the tickets of all workers, with keys that change every six hours.
+    client_auth: ClientAuth,
+}
+
+/// The part of the configuration that can be replaced.
+struct Parts {
+    resolver: Arc<dyn ResolvesServerCert>,
+    authorities: Option<Arc<RootCertStore>>,
+    /// Encrypts the tickets of all workers, with keys that change every six hours. A ticket contains the identity of the
+    /// client, which is not verified again, so each set of authorities has its own ticketer.
     ticketer: Arc<dyn ProducesTickets>,
 }
 
@@ -74,10 +85,12 @@ impl Tls {
     /// # Errors
     /// Returns an error if there is no certificate, or the system has no random numbers.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
-        let ticketer = rustls::crypto::ring::Ticketer::new()
-            .map_err(|error| TlsError::new(format!("cannot create keys for session tickets: {error}")))?;
-        let options = Options { version_min: TlsVersion::Tls12, protocols: Vec::new(), ticketer };
-        Self::with_options(options, certificates)
+        let resolver = Resolver::new(certificates)?;
+        let fingerprint = resolver.fingerprint();
+        let parts = Parts { resolver: Arc::new(resolver), authorities: None, ticketer: new_ticketer()? };
+        let client_auth = ClientAuth::default();
+        let options = Options { version_min: TlsVersion::Tls12, protocols: Vec::new(), client_auth };
+        Self::with_options(options, parts, fingerprint)
     }
 
     /// Creates a configuration with a self-signed certificate; see [`Certificate::self_signed`].
@@ -96,8 +109,8 @@ impl Tls {
         Self::new(vec![Certificate::from_pem(chain, key)?])
     }
 
-    fn with_options(options: Options, certificates: Vec<Certificate>) -> Result<Self, TlsError> {
-        let current = Mutex::new(options.configure(certificates)?);
+    fn with_options(options: Options, parts: Parts, fingerprint: String) -> Result<Self, TlsError> {
+        let current = Mutex::new(options.configure(parts, fingerprint)?);
         Ok(Tls { shared: Arc::new(Shared { options, current }) })
     }
 
@@ -114,22 +127,81 @@ impl Tls {
         self.with(|options| options.protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect())
     }
 
+    /// Asks clients for a certificate that one of the authorities in `pem` has issued (mutual TLS). It must be valid, and
+    /// usable for clients if it is limited to some purposes. See [`TlsInfo::client_certificate`](super::TlsInfo) for the
+    /// identity of a client. Returns a separate configuration with the same certificates of the server.
+    ///
+    /// Revocation lists are not supported: a certificate is accepted until it expires or its authority is removed.
+    ///
+    /// # Errors
+    /// Returns an error if there is no certificate, or one is damaged.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::tls::{ClientAuth, Tls};
+    ///
+    /// let authority = std::fs::read("tests/tls/a.pem")?;
+    /// let tls = Tls::self_signed(["localhost"])?.client_ca(&authority, ClientAuth::Required)?;
+    /// tls.replace_client_ca(&authority)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn client_ca(&self, pem: &[u8], auth: ClientAuth) -> Result<Self, TlsError> {
+        let authorities = Some(Arc::new(client_auth::parse_authorities(pem)?));
+        let options = Options { client_auth: auth, ..self.shared.options.clone() };
+        let Current { config, fingerprint, .. } = self.lock().clone();
+        let resolver = Arc::clone(&config.cert_resolver);
+        Self::with_options(options, Parts { resolver, authorities, ticketer: new_ticketer()? }, fingerprint)
+    }
+
     fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
-        let Current { config, fingerprint } = self.lock().clone();
-        let config = Arc::new(options.configure_resolver(Arc::clone(&config.cert_resolver)));
-        let current = Mutex::new(Current { config, fingerprint });
-        Tls { shared: Arc::new(Shared { options, current }) }
+        let current = self.lock().clone();
+        let (parts, fingerprint) = (current.parts(), current.fingerprint);
+        Self::with_options(options, parts, fingerprint).expect("the same authorities were accepted before")
     }
 
-    /// Replaces all certificates for new connections, at once. Open connections are not affected.
+    /// Replaces all certificates of the server for new connections, at once. Open connections are not affected.
     ///
     /// # Errors
     /// Returns an error if there is no certificate; the previous ones stay in use.
     pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), TlsError> {
-        let current = self.shared.options.configure(certificates)?;
-        *self.lock() = current;
+        self.update(Some(certificates), None)
+    }
+
+    /// Replaces the authorities of [`Tls::client_ca`] for new connections, at once. Sessions from before cannot be resumed.
+    /// Open connections are not affected.
+    ///
+    /// # Errors
+    /// Returns an error if there is no certificate, one is damaged, or clients are not asked for certificates; the previous
+    /// authorities stay in use.
+    pub fn replace_client_ca(&self, pem: &[u8]) -> Result<(), TlsError> {
+        self.update(None, Some(pem))
+    }
+
+    /// Replaces certificates, authorities of clients or both, at once.
+    pub(crate) fn update(
+        &self,
+        certificates: Option<Vec<Certificate>>,
+        client_ca: Option<&[u8]>,
+    ) -> Result<(), TlsError> {
+        let resolver = certificates.map(Resolver::new).transpose()?;
+        let authorities = client_ca.map(client_auth::parse_authorities).transpose()?;
+        let mut current = self.lock();
+        let (mut parts, mut fingerprint) = (current.parts(), current.fingerprint.clone());
+        if let Some(resolver) = resolver {
+            fingerprint = resolver.fingerprint();
+            parts.resolver = Arc::new(resolver);
+        }
+        if let Some(authorities) = authorities {
+            let previous = parts.authorities.as_ref();
+            let previous = previous.ok_or_else(|| TlsError::new("clients are not asked for certificates"))?;
+            if previous.roots != authorities.roots {
+                parts.authorities = Some(Arc::new(authorities));
+                parts.ticketer = new_ticketer()?;
+            }
+        }
+        *current = self.shared.options.configure(parts, fingerprint)?;
         Ok(())
     }
 
@@ -153,14 +225,23 @@ impl Tls {
     }
 }
 
-impl Options {
-    fn configure(&self, certificates: Vec<Certificate>) -> Result<Current, TlsError> {
-        let resolver = Resolver::new(certificates)?;
-        let fingerprint = resolver.find(None).fingerprint();
-        Ok(Current { config: Arc::new(self.configure_resolver(Arc::new(resolver))), fingerprint })
+impl Current {
+    fn parts(&self) -> Parts {
+        Parts {
+            resolver: Arc::clone(&self.config.cert_resolver),
+            authorities: self.authorities.clone(),
+            ticketer: Arc::clone(&self.config.ticketer),
+        }
     }
+}
 
-    fn configure_resolver(&self, resolver: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+fn new_ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    rustls::crypto::ring::Ticketer::new()
+        .map_err(|error| TlsError::new(format!("cannot create keys for session tickets: {error}")))
+}
+
+impl Options {
+    fn configure(&self, parts: Parts, fingerprint: String) -> Result<Current, TlsError> {
         let versions: &[_] = match self.version_min {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -168,13 +249,13 @@ impl Options {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect("ring has cipher suites for both versions")
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+            .with_client_cert_verifier(client_auth::verifier(parts.authorities.as_ref(), self.client_auth)?)
+            .with_cert_resolver(parts.resolver);
         config.alpn_protocols.clone_from(&self.protocols);
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Arc::clone(&self.ticketer);
+        config.ticketer = parts.ticketer;
         config.send_tls13_tickets = 1;
-        config
+        Ok(Current { config: Arc::new(config), fingerprint, authorities: parts.authorities })
     }
 }
 
@@ -198,6 +279,11 @@ impl Resolver {
             }
         }
         Ok(Resolver { certificates, by_name })
+    }
+
+    /// Returns the fingerprint of the first certificate.
+    fn fingerprint(&self) -> String {
+        self.find(None).fingerprint()
     }
 
     /// Returns the certificate for a server name: one with exactly that name, or else one with a wildcard in place of the
@@ -262,5 +348,26 @@ mod tests {
         assert_eq!(after.alpn_protocols, [b"http/1.1"]);
         assert_eq!(clone.replace(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
         assert!(Arc::ptr_eq(&after, &tls.current()));
+    }
+
+    #[test]
+    fn tickets_do_not_outlive_the_authorities_of_clients() {
+        let [first, second] = ["a.pem", "b.pem"].map(|name| std::fs::read(format!("tests/tls/{name}")).unwrap());
+        let plain = Tls::self_signed(["a"]).unwrap();
+        assert_eq!(plain.replace_client_ca(&first).unwrap_err().to_string(), "clients are not asked for certificates");
+        let tls = plain.client_ca(&first, ClientAuth::Required).unwrap();
+        let ticketer = |tls: &Tls| Arc::clone(&tls.current().ticketer);
+        let before = ticketer(&tls);
+        assert!(!Arc::ptr_eq(&before, &ticketer(&plain)), "tickets of clients without a certificate are not accepted");
+        assert!(Arc::ptr_eq(&before, &ticketer(&tls.version_min(TlsVersion::Tls13))));
+        tls.replace(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
+        tls.replace_client_ca(&first).unwrap();
+        assert!(Arc::ptr_eq(&before, &ticketer(&tls)), "the authorities are the same");
+        assert_eq!(tls.replace_client_ca(b"").unwrap_err().to_string(), "no certificate found; PEM is expected");
+        assert!(Arc::ptr_eq(&before, &ticketer(&tls)));
+        tls.replace_client_ca(&second).unwrap();
+        assert!(!Arc::ptr_eq(&before, &ticketer(&tls)));
+        let optional = tls.client_ca(&second, ClientAuth::Optional).unwrap();
+        assert!(!Arc::ptr_eq(&ticketer(&optional), &ticketer(&tls)));
     }
 }

@@ -1,17 +1,24 @@
-//! Reads the two parts of an X.509 certificate (RFC 5280) that rustls does not expose: its validity, and the DNS names
-//! of its subject. Any other content is skipped. Malformed input results in `None`.
+//! Reads the parts of an X.509 certificate (RFC 5280) that rustls does not expose: its validity, and the names of its
+//! subject. Any other content is skipped. Malformed input results in `None`.
 
 /// Tags of ASN.1 types in DER.
-mod tag {
-    pub(super) const INTEGER: u8 = 0x02;
-    pub(super) const OCTET_STRING: u8 = 0x04;
-    pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
-    pub(super) const UTC_TIME: u8 = 0x17;
-    pub(super) const GENERALIZED_TIME: u8 = 0x18;
-    pub(super) const SEQUENCE: u8 = 0x30;
-    pub(super) const DNS_NAME: u8 = 0x82;
-    pub(super) const VERSION: u8 = 0xa0;
-    pub(super) const EXTENSIONS: u8 = 0xa3;
+pub(super) mod tag {
+    pub(in crate::tls) const INTEGER: u8 = 0x02;
+    pub(in crate::tls) const OCTET_STRING: u8 = 0x04;
+    pub(in crate::tls) const OBJECT_IDENTIFIER: u8 = 0x06;
+    pub(in crate::tls) const UTF8_STRING: u8 = 0x0c;
+    pub(in crate::tls) const NUMERIC_STRING: u8 = 0x12;
+    pub(in crate::tls) const PRINTABLE_STRING: u8 = 0x13;
+    pub(in crate::tls) const TELETEX_STRING: u8 = 0x14;
+    pub(in crate::tls) const IA5_STRING: u8 = 0x16;
+    pub(in crate::tls) const UTC_TIME: u8 = 0x17;
+    pub(in crate::tls) const GENERALIZED_TIME: u8 = 0x18;
+    pub(in crate::tls) const BMP_STRING: u8 = 0x1e;
+    pub(in crate::tls) const SEQUENCE: u8 = 0x30;
+    pub(in crate::tls) const SET: u8 = 0x31;
+    pub(in crate::tls) const DNS_NAME: u8 = 0x82;
+    pub(in crate::tls) const VERSION: u8 = 0xa0;
+    pub(in crate::tls) const EXTENSIONS: u8 = 0xa3;
 }
 
 /// The content of the object identifier 2.5.29.17, subjectAltName.
@@ -30,11 +37,15 @@ pub(super) struct Fields {
 
 /// A sequence of elements that are not read yet.
 #[derive(Clone, Copy)]
-struct Elements<'a>(&'a [u8]);
+pub(super) struct Elements<'a>(pub(super) &'a [u8]);
 
 impl<'a> Elements<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes the next element: its tag and content.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&[tag, first], rest) = self.0.split_first_chunk()?;
         let (length, rest) = match first {
             0..=0x7f => (usize::from(first), rest),
@@ -50,7 +61,7 @@ impl<'a> Elements<'a> {
     }
 
     /// Takes the next element if it has this tag.
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let mut rest = *self;
         let (_, content) = rest.next().filter(|(found, _)| *found == tag)?;
         *self = rest;
@@ -58,14 +69,20 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Reads the fields of a certificate in DER.
-pub(super) fn read(certificate: &[u8]) -> Option<Fields> {
+/// Takes the fields of a certificate in DER up to its issuer, and returns the others.
+fn after_issuer(certificate: &[u8]) -> Option<Elements<'_>> {
     let mut certificate = Elements(Elements(certificate).take(tag::SEQUENCE)?);
     let mut fields = Elements(certificate.take(tag::SEQUENCE)?);
     // Version 1 certificates omit the version.
     fields.take(tag::VERSION);
     fields.take(tag::INTEGER)?;
     let (_algorithm, _issuer) = (fields.take(tag::SEQUENCE)?, fields.take(tag::SEQUENCE)?);
+    Some(fields)
+}
+
+/// Reads the fields of a certificate in DER.
+pub(super) fn read(certificate: &[u8]) -> Option<Fields> {
+    let mut fields = after_issuer(certificate)?;
     let mut validity = Elements(fields.take(tag::SEQUENCE)?);
     let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
     let mut dns_names = Vec::new();
@@ -75,6 +92,13 @@ pub(super) fn read(certificate: &[u8]) -> Option<Fields> {
         }
     }
     Some(Fields { not_before, not_after, dns_names })
+}
+
+/// Returns the content of the subject of a certificate in DER, which is a distinguished name.
+pub(super) fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    let mut fields = after_issuer(certificate)?;
+    let _validity = fields.take(tag::SEQUENCE)?;
+    fields.take(tag::SEQUENCE)
 }
 
 /// Reads the DNS names from the extensions.

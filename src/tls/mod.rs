@@ -6,19 +6,22 @@
 mod certificate;
 #[cfg(feature = "cli")]
 mod client;
+mod client_auth;
 mod config;
 mod der;
+mod distinguished_name;
 mod error;
 mod session;
 
 pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
-pub(crate) use certificate::file_hash;
-#[cfg(feature = "cli")]
-pub use client::Trust;
+pub(crate) use certificate::{file_hash, read as read_pem};
 #[cfg(feature = "cli")]
 pub(crate) use client::{ClientSession, ClientStream};
+#[cfg(feature = "cli")]
+pub use client::{ClientTls, Trust};
+pub use client_auth::{ClientAuth, ClientCertificate};
 pub use config::{Tls, TlsVersion};
 pub use error::TlsError;
 pub(crate) use session::Session;

@@ -3,10 +3,12 @@
 //! The interface is that of rustls 0.24, in which the caller owns the buffers, over rustls 0.23, which copies.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
+use super::client_auth::ClientCertificate;
 use super::config::{Tls, TlsVersion};
 
 /// Maximum ciphertext of a handshake. The largest regular handshake has client certificates, of some KiB.
@@ -43,6 +45,8 @@ pub struct TlsInfo {
     pub server_name: Option<String>,
     /// The negotiated application protocol (ALPN), such as `http/1.1`.
     pub protocol: Option<String>,
+    /// The verified certificate of the client; `None` if it was not asked for one or has none.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// The server's end of a TLS connection.
@@ -56,6 +60,8 @@ pub(crate) struct Session {
     ended: bool,
     /// The reason for which the session has failed.
     failure: Option<rustls::Error>,
+    /// The certificate of the client, known once the handshake is complete.
+    client_certificate: Option<Arc<ClientCertificate>>,
     /// Plaintext still to be sent in small records.
     small_records: usize,
     /// When more than a small record was last encrypted.
@@ -72,6 +78,7 @@ impl Session {
             handshake_bytes: 0,
             ended: false,
             failure: None,
+            client_certificate: None,
             small_records: SMALL_RECORDS_TOTAL,
             encrypted_at: None,
         })
@@ -96,7 +103,12 @@ impl Session {
             cipher_suite: suite.as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1),
             server_name: self.connection.server_name().map(str::to_ascii_lowercase),
             protocol: self.connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+            client_certificate: self.client_certificate.clone(),
         })
+    }
+
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.client_certificate.as_deref()
     }
 
     /// Returns whether the peer has announced the end of its output.
@@ -153,10 +165,25 @@ impl Session {
         if was_handshaking {
             self.handshake_bytes += count;
         }
-        if self.connection.is_handshaking() && self.handshake_bytes > HANDSHAKE_BYTES_MAX {
+        if !self.connection.is_handshaking() {
+            if was_handshaking && self.failure.is_none() {
+                self.identify_client();
+            }
+        } else if self.handshake_bytes > HANDSHAKE_BYTES_MAX {
             self.failure.get_or_insert(rustls::Error::General("the handshake is too large".into()));
         }
         Ok(())
+    }
+
+    /// Reads the certificate of the client at the end of the handshake.
+    fn identify_client(&mut self) {
+        let certificate = self.connection.peer_certificates().and_then(<[_]>::first);
+        let Some(client) = certificate.map(|der| ClientCertificate::new(der)) else { return };
+        let is_resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        if is_resumed && client.has_expired(SystemTime::now()) {
+            self.failure = Some(rustls::CertificateError::Expired.into());
+        }
+        self.client_certificate = Some(Arc::new(client));
     }
 
     /// Encrypts the beginning of the concatenation of `slices`. Returns the number of bytes encrypted, which is 0 only

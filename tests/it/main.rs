@@ -31,6 +31,7 @@ mod harness;
 mod help;
 mod keepalive;
 mod limits;
+mod mutual_tls;
 mod panics;
 mod peers;
 mod process;

@@ -72,7 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("loop", &["tls"]),
     ("httpserver", &["http1", "loop", "tls"]),
-    ("apps", &["http1", "httpserver", "loop"]),
+    ("apps", &["http1", "httpserver", "loop", "tls"]),
     ("server", &["apps", "http1", "httpserver", "loop", "tls"]),
     ("client", &["http1", "tls"]),
     ("cli", &["apps", "client", "http1", "httpserver", "loop", "server", "tls"]),

@@ -22,7 +22,7 @@ use crate::process::{Running, run};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Starts a server whose only listener uses TLS.
-fn serve_tls<B: Backend, A: App>(
+pub(crate) fn serve_tls<B: Backend, A: App>(
     tls: &Tls,
     timeouts: Timeouts,
     limits: LoopLimits,
@@ -35,14 +35,17 @@ fn serve_tls<B: Backend, A: App>(
 }
 
 /// A certificate, a server configuration for HTTP with it, and a client configuration that trusts it.
-fn certified(names: &[&str]) -> (Certificate, Tls, ClientConfig) {
+pub(crate) fn certified(names: &[&str]) -> (Certificate, Tls, ClientConfig) {
     let certificate = Certificate::self_signed(names.iter().copied()).expect("valid names");
     let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
     let client = trusting(&certificate, &[&rustls::version::TLS13, &rustls::version::TLS12]);
     (certificate, tls, client)
 }
 
-fn trusting(certificate: &Certificate, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+pub(crate) fn trusting(
+    certificate: &Certificate,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der().to_vec().into()).expect("a certificate");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -51,7 +54,7 @@ fn trusting(certificate: &Certificate, versions: &[&'static rustls::SupportedPro
 }
 
 /// A socket that sends a given number of bytes per call.
-struct Pieces {
+pub(crate) struct Pieces {
     socket: TcpStream,
     bytes_max: usize,
 }
@@ -73,12 +76,12 @@ impl Write for Pieces {
 }
 
 /// A TLS client, which begins its handshake with the first read or write.
-struct TlsClient {
-    stream: rustls::StreamOwned<ClientConnection, Pieces>,
+pub(crate) struct TlsClient {
+    pub(crate) stream: rustls::StreamOwned<ClientConnection, Pieces>,
 }
 
 impl TlsClient {
-    fn connect(address: SocketAddr, config: &ClientConfig) -> Self {
+    pub(crate) fn connect(address: SocketAddr, config: &ClientConfig) -> Self {
         Self::connect_to(address, config, "localhost", usize::MAX)
     }
 
@@ -89,7 +92,7 @@ impl TlsClient {
         TlsClient { stream: rustls::StreamOwned::new(connection, Pieces { socket, bytes_max }) }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> &mut Self {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> &mut Self {
         self.stream.write_all(bytes).expect("the server reads");
         self.stream.flush().expect("the server reads");
         self
@@ -102,7 +105,7 @@ impl TlsClient {
     }
 
     /// Reads a response with a Content-Length, and returns its head and body.
-    fn response(&mut self) -> (String, Vec<u8>) {
+    pub(crate) fn response(&mut self) -> (String, Vec<u8>) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.extend(self.read(1));
@@ -114,7 +117,7 @@ impl TlsClient {
     }
 
     /// Reads to the end of the stream; an end without `close_notify` is an error.
-    fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).map(|_| rest)
     }
@@ -143,7 +146,7 @@ fn hello() -> HttpServer<impl serverd::Handler> {
 }
 
 /// Waits until a condition holds.
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < WAIT_MAX, "{what}");

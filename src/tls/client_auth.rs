@@ -1,0 +1,113 @@
+//! Certificates of clients (mutual TLS): the authorities that may have issued them, and the identity that they prove.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, server::NoClientAuth};
+
+use super::certificate::{fingerprint, provider, unix_seconds};
+use super::error::TlsError;
+use super::{der, distinguished_name};
+
+/// Clients that a server with [`Tls::client_ca`](super::Tls::client_ca) accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// Only clients with a valid certificate.
+    #[default]
+    Required,
+    /// Also clients without a certificate. One that is not valid is refused.
+    Optional,
+}
+
+/// The certificate of a client, which it has proved to have the private key of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCertificate {
+    /// The subject in the format of RFC 4514, such as `CN=Alice,O=Example`. Special characters are escaped, so that a value
+    /// cannot be taken for several attributes. Empty if the certificate has no subject but only alternative names.
+    pub subject: String,
+    /// The SHA-256 fingerprint, such as `0A:1B:...`.
+    pub fingerprint: String,
+    /// The certificate in DER.
+    pub der: Vec<u8>,
+}
+
+impl ClientCertificate {
+    pub(super) fn new(der: &[u8]) -> Self {
+        let subject = der::subject(der).and_then(distinguished_name::format);
+        ClientCertificate { subject: subject.unwrap_or_default(), fingerprint: fingerprint(der), der: der.to_vec() }
+    }
+
+    /// Returns whether the certificate has expired. Verified in the full handshake; a resumed session repeats only this.
+    pub(super) fn has_expired(&self, now: SystemTime) -> bool {
+        der::read(&self.der).is_none_or(|fields| fields.not_after < unix_seconds(now))
+    }
+}
+
+/// Reads certificates of authorities from PEM.
+pub(super) fn parse_authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
+        roots.add(certificate).map_err(|_| TlsError::new("contains a damaged certificate"))?;
+    }
+    if roots.is_empty() { Err(TlsError::new("no certificate found; PEM is expected")) } else { Ok(roots) }
+}
+
+/// Returns the verifier of certificates that these authorities have issued, or none if clients are not asked for one.
+pub(super) fn verifier(
+    authorities: Option<&Arc<RootCertStore>>,
+    auth: ClientAuth,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(roots) = authorities else { return Ok(Arc::new(NoClientAuth)) };
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
+    let builder = match auth {
+        ClientAuth::Required => builder,
+        ClientAuth::Optional => builder.allow_unauthenticated(),
+    };
+    let verifier = builder.build();
+    verifier.map_err(|error| TlsError::new(format!("cannot verify certificates of clients: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn the_identity_of_a_client_is_read_from_its_certificate() {
+        let mut params = rcgen::CertificateParams::new(["alice.example".to_string()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "Example, Inc.");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Alice");
+        params.not_after = rcgen::date_time_ymd(2030, 1, 2);
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        let client = ClientCertificate::new(&der);
+        assert_eq!(client.subject, "CN=Alice,O=Example\\, Inc.");
+        assert_eq!(client.fingerprint.len(), 95);
+        let end = UNIX_EPOCH + Duration::from_secs(1_893_542_400);
+        assert!(!client.has_expired(end));
+        assert!(client.has_expired(end + Duration::from_secs(1)));
+        let unreadable = ClientCertificate::new(&der[..50]);
+        assert!(unreadable.subject.is_empty() && unreadable.has_expired(UNIX_EPOCH));
+    }
+
+    #[test]
+    fn files_of_authorities_are_explained_if_they_are_not_usable() {
+        let error = |pem: &str| parse_authorities(pem.as_bytes()).unwrap_err().to_string();
+        assert_eq!(error("text"), "no certificate found; PEM is expected");
+        assert_eq!(
+            error("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "contains a damaged certificate"
+        );
+        assert!(error("-----BEGIN CERTIFICATE-----\nAAAA\n").starts_with("not valid PEM ("));
+        let pem = std::fs::read("tests/tls/a.pem").unwrap();
+        assert_eq!(parse_authorities(&[&pem[..], &pem].concat()).unwrap().len(), 2);
+    }
+}
