@@ -12,12 +12,14 @@ use self::server_args::{Cli, CommandName};
 use crate::client::Client;
 use crate::server::{Command, Config, Logging};
 
+mod advice;
 mod app_args;
 mod client_args;
 mod environment;
 mod server_args;
 mod values;
 
+pub use advice::with_advice;
 pub use server_args::Color;
 
 /// The parsed command line.

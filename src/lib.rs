@@ -13,14 +13,12 @@
 //!
 //! `docs/ARCHITECTURE.md` in the source code follows a request through these layers, file by file.
 //!
-//! An HTTP server needs a listener, an optional upper bound for all timeouts, and a handler:
+//! An HTTP server needs an address and a closure:
 //!
 //! ```no_run
-//! use serverd::{HttpServer, Poller, SelectLoop};
-//!
-//! let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
-//! SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
-//! # Ok::<(), std::io::Error>(())
+//! fn main() -> Result<(), serverd::StartError> {
+//!     serverd::serve("127.0.0.1:8888", |request| format!("hello, you asked for {}\n", request.path()))
+//! }
 //! ```
 //!
 //! The handler is a closure, a [`Router`] or any other [`Handler`], optionally wrapped in [`layers`] (middleware). It
@@ -29,8 +27,17 @@
 //! thread ([`Response::later`], [`Pool::offload`]). The handler chooses how to receive a request body after seeing the
 //! request head ([`BodyMode`]).
 //!
-//! [`Config::serve`] runs worker threads with signal handling and resource limits. See [`Handle`] for
-//! controlling a loop from other threads.
+//! [`Config::serve`] runs worker threads with signal handling and resource limits. [`Config::start`] runs them in the
+//! background of another program, without signal handling, and returns a [`ServerHandle`]. See [`Handle`] for controlling
+//! a loop from other threads. A loop can also be run by itself:
+//!
+//! ```no_run
+//! use serverd::{HttpServer, Poller, SelectLoop};
+//!
+//! let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
+//! SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 //!
 //! A TCP server is a closure that reads and writes bytes:
 //!
@@ -60,7 +67,8 @@
 //! | [`Request`], [`BodyMode`], [`Response`] | a request, the way to receive its body, and the response |
 //! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
 //! | [`AccessLog`] | the log of all requests |
-//! | [`Config`] | workers, signals and graceful shutdown |
+//! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
+//! | [`StartError`] | errors at the start |
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
 //! | `Tls`, `WithTls` | TLS on the listeners of a loop |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
@@ -157,7 +165,9 @@ pub use self::r#loop::{Kqueue, KqueueLoop};
 #[doc(inline)]
 pub use self::r#loop::{TlsListener, TlsStream, WithTls};
 #[doc(inline)]
-pub use self::server::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
+pub use self::server::{
+    Backend, Balance, Config, HttpOptions, OnReload, ServerHandle, StartError, StartErrorKind, Started, serve,
+};
 #[cfg(feature = "tls")]
 #[doc(inline)]
 pub use self::tls::{Certificate, Tls, TlsError, TlsVersion};

@@ -4,11 +4,11 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use serverd::cli::{Color, Options, Task};
+use serverd::cli::{self, Color, Options, Task};
 use serverd::server::{self, ProcessLog};
 
 fn main() -> ExitCode {
-    let options = serverd::cli::parse();
+    let options = cli::parse();
     let color = match options.color {
         Color::Auto => None,
         Color::Always => Some(true),
@@ -31,7 +31,9 @@ fn main() -> ExitCode {
 
 fn run(task: &Task, log: &ProcessLog) -> Result<(), Box<dyn Error>> {
     match task {
-        Task::Serve(config, command, logging) => Ok(server::run(config, command, logging, log)?),
+        Task::Serve(config, command, logging) => {
+            server::run(config, command, logging, log).map_err(|error| cli::with_advice(&error).into())
+        }
         Task::Client(command) => command.run(),
     }
 }

@@ -88,7 +88,7 @@ impl AccessLog {
     }
 
     /// Returns a closure that reopens the log without keeping it alive.
-    pub(crate) fn reopener(&self) -> impl Fn() + Send + use<> {
+    pub(crate) fn reopener(&self) -> impl Fn() + Send + Sync + use<> {
         let sink = Arc::downgrade(&self.sink);
         move || {
             if let Some(sink) = sink.upgrade() {

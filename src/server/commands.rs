@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use super::config::{Config, OnReload, StartError, Started, worker_count};
+use super::config::{Config, OnReload, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
+use super::start_error::StartError;
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::{Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
@@ -62,7 +63,7 @@ pub enum Command {
 /// Returns the errors of [`Config::serve`], and an error if the access log or the directory to serve cannot be opened.
 pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessLog) -> Result<(), StartError> {
     let stdout = Sink::start("output", Target::Writer(Box::new(io::stdout())))
-        .map_err(|error| StartError::from_io("cannot start a thread", &error))?;
+        .map_err(|error| StartError::from_io("cannot start a thread", error))?;
     // Until the start line is printed.
     stdout.hold();
     let (mut config, stdout) = (config.clone(), Arc::new(stdout));
@@ -261,7 +262,7 @@ impl FilesConfig {
     /// Prepares the layers. Also returns a function that reads the password files again, if there are any.
     fn layers(&self) -> Result<(Layers, Option<impl Fn() + Send + Sync + 'static>), StartError> {
         let pool = |threads, queued_max| {
-            Pool::new(threads, queued_max).map_err(|error| StartError::new(format!("cannot start a thread: {error}")))
+            Pool::new(threads, queued_max).map_err(|error| StartError::from_io("cannot start a thread", error))
         };
         let (mut auth, mut reload_users) = (None, None);
         if !self.auth.is_empty() {
@@ -274,7 +275,7 @@ impl FilesConfig {
                 reload_users = Some(
                     source
                         .watch(store.clone(), known)
-                        .map_err(|error| StartError::new(format!("cannot start a thread: {error}")))?,
+                        .map_err(|error| StartError::from_io("cannot start a thread", error))?,
                 );
             }
             auth = Some((store, pool(AUTH_THREADS, AUTH_QUEUE_MAX)?));

@@ -1,19 +1,19 @@
-//! The configuration of a server, the values derived from the system where it leaves them open, and the error of a server
-//! that cannot start.
+//! The configuration of a server, and the values derived from the system where it leaves them open.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::start_error::{StartError, StartErrorKind};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{LoopLimits, Readiness, Select, Timeouts};
 
-/// Configuration of a server with worker threads and signal handling, for applications of your own.
+/// Configuration of a server with worker threads, for applications of your own.
 ///
-/// The defaults are those of the command line. To embed a server without threads or signal handlers, use an
+/// The defaults are those of the command line. [`Config::serve`] runs a server in the foreground, with signal handling;
+/// [`Config::start`] in the background, without. To run a server without threads, use an
 /// [`EventLoop`](crate::EventLoop) directly.
 ///
 /// # Examples
@@ -221,29 +221,6 @@ pub enum Balance {
     LeastConnections,
 }
 
-/// Error of a server that could not start or could not continue. The message usually says how to fix it.
-#[derive(Debug)]
-pub struct StartError(String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl StartError {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        StartError(message.into())
-    }
-
-    /// Creates an error from a failed system call.
-    pub(super) fn from_io(what: &str, error: &io::Error) -> Self {
-        StartError(format!("{what}: {error}"))
-    }
-}
-
 /// Properties of a running server, passed to the callback of [`Config::serve_with`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -262,10 +239,10 @@ impl Balance {
     /// Returns whether the kernel distributes the connections, or an error if that is configured but not supported.
     pub(super) fn uses_kernel(self, workers: usize) -> Result<bool, StartError> {
         match self {
-            Balance::Kernel if !cfg!(target_os = "linux") && workers > 1 => Err(StartError(
-                "kernel load balancing is available on Linux only; use --balance least-connections or omit the option"
-                    .into(),
-            )),
+            Balance::Kernel if !cfg!(target_os = "linux") && workers > 1 => {
+                let message = "kernel load balancing is available on Linux only";
+                Err(StartError::of_kind(StartErrorKind::Balance, message))
+            }
             Balance::Kernel => Ok(true),
             Balance::Auto => Ok(cfg!(target_os = "linux")),
             Balance::LeastConnections => Ok(false),
@@ -297,7 +274,7 @@ impl Backend {
 }
 
 fn unavailable(backend: &str, systems: &str) -> StartError {
-    StartError(format!("{backend} is available on {systems} only; use --backend select or omit the option"))
+    StartError::of_kind(StartErrorKind::Backend, format!("{backend} is available on {systems} only"))
 }
 
 /// Returns the number of workers; `configured` may be 0, for one per core.
@@ -328,7 +305,7 @@ pub(super) fn connections_max(configured: Option<usize>, workers: usize, files: 
             if configured > available {
                 log::warn!(
                     "the file descriptor limit allows about {available} connections, not {configured}; raise the limit \
-                     (ulimit -n) or lower --max-connections"
+                     (ulimit -n) or accept fewer connections"
                 );
             }
             configured

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::config::StartError;
+use super::start_error::StartError;
 #[cfg(windows)]
 use super::windows::enable_escape_sequences;
 use crate::httpserver::{AccessLog, LogFormat, Sink, Target};

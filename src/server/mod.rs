@@ -1,4 +1,5 @@
-//! Runs an application on worker threads, with signal handling and graceful shutdown.
+//! Runs an application on worker threads, in the foreground with signal handling or in the background, with graceful
+//! shutdown.
 //!
 //! Each worker is a thread with its own event loop and its own application instance; nothing is shared on the hot path.
 //! Connections are distributed over the workers by the kernel, with one listener per worker (`SO_REUSEPORT`, on Linux),
@@ -9,7 +10,11 @@ mod commands;
 mod config;
 #[cfg(feature = "cli")]
 mod logging;
+mod serve;
+mod server_handle;
 mod signals;
+mod start_error;
+mod threads;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(windows)]
@@ -18,8 +23,11 @@ mod workers;
 
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
-pub use config::{Backend, Balance, Config, HttpOptions, OnReload, StartError, Started};
+pub use config::{Backend, Balance, Config, HttpOptions, OnReload, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging, ProcessLog};
+pub use serve::serve;
+pub use server_handle::ServerHandle;
+pub use start_error::{StartError, StartErrorKind};
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;

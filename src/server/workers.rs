@@ -3,22 +3,23 @@
 //!
 //! There are one or more sockets for each address of the host. No other process can listen on them.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::config::{Backend, Config, StartError, Started, connections_max, worker_count};
+use super::config::{Backend, Balance, Config, Started, connections_max, worker_count};
+use super::server_handle::ServerHandle;
 use super::signals;
+use super::start_error::{StartError, StartErrorKind};
+use super::threads::{Control, Threads};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{
-    Acceptor, AcceptorHandle, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, Readiness,
-    Select,
+    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, Readiness, Select,
 };
 
 impl Config {
@@ -60,39 +61,56 @@ impl Config {
         make: impl Fn(usize) -> A + Send + Sync + 'static,
         on_started: impl FnOnce(Started),
     ) -> Result<(), StartError> {
+        let mut server = self.start(make)?;
+        let (control, reload) = (Arc::clone(&server.threads.control), Arc::clone(&server.reload));
+        let _signals = signals::watch(move || control.drain(None), move || reload(), server.connections.clone())
+            .map_err(|error| StartError::from_io("cannot register signal handlers", error))?;
+        on_started(server.started.clone());
+        server.threads.join()
+    }
+
+    /// Starts the threads of a server with the connection sources that `open` creates.
+    pub(super) fn launch<A: App + 'static>(
+        &self,
+        open: impl FnOnce(&[ConnectionLimit]) -> Result<Opened, StartError>,
+        make: impl Fn(usize) -> A + Send + Sync + 'static,
+    ) -> Result<ServerHandle, StartError> {
         let backend = self.backend.resolve()?;
         let count = worker_count(self.workers);
         let limit = ConnectionLimit::new(connections_max(self.connections_max, count, self.files_max))
             .per_address(self.loop_limits.connections_per_address_max);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
-        let Opened { local_addrs, sources, acceptors } = self.open(&shares)?;
+        let Opened { local_addrs, sources, acceptors } = open(&shares)?;
         let security = Security::open(self, &local_addrs)?;
         let (send, receive) = mpsc::channel();
         let make = Arc::new(make);
         // If start-up fails below, dropping this stops the workers that have started.
-        let mut workers = Workers::default();
+        let mut threads = Threads::default();
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
-            let (config, send, make, security) = (self.clone(), send.clone(), Arc::clone(&make), security.clone());
-            let worker = move || {
-                let make = || make(number);
-                let run = || run_worker(backend, &config, &limit, make, (sources, &security), &send);
-                let ended = catch_unwind(AssertUnwindSafe(run))
-                    .unwrap_or_else(|_| Err(StartError::new("a worker panicked; please report this bug")));
-                // Fails only if start-up was aborted.
-                let _ = send.send(WorkerEvent::Ended(ended));
+            let (config, make, security) = (self.clone(), Arc::clone(&make), security.clone());
+            let run = move |on_started: &dyn Fn(Handle)| {
+                run_worker(backend, &config, &limit, || make(number), (sources, &security), on_started)
             };
-            if let Err(error) = thread::Builder::new().name(format!("worker-{number}")).spawn(worker) {
-                workers.await_start(&receive, number)?;
-                return Err(StartError::from_io("cannot start a thread", &error));
-            }
+            let send = send.clone();
+            threads.spawn(format!("worker-{number}"), move |control| supervise(number, run, control, &send))?;
         }
-        workers.await_start(&receive, count)?;
-        workers.accept(acceptors, &send)?;
         drop(send);
+        let loops = await_start(&receive, count)?;
+        for acceptor in acceptors {
+            threads.control.add_acceptor(acceptor.handle());
+            threads.spawn("acceptor".into(), |control| accept(acceptor, control))?;
+        }
+        let (reload, fingerprint) = (self.reloader(&security)?, security.fingerprint());
+        let started = Started { local_addrs, backend: backend.name(), workers: count, fingerprint };
+        Ok(ServerHandle { started, loops, reload, access_log: self.access_log.clone(), connections: limit, threads })
+    }
+
+    /// Returns a function that reopens and reads all files again.
+    fn reloader(&self, security: &Security) -> Result<Arc<dyn Fn() + Send + Sync>, StartError> {
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
         let on_reload = self.on_reload.clone();
         let read_certificates = security.watch(self)?;
-        let reload = move || {
+        Ok(Arc::new(move || {
             read_certificates();
             if let Some(reopen) = &reopen {
                 reopen();
@@ -100,38 +118,45 @@ impl Config {
             if let Some(on_reload) = &on_reload {
                 on_reload.call();
             }
-        };
-        let _signals = signals::watch(workers.drain(), reload, limit)
-            .map_err(|error| StartError::from_io("cannot register signal handlers", &error))?;
-        let fingerprint = security.fingerprint();
-        on_started(Started { local_addrs, backend: backend.name(), workers: count, fingerprint });
-        workers.wait(&receive)
+        }))
     }
 
     /// Binds the addresses and creates the connection sources of each worker, and acceptors if they share listeners.
-    fn open(&self, shares: &[ConnectionLimit]) -> Result<Opened, StartError> {
+    pub(super) fn open(&self, shares: &[ConnectionLimit]) -> Result<Opened, StartError> {
         let kernel = self.balance.uses_kernel(shares.len())?;
         let count = if kernel { shares.len() } else { 1 };
-        let mut opened = Opened { local_addrs: Vec::new(), sources: Vec::new(), acceptors: Vec::new() };
-        opened.sources.resize_with(shares.len(), Vec::new);
+        let mut opened = Opened::new(shares.len());
         for (local_addr, listeners) in bind(&self.host, self.port, count, self.loop_limits.backlog)? {
-            opened.local_addrs.push(local_addr);
-            if listeners.len() == shares.len() {
-                let listeners = listeners.into_iter().map(ConnectionSource::Listener);
-                opened.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push(listener));
-                continue;
-            }
-            for listener in listeners {
-                let outcome = opened.share(listener, &self.loop_limits, shares);
-                outcome.map_err(|error| StartError::from_io("cannot create the acceptor", &error))?;
-            }
+            opened.add(local_addr, listeners, &self.loop_limits, shares)?;
+        }
+        Ok(opened)
+    }
+
+    /// Creates the connection sources of each worker from bound listeners.
+    pub(super) fn open_bound(
+        &self,
+        listeners: impl IntoIterator<Item = TcpListener>,
+        shares: &[ConnectionLimit],
+    ) -> Result<Opened, StartError> {
+        if self.balance == Balance::Kernel && shares.len() > 1 {
+            let message = "the kernel cannot balance the connections of listeners that are bound already";
+            return Err(StartError::of_kind(StartErrorKind::Balance, message));
+        }
+        let mut opened = Opened::new(shares.len());
+        for listener in listeners {
+            let local_addr = listener.local_addr();
+            let local_addr = local_addr.map_err(|error| StartError::from_io("cannot use a listener", error))?;
+            opened.add(local_addr, vec![listener], &self.loop_limits, shares)?;
+        }
+        if opened.local_addrs.is_empty() {
+            return Err(StartError::new("there is no listener"));
         }
         Ok(opened)
     }
 }
 
 /// The sockets of a server before its threads start.
-struct Opened {
+pub(super) struct Opened {
     local_addrs: Vec<SocketAddr>,
     /// The sources of each worker: one for each address.
     sources: Vec<Vec<ConnectionSource>>,
@@ -140,6 +165,32 @@ struct Opened {
 }
 
 impl Opened {
+    fn new(workers: usize) -> Self {
+        let sources = (0..workers).map(|_| Vec::new()).collect();
+        Opened { local_addrs: Vec::new(), sources, acceptors: Vec::new() }
+    }
+
+    /// Adds the listeners of an address: one for each worker, or one for all of them.
+    fn add(
+        &mut self,
+        local_addr: SocketAddr,
+        listeners: Vec<TcpListener>,
+        limits: &LoopLimits,
+        shares: &[ConnectionLimit],
+    ) -> Result<(), StartError> {
+        self.local_addrs.push(local_addr);
+        if listeners.len() == shares.len() {
+            let listeners = listeners.into_iter().map(ConnectionSource::Listener);
+            self.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push(listener));
+            return Ok(());
+        }
+        for listener in listeners {
+            let outcome = self.share(listener, limits, shares);
+            outcome.map_err(|error| StartError::from_io("cannot create the acceptor", error))?;
+        }
+        Ok(())
+    }
+
     /// Creates an acceptor that hands the connections of `listener` to all workers.
     fn share(&mut self, listener: TcpListener, limits: &LoopLimits, shares: &[ConnectionLimit]) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener, limits)?;
@@ -163,7 +214,8 @@ impl Security {
     /// Reads the certificates, or creates one for the addresses of the server.
     fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, StartError> {
         let tls = config.tls.as_ref().map(|tls| tls.open(&config.host, addresses)).transpose();
-        tls.map(|tls| Security { tls }).map_err(|error| StartError::new(format!("TLS: {error}")))
+        tls.map(|tls| Security { tls })
+            .map_err(|error| StartError::of_kind(StartErrorKind::Tls, format!("TLS: {error}")).with_source(error))
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -171,11 +223,11 @@ impl Security {
     }
 
     /// Watches the certificate files. Returns a function that makes the thread read them at once.
-    fn watch(&self, config: &Config) -> Result<impl Fn() + Send + use<>, StartError> {
+    fn watch(&self, config: &Config) -> Result<impl Fn() + Send + Sync + use<>, StartError> {
         let mut read = None;
         if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| config.has_files())) {
             let watch = config.watch(tls.clone());
-            read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", &error))?);
+            read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", error))?);
         }
         Ok(move || read.iter().for_each(|read| read()))
     }
@@ -193,7 +245,7 @@ impl Security {
         None
     }
 
-    fn watch(&self, _: &Config) -> Result<impl Fn() + Send + use<>, StartError> {
+    fn watch(&self, _: &Config) -> Result<impl Fn() + Send + Sync + use<>, StartError> {
         let Security {} = self;
         Ok(|| {})
     }
@@ -205,92 +257,50 @@ enum ConnectionSource {
     Handoff(HandoffListener),
 }
 
-/// Handles of the threads that have started; dropping this stops them.
-#[derive(Default)]
-struct Workers {
-    handles: Vec<Handle>,
-    /// Stop the acceptor threads, the last of which drains the workers.
-    acceptors: Vec<AcceptorHandle>,
+/// Number and handle of a worker that has started, or the reason why it has not.
+type StartOutcome = Result<(usize, Handle), StartError>;
+
+/// Runs a worker on its thread. `run` calls its argument once the loop can run. An error before that is sent to the thread
+/// that starts the server, a later one is the failure of the server.
+fn supervise(
+    number: usize,
+    run: impl FnOnce(&dyn Fn(Handle)) -> Result<(), StartError>,
+    control: &Control,
+    send: &mpsc::Sender<StartOutcome>,
+) {
+    let is_started = Cell::new(false);
+    let on_started = |handle: Handle| {
+        is_started.set(true);
+        control.add_worker(handle.clone());
+        // Fails only if start-up was aborted.
+        let _ = send.send(Ok((number, handle)));
+    };
+    let panicked = |_| Err(StartError::of_kind(StartErrorKind::Worker, "a worker panicked; please report this bug"));
+    match catch_unwind(AssertUnwindSafe(|| run(&on_started))).unwrap_or_else(panicked) {
+        Ok(()) => {}
+        Err(error) if is_started.get() => control.fail(error.with_kind(StartErrorKind::Worker)),
+        Err(error) => {
+            let _ = send.send(Err(error));
+        }
+    }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.handles.iter().for_each(Handle::stop);
-        self.acceptors.iter().for_each(AcceptorHandle::stop);
-    }
+/// Waits until `count` workers have started. Returns the handles of their loops by number.
+fn await_start(outcomes: &mpsc::Receiver<StartOutcome>, count: usize) -> Result<Vec<Handle>, StartError> {
+    let exited = |_| Err(StartError::of_kind(StartErrorKind::Worker, "a worker exited during start-up"));
+    let started: Result<BTreeMap<usize, Handle>, _> =
+        (0..count).map(|_| outcomes.recv().unwrap_or_else(exited)).collect();
+    Ok(started?.into_values().collect())
 }
 
-/// Message from a worker thread or an acceptor thread to the main thread.
-enum WorkerEvent {
-    Started(Handle),
-    Ended(Result<(), StartError>),
-}
-
-impl Workers {
-    /// Waits until `count` workers have started or failed.
-    fn await_start(&mut self, events: &mpsc::Receiver<WorkerEvent>, count: usize) -> Result<(), StartError> {
-        let mut outcome = Ok(());
-        for _ in 0..count {
-            match events.recv() {
-                Ok(WorkerEvent::Started(handle)) => self.handles.push(handle),
-                Ok(WorkerEvent::Ended(Err(error))) => outcome = Err(error),
-                Ok(WorkerEvent::Ended(Ok(()))) | Err(_) => {
-                    outcome = Err(StartError::new("a worker exited during start-up"));
-                }
-            }
-        }
-        outcome
+/// Runs an acceptor on its thread.
+fn accept(acceptor: Acceptor, control: &Control) {
+    let ended = catch_unwind(AssertUnwindSafe(|| acceptor.run()))
+        .unwrap_or_else(|_| Err(io::Error::other("panicked; please report this bug")));
+    if let Err(error) = ended {
+        control.fail(StartError::from_io("an acceptor thread failed", error).with_kind(StartErrorKind::Worker));
     }
-
-    /// Starts the acceptor threads. The last one to end drains the workers, which have received all accepted connections
-    /// by then.
-    fn accept(&mut self, acceptors: Vec<Acceptor>, send: &mpsc::Sender<WorkerEvent>) -> Result<(), StartError> {
-        let running = Arc::new(AtomicUsize::new(acceptors.len()));
-        for acceptor in acceptors {
-            self.acceptors.push(acceptor.handle());
-            let (handles, running, send) = (self.handles.clone(), Arc::clone(&running), send.clone());
-            let accept = move || {
-                let ended = catch_unwind(AssertUnwindSafe(|| acceptor.run()))
-                    .unwrap_or_else(|_| Err(io::Error::other("panicked; please report this bug")));
-                if running.fetch_sub(1, Ordering::SeqCst) == 1 {
-                    handles.iter().for_each(Handle::drain);
-                }
-                let ended = ended.map_err(|error| StartError::from_io("an acceptor thread failed", &error));
-                // Fails only if start-up was aborted.
-                let _ = send.send(WorkerEvent::Ended(ended));
-            };
-            let started = thread::Builder::new().name("acceptor".into()).spawn(accept);
-            started.map(drop).map_err(|error| StartError::from_io("cannot start a thread", &error))?;
-        }
-        Ok(())
-    }
-
-    /// Returns a closure that starts a graceful shutdown, from any thread.
-    fn drain(&self) -> impl Fn() + Send + use<> {
-        let (handles, acceptors) = (self.handles.clone(), self.acceptors.clone());
-        move || {
-            if acceptors.is_empty() {
-                handles.iter().for_each(Handle::drain);
-            } else {
-                acceptors.iter().for_each(AcceptorHandle::stop);
-            }
-        }
-    }
-
-    /// Waits until all threads have ended. If one fails, drains the others.
-    fn wait(&self, events: &mpsc::Receiver<WorkerEvent>) -> Result<(), StartError> {
-        let mut outcome = Ok(());
-        let results =
-            events.iter().filter_map(|event| if let WorkerEvent::Ended(ended) = event { Some(ended) } else { None });
-        for ended in results.take(self.handles.len() + self.acceptors.len()) {
-            if let Err(error) = &ended {
-                log::error!("{error}; draining the other workers");
-                self.drain()();
-            }
-            outcome = outcome.and(ended);
-        }
-        outcome
-    }
+    control.acceptor_ended();
 }
 
 /// Creates and runs the loop of one worker, with its listeners and their security.
@@ -300,7 +310,7 @@ fn run_worker<A: App + 'static>(
     limit: &ConnectionLimit,
     make: impl FnOnce() -> A,
     sources: (Vec<ConnectionSource>, &Security),
-    send: &mpsc::Sender<WorkerEvent>,
+    on_started: &dyn Fn(Handle),
 ) -> Result<(), StartError> {
     // The only place that maps the name of a backend to its type.
     let poller = match backend {
@@ -311,10 +321,9 @@ fn run_worker<A: App + 'static>(
         // `Backend::resolve` has rejected any other.
         _ => build_loop::<Select, A>(config, limit, make(), sources),
     };
-    let mut poller = poller.map_err(|error| StartError::from_io("cannot create an event loop", &error))?;
-    // Fails only if start-up was aborted.
-    let _ = send.send(WorkerEvent::Started(poller.handle()));
-    poller.run().map_err(|error| StartError::from_io("the event loop failed", &error))
+    let mut poller = poller.map_err(|error| StartError::from_io("cannot create an event loop", error))?;
+    on_started(poller.handle());
+    poller.run().map_err(|error| StartError::from_io("the event loop failed", error))
 }
 
 fn build_loop<B, A>(
@@ -396,12 +405,11 @@ fn outcome(
     endpoints: Vec<Endpoint>,
     failures: Vec<(SocketAddr, io::Error)>,
 ) -> Result<Vec<Endpoint>, StartError> {
-    let mut last =
-        StartError::new(format!("the host {host:?} has no address; set --host to an address of this machine"));
+    let mut last = StartError::of_kind(StartErrorKind::Host, format!("the host {host:?} has no address"));
     for (address, error) in failures {
         // Names often have an IPv6 address on machines without IPv6, which is not worth a warning.
         let is_present = matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
-        last = cannot_listen(address, &error);
+        last = cannot_listen(address, error);
         let level = if is_present && !endpoints.is_empty() { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "{last}");
     }
@@ -427,23 +435,21 @@ fn bind_each(addresses: &[SocketAddr], count: usize, backlog: u32) -> (Vec<Endpo
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let addresses = (bare, port).to_socket_addrs().map_err(|error| {
-        StartError::new(format!("cannot resolve host {host:?} ({error}); set --host to an address of this machine"))
+        let message = format!("cannot resolve host {host:?} ({error})");
+        StartError::of_kind(StartErrorKind::Host, message).with_source(error)
     })?;
     Ok(addresses.collect())
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "the port is in use; stop the process using it or choose another with --port",
-        io::ErrorKind::PermissionDenied => "permission denied; choose a port above 1023 with --port",
-        io::ErrorKind::AddrNotAvailable => "not an address of this machine; choose another with --host",
-        _ => {
-            return StartError::new(format!(
-                "cannot listen on {address}: {error}; choose another with --host or --port"
-            ));
-        }
+fn cannot_listen(address: SocketAddr, error: io::Error) -> StartError {
+    let reason = match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is in use".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::AddrNotAvailable => "not an address of this machine".into(),
+        _ => error.to_string(),
     };
-    StartError::new(format!("cannot listen on {address}: {advice}"))
+    let message = format!("cannot listen on {address}: {reason}");
+    StartError::of_kind(StartErrorKind::Listen(address), message).with_source(error)
 }
 
 fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {

@@ -1,14 +1,17 @@
 //! Runs each example as a separate process and tests its behavior.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use crate::harness::{Client, program};
 
 struct Example {
     child: Child,
+    /// The output after the start line.
+    stdout: BufReader<ChildStdout>,
     address: SocketAddr,
 }
 
@@ -26,12 +29,13 @@ fn binary(name: &str) -> PathBuf {
 }
 
 fn start(name: &str) -> Example {
+    let mut command = program(binary(name));
     let mut child =
-        program(binary(name)).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("starting the example");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a start line");
+        command.arg("127.0.0.1:0").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an example");
+    let (mut line, mut stdout) = (String::new(), BufReader::new(child.stdout.take().expect("piped")));
+    stdout.read_line(&mut line).expect("a start line");
     let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
-    Example { child, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+    Example { child, stdout, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
 }
 
 impl Example {
@@ -57,6 +61,46 @@ impl Drop for Example {
 #[test]
 fn hello_http_says_hello() {
     assert_eq!(start("hello_http").get("/").text(), "hello\n");
+}
+
+/// Starts the example `hello`, which does not print its address, on a port that is free. Returns a connection to it.
+fn start_hello() -> (Child, Client) {
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let mut child = program(binary("hello")).arg(address.to_string()).spawn().expect("an example");
+        // It exits if another test has taken the port in the meantime.
+        while child.try_wait().expect("a child").is_none() {
+            // Without a listener, the system may connect a socket to itself.
+            if let Ok(socket) = TcpStream::connect(address)
+                && socket.local_addr().expect("an address") != address
+            {
+                return (child, Client::from_socket(socket));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn hello_answers_with_the_path() {
+    let (mut child, mut client) = start_hello();
+    client.send("GET /there HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.response().text(), "hello, you asked for /there\n");
+    child.kill().and_then(|()| child.wait()).expect("a child");
+}
+
+#[test]
+fn embed_reports_progress_and_ends_with_its_input() {
+    let mut example = start("embed");
+    assert_eq!(example.get("/").text(), "0 lines\n");
+    let mut input = example.child.stdin.take().expect("piped");
+    input.write_all(b"a\nb\n").expect("the example reads");
+    while example.get("/").text() != "2 lines\n" {}
+    assert!(example.get("/worker").text().starts_with("worker "));
+    drop(input);
+    let mut rest = String::new();
+    example.stdout.read_to_string(&mut rest).expect("output");
+    assert_eq!((rest.trim(), example.child.wait().expect("a child").success()), ("2 lines in all", true));
 }
 
 #[test]

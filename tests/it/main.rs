@@ -16,6 +16,7 @@ mod deferred;
 mod drain;
 mod drain_load;
 mod echo;
+mod embed;
 mod errors;
 mod eviction;
 mod examples;
