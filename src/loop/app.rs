@@ -152,7 +152,7 @@ pub struct Addrs<'a> {
     pub(super) stream: Option<&'a dyn Addresses>,
 }
 
-impl<'a> Addrs<'a> {
+impl Addrs<'_> {
     /// Returns the peer's address, or `None` if the socket is disconnected or there is no socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.stream?.peer_addr().ok()
@@ -173,10 +173,12 @@ impl<'a> Addrs<'a> {
     pub fn tls(&self) -> Option<crate::tls::TlsInfo> {
         self.stream?.tls()
     }
+}
 
+#[cfg(feature = "tls")]
+impl<'a> Addrs<'a> {
     /// Returns the verified certificate of the client; `None` if it has none, without TLS, or before the handshake is
     /// complete.
-    #[cfg(feature = "tls")]
     pub fn client_certificate(&self) -> Option<&'a crate::tls::ClientCertificate> {
         self.stream?.client_certificate()
     }
