@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::tls::{Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, read_pem};
+use crate::tls::{
+    Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, interface_addresses, machine_name, read_pem,
+};
 
 /// Interval at which the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -196,31 +198,13 @@ fn names(host: &str, addresses: &[SocketAddr]) -> BTreeSet<String> {
         names.insert("localhost".into());
     }
     if addresses.iter().any(is_any) {
-        names.extend(["127.0.0.1".into(), "::1".into()]);
-        // The addresses from which packets to the internet would be sent. Nothing is sent.
-        names.extend([("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().filter_map(own_address));
+        // A listener on all IPv6 addresses accepts IPv4, too.
+        let is_covered = |address: &IpAddr| address.is_ipv4() || addresses.iter().any(SocketAddr::is_ipv6);
+        names.extend(interface_addresses().iter().filter(|address| is_covered(address)).map(IpAddr::to_string));
         names.extend(machine_name());
     }
     names.retain(|name| !name.is_empty());
     names
-}
-
-/// Returns the own address on the route to another.
-fn own_address((any, other): (&str, &str)) -> Option<String> {
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(other).ok()?;
-    Some(socket.local_addr().ok()?.ip().to_string())
-}
-
-#[cfg(unix)]
-fn machine_name() -> Option<String> {
-    let name = rustix::system::uname().nodename().to_str().ok()?.to_ascii_lowercase();
-    name.is_ascii().then_some(name)
-}
-
-#[cfg(not(unix))]
-fn machine_name() -> Option<String> {
-    std::env::var("COMPUTERNAME").ok().map(|name| name.to_ascii_lowercase()).filter(|name| name.is_ascii())
 }
 
 /// Warns about a private key that all users of the system can read. It is used nevertheless: Kubernetes mounts secrets
@@ -249,12 +233,19 @@ mod tests {
         assert_eq!(names("127.0.0.1", "127.0.0.1:1"), ["127.0.0.1", "localhost"]);
         assert_eq!(names("192.0.2.7", "192.0.2.7:1"), ["192.0.2.7"]);
         assert_eq!(names("example.org", "[2001:db8::7]:1"), ["2001:db8::7", "example.org"]);
-        let all = names("::", "[::]:1");
-        for name in ["127.0.0.1", "::1", "localhost"] {
-            assert!(all.iter().any(|found| found == name), "{all:?}");
+        let (all, ipv4) = (names("::", "[::]:1"), names("0.0.0.0", "0.0.0.0:1"));
+        let interfaces = interface_addresses();
+        assert!(!interfaces.is_empty());
+        for address in interfaces {
+            let shown = address.to_string();
+            assert!(all.contains(&shown), "{shown} {all:?}");
+            assert_eq!(ipv4.contains(&shown), address.is_ipv4(), "{shown} {ipv4:?}");
         }
-        assert!(!all.iter().any(|name| name == "::"), "{all:?}");
-        assert!(Certificate::self_signed(all).is_ok());
+        for names in [all, ipv4] {
+            assert!(names.iter().any(|name| name == "localhost"), "{names:?}");
+            assert!(!names.iter().any(|name| name == "::" || name == "0.0.0.0"), "{names:?}");
+            assert!(Certificate::self_signed(names).is_ok());
+        }
     }
 
     #[test]

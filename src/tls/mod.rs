@@ -13,6 +13,7 @@ mod distinguished_name;
 mod error;
 mod session;
 
+mod machine;
 pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
@@ -26,3 +27,4 @@ pub use config::{Tls, TlsVersion};
 pub use error::TlsError;
 pub(crate) use session::Session;
 pub use session::TlsInfo;
+pub(crate) use machine::{interface_addresses, machine_name};
