@@ -8,9 +8,11 @@ use std::error::Error;
 use std::io::{self, BufRead, IsTerminal, StdoutLock, Write};
 use std::mem;
 
+use self::cert::Cert;
 use self::check::Check;
 use self::connect::Connect;
 
+pub mod cert;
 pub mod check;
 pub mod connect;
 mod stream;
@@ -27,6 +29,8 @@ pub enum Client {
     Connect(Connect),
     /// Hash a password for `--auth`.
     Hash(Hash),
+    /// Create a certificate, signed by a local authority.
+    Cert(Cert),
 }
 
 impl Client {
@@ -44,6 +48,7 @@ impl Client {
                 outcome.map_err(|error| format!("{}: {error}", connect.authority))?;
             }
             Client::Hash(hash) => hash.run(&mut io::stdout().lock())?,
+            Client::Cert(cert) => cert.run(&mut io::stdout().lock())?,
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The client commands: check, connect and hash. They accept no server options and ignore environment variables,
+//! The client commands: check, connect, hash and cert. They accept no server options and ignore environment variables,
 //! because a health check runs in the environment of the server that it checks.
 
 use std::ffi::OsString;
@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::values::duration;
+use crate::client::cert::{Cert, parse_name};
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::{Authority, Connect};
 use crate::client::{Client, Hash};
@@ -58,6 +59,38 @@ enum ClientCommand {
     /// Prints a line NAME:HASH with a bcrypt hash, in the same format as htpasswd -B.
     #[command(after_help = HASH_EXAMPLES)]
     Hash(HashArgs),
+    /// Create a certificate for `--tls-cert`, signed by a local authority
+    ///
+    /// For development and private networks. The first call creates the authority in the data directory of the user; clients
+    /// that trust it accept all of its certificates. This command changes no trust store, but prints how to. The certificate
+    /// is valid for 820 days. Calling it again with the same names renews the certificate.
+    #[command(after_help = CERT_EXAMPLES)]
+    Cert(CertArgs),
+}
+
+const CERT_EXAMPLES: &str = "\
+Examples:
+  serverd cert localhost 127.0.0.1 ::1           Create localhost+2.pem and localhost+2-key.pem
+  serverd cert '*.example.test' --out certs      Create a wildcard certificate in a directory
+  serverd cert --print-ca                        Print the path of the authority's certificate";
+
+#[derive(Debug, Args)]
+struct CertArgs {
+    /// Host names, wildcards such as *.example.test, and IP addresses
+    #[arg(value_name = "NAME", value_parser = parse_name, required_unless_present = "print_ca")]
+    names: Vec<String>,
+
+    /// Directory for the certificate and its private key
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+
+    /// Overwrite files that are not a certificate of the local authority
+    #[arg(long)]
+    force: bool,
+
+    /// Print the path of the authority's certificate, which clients have to trust
+    #[arg(long, conflicts_with_all = ["names", "out", "force"])]
+    print_ca: bool,
 }
 
 const HASH_EXAMPLES: &str = "\
@@ -193,10 +226,12 @@ fn server(text: &str) -> Result<Server, String> {
     Ok(Server { authority: Authority::parse(address, None)?, is_secure })
 }
 
+/// The names of the client commands.
+const COMMANDS: [&str; 4] = ["check", "connect", "hash", "cert"];
+
 /// Returns whether `args` runs a client command or requests its help.
 pub(super) fn is_client_command(args: &[OsString]) -> bool {
-    let is_command =
-        |arg: Option<&OsString>| arg.is_some_and(|arg| arg == "check" || arg == "connect" || arg == "hash");
+    let is_command = |arg: Option<&OsString>| arg.is_some_and(|arg| COMMANDS.iter().any(|command| arg == command));
     is_command(args.get(1)) || (args.get(1).is_some_and(|arg| arg == "help") && is_command(args.get(2)))
 }
 
@@ -216,6 +251,7 @@ pub(super) fn try_parse_from(args: Vec<OsString>) -> Result<Client, clap::Error>
             Client::Check(Check { target, print, expect, timeout, retry, interval, tls, days_min: min_days })
         }
         ClientCommand::Hash(HashArgs { name, cost }) => Client::Hash(Hash { name, cost }),
+        ClientCommand::Cert(CertArgs { names, out, force, .. }) => Client::Cert(Cert { names, out, force }),
         ClientCommand::Connect(ConnectArgs {
             server: Server { authority, is_secure },
             wait: timeout,
@@ -279,6 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn certificates_have_names_unless_the_authority_is_printed() {
+        for (line, names) in
+            [("serverd cert A ::1", vec!["a".into(), "::1".into()]), ("serverd cert --print-ca", vec![])]
+        {
+            let Client::Cert(cert) = parsed(line).unwrap() else { panic!("{line}") };
+            assert_eq!(cert, Cert { names, out: ".".into(), force: false }, "{line}");
+        }
+    }
+
+    #[test]
     fn client_commands_accept_no_server_options() {
         for line in [
             "serverd check --port 1 tcp://a:1",
@@ -292,6 +338,9 @@ mod tests {
             "serverd check https://a/ --cert b",
             "serverd connect a:1 --tls --key b",
             "serverd connect a:1 --cert b --key c",
+            "serverd cert",
+            "serverd cert a:80",
+            "serverd cert --print-ca a",
         ] {
             usage_error(line);
         }

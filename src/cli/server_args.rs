@@ -31,7 +31,7 @@ HTTP and TCP servers on a readiness loop (epoll, kqueue or select).
 
 The default command is http. The options below apply to all server commands (http, whoami, files, echo and chat) and \
 may be given before or after the command; echo and chat ignore those that concern HTTP. files and chat have further \
-options. The other commands (check, connect and hash) have only their own options. See `serverd COMMAND --help`.
+options. The other commands (check, connect, hash and cert) have only their own options. See `serverd COMMAND --help`.
 
 TIME is a number with a unit: 500ms, 1.5s, 5m, 1m30s, 1h or 1d. SIZE is a number of bytes, optionally with a \
 unit: 64KiB, 10MiB or 1GiB. A number in parentheses, such as (431), is the HTTP status code returned when the limit is exceeded.";
@@ -136,7 +136,7 @@ pub(super) struct Cli {
 
     /// Number of worker threads (event loops); auto for one per core
     #[arg(short, long, alias = "threads", global = true, value_name = "N", default_value = "1")]
-    #[arg(value_parser = workers, help_heading = "Network")]
+    #[arg(value_parser = workers, hide_short_help = true, help_heading = "Network")]
     workers: u16,
 
     /// Load balancing of connections across workers
@@ -468,11 +468,17 @@ impl Cli {
     /// Returns whether the command is one of the client commands, which accept no server options and must come first.
     pub(super) fn is_client(&self) -> bool {
         let client = |command: &CommandName| {
-            matches!(command, CommandName::Check(_) | CommandName::Connect(_) | CommandName::Hash(_))
+            matches!(
+                command,
+                CommandName::Check(_) | CommandName::Connect(_) | CommandName::Hash(_) | CommandName::Cert(_)
+            )
         };
         self.command.as_ref().is_some_and(client)
     }
 
+    /// Create a certificate for --tls-cert, signed by a local authority
+    #[command(disable_help_flag = true)]
+    Cert(TrailingArgs),
     pub(super) fn log_level(&self) -> LevelFilter {
         match (self.quiet, self.verbose) {
             (true, _) => LevelFilter::Error,

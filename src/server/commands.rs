@@ -19,6 +19,7 @@ use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, la
 use crate::r#loop::lock;
 
 /// Threads that verify passwords: enough for the parallel connections of a browser, few enough to slow down guessing.
+use crate::tls::{AUTHORITY_KEY, authority_directory};
 const AUTH_THREADS: usize = 2;
 
 /// Queued password checks; beyond this, requests are rejected with 503.
@@ -199,17 +200,18 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     config.serve_unflushed(make, |started| announce((&start, "http"), &started, stdout))
 }
 
-/// Excludes the private keys of TLS from the served files.
+/// Excludes the private keys of TLS, and that of the local authority, from the served files.
 fn protect_keys(config: &Config, files_config: &mut FilesConfig) {
-    for (_, key) in config.tls.iter().flat_map(|tls| &tls.files) {
-        let paths = (key.canonicalize(), files_config.directory.canonicalize());
-        if matches!(paths, (Ok(key), Ok(directory)) if key.starts_with(&directory)) {
-            log::warn!(
-                "--tls-key: {} is in the served directory; it is not served, but move it elsewhere",
-                key.display()
-            );
+    let directory = files_config.directory.canonicalize().unwrap_or_else(|_| files_config.directory.clone());
+    let mut served = Vec::new();
+    for key in private_keys(config) {
+        if key.canonicalize().is_ok_and(|key| key.starts_with(&directory)) {
+            served.push(key.display().to_string());
+        } else if !key.exists() && !key.starts_with(&directory) {
+            // Nothing to protect, now or later; each protected file takes a system call per look-up.
+            continue;
         }
-        files_config.options.private.push(key.clone());
+        files_config.options.private.push(key);
     }
 }
 
@@ -253,6 +255,16 @@ impl FilesConfig {
             ))
         })?;
         Ok(files)
+    if !served.is_empty() {
+        let served = served.join(", ");
+        log::warn!("private keys in the served directory are not served, but move them elsewhere: {served}");
+    }
+}
+
+/// Returns the private keys that must not be served: those of TLS, and that of the local authority.
+fn private_keys(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let keys = config.tls.iter().flat_map(|tls| &tls.files).map(|(_, key)| key.clone());
+    keys.chain(authority_directory().map(|directory| directory.join(AUTHORITY_KEY)))
     }
 
     fn is_plain(&self) -> bool {

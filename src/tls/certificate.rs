@@ -88,10 +88,7 @@ impl Certificate {
         params.use_authority_key_identifier_extension = false;
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-        let today = unix_seconds(SystemTime::now()).div_euclid(SECONDS_PER_DAY);
-        let ((year, month, day), end) = (date(today - 1), date(today - 1 + SELF_SIGNED_DAYS));
-        params.not_before = rcgen::date_time_ymd(year, month, day);
-        params.not_after = rcgen::date_time_ymd(end.0, end.1, end.2);
+        set_validity(&mut params, SELF_SIGNED_DAYS);
         let key = rcgen::KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
         Self::new(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
@@ -163,6 +160,20 @@ impl Certificate {
 pub(super) fn fingerprint(der: &[u8]) -> String {
     let hex: Vec<String> = Sha256::digest(der).iter().map(|byte| format!("{byte:02X}")).collect();
     hex.join(":")
+}
+
+/// Makes a certificate valid for a number of days, the first of which is yesterday, for clients whose clock is slow.
+pub(super) fn set_validity(params: &mut rcgen::CertificateParams, days: i64) {
+    let today = unix_seconds(SystemTime::now()).div_euclid(SECONDS_PER_DAY);
+    let ((year, month, day), end) = (date(today - 1), date(today - 1 + days));
+    params.not_before = rcgen::date_time_ymd(year, month, day);
+    params.not_after = rcgen::date_time_ymd(end.0, end.1, end.2);
+}
+
+/// Returns the start of the validity of a certificate in DER, as the time since 1970; `None` if it is damaged.
+#[cfg(feature = "cli")]
+pub(super) fn validity_from(der: &[u8]) -> Option<Duration> {
+    u64::try_from(der::read(der)?.not_before).ok().map(Duration::from_secs)
 }
 
 /// The cryptography of all keys and sessions.

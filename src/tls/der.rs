@@ -24,6 +24,10 @@ pub(super) mod tag {
 /// The content of the object identifier 2.5.29.17, subjectAltName.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
+/// The content of the object identifier 2.5.4.3, commonName.
+#[cfg(any(feature = "cli", test))]
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+
 /// The fields of a certificate that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fields {
@@ -99,6 +103,19 @@ pub(super) fn subject(certificate: &[u8]) -> Option<&[u8]> {
     let mut fields = after_issuer(certificate)?;
     let _validity = fields.take(tag::SEQUENCE)?;
     fields.take(tag::SEQUENCE)
+}
+
+/// Reads the common name of the subject of a certificate in DER, if it has one.
+#[cfg(any(feature = "cli", test))]
+pub(super) fn common_name(certificate: &[u8]) -> Option<String> {
+    let mut subject = Elements(subject(certificate)?);
+    while let Some((_, set)) = subject.next() {
+        let mut attribute = Elements(Elements(set).take(tag::SEQUENCE)?);
+        if attribute.take(tag::OBJECT_IDENTIFIER)? == COMMON_NAME {
+            return String::from_utf8(attribute.next()?.1.to_vec()).ok();
+        }
+    }
+    None
 }
 
 /// Reads the DNS names from the extensions.
@@ -210,10 +227,10 @@ mod tests {
         // The defaults of rcgen.
         assert_eq!((fields.not_before, fields.not_after), (157_766_400, 67_090_118_400));
         for len in 0..der.len() {
-            assert_eq!(read(&der[..len]), None, "{len}");
+            assert_eq!((read(&der[..len]), common_name(&der[..len])), (None, None), "{len}");
             let mut changed = der.clone();
             changed[len] ^= 0x81;
-            let _ = read(&changed);
+            let _ = (read(&changed), common_name(&changed));
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Only this module names types of rustls, which implements the protocol, and of rcgen, which creates certificates. The
 //! loop passes bytes in and out.
 
+#[cfg(feature = "cli")]
+mod authority;
 mod certificate;
 #[cfg(feature = "cli")]
 mod client;
@@ -11,9 +13,11 @@ mod config;
 mod der;
 mod distinguished_name;
 mod error;
+mod machine;
 mod session;
 
-mod machine;
+#[cfg(feature = "cli")]
+pub(crate) use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, authority_directory};
 pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
@@ -25,6 +29,6 @@ pub use client::{ClientTls, Trust};
 pub use client_auth::{ClientAuth, ClientCertificate};
 pub use config::{Tls, TlsVersion};
 pub use error::TlsError;
+pub(crate) use machine::{interface_addresses, machine_name};
 pub(crate) use session::Session;
 pub use session::TlsInfo;
-pub(crate) use machine::{interface_addresses, machine_name};

@@ -14,7 +14,7 @@ const SHORT_HELP_LINES_MAX: usize = 25;
 const COLUMNS: usize = 100;
 
 /// All commands; the empty string is `serverd` without a command.
-const COMMANDS: [&str; 9] = ["", "http", "whoami", "files", "echo", "chat", "check", "connect", "hash"];
+const COMMANDS: [&str; 10] = ["", "http", "whoami", "files", "echo", "chat", "check", "connect", "hash", "cert"];
 
 /// Returns the output of `serverd COMMAND FLAG`, normalized to be the same on every platform.
 fn help(command: &str, flag: &str) -> String {

@@ -6,6 +6,7 @@ mod access_log;
 mod basic_auth;
 mod bodies;
 mod buffers;
+mod cert;
 mod chat;
 mod check_connect;
 mod compress;

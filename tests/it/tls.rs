@@ -85,7 +85,7 @@ impl TlsClient {
         Self::connect_to(address, config, "localhost", usize::MAX)
     }
 
-    fn connect_to(address: SocketAddr, config: &ClientConfig, name: &str, bytes_max: usize) -> Self {
+    pub(crate) fn connect_to(address: SocketAddr, config: &ClientConfig, name: &str, bytes_max: usize) -> Self {
         let socket = Client::new(address).socket;
         let name = ServerName::try_from(name.to_string()).expect("a name");
         let connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a client");
@@ -96,6 +96,12 @@ impl TlsClient {
         self.stream.write_all(bytes).expect("the server reads");
         self.stream.flush().expect("the server reads");
         self
+    }
+
+    /// Sends bytes if the handshake succeeds.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     fn read(&mut self, count: usize) -> Vec<u8> {
@@ -525,7 +531,7 @@ fn certificates_are_chosen_by_name_and_replaced_for_new_connections() {
 }
 
 /// A client configuration that trusts a certificate in `tests/tls`.
-fn trusting_file(name: &str) -> ClientConfig {
+pub(crate) fn trusting_file(name: &str) -> ClientConfig {
     use rustls::pki_types::pem::PemObject;
     let mut roots = RootCertStore::empty();
     let path = format!("tests/tls/{name}.pem");
