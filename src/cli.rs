@@ -73,7 +73,7 @@ where
         let advice = "this command accepts no server options; remove those before it, e.g. serverd check TARGET";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, advice));
     }
-    if let Err(advice) = cli.check_tls_files() {
+    if let Err(advice) = cli.check_tls() {
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, advice));
     }
     let unknown_variables = environment::unknown_variables(&command);
@@ -205,6 +205,22 @@ mod tests {
         assert!(usage_error("serverd --tls-cert a").contains("needs the --tls-key"));
         assert!(usage_error("serverd --tls-cert a --tls-key b,c").contains("needs the --tls-cert"));
         assert!(usage_error("serverd --tls --tls-min-version 1.1").contains("must be 1.2 or 1.3"));
+    }
+
+    #[test]
+    fn the_redirect_to_https_and_hsts_need_tls() {
+        let (config, _) = parsed("serverd --tls --port 443 --https-redirect 80 --acme-webroot /var/www/acme --hsts 1d");
+        assert_eq!(config.tls, Some(TlsConfig::default().plain_port(80)));
+        assert_eq!(config.http.acme_webroot.as_deref(), Some(std::path::Path::new("/var/www/acme")));
+        assert_eq!(config.http.hsts, Some(Duration::from_secs(86_400)));
+        for (line, message) in [
+            ("serverd --https-redirect 80", "--https-redirect needs TLS; add --tls,"),
+            ("serverd --hsts 1d", "--hsts needs TLS; add --tls,"),
+            ("serverd files --tls --acme-webroot x", "--acme-webroot needs --https-redirect"),
+            ("serverd --tls --port 80 --https-redirect 80", "must differ from --port"),
+        ] {
+            assert!(usage_error(line).contains(message), "{line}");
+        }
     }
 
     #[test]

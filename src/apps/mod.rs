@@ -1,5 +1,7 @@
 //! The applications of the `serverd` binary, built on the library's public API.
 
+#[cfg(feature = "cli")]
+mod acme;
 mod basic;
 #[cfg(feature = "chat")]
 pub mod chat;
@@ -8,6 +10,8 @@ pub mod files;
 #[cfg(feature = "cli")]
 mod whoami;
 
+#[cfg(feature = "cli")]
+pub(crate) use acme::{AcmeChallenges, OPEN_FILES_MAX as ACME_OPEN_FILES_MAX};
 pub use basic::{Echo, Fixed};
 #[cfg(feature = "chat")]
 pub use chat::Chat;

@@ -10,7 +10,7 @@ use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
-    buffered_size, duration, head_size, host, log_target, queue_size, size, tls_version, turn_size, workers,
+    buffered_size, duration, head_size, host, hsts, log_target, queue_size, size, tls_version, turn_size, workers,
 };
 use crate::http1::Limits;
 use crate::httpserver::LogFormat;
@@ -192,6 +192,31 @@ pub(super) struct Cli {
     /// Whether clients need a certificate, with --tls-client-ca [default: required]
     #[arg(long, global = true, value_enum, value_name = "WHEN", hide_short_help = true, help_heading = "TLS")]
     tls_client_auth: Option<ClientAuth>,
+
+    /// Also accept plain HTTP on PORT, and redirect it to https with 308
+    ///
+    /// The redirect leads to the host that was requested. The listener has the same addresses and limits as the one with
+    /// TLS. 0 picks a free port.
+    #[arg(long, global = true, value_name = "PORT")]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    https_redirect: Option<u16>,
+
+    /// Serve /.well-known/acme-challenge/ from DIR over plain HTTP, without a redirect
+    ///
+    /// For certbot (--webroot -w DIR), lego (--http.webroot DIR) and other ACME clients, which prove with a file there that
+    /// the host name is yours. Needs --https-redirect, usually with port 80. DIR must exist; the client creates the
+    /// directories below it.
+    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    acme_webroot: Option<PathBuf>,
+
+    /// Make browsers use https for this host for TIME (Strict-Transport-Security)
+    ///
+    /// The header is part of every HTTP response over TLS, and lasts TIME from the last one. Try a short TIME first: while
+    /// it lasts, browsers cannot open the site over plain HTTP or with an invalid certificate. 0s makes them forget it.
+    #[arg(long, global = true, value_name = "TIME", value_parser = hsts)]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    hsts: Option<Duration>,
 
     /// Upper bound for all timeouts below, except --drain-timeout [default: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
@@ -448,6 +473,9 @@ pub(super) enum CommandName {
     /// Hash a password for `serverd files --auth`
     #[command(disable_help_flag = true)]
     Hash(TrailingArgs),
+    /// Create a certificate for --tls-cert, signed by a local authority
+    #[command(disable_help_flag = true)]
+    Cert(TrailingArgs),
 }
 
 /// The arguments of a client command that was found after server options, which is a usage error.
@@ -476,9 +504,6 @@ impl Cli {
         self.command.as_ref().is_some_and(client)
     }
 
-    /// Create a certificate for --tls-cert, signed by a local authority
-    #[command(disable_help_flag = true)]
-    Cert(TrailingArgs),
     pub(super) fn log_level(&self) -> LevelFilter {
         match (self.quiet, self.verbose) {
             (true, _) => LevelFilter::Error,
@@ -531,6 +556,8 @@ impl Cli {
                 requests_max: cli.max_requests,
                 allowed_hosts: cli.allow_hosts.clone(),
                 buffered_bytes_max: cli.max_buffered,
+                hsts: cli.hsts,
+                acme_webroot: cli.acme_webroot.clone(),
             },
             access_log: None,
             tls: cli.tls_config(),
@@ -543,12 +570,13 @@ impl Cli {
         let config = TlsConfig::from_files(pairs)
             .version_min(self.tls_min_version)
             .client_ca(self.tls_client_ca.clone())
-            .client_auth(self.tls_client_auth.unwrap_or_default());
+            .client_auth(self.tls_client_auth.unwrap_or_default())
+            .plain_port(self.https_redirect);
         (self.tls || !config.files.is_empty()).then_some(config)
     }
 
-    /// Returns an error message if an option of TLS lacks another.
-    pub(super) fn check_tls_files(&self) -> Result<(), &'static str> {
+    /// Returns an error message if an option of TLS lacks another, or the numbers of certificates and private keys differ.
+    pub(super) fn check_tls(&self) -> Result<(), &'static str> {
         if self.tls_client_ca.is_none() && self.tls_client_auth.is_some() {
             return Err(
                 "--tls-client-auth needs --tls-client-ca, the authorities that issue the certificates of clients",
@@ -558,9 +586,17 @@ impl Cli {
             return Err("--tls-client-ca needs --tls or --tls-cert");
         }
         match self.tls_certs.len().cmp(&self.tls_keys.len()) {
-            Ordering::Greater => Err("each --tls-cert needs the --tls-key of its private key"),
-            Ordering::Less => Err("each --tls-key needs the --tls-cert that it belongs to"),
-            Ordering::Equal => Ok(()),
+            Ordering::Greater => return Err("each --tls-cert needs the --tls-key of its private key"),
+            Ordering::Less => return Err("each --tls-key needs the --tls-cert that it belongs to"),
+            Ordering::Equal => {}
+        }
+        let has_tls = self.tls || !self.tls_certs.is_empty();
+        match self.https_redirect {
+            Some(_) if !has_tls => Err("--https-redirect needs TLS; add --tls, or --tls-cert and --tls-key"),
+            Some(1..) if self.https_redirect == Some(self.port) => Err("--https-redirect must differ from --port"),
+            None if self.acme_webroot.is_some() => Err("--acme-webroot needs --https-redirect, usually with port 80"),
+            _ if self.hsts.is_some() && !has_tls => Err("--hsts needs TLS; add --tls, or --tls-cert and --tls-key"),
+            _ => Ok(()),
         }
     }
 

@@ -126,6 +126,23 @@ pub(super) fn tls_version(text: &str) -> Result<TlsVersion, String> {
     }
 }
 
+/// Parses the time of `--hsts`, which may be zero.
+pub(super) fn hsts(text: &str) -> Result<Duration, String> {
+    // The maximum is the same as for other times, but 0s makes browsers forget the header (RFC 6797 section 6.1.1).
+    if matches!(text.trim(), "0" | "0s") {
+        return Ok(Duration::ZERO);
+    }
+    whole_seconds(text)
+}
+
+/// Parses a time in whole seconds.
+pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time.subsec_millis() == 0 => Ok(time),
+        _ => Err("must be whole seconds".into()),
+    }
+}
+
 /// Parses the number of workers; `auto` and 0 mean one per core.
 pub(super) fn workers(text: &str) -> Result<u16, String> {
     match text.parse() {
@@ -208,6 +225,15 @@ mod tests {
         ] {
             let error = duration(text).unwrap_err();
             assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn hsts_is_in_whole_seconds_and_may_be_zero() {
+        assert_eq!(hsts("365d"), Ok(Duration::from_secs(365 * 86_400)));
+        assert_eq!((hsts("0"), hsts("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
+        for text in ["500ms", "1", "", "1000d"] {
+            assert!(hsts(text).is_err(), "{text}");
         }
     }
 

@@ -352,7 +352,11 @@ impl<H: Handler> HttpServer<H> {
             keep_alive,
         };
         let now = wire.unix_time();
-        state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply)
+        let responded = state.http1.respond(&mut self.encoder, wire.output().buffer(), now, context, &reply);
+        if let Some(options) = &self.options {
+            options.add_hsts(wire, response);
+        }
+        responded
     }
 
     /// Handles the responses that are not on the fast path of [`Self::respond`]: the body is not in memory, or the

@@ -14,11 +14,13 @@ use std::time::Instant;
 mod basic_auth;
 #[cfg(feature = "compress")]
 mod compress;
+mod https_redirect;
 
 #[cfg(feature = "basic-auth")]
 pub use basic_auth::{User, UserStore, Users, basic};
 #[cfg(feature = "compress")]
 pub use compress::compress;
+pub use https_redirect::https_redirect;
 
 use http::StatusCode;
 

@@ -592,6 +592,13 @@ impl Response {
         lines.find(|line| headers::is_line_of(line, name)).map(|line| line[name.len() + 1..].trim_ascii())
     }
 
+    /// Returns whether there is a header with this name.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        let shared = self.shared_headers.as_ref().map(|block| block.lines()).unwrap_or_default();
+        let mut lines = [&self.headers[..], shared].into_iter().flat_map(|lines| lines.split(|&byte| byte == b'\n'));
+        lines.any(|line| headers::is_line_of(line, name))
+    }
+
     /// Removes all headers with this name.
     pub(super) fn remove_header(&mut self, name: &str) {
         let lines = self.headers.split_inclusive(|&byte| byte == b'\n');

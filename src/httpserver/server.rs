@@ -1,5 +1,5 @@
 //! The server and its options. Those that are off by default (the Keep-Alive header, a limit on the requests of a
-//! connection, and a list of hosts) cost nothing on the fast path while all are off.
+//! connection, a list of hosts, and the header for https) cost nothing on the fast path while all are off.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,7 +13,10 @@ use super::handler::Handler;
 use super::request::{Request, RequestHead};
 use super::response::Response;
 use crate::http1::{Encoder, Head, Limits};
-use crate::r#loop::Remote;
+use crate::r#loop::{Remote, Wire};
+
+/// The name of the header that makes browsers use https.
+const HSTS: &str = "Strict-Transport-Security";
 
 /// An HTTP/1.1 server: an [`App`](crate::App) that calls a [`Handler`] for each request.
 ///
@@ -143,6 +146,25 @@ impl<H> HttpServer<H> {
         self
     }
 
+    /// Sends the header `Strict-Transport-Security: max-age=N` (HSTS, RFC 6797) with every response over TLS, including
+    /// errors, in whole seconds: browsers then use https for this host and that long. It is not sent with a response that has
+    /// such a header already. Zero makes browsers forget it. Off by default, and with `None`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let server = serverd::HttpServer::new(|_| "hello\n").hsts(Duration::from_secs(365 * 24 * 3600));
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn hsts(mut self, time: impl Into<Option<Duration>>) -> Self {
+        if let Some(time) = time.into() {
+            self.options_mut().hsts = format!("{HSTS}: max-age={}\r\n", time.as_secs()).into_bytes();
+        }
+        self
+    }
+
     fn options_mut(&mut self) -> &mut Options {
         self.is_plain = false;
         self.options.get_or_insert_default()
@@ -158,11 +180,13 @@ pub(super) struct Options {
     pub(super) requests_max: u32,
     /// The hosts the server answers for; empty for all.
     hosts: Vec<String>,
+    /// The line of the Strict-Transport-Security header; empty for none.
+    hsts: Vec<u8>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keep_alive: Vec::new(), requests_max: u32::MAX, hosts: Vec::new() }
+        Options { keep_alive: Vec::new(), requests_max: u32::MAX, hosts: Vec::new(), hsts: Vec::new() }
     }
 }
 
@@ -175,6 +199,18 @@ impl Options {
 
     pub(super) fn set_hosts<S: AsRef<str>>(&mut self, hosts: impl IntoIterator<Item = S>) {
         self.hosts = hosts.into_iter().map(|host| normalize(host.as_ref())).collect();
+    }
+
+    /// Adds the Strict-Transport-Security header to the head of `response`, which is at the end of the output, if the
+    /// connection uses TLS: a browser must not accept it otherwise (RFC 6797 section 8.1).
+    pub(super) fn add_hsts(&self, wire: &mut Wire<'_, Wakeup>, response: &Response) {
+        if !self.hsts.is_empty() && wire.addrs().is_secure() && !response.has_header(HSTS) {
+            let head = wire.output().buffer();
+            // Move the empty line that ends the head after the header.
+            head.truncate(head.len() - 2);
+            head.extend_from_slice(&self.hsts);
+            head.extend_from_slice(b"\r\n");
+        }
     }
 
     /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed.

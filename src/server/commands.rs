@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,14 +13,15 @@ use std::time::{Duration, SystemTime};
 use super::config::{Config, OnReload, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
 use super::start_error::StartError;
+use super::workers::Worker;
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
-use crate::apps::{Chat, Echo, Files, Fixed, Whoami, files};
+use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
 use crate::r#loop::lock;
+use crate::tls::{AUTHORITY_KEY, authority_directory};
 
 /// Threads that verify passwords: enough for the parallel connections of a browser, few enough to slow down guessing.
-use crate::tls::{AUTHORITY_KEY, authority_directory};
 const AUTH_THREADS: usize = 2;
 
 /// Queued password checks; beyond this, requests are rejected with 503.
@@ -73,6 +75,8 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
     } else if let Some(tls) = &mut config.tls {
         // Clients of a TCP server negotiate no protocol, or one of their own.
         tls.protocols.clear();
+        // The redirect is one of HTTP.
+        tls.plain_port = None;
     }
     let access_log = config.access_log.clone();
     let outcome = run_command(config, command.clone(), &stdout);
@@ -88,13 +92,11 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
             // Leaked, since it lives as long as the process anyway; shared bytes would update a reference count with
             // every response.
             let text: &'static str = Box::leak(body.into_boxed_str());
-            let make = http_server(&config, limits, move |_| Fixed::new(text));
-            config.serve_unflushed(make, |started| announce(("listening on", "http"), &started, stdout))
+            serve_http(config, limits, move |_| Fixed::new(text), ("listening on", stdout))
         }
         Command::Whoami { limits } => {
             let body_bytes_max = limits.body_bytes_max;
-            let make = http_server(&config, limits, move |worker| Whoami::new(worker, body_bytes_max));
-            config.serve_unflushed(make, |started| announce(("whoami on", "http"), &started, stdout))
+            serve_http(config, limits, move |worker| Whoami::new(worker, body_bytes_max), ("whoami on", stdout))
         }
         Command::Files(files_config) => run_files(config, &files_config, stdout),
         Command::Echo => {
@@ -107,12 +109,48 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
     }
 }
 
+/// Runs an HTTP server with the handlers made by `make`, with the redirect from http to https if it is configured.
+fn serve_http<H: Handler + 'static>(
+    mut config: Config,
+    limits: Limits,
+    make: impl Fn(usize) -> H + Send + Sync + 'static,
+    (start, stdout): (&str, &Sink),
+) -> Result<(), StartError> {
+    let on_started = |started| announce((start, "http"), &started, stdout);
+    if config.tls.as_ref().is_none_or(|tls| tls.plain_port.is_none()) {
+        let make = http_server(&config, limits, move |worker: Worker| make(worker.number));
+        return config.serve_unflushed(make, on_started);
+    }
+    let challenges = open_challenges(&mut config)?;
+    let make = move |worker: Worker| {
+        let handler = layers::https_redirect(make(worker.number), worker.port);
+        let handler: Box<dyn Handler> = match &challenges {
+            Some(files) => Box::new(AcmeChallenges::new(files.clone(), handler)),
+            None => Box::new(handler),
+        };
+        handler
+    };
+    let make = http_server(&config, limits, make);
+    config.serve_unflushed(make, on_started)
+}
+
+/// Opens the directory with the challenges of an ACME client, if there is one.
+fn open_challenges(config: &mut Config) -> Result<Option<Files>, StartError> {
+    let Some(directory) = &config.http.acme_webroot else { return Ok(None) };
+    config.files_max += ACME_OPEN_FILES_MAX;
+    let private = private_keys(config).collect();
+    AcmeChallenges::open(directory, private).map(Some).map_err(|error| {
+        let shown = directory.display();
+        StartError::new(format!("--acme-webroot: cannot serve {shown}: {error}; create the directory"))
+    })
+}
+
 /// Returns a function that creates the HTTP server of a worker from the handler made by `make`.
 fn http_server<H: Handler + 'static>(
     config: &Config,
     limits: Limits,
-    make: impl Fn(usize) -> H + Send + Sync + 'static,
-) -> impl Fn(usize) -> HttpServer<H> + Send + Sync + 'static {
+    make: impl Fn(Worker) -> H + Send + Sync + 'static,
+) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
     let (log, options) = (config.access_log.clone(), config.http.clone());
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
@@ -125,21 +163,27 @@ fn http_server<H: Handler + 'static>(
             .keep_alive_header(idle)
             .requests_max(options.requests_max)
             .allow_hosts(&options.allowed_hosts)
+            .hsts(options.hsts)
     }
 }
 
-/// Prints a start line for each address, then releases the access log, which may also write to standard output.
+/// Prints a start line for each address, and one for each address that redirects to it, then releases the access log, which may also write to standard output.
 ///
 /// `scheme` is the one of plain TCP. With TLS, the fingerprint of the certificate is printed too.
 fn announce((what, scheme): (&str, &str), started: &Started, stdout: &Sink) {
-    let Started { local_addrs, backend, workers, fingerprint } = started;
+    let Started { local_addrs, plain_addrs, backend, workers, fingerprint } = started;
     let plural = if *workers == 1 { "" } else { "s" };
     let (scheme, print) = match fingerprint {
         Some(print) => (if scheme == "http" { "https" } else { "tls" }, format!(", certificate {print}")),
         None => (scheme, String::new()),
     };
     let line = |address| format!("serverd: {what} {scheme}://{address} ({backend}, {workers} worker{plural}{print})\n");
-    stdout.release_after(&local_addrs.iter().map(line).collect::<String>());
+    let redirect = |plain: &SocketAddr| {
+        let secure = SocketAddr::new(plain.ip(), local_addrs[0].port());
+        format!("serverd: redirecting http://{plain} to https://{secure}\n")
+    };
+    let lines = local_addrs.iter().map(line).chain(plain_addrs.iter().map(redirect));
+    stdout.release_after(&lines.collect::<String>());
     warn_if_root();
 }
 
@@ -186,8 +230,7 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let reload = files.reloader();
     if files_config.is_plain() {
         config.on_reload = Some(OnReload::new(reload));
-        let make = http_server(&config, limits, move |_| files.clone());
-        return config.serve_unflushed(make, |started| announce((&start, "http"), &started, stdout));
+        return serve_http(config, limits, move |_| files.clone(), (&start, stdout));
     }
     let (layers, reload_users) = files_config.layers()?;
     config.on_reload = Some(OnReload::new(move || {
@@ -196,8 +239,7 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
             reload_users();
         }
     }));
-    let make = http_server(&config, limits, move |_| layers.around(files.clone()));
-    config.serve_unflushed(make, |started| announce((&start, "http"), &started, stdout))
+    serve_http(config, limits, move |_| layers.around(files.clone()), (&start, stdout))
 }
 
 /// Excludes the private keys of TLS, and that of the local authority, from the served files.
@@ -213,6 +255,16 @@ fn protect_keys(config: &Config, files_config: &mut FilesConfig) {
         }
         files_config.options.private.push(key);
     }
+    if !served.is_empty() {
+        let served = served.join(", ");
+        log::warn!("private keys in the served directory are not served, but move them elsewhere: {served}");
+    }
+}
+
+/// Returns the private keys that must not be served: those of TLS, and that of the local authority.
+fn private_keys(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let keys = config.tls.iter().flat_map(|tls| &tls.files).map(|(_, key)| key.clone());
+    keys.chain(authority_directory().map(|directory| directory.join(AUTHORITY_KEY)))
 }
 
 /// Returns advice for an error message about a directory that cannot be served. Windows programs parse `\"` as a
@@ -255,16 +307,6 @@ impl FilesConfig {
             ))
         })?;
         Ok(files)
-    if !served.is_empty() {
-        let served = served.join(", ");
-        log::warn!("private keys in the served directory are not served, but move them elsewhere: {served}");
-    }
-}
-
-/// Returns the private keys that must not be served: those of TLS, and that of the local authority.
-fn private_keys(config: &Config) -> impl Iterator<Item = PathBuf> {
-    let keys = config.tls.iter().flat_map(|tls| &tls.files).map(|(_, key)| key.clone());
-    keys.chain(authority_directory().map(|directory| directory.join(AUTHORITY_KEY)))
     }
 
     fn is_plain(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -166,6 +167,11 @@ pub struct HttpOptions {
     /// Maximum memory of collected request bodies of all workers together, in bytes; see
     /// [`BufferLimit`](crate::BufferLimit). Default: 256 MiB.
     pub buffered_bytes_max: usize,
+    /// Makes browsers use https for this time; see [`HttpServer::hsts`](crate::HttpServer::hsts). Default: none.
+    pub hsts: Option<Duration>,
+    /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on the
+    /// plain port of TLS. Default: none.
+    pub acme_webroot: Option<PathBuf>,
 }
 
 impl HttpOptions {
@@ -175,12 +181,23 @@ impl HttpOptions {
         allowed_hosts: Vec<String>,
         buffered_bytes_max: usize,
     }
+
+    optional_setters! {
+        hsts: Duration,
+        acme_webroot: PathBuf,
+    }
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        let allowed_hosts = Vec::new();
-        HttpOptions { keep_alive_header: false, requests_max: 0, allowed_hosts, buffered_bytes_max: 256 << 20 }
+        HttpOptions {
+            keep_alive_header: false,
+            requests_max: 0,
+            allowed_hosts: Vec::new(),
+            buffered_bytes_max: 256 << 20,
+            hsts: None,
+            acme_webroot: None,
+        }
     }
 }
 
@@ -227,6 +244,8 @@ pub enum Balance {
 pub struct Started {
     /// Addresses the server is listening on: one, unless [`Config::host`] is a name with several.
     pub local_addrs: Vec<SocketAddr>,
+    /// Addresses on which plain connections are accepted beside those with TLS; usually none.
+    pub plain_addrs: Vec<SocketAddr>,
     /// Name of the backend.
     pub backend: &'static str,
     /// Number of workers.

@@ -39,7 +39,7 @@ impl Config {
         &self,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
-        self.launch(|shares| self.open(shares), make)
+        self.launch(|shares| self.open(shares), move |worker| make(worker.number))
     }
 
     /// Starts a server as [`Config::start`] does, on listeners that are bound already, such as those of a socket activation.
@@ -65,7 +65,7 @@ impl Config {
         listeners: impl IntoIterator<Item = TcpListener>,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
-        self.launch(|shares| self.open_bound(listeners, shares), make)
+        self.launch(|shares| self.open_bound(listeners, shares), move |worker| make(worker.number))
     }
 }
 

@@ -35,6 +35,9 @@ pub enum StartErrorKind {
     Host,
     /// The server cannot listen on this address. The source is the [`io::Error`].
     Listen(SocketAddr),
+    /// The server cannot listen on this address for plain connections beside those with TLS. The source is the
+    /// [`io::Error`].
+    ListenPlain(SocketAddr),
     /// The backend is not available on this system.
     Backend,
     /// This distribution of connections over workers is not available: on this system, or for bound listeners.
@@ -66,6 +69,14 @@ impl StartError {
 
     pub(super) fn with_kind(self, kind: StartErrorKind) -> Self {
         StartError { kind, ..self }
+    }
+
+    /// Marks the error as one of the port for plain connections.
+    pub(super) fn of_plain_port(self) -> Self {
+        match self.kind {
+            StartErrorKind::Listen(address) => self.with_kind(StartErrorKind::ListenPlain(address)),
+            _ => self,
+        }
     }
 
     pub(super) fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {

@@ -46,6 +46,11 @@ pub struct TlsConfig {
     pub client_ca: Option<PathBuf>,
     /// Whether clients without a certificate are accepted, if there is `client_ca`. Default: no.
     pub client_auth: ClientAuth,
+    /// Port on which plain TCP connections are accepted too, on the same host and by the same applications, which
+    /// distinguish them by [`Request::is_secure`](crate::RequestHead::is_secure); see
+    /// [`layers::https_redirect`](crate::layers::https_redirect). Not used with
+    /// [`Config::start_on`](super::Config::start_on). Default: none.
+    pub plain_port: Option<u16>,
 }
 
 impl Default for TlsConfig {
@@ -56,6 +61,7 @@ impl Default for TlsConfig {
             protocols: vec!["http/1.1".into()],
             client_ca: None,
             client_auth: ClientAuth::Required,
+            plain_port: None,
         }
     }
 }
@@ -67,6 +73,10 @@ impl TlsConfig {
         protocols: Vec<String>,
         client_ca: Option<PathBuf>,
         client_auth: ClientAuth,
+    }
+
+    optional_setters! {
+        plain_port: u16,
     }
 
     /// Uses the certificates and private keys in these files. They are read again on SIGHUP, and within a minute of a

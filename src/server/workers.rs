@@ -48,7 +48,7 @@ impl Config {
         make: impl Fn(usize) -> A + Send + Sync + 'static,
         on_started: impl FnOnce(Started),
     ) -> Result<(), StartError> {
-        let outcome = self.serve_unflushed(make, on_started);
+        let outcome = self.serve_unflushed(move |worker| make(worker.number), on_started);
         if let Some(log) = &self.access_log {
             log.flush();
         }
@@ -58,10 +58,10 @@ impl Config {
     /// Runs a server as [`Config::serve_with`] does, but leaves flushing the access log to the caller.
     pub(super) fn serve_unflushed<A: App + 'static>(
         &self,
-        make: impl Fn(usize) -> A + Send + Sync + 'static,
+        make: impl Fn(Worker) -> A + Send + Sync + 'static,
         on_started: impl FnOnce(Started),
     ) -> Result<(), StartError> {
-        let mut server = self.start(make)?;
+        let mut server = self.launch(|shares| self.open(shares), make)?;
         let (control, reload) = (Arc::clone(&server.threads.control), Arc::clone(&server.reload));
         let _signals = signals::watch(move || control.drain(None), move || reload(), server.connections.clone())
             .map_err(|error| StartError::from_io("cannot register signal handlers", error))?;
@@ -73,23 +73,24 @@ impl Config {
     pub(super) fn launch<A: App + 'static>(
         &self,
         open: impl FnOnce(&[ConnectionLimit]) -> Result<Opened, StartError>,
-        make: impl Fn(usize) -> A + Send + Sync + 'static,
+        make: impl Fn(Worker) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
         let backend = self.backend.resolve()?;
         let count = worker_count(self.workers);
         let limit = ConnectionLimit::new(connections_max(self.connections_max, count, self.files_max))
             .per_address(self.loop_limits.connections_per_address_max);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
-        let Opened { local_addrs, sources, acceptors } = open(&shares)?;
+        let Opened { local_addrs, plain_addrs, sources, acceptors } = open(&shares)?;
         let security = Security::open(self, &local_addrs)?;
         let (send, receive) = mpsc::channel();
-        let make = Arc::new(make);
+        let (make, port) = (Arc::new(make), local_addrs[0].port());
         // If start-up fails below, dropping this stops the workers that have started.
         let mut threads = Threads::default();
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
             let (config, make, security) = (self.clone(), Arc::clone(&make), security.clone());
             let run = move |on_started: &dyn Fn(Handle)| {
-                run_worker(backend, &config, &limit, || make(number), (sources, &security), on_started)
+                let make = || make(Worker { number, port });
+                run_worker(backend, &config, &limit, make, (sources, &security), on_started)
             };
             let send = send.clone();
             threads.spawn(format!("worker-{number}"), move |control| supervise(number, run, control, &send))?;
@@ -101,7 +102,7 @@ impl Config {
             threads.spawn("acceptor".into(), |control| accept(acceptor, control))?;
         }
         let (reload, fingerprint) = (self.reloader(&security)?, security.fingerprint());
-        let started = Started { local_addrs, backend: backend.name(), workers: count, fingerprint };
+        let started = Started { local_addrs, plain_addrs, backend: backend.name(), workers: count, fingerprint };
         Ok(ServerHandle { started, loops, reload, access_log: self.access_log.clone(), connections: limit, threads })
     }
 
@@ -127,7 +128,15 @@ impl Config {
         let count = if kernel { shares.len() } else { 1 };
         let mut opened = Opened::new(shares.len());
         for (local_addr, listeners) in bind(&self.host, self.port, count, self.loop_limits.backlog)? {
-            opened.add(local_addr, listeners, &self.loop_limits, shares)?;
+            opened.local_addrs.push(local_addr);
+            opened.add(listeners, Role::Main, &self.loop_limits, shares)?;
+        }
+        if let Some(port) = Security::plain_port(self) {
+            let endpoints = bind(&self.host, port, count, self.loop_limits.backlog);
+            for (plain_addr, listeners) in endpoints.map_err(StartError::of_plain_port)? {
+                opened.plain_addrs.push(plain_addr);
+                opened.add(listeners, Role::Plain, &self.loop_limits, shares)?;
+            }
         }
         Ok(opened)
     }
@@ -146,7 +155,8 @@ impl Config {
         for listener in listeners {
             let local_addr = listener.local_addr();
             let local_addr = local_addr.map_err(|error| StartError::from_io("cannot use a listener", error))?;
-            opened.add(local_addr, vec![listener], &self.loop_limits, shares)?;
+            opened.local_addrs.push(local_addr);
+            opened.add(vec![listener], Role::Main, &self.loop_limits, shares)?;
         }
         if opened.local_addrs.is_empty() {
             return Err(StartError::new("there is no listener"));
@@ -155,11 +165,22 @@ impl Config {
     }
 }
 
+/// A worker, as passed to the function that creates its application.
+#[derive(Clone, Copy)]
+pub(super) struct Worker {
+    /// Its number, starting at 0.
+    pub(super) number: usize,
+    /// The port of the server: with TLS, if it is configured.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for redirects of the built-in applications"))]
+    pub(super) port: u16,
+}
+
 /// The sockets of a server before its threads start.
 pub(super) struct Opened {
     local_addrs: Vec<SocketAddr>,
+    plain_addrs: Vec<SocketAddr>,
     /// The sources of each worker: one for each address.
-    sources: Vec<Vec<ConnectionSource>>,
+    sources: Vec<Vec<(ConnectionSource, Role)>>,
     /// An acceptor for each address, if the workers share its listener.
     acceptors: Vec<Acceptor>,
 }
@@ -167,35 +188,40 @@ pub(super) struct Opened {
 impl Opened {
     fn new(workers: usize) -> Self {
         let sources = (0..workers).map(|_| Vec::new()).collect();
-        Opened { local_addrs: Vec::new(), sources, acceptors: Vec::new() }
+        Opened { local_addrs: Vec::new(), plain_addrs: Vec::new(), sources, acceptors: Vec::new() }
     }
 
     /// Adds the listeners of an address: one for each worker, or one for all of them.
     fn add(
         &mut self,
-        local_addr: SocketAddr,
         listeners: Vec<TcpListener>,
+        role: Role,
         limits: &LoopLimits,
         shares: &[ConnectionLimit],
     ) -> Result<(), StartError> {
-        self.local_addrs.push(local_addr);
         if listeners.len() == shares.len() {
             let listeners = listeners.into_iter().map(ConnectionSource::Listener);
-            self.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push(listener));
+            self.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push((listener, role)));
             return Ok(());
         }
         for listener in listeners {
-            let outcome = self.share(listener, limits, shares);
+            let outcome = self.share(listener, role, limits, shares);
             outcome.map_err(|error| StartError::from_io("cannot create the acceptor", error))?;
         }
         Ok(())
     }
 
     /// Creates an acceptor that hands the connections of `listener` to all workers.
-    fn share(&mut self, listener: TcpListener, limits: &LoopLimits, shares: &[ConnectionLimit]) -> io::Result<()> {
+    fn share(
+        &mut self,
+        listener: TcpListener,
+        role: Role,
+        limits: &LoopLimits,
+        shares: &[ConnectionLimit],
+    ) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener, limits)?;
         for (share, sources) in shares.iter().zip(&mut self.sources) {
-            sources.push(ConnectionSource::Handoff(acceptor.add_worker(share)?));
+            sources.push((ConnectionSource::Handoff(acceptor.add_worker(share)?), role));
         }
         self.acceptors.push(acceptor);
         Ok(())
@@ -216,6 +242,11 @@ impl Security {
         let tls = config.tls.as_ref().map(|tls| tls.open(&config.host, addresses)).transpose();
         tls.map(|tls| Security { tls })
             .map_err(|error| StartError::of_kind(StartErrorKind::Tls, format!("TLS: {error}")).with_source(error))
+    }
+
+    /// Returns the port for plain connections beside those with TLS.
+    fn plain_port(config: &Config) -> Option<u16> {
+        config.tls.as_ref()?.plain_port
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -240,6 +271,10 @@ impl Security {
         Ok(Security::default())
     }
 
+    fn plain_port(_: &Config) -> Option<u16> {
+        None
+    }
+
     fn fingerprint(&self) -> Option<String> {
         let Security {} = self;
         None
@@ -255,6 +290,15 @@ impl Security {
 enum ConnectionSource {
     Listener(TcpListener),
     Handoff(HandoffListener),
+}
+
+/// The role of a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Accepts connections with TLS if it is configured, plain ones otherwise.
+    Main,
+    /// Accepts plain connections.
+    Plain,
 }
 
 /// Number and handle of a worker that has started, or the reason why it has not.
@@ -309,7 +353,7 @@ fn run_worker<A: App + 'static>(
     config: &Config,
     limit: &ConnectionLimit,
     make: impl FnOnce() -> A,
-    sources: (Vec<ConnectionSource>, &Security),
+    sources: (Vec<(ConnectionSource, Role)>, &Security),
     on_started: &dyn Fn(Handle),
 ) -> Result<(), StartError> {
     // The only place that maps the name of a backend to its type.
@@ -330,7 +374,7 @@ fn build_loop<B, A>(
     config: &Config,
     limit: &ConnectionLimit,
     app: A,
-    (sources, security): (Vec<ConnectionSource>, &Security),
+    (sources, security): (Vec<(ConnectionSource, Role)>, &Security),
 ) -> io::Result<Box<dyn Poller>>
 where
     B: Readiness + 'static,
@@ -342,8 +386,10 @@ where
         let mut event_loop = new_loop::<crate::r#loop::WithTls<B>, A>(config, limit, app)?;
         for source in sources {
             match source {
-                ConnectionSource::Listener(listener) => event_loop.listen_tls(listener, tls)?,
-                ConnectionSource::Handoff(listener) => event_loop.listen_tls(listener, tls)?,
+                (ConnectionSource::Listener(listener), Role::Main) => event_loop.listen_tls(listener, tls)?,
+                (ConnectionSource::Handoff(listener), Role::Main) => event_loop.listen_tls(listener, tls)?,
+                (ConnectionSource::Listener(listener), Role::Plain) => event_loop.listen(listener)?,
+                (ConnectionSource::Handoff(listener), Role::Plain) => event_loop.listen(listener)?,
             }
         }
         return Ok(Box::new(event_loop));
@@ -351,7 +397,7 @@ where
     #[cfg(not(feature = "tls"))]
     let Security {} = security;
     let mut event_loop = new_loop::<B, A>(config, limit, app)?;
-    for source in sources {
+    for (source, _) in sources {
         match source {
             ConnectionSource::Listener(listener) => event_loop.listen(listener)?,
             ConnectionSource::Handoff(listener) => event_loop.listen(listener)?,

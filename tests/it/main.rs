@@ -31,6 +31,7 @@ mod files;
 mod handlers;
 mod harness;
 mod help;
+mod https;
 mod keepalive;
 mod limits;
 mod mutual_tls;

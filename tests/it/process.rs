@@ -42,6 +42,13 @@ impl Running {
         Running { child, line, stdout }
     }
 
+    /// Reads another line of stdout; empty at its end.
+    pub(crate) fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("valid UTF-8");
+        line
+    }
+
     /// Returns `127.0.0.1:PORT` from the start line.
     pub(crate) fn address(&self) -> &str {
         self.line.split("://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address")
