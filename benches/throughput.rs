@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use serverd::{EventLoop, Handle, HttpServer, Poller, Response, Timeouts};
+use serverd::{EventLoop, Handle, HttpServer, Response, Timeouts};
 use serverd::{LoopLimits, Readiness, Select};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";

@@ -6,7 +6,7 @@
 //! See `serverd chat` for a complete chat server with names, rooms and limits.
 
 use bytes::Bytes;
-use serverd::{Accepted, App, CloseInfo, ConnId, Flow, Phase, Poller, SelectLoop, Wire};
+use serverd::{Accepted, App, CloseInfo, ConnId, Flow, Phase, SelectLoop, Wire};
 
 #[derive(Default)]
 struct Chat(Vec<ConnId>);

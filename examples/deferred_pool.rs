@@ -6,7 +6,7 @@
 
 use std::net::TcpListener;
 
-use serverd::{HttpServer, Poller, Pool, Response, Router, SelectLoop, StatusCode};
+use serverd::{HttpServer, Pool, Response, Router, SelectLoop, StatusCode};
 
 /// Maximum accepted limit: a larger one would occupy a pool thread for minutes.
 const LIMIT_MAX: usize = 100_000_000;

@@ -1,6 +1,6 @@
 //! A minimal HTTP server: `cargo run --example hello_http`, then `curl http://127.0.0.1:8888/`.
 
-use serverd::{HttpServer, Poller, SelectLoop};
+use serverd::{HttpServer, SelectLoop};
 
 fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8888".into());

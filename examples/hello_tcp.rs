@@ -1,6 +1,6 @@
 //! A minimal TCP server: `cargo run --example hello_tcp`, then `nc 127.0.0.1 8888`.
 
-use serverd::{Flow, Poller, SelectLoop, Wire};
+use serverd::{Flow, SelectLoop, Wire};
 
 fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8888".into());

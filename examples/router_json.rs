@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
-use serverd::{HttpServer, Poller, Request, Response, Router, SelectLoop, StatusCode, layers};
+use serverd::{HttpServer, Request, Response, Router, SelectLoop, StatusCode, layers};
 
 /// Maximum number of notes; beyond it the oldest are deleted.
 const NOTES_MAX: usize = 1000;

@@ -1,7 +1,7 @@
 //! One large response body shared by all connections, so a thousand slow clients need no more memory than one client.
 
 use bytes::Bytes;
-use serverd::{HttpServer, Poller, Request, Response, SelectLoop, StatusCode};
+use serverd::{HttpServer, Request, Response, SelectLoop, StatusCode};
 
 fn main() -> std::io::Result<()> {
     let body = Bytes::from(vec![b'x'; 64 << 20]);

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serverd::{EventSender, HttpServer, Poller, Response, Router, SelectLoop, ServerEvent, StatusCode};
+use serverd::{EventSender, HttpServer, Response, Router, SelectLoop, ServerEvent, StatusCode};
 
 const PAGE: &str = r#"<!doctype html>
 <html lang="en">

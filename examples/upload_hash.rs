@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::TcpListener;
 
-use serverd::{BodyMode, Handler, HttpServer, Poller, Request, RequestHead, Response, SelectLoop, StatusCode};
+use serverd::{BodyMode, Handler, HttpServer, Request, RequestHead, Response, SelectLoop, StatusCode};
 use sha2::{Digest, Sha256};
 
 /// Maximum upload size; larger uploads are rejected with 413.

@@ -32,17 +32,17 @@
 //! a loop from other threads. A loop can also be run by itself:
 //!
 //! ```no_run
-//! use serverd::{HttpServer, Poller, SelectLoop};
+//! use serverd::{DefaultLoop, HttpServer};
 //!
 //! let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
-//! SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
+//! DefaultLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?.run()?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
 //! A TCP server is a closure that reads and writes bytes:
 //!
 //! ```no_run
-//! use serverd::{Flow, Phase, Poller, SelectLoop, Wire};
+//! use serverd::{Flow, Phase, SelectLoop, Wire};
 //!
 //! let listener = std::net::TcpListener::bind("127.0.0.1:7777")?;
 //! let mut echo = SelectLoop::new(listener, None, |wire: &mut Wire<_>| {
@@ -59,7 +59,7 @@
 //!
 //! | item | purpose |
 //! |:--|:--|
-//! | [`SelectLoop`], `EpollLoop`, `KqueueLoop` | event loops: [`EventLoop`] over a backend, run with [`Poller`] |
+//! | [`SelectLoop`], `EpollLoop`, `KqueueLoop`, [`DefaultLoop`] | event loops: [`EventLoop`] over a backend |
 //! | [`Handle`], [`Timer`] | control a loop from any thread |
 //! | [`Timeouts`], [`LoopLimits`], [`Limits`] | bounds for connections, loops and HTTP requests |
 //! | [`App`], [`Wire`], [`Flow`], [`Phase`] | applications over bytes |
@@ -152,8 +152,8 @@ pub use self::r#loop::Chaos;
 #[doc(inline)]
 pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
-    EventLoop, Flow, Handle, HandoffListener, LoopLimits, Output, Phase, Poller, Readiness, Remote, Select, SelectLoop,
-    TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
+    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Output, Phase, Poller, Readiness, Remote,
+    Select, SelectLoop, TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

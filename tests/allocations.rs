@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serverd::{App, EventLoop, HttpServer, LoopLimits, Poller, Readiness, Response, Timeouts};
+use serverd::{App, EventLoop, HttpServer, LoopLimits, Readiness, Response, Timeouts};
 
 /// Requests served before counting starts.
 const WARM_UP: u64 = 100;

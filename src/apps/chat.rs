@@ -92,7 +92,7 @@ impl Options {
 ///
 /// use serverd::apps::chat::{Bounds, Chat};
 /// use serverd::LoopLimits;
-/// use serverd::{Poller, SelectLoop, Timeouts};
+/// use serverd::{SelectLoop, Timeouts};
 ///
 /// let timeouts = Timeouts::default().silent(Duration::from_secs(600));
 /// let mut chat = SelectLoop::with_limits(timeouts, LoopLimits::default(), Chat::new(Bounds::default()))?;

@@ -1,6 +1,7 @@
 //! Deferred responses, sent later by any thread, and suspended requests, resumed by any thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -58,8 +59,9 @@ impl Responder {
         })));
     }
 
-    /// Returns `true` if the response is no longer wanted: the connection closed, or the request body was malformed,
-    /// too large or too slow and was answered with an error. A client that only half-closed its connection still gets
+    /// Returns `true` if the response is no longer wanted: the connection closed, the time limit of
+    /// [`Response::later_within`] has passed, or the request body was malformed, too large or too slow and was answered
+    /// with an error. A client that only half-closed its connection still gets
     /// the response.
     pub fn is_closed(&self) -> bool {
         self.deferred.handle.is_closed()
@@ -121,6 +123,34 @@ impl Response {
         let (deferred, responder) = Responder::new();
         let body = Body::Deferred(Box::new(PendingReply::new(deferred)));
         (Response { body, ..Response::new(StatusCode::OK) }, responder)
+    }
+
+    /// Creates a deferred response as [`Response::later`] does, with a time limit: after it, the client gets `fallback`.
+    /// The [`Responder`] is closed then, and what it sends is discarded.
+    ///
+    /// # Examples
+    /// Long polling: a client waits for an event, but at most 25 seconds.
+    /// ```
+    /// use serverd::{HttpServer, Responder, Response, StatusCode};
+    /// use std::sync::{Arc, Mutex};
+    /// use std::time::Duration;
+    ///
+    /// let waiting: Arc<Mutex<Vec<Responder>>> = Arc::default();
+    /// let server = HttpServer::new(move |_| {
+    ///     let (response, responder) = Response::later_within(Duration::from_secs(25), StatusCode::NO_CONTENT);
+    ///     let mut waiting = waiting.lock().expect("no panic");
+    ///     waiting.retain(|responder| !responder.is_closed());
+    ///     waiting.push(responder);
+    ///     response
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn later_within(limit: Duration, fallback: impl Into<Response>) -> (Self, Responder) {
+        let (mut response, responder) = Response::later();
+        if let Body::Deferred(pending) = &mut response.body {
+            pending.fallback = Some(Box::new((limit, fallback.into())));
+        }
+        (response, responder)
     }
 
     /// Suspends the request until the [`Responder`] resumes it. [`Responder::resume`] calls the handler again for the

@@ -204,9 +204,10 @@ impl<H: Handler> HttpServer<H> {
         response: Response,
     ) -> Exchange {
         let Response { body, headers, close, .. } = response;
-        let pending = if let Body::Deferred(pending) = body { *pending } else { PendingReply::new(Responder::new().0) };
+        let mut pending =
+            if let Body::Deferred(pending) = body { *pending } else { PendingReply::new(Responder::new().0) };
         if let Some(id) = self.exchange_id(wire) {
-            pending.deferred.attach(id, wire.draining());
+            pending.attach(id, wire.draining());
         }
         let waiting = Waiting { pending, headers, close };
         Exchange::Suspended(Box::new(Suspended { request, at_head, waiting }))
@@ -373,7 +374,7 @@ impl<H: Handler> HttpServer<H> {
                 // The request is not kept here, so it cannot be resumed.
                 pending.suspended = false;
                 if let Some(id) = self.exchange_id(wire) {
-                    pending.deferred.attach(id, wire.draining());
+                    pending.attach(id, wire.draining());
                 }
                 let Response { headers, close, .. } = response;
                 Exchange::Waiting(reply, Box::new(Waiting { pending: *pending, headers, close }))

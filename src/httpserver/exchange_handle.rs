@@ -100,6 +100,16 @@ impl ExchangeHandle {
         call_all(on_closed);
     }
 
+    /// Reports that the work of other threads is no longer wanted, although the exchange goes on.
+    pub(super) fn abandon(&self) {
+        let calls = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            std::mem::take(&mut state.on_closed)
+        };
+        call_all(calls);
+    }
+
     /// Called when the loop starts its graceful shutdown.
     pub(super) fn drain(&self) {
         let calls = {

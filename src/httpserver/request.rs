@@ -12,7 +12,7 @@ use percent_encoding::percent_decode;
 
 use super::response::Response;
 use crate::http1::{self, Head, Version};
-use crate::r#loop::{Addrs, Wire};
+use crate::r#loop::{Addrs, Handle, Wire};
 
 /// Request data other than the received bytes.
 pub(super) struct Context<'a> {
@@ -271,6 +271,24 @@ impl<'a> RequestHead<'a> {
     #[inline]
     pub fn unix_time(&self) -> u64 {
         self.context.unix_time
+    }
+
+    /// Returns a handle of the loop that serves the request, to call closures on its thread: at once after this turn, later
+    /// or repeatedly. A handler that is called without a loop gets one that calls nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{HttpServer, Request};
+    /// use std::time::Duration;
+    ///
+    /// let server = HttpServer::new(|request: &Request<'_>| {
+    ///     request.handle().call_later(Duration::from_secs(10), || println!("ten seconds ago"));
+    ///     "you will be reported\n"
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn handle(&self) -> Handle {
+        Handle::current().unwrap_or_else(Handle::detached)
     }
 
     /// Attaches a value to the request, for example in a layer for the inner handler. Replaces any earlier value of the

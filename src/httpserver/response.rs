@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Extensions, StatusCode};
@@ -15,7 +16,7 @@ use super::body_stream::{QueueBody, Source, Stream};
 use super::exchange_handle::{ExchangeHandle, ExchangeId};
 use super::headers::{self, HeaderBlock, HeaderError, Trailers};
 use crate::http1;
-use crate::r#loop::{Output, lock};
+use crate::r#loop::{Output, Timer, lock};
 
 /// Disables content sniffing (Fetch standard).
 const NOSNIFF: &[u8] = b"X-Content-Type-Options: nosniff\r\n";
@@ -175,9 +176,20 @@ impl Deferred {
         })
     }
 
+    /// Sets the reply, unless there is one already: the first counts.
     pub(super) fn put(&self, reply: Reply) {
-        *lock(&self.reply) = Some(reply);
+        let mut slot = lock(&self.reply);
+        let late = if slot.is_none() { slot.replace(reply) } else { Some(reply) };
+        drop(slot);
+        // Dropped outside the lock: it may contain anything.
+        drop(late);
         self.handle.wake();
+    }
+
+    /// Replies with the response for a responder that takes too long.
+    fn give_up(&self, fallback: Response) {
+        self.put(Reply::Ready(fallback));
+        self.handle.abandon();
     }
 
     pub(super) fn attach(&self, id: ExchangeId, draining: bool) {
@@ -191,17 +203,37 @@ pub(super) struct PendingReply {
     pub(super) changes: Vec<Change>,
     /// Created by [`Response::suspend`]: the handler may be called again.
     pub(super) suspended: bool,
+    /// The response after this time, if there is no other.
+    pub(super) fallback: Option<Box<(Duration, Response)>>,
+    timer: Option<Timer>,
 }
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            timer.cancel();
+        }
         self.deferred.handle.close();
     }
 }
 
 impl PendingReply {
     pub(super) fn new(deferred: Arc<Deferred>) -> Self {
-        PendingReply { deferred, changes: Vec::new(), suspended: false }
+        PendingReply { deferred, changes: Vec::new(), suspended: false, fallback: None, timer: None }
+    }
+
+    /// Begins to wait for the reply, in the exchange `id`.
+    pub(super) fn attach(&mut self, id: ExchangeId, draining: bool) {
+        if let Some((limit, fallback)) = self.fallback.take().map(|fallback| *fallback) {
+            let deferred = Arc::downgrade(&self.deferred);
+            let give_up = move || {
+                if let Some(deferred) = deferred.upgrade() {
+                    deferred.give_up(fallback);
+                }
+            };
+            self.timer = Some(id.remote.handle().call_later(limit, give_up));
+        }
+        self.deferred.attach(id, draining);
     }
 
     /// Returns the response with all changes applied, once it has arrived. On a retry the changes are dropped, since

@@ -22,7 +22,7 @@ const HSTS: &str = "Strict-Transport-Security";
 ///
 /// # Examples
 /// ```no_run
-/// use serverd::{HttpServer, Poller, SelectLoop};
+/// use serverd::{HttpServer, SelectLoop};
 /// use std::net::TcpListener;
 ///
 /// let listener = TcpListener::bind("127.0.0.1:8888")?;

@@ -13,9 +13,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::output::Output;
-use super::poller::{LoopWaker, Mailbox};
+use super::poller::{Handle, LoopWaker, Mailbox};
 use super::readiness::Stream;
-use super::schedule::Task;
 use super::std_ext::millis;
 use super::table::ConnId;
 
@@ -573,7 +572,12 @@ impl<M: Send> Remote<M> {
                 mailbox.send(to, message);
             }
         };
-        self.mailbox.waker.add_task(Task::once(delay, Box::new(send)));
+        self.handle().call_later(delay, send);
+    }
+
+    /// Returns a handle that controls the loop.
+    pub fn handle(&self) -> Handle {
+        Handle { waker: Arc::clone(&self.mailbox.waker) }
     }
 
     /// Makes the loop run one turn, and thus call [`App::end_of_turn`].

@@ -20,7 +20,7 @@ use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::output::{LITTLE_BYTES, Output};
-use super::poller::{Handle, LoopWaker, Mailbox, PollRetry, Poller, Turn, sealed};
+use super::poller::{Handle, LoopWaker, Mailbox, PollRetry, Poller, Running, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
 use super::schedule::Schedule;
 use super::std_ext::millis;
@@ -204,6 +204,28 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.open_connection(stream, None, None, connecting)
     }
 
+    /// Runs one turn: waits for events or the next deadline, then handles what is due.
+    ///
+    /// # Errors
+    /// Returns an error if polling the backend fails repeatedly. A connection error closes only that connection.
+    pub fn turn(&mut self) -> io::Result<Turn> {
+        self.run_turns(1)
+    }
+
+    /// Runs turns until the loop is drained or stopped.
+    ///
+    /// # Errors
+    /// Returns an error if polling the backend fails repeatedly.
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.run_turns(u64::MAX)? == Turn::Again {}
+        Ok(())
+    }
+
+    /// Returns a handle that controls the loop from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle { waker: Arc::clone(&self.mailbox.waker) }
+    }
+
     /// Returns the activity counters of the loop.
     pub fn counters(&self) -> &Counters {
         &self.context.counters
@@ -259,6 +281,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Runs up to `count` turns; fewer if the loop ends.
     fn run_turns(&mut self, mut count: u64) -> io::Result<Turn> {
+        let _running = Running::enter(&self.mailbox.waker);
         self.start_app();
         loop {
             let poll_timeout = self.poll_timeout();
@@ -308,16 +331,15 @@ impl<B: Readiness, A: App> sealed::Sealed for EventLoop<B, A> {}
 
 impl<B: Readiness, A: App> Poller for EventLoop<B, A> {
     fn turn(&mut self) -> io::Result<Turn> {
-        self.run_turns(1)
+        EventLoop::turn(self)
     }
 
     fn run(&mut self) -> io::Result<()> {
-        while self.run_turns(u64::MAX)? == Turn::Again {}
-        Ok(())
+        EventLoop::run(self)
     }
 
     fn handle(&self) -> Handle {
-        Handle { waker: Arc::clone(&self.mailbox.waker) }
+        EventLoop::handle(self)
     }
 }
 
@@ -551,7 +573,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             batch.append(&mut self.context.messages);
             if notified {
                 self.mailbox.collect(&mut batch);
-                self.schedule.extend(&mut self.mailbox.waker.take_tasks());
+                let waker = &self.mailbox.waker;
+                self.schedule.extend(&mut waker.take_tasks(), &waker.cancelled_count);
                 self.exchange_room();
                 for id in self.mailbox.waker.take_readahead_done() {
                     self.with_connection(id, |connection, context, buffer| {

@@ -71,6 +71,13 @@ pub type KqueueLoop<A> = EventLoop<Kqueue, A>;
 /// A loop over `select()`, available on every platform.
 pub type SelectLoop<A> = EventLoop<Select, A>;
 
+/// The loop of [`Backend::Auto`](crate::Backend::Auto): over epoll on Linux, over `select()` elsewhere.
+#[cfg(target_os = "linux")]
+pub type DefaultLoop<A> = EpollLoop<A>;
+/// The loop of [`Backend::Auto`](crate::Backend::Auto): over epoll on Linux, over `select()` elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub type DefaultLoop<A> = SelectLoop<A>;
+
 pub use acceptor::{Acceptor, AcceptorHandle};
 pub use app::{Accepted, Addrs, App, CloseInfo, CloseReason, Flow, Phase, Remote, Wire};
 #[cfg(feature = "testing")]

@@ -4,8 +4,9 @@
 //! Sending a message holds a lock for one push; the loop takes all messages at once. The waker is called once per batch
 //! rather than once per message, and a turn without messages costs one relaxed load.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::std_ext::{lock, millis};
 use super::table::ConnId;
 
 /// The interface common to all event loops, independent of backend and application. Only
-/// [`EventLoop`](super::EventLoop) implements it.
+/// [`EventLoop`](super::EventLoop) implements it; its own methods of these names need no import.
 ///
 /// # Examples
 /// ```
@@ -128,6 +129,33 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Returns a handle of the loop that is running on this thread, in the methods of an application or a handler and in
+    /// closures that the loop calls; `None` elsewhere.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{Handle, HttpServer, SelectLoop};
+    /// use std::{net::TcpListener, time::Duration};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let mut server = SelectLoop::new(listener, None, HttpServer::new(|_| "hello\n"))?;
+    /// server.handle().defer(|| {
+    ///     let handle = Handle::current().expect("called by the loop");
+    ///     handle.call_later(Duration::from_millis(2), || Handle::current().expect("called by the loop").drain());
+    /// });
+    /// server.run()?;
+    /// assert!(Handle::current().is_none());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn current() -> Option<Self> {
+        CURRENT.with_borrow(|waker| waker.as_ref().map(|waker| Handle { waker: Arc::clone(waker) }))
+    }
+
+    /// Creates a handle that belongs to no loop and never calls a closure, for testing an application.
+    pub fn detached() -> Self {
+        Handle { waker: LoopWaker::new(Waker::noop().clone()) }
+    }
+
     /// Starts a graceful shutdown: stops new connections, accepts those already in the queue, closes the listeners,
     /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`](super::LoopLimits::drain) limits how long this may take.
     ///
@@ -174,24 +202,50 @@ impl Handle {
     /// Calls a closure on the loop's thread in its next turn. Deferred closures are called in order. A closure that
     /// blocks stalls every connection of the loop.
     pub fn defer(&self, call: impl FnOnce() + Send + 'static) {
-        self.waker.add_task(Task::once(Duration::ZERO, Box::new(call)));
+        self.call(self.once(Duration::ZERO, call));
     }
 
     /// Calls a closure on the loop's thread after `delay`, never earlier.
     pub fn call_later(&self, delay: Duration, call: impl FnOnce() + Send + 'static) -> Timer {
-        self.call(Task::once(delay, Box::new(call)))
+        self.call(self.once(delay, call))
+    }
+
+    fn once(&self, delay: Duration, call: impl FnOnce() + Send + 'static) -> Task {
+        Task::once(delay, Box::new(call), &self.waker.cancelled_count)
     }
 
     /// Calls a closure on the loop's thread repeatedly, `period` (at least one millisecond) after the previous call. If
     /// the loop is busy for longer than a period, the missed calls are skipped.
     pub fn call_every(&self, period: Duration, call: impl FnMut() + Send + 'static) -> Timer {
-        self.call(Task::every(period, Box::new(call)))
+        self.call(Task::every(period, Box::new(call), &self.waker.cancelled_count))
     }
 
     fn call(&self, task: Task) -> Timer {
         let timer = task.timer();
         self.waker.add_task(task);
         timer
+    }
+}
+
+thread_local! {
+    /// The loop that is running on this thread.
+    static CURRENT: RefCell<Option<Arc<LoopWaker>>> = const { RefCell::new(None) };
+}
+
+/// Marks a loop as running on this thread until it is dropped. One loop may run within a call of another.
+pub(super) struct Running {
+    outer: Option<Arc<LoopWaker>>,
+}
+
+impl Running {
+    pub(super) fn enter(waker: &Arc<LoopWaker>) -> Self {
+        Running { outer: CURRENT.replace(Some(Arc::clone(waker))) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        CURRENT.set(self.outer.take());
     }
 }
 
@@ -220,6 +274,8 @@ pub(super) struct LoopWaker {
     room: AtomicU8,
     notified: AtomicBool,
     tasks: Mutex<Vec<Task>>,
+    /// Number of tasks that were cancelled and may not have been dropped.
+    pub(super) cancelled_count: Arc<AtomicUsize>,
     /// Connections whose file read-ahead has finished.
     readahead_done: Mutex<Vec<ConnId>>,
     waker: Waker,
@@ -233,6 +289,7 @@ impl LoopWaker {
             room: AtomicU8::new(0),
             notified: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
+            cancelled_count: Arc::default(),
             readahead_done: Mutex::default(),
             waker,
         })

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Cancels a closure scheduled with [`Handle::call_later`](super::Handle::call_later) or
@@ -21,12 +21,23 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Timer {
     cancelled: Arc<AtomicBool>,
+    /// Number of closures of the loop that were cancelled and may not have been dropped.
+    cancelled_count: Arc<AtomicUsize>,
 }
 
 impl Timer {
-    /// Cancels the closure. It is not called again, and is dropped at the time it would have been due.
+    /// Cancels the closure. It is not called again, and is dropped at the time it would have been due or earlier, so that
+    /// there are never many more cancelled closures than others.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        if !self.cancelled.swap(true, Ordering::AcqRel) {
+            self.cancelled_count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Timer {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
     }
 }
 
@@ -44,17 +55,18 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn once(delay: Duration, call: Box<dyn FnOnce() + Send>) -> Self {
-        Task::new(delay, Work::Once(call))
+    pub(super) fn once(delay: Duration, call: Box<dyn FnOnce() + Send>, cancelled_count: &Arc<AtomicUsize>) -> Self {
+        Task::new(delay, Work::Once(call), cancelled_count)
     }
 
     /// The period is at least one millisecond, since zero would keep the loop from sleeping.
-    pub(super) fn every(period: Duration, call: Box<dyn FnMut() + Send>) -> Self {
-        Task::new(period, Work::Every(millis(period).max(1), call))
+    pub(super) fn every(period: Duration, call: Box<dyn FnMut() + Send>, cancelled_count: &Arc<AtomicUsize>) -> Self {
+        Task::new(period, Work::Every(millis(period).max(1), call), cancelled_count)
     }
 
-    fn new(delay: Duration, work: Work) -> Self {
-        Task { delay_ms: millis(delay), timer: Timer { cancelled: Arc::new(AtomicBool::new(false)) }, work }
+    fn new(delay: Duration, work: Work, cancelled_count: &Arc<AtomicUsize>) -> Self {
+        let timer = Timer { cancelled: Arc::default(), cancelled_count: Arc::clone(cancelled_count) };
+        Task { delay_ms: millis(delay), timer, work }
     }
 
     pub(super) fn timer(&self) -> Timer {
@@ -93,6 +105,9 @@ impl Ord for Entry {
     }
 }
 
+/// Number of cancelled closures that are kept until they are due.
+const CANCELLED_MIN: usize = 64;
+
 /// The scheduled closures of a loop.
 #[derive(Default)]
 pub(super) struct Schedule {
@@ -103,9 +118,13 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Adds tasks, leaving `tasks` empty.
-    pub(super) fn extend(&mut self, tasks: &mut Vec<Task>) {
+    /// Adds tasks, leaving `tasks` empty. Drops the cancelled ones if they are many.
+    pub(super) fn extend(&mut self, tasks: &mut Vec<Task>, cancelled_count: &AtomicUsize) {
         self.incoming.append(tasks);
+        if cancelled_count.load(Ordering::Relaxed) > self.heap.len() / 2 + CANCELLED_MIN {
+            cancelled_count.store(0, Ordering::Relaxed);
+            self.heap.retain(|Reverse(entry)| !entry.task.timer.is_cancelled());
+        }
     }
 
     /// When the next closure is due; 0 if there are new tasks whose due time is not set yet.
@@ -146,7 +165,7 @@ impl Schedule {
 
     fn call(&mut self, task: Task, now_ms: u64) {
         let Task { delay_ms, timer, work } = task;
-        if timer.cancelled.load(Ordering::Acquire) {
+        if timer.is_cancelled() {
             return;
         }
         match work {
@@ -177,7 +196,7 @@ mod tests {
 
     fn once(log: &Log, name: &'static str, delay_ms: u64) -> Task {
         let log = Arc::clone(log);
-        Task::once(Duration::from_millis(delay_ms), Box::new(move || log.lock().unwrap().push(name)))
+        Task::once(Duration::from_millis(delay_ms), Box::new(move || log.lock().unwrap().push(name)), &Arc::default())
     }
 
     fn seen(log: &Log) -> Vec<&'static str> {
@@ -187,12 +206,10 @@ mod tests {
     #[test]
     fn closures_are_called_in_order_of_due_time_and_never_early() {
         let (log, mut schedule) = (Log::default(), Schedule::default());
-        schedule.extend(&mut vec![
-            once(&log, "late", 20),
-            once(&log, "now", 0),
-            once(&log, "soon", 10),
-            once(&log, "soon too", 10),
-        ]);
+        schedule.extend(
+            &mut vec![once(&log, "late", 20), once(&log, "now", 0), once(&log, "soon", 10), once(&log, "soon too", 10)],
+            &AtomicUsize::new(0),
+        );
         assert_eq!(schedule.next_ms(), Some(0));
         schedule.run(100);
         assert_eq!(seen(&log), ["now"]);
@@ -209,9 +226,13 @@ mod tests {
         let (log, mut schedule) = (Log::default(), Schedule::default());
         let never = once(&log, "never", 5);
         let count = Arc::clone(&log);
-        let every = Task::every(Duration::from_millis(10), Box::new(move || count.lock().unwrap().push("tick")));
+        let every = Task::every(
+            Duration::from_millis(10),
+            Box::new(move || count.lock().unwrap().push("tick")),
+            &Arc::default(),
+        );
         let (cancel, stop) = (never.timer(), every.timer());
-        schedule.extend(&mut vec![never, every]);
+        schedule.extend(&mut vec![never, every], &AtomicUsize::new(0));
         schedule.run(0);
         cancel.cancel();
         for now in [11, 21, 31] {
@@ -225,10 +246,31 @@ mod tests {
     }
 
     #[test]
+    fn cancelled_closures_do_not_accumulate() {
+        let (alive, count, mut schedule) = (Arc::new(()), Arc::new(AtomicUsize::new(0)), Schedule::default());
+        for round in 0..1000 {
+            let held = Arc::clone(&alive);
+            let task = Task::once(Duration::from_secs(3600), Box::new(move || drop(held)), &count);
+            let timer = task.timer();
+            schedule.extend(&mut vec![task], &count);
+            schedule.run(round);
+            if round % 10 != 0 {
+                timer.cancel();
+                timer.cancel();
+            }
+        }
+        // A hundred are not cancelled.
+        let kept = Arc::strong_count(&alive) - 1;
+        assert!((100..=100 * 2 + 2 * CANCELLED_MIN + 1).contains(&kept), "{kept}");
+        schedule.run(10_000_000);
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+
+    #[test]
     fn a_panic_stops_neither_other_closures_nor_the_repetition() {
         let (log, mut schedule) = (Log::default(), Schedule::default());
-        let every = Task::every(Duration::from_millis(1), Box::new(|| panic!("intended")));
-        schedule.extend(&mut vec![every, once(&log, "after", 1)]);
+        let every = Task::every(Duration::from_millis(1), Box::new(|| panic!("intended")), &Arc::default());
+        schedule.extend(&mut vec![every, once(&log, "after", 1)], &AtomicUsize::new(0));
         schedule.run(0);
         schedule.run(10);
         assert_eq!(seen(&log), ["after"]);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serverd::apps::Whoami;
-use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Poller, Timeouts};
+use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Timeouts};
 
 use crate::harness::{Backend, Client, WAIT_MAX, accepted, on_every_backend};
 use crate::process::{Running, backends};

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use serverd::apps::chat::{Bounds, Budget, Chat, Options};
-use serverd::{EventLoop, LoopLimits, Poller, Timeouts};
+use serverd::{EventLoop, LoopLimits, Timeouts};
 
 use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_on, serve_with};
 

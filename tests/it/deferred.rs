@@ -52,6 +52,52 @@ on_every_backend! {
         assert_eq!(client.response().text(), "/deferred2");
     }
 
+    fn a_response_that_takes_too_long_is_replaced_by_the_fallback<B>() {
+        let (send, responders) = mpsc::channel();
+        let server = serve::<B, _>(move || {
+            HttpServer::new(move |request: &Request<'_>| {
+                let limit = if request.path() == "/short" { Duration::from_millis(5) } else { WAIT_MAX };
+                let (response, responder) = Response::later_within(limit, StatusCode::NO_CONTENT);
+                let (closed_send, closed) = mpsc::channel();
+                responder.on_closed(move || closed_send.send(()).expect("the test is receiving"));
+                send.send((request.path().to_owned(), responder, closed)).expect("the test is receiving");
+                response.header("X-Own", "1")
+            })
+        });
+        let mut client = server.connect();
+        client.send(get("/short") + &get("/long"));
+        let (_, late, closed) = responders.recv_timeout(WAIT_MAX).expect("a request arrives");
+        let response = client.response();
+        assert_eq!((response.status, response.header("x-own")), (204, Some("1")));
+        closed.recv_timeout(WAIT_MAX).expect("reported");
+        assert!(late.is_closed());
+        let (path, in_time, closed) = responders.recv_timeout(WAIT_MAX).expect("a request arrives");
+        assert_eq!(path, "/long");
+        late.respond("too late");
+        assert!(!in_time.is_closed());
+        in_time.respond("in time");
+        assert_eq!(client.response().text(), "in time");
+        assert!(closed.recv_timeout(WAIT_MAX).is_err(), "dropped without a report");
+    }
+
+    fn a_handler_schedules_closures_on_its_loop<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::new(|request: &Request<'_>| {
+                let (response, responder) = Response::later();
+                let thread = std::thread::current().id();
+                request.handle().call_later(Duration::from_millis(2), move || {
+                    let is_same = std::thread::current().id() == thread;
+                    responder.respond(format!("{is_same} {}", serverd::Handle::current().is_some()));
+                });
+                response
+            })
+        });
+        let mut client = server.connect();
+        client.send(get("/"));
+        assert_eq!(client.response().text(), "true true");
+        assert!(serverd::Handle::current().is_none());
+    }
+
     fn other_connections_are_served_while_a_response_is_pending<B>() {
         let (server, responders) = server::<B>();
         let mut waiting = server.connect();

@@ -104,6 +104,26 @@ fn embed_reports_progress_and_ends_with_its_input() {
 }
 
 #[test]
+fn longpoll_sends_a_message_to_all_waiting_clients() {
+    let example = start("longpoll");
+    let mut waiting: Vec<Client> = (0..3).map(|_| example.connect()).collect();
+    for client in &mut waiting {
+        client.send("GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    let mut speaker = example.connect();
+    // Until all of them wait, each message reaches some.
+    let mut reached = 0;
+    while reached < 3 {
+        speaker.send("POST /say HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
+        let response = speaker.response().text();
+        reached += response.trim().trim_start_matches("sent to ").parse::<usize>().expect("a number");
+    }
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "hello");
+    }
+}
+
+#[test]
 fn hello_tcp_says_hello() {
     assert_eq!(start("hello_tcp").connect().read_to_end(), b"hello\n");
 }

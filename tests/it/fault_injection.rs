@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use serverd::{Counters, EventLoop, Handle, HttpServer, LoopLimits, Poller, Request, Response, StatusCode, Timeouts};
+use serverd::{Counters, EventLoop, Handle, HttpServer, LoopLimits, Request, Response, StatusCode, Timeouts};
 
 use crate::fault_backend::{Call, Faulty, FaultyListener, Plan};
 use crate::harness::{Backend, WAIT_MAX, on_every_backend};

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serverd::{App, EventLoop, Handle, Poller, Timeouts};
+use serverd::{App, EventLoop, Handle, Timeouts};
 use serverd::{Counters, HandoffListener, LoopLimits, Readiness};
 
 /// Maximum time a test waits for anything, much longer than any wait in a passing test, on a busy machine too.

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serverd::{
-    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, LoopLimits, Phase, Poller, Readiness, Remote, TcpStream,
-    Timeouts, Turn, Wire,
+    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, LoopLimits, Phase, Readiness, Remote, TcpStream, Timeouts, Turn,
+    Wire,
 };
 
 use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with};

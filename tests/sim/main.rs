@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serverd::{
-    Counters, EventLoop, Handle, HttpServer, LoopLimits, Part, Poller, Readiness, Request, Responder, Response,
-    StatusCode, Timeouts, Turn,
+    Counters, EventLoop, Handle, HttpServer, LoopLimits, Part, Readiness, Request, Responder, Response, StatusCode,
+    Timeouts, Turn,
 };
 
 use self::client::{Client, Outcome, Step};

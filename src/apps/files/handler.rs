@@ -32,7 +32,7 @@ const ALLOW: &str = "GET, HEAD, OPTIONS";
 ///
 /// # Examples
 /// ```no_run
-/// use serverd::{Files, HttpServer, Poller, SelectLoop};
+/// use serverd::{Files, HttpServer, SelectLoop};
 ///
 /// let listener = std::net::TcpListener::bind("127.0.0.1:8888")?;
 /// SelectLoop::new(listener, None, HttpServer::with(Files::new("public")?))?.run()?;
