@@ -141,10 +141,10 @@ pub use self::http1::Limits;
 pub use self::httpserver::http_types;
 #[doc(inline)]
 pub use self::httpserver::{
-    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ContentCoding,
-    EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat, ParamError, Part, Pool,
-    PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers, Wakeup,
-    layers,
+    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ClientIpHeader,
+    ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat, ParamError,
+    Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers,
+    Wakeup, layers,
 };
 #[cfg(feature = "testing")]
 #[doc(inline)]
@@ -152,8 +152,8 @@ pub use self::r#loop::Chaos;
 #[doc(inline)]
 pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
-    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Output, Phase, Poller, Readiness, Remote,
-    Select, SelectLoop, TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
+    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Phase, Poller,
+    Readiness, Remote, Select, SelectLoop, TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

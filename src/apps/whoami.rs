@@ -36,6 +36,8 @@ impl Whoami {
             headers: head.headers().map(|(name, value)| (text(name), text(value))).collect(),
             hostname: self.hostname.clone(),
             worker: self.worker,
+            client_addr: head.client_addr(),
+            scheme: if head.is_secure() { "https" } else { "http" },
             peer_addr: head.peer_addr(),
             local_addr: head.local_addr(),
             tls: head.tls(),
@@ -68,6 +70,8 @@ struct Report {
     headers: Vec<(String, String)>,
     hostname: String,
     worker: usize,
+    client_addr: Option<SocketAddr>,
+    scheme: &'static str,
     peer_addr: Option<SocketAddr>,
     local_addr: Option<SocketAddr>,
     tls: Option<TlsInfo>,
@@ -107,7 +111,9 @@ impl Report {
         let address = |address: Option<SocketAddr>| address.map_or_else(|| "unknown".into(), |known| known.to_string());
         let _ = write!(
             text,
-            "\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
+            "\nclient: {}\nscheme: {}\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
+            self.client_text().as_deref().unwrap_or("unknown"),
+            self.scheme,
             address(self.peer_addr),
             address(self.local_addr),
             self.tls.as_ref().map(tls_text).unwrap_or_default(),
@@ -117,10 +123,18 @@ impl Report {
         text
     }
 
+    /// The client's address, with its port if that is known.
+    fn client_text(&self) -> Option<String> {
+        let client = self.client_addr?;
+        Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
+    }
+
     fn json(&self, length: u64, hash: &str) -> Response {
         Response::json(&serde_json::json!({
             "request_line": self.request_line,
             "fields": self.headers,
+            "client": self.client_text(),
+            "scheme": self.scheme,
             "peer": self.peer_addr.map(|peer| peer.to_string()),
             "local": self.local_addr.map(|local| local.to_string()),
             "tls": self.tls.as_ref().map(tls_json),

@@ -13,8 +13,8 @@ use super::values::{
     buffered_size, duration, head_size, host, hsts, log_target, queue_size, size, tls_version, turn_size, workers,
 };
 use crate::http1::Limits;
-use crate::httpserver::LogFormat;
-use crate::r#loop::{LoopLimits, Timeouts};
+use crate::httpserver::{ClientIpHeader, LogFormat};
+use crate::r#loop::{LoopLimits, Networks, Timeouts};
 use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
 use crate::tls::{ClientAuth, TlsVersion};
 
@@ -218,6 +218,20 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "TLS")]
     hsts: Option<Duration>,
 
+    /// Trust these proxies to name the client of a request: CIDR networks, loopback, private or unix, separated by commas
+    ///
+    /// The client's address then comes from the header of --client-ip-header, read from the right past trusted proxies,
+    /// and its scheme from X-Forwarded-Proto. It is used in the access log, and for limits that depend on the client. Such
+    /// headers from other peers are ignored. The proxies must not pass on headers that their clients send.
+    /// Trusted proxies are exempt from --max-connections-per-address.
+    #[arg(long, global = true, value_name = "CIDR,...", hide_short_help = true, help_heading = "Proxies")]
+    trusted_proxies: Option<Networks>,
+
+    /// Header with which trusted proxies name the client
+    #[arg(long, global = true, value_enum, value_name = "HEADER", default_value_t = ClientIpHeader::XForwardedFor)]
+    #[arg(hide_short_help = true, help_heading = "Proxies")]
+    client_ip_header: ClientIpHeader,
+
     /// Upper bound for all timeouts below, except --drain-timeout [default: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
@@ -311,8 +325,8 @@ pub(super) struct Cli {
 
     /// Maximum number of open connections of one client address; 0 for no limit
     ///
-    /// Further connections are reset at once. An IPv6 address counts with its /64 network. Do not use this behind a proxy,
-    /// whose address all connections have.
+    /// Further connections are reset at once. An IPv6 address counts with its /64 network. Behind a proxy, whose address
+    /// all connections have, see --trusted-proxies.
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_connections_per_address: u32,
@@ -551,6 +565,7 @@ impl Cli {
             loop_limits,
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             files_max: 0,
+            trusted_proxies: cli.trusted_proxies.clone().unwrap_or_default(),
             http: HttpOptions {
                 keep_alive_header: cli.keep_alive_header,
                 requests_max: cli.max_requests,
@@ -558,6 +573,7 @@ impl Cli {
                 buffered_bytes_max: cli.max_buffered,
                 hsts: cli.hsts,
                 acme_webroot: cli.acme_webroot.clone(),
+                client_ip_header: cli.client_ip_header,
             },
             access_log: None,
             tls: cli.tls_config(),

@@ -162,6 +162,7 @@ struct ConnectionRecord {
 /// A request whose response has not ended.
 struct InFlight {
     record: LogRecord,
+    client: Option<SocketAddr>,
     began_ms: u64,
     /// Status of the response, once its head is written.
     status: Option<u16>,
@@ -180,7 +181,8 @@ impl Recorder {
     /// Starts the record of a request whose head has been parsed.
     pub(crate) fn begin(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
         let record = self.spares.pop().unwrap_or_default().for_request(self.log.format, head);
-        self.insert(wire, record);
+        let client = head.client_addr_from(self.connection(wire).peer);
+        self.insert(wire, record, client);
     }
 
     /// Starts the record of a malformed request, which begins with `input`. A request whose head was already parsed is
@@ -188,13 +190,14 @@ impl Recorder {
     pub(crate) fn begin_malformed(&mut self, wire: &Wire<'_, Wakeup>, input: &[u8]) {
         if self.connection(wire).in_flight.is_none() {
             let record = self.spares.pop().unwrap_or_default().for_malformed(self.log.format, input);
-            self.insert(wire, record);
+            let client = self.connection(wire).peer;
+            self.insert(wire, record, client);
         }
     }
 
-    fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: LogRecord) {
+    fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: LogRecord, client: Option<SocketAddr>) {
         let began_ms = millis(wire.now());
-        self.connection(wire).in_flight = Some(InFlight { record, began_ms, status: None });
+        self.connection(wire).in_flight = Some(InFlight { record, client, began_ms, status: None });
     }
 
     /// Updates the time and returns the record of the connection.
@@ -235,11 +238,11 @@ impl Recorder {
     }
 
     fn write(&mut self, peer: Option<SocketAddr>, in_flight: InFlight, bytes: u64) {
-        let InFlight { record, began_ms, status } = in_flight;
+        let InFlight { record, client, began_ms, status } = in_flight;
         let status = status.unwrap_or(CLIENT_CLOSED_REQUEST);
         self.date.set(self.unix_time);
         let outcome = Outcome { status, bytes, duration_ms: self.now_ms.saturating_sub(began_ms) };
-        write(&mut self.batch, self.log.format, self.log.color, &self.date, peer, &record, outcome);
+        write(&mut self.batch, self.log.format, self.log.color, &self.date, (client, peer), &record, outcome);
         self.lines += 1;
         if self.spares.len() < SPARES_MAX {
             self.spares.push(record);
@@ -283,7 +286,7 @@ pub enum LogFormat {
     Combined,
     /// A JSON object per request, on a line of its own.
     ///
-    /// Its members are `time`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
+    /// Its members are `time`, `client`, `peer`, `method`, `target`, `version`, `status`, `bytes`, `duration_ms`,
     /// `referer`, `user_agent`. Unknown values are `null`. For a malformed request, `request` is its first line. For a
     /// client with a certificate, `client_subject` and `client_sha256` are added.
     Json,
@@ -420,7 +423,7 @@ pub(super) fn write(
     format: LogFormat,
     color: bool,
     date: &Date,
-    peer: Option<SocketAddr>,
+    (client, peer): (Option<SocketAddr>, Option<SocketAddr>),
     record: &LogRecord,
     outcome: Outcome,
 ) {
@@ -428,20 +431,26 @@ pub(super) fn write(
     // Writing to a vector cannot fail.
     let _ = match format {
         LogFormat::Combined => {
-            let _ = write!(out, "{} - ", Host(peer));
+            let _ = write!(out, "{} - ", Host(client));
             out.extend_from_slice(if record.user.is_empty() { b"-" } else { &record.user });
             let _ = write!(out, " [{}] \"", date.common);
             out.extend_from_slice(&record.before);
             write!(out, "\" {status} {bytes}")
         }
         LogFormat::Json => {
-            let _ = write!(out, "{{\"time\":\"{}\",\"peer\":\"{}\",", date.rfc3339, Peer(peer));
+            let _ = write!(
+                out,
+                "{{\"time\":\"{}\",\"client\":\"{}\",\"peer\":\"{}\",",
+                date.rfc3339,
+                Host(client),
+                Peer(peer)
+            );
             out.extend_from_slice(&record.before);
             write!(out, ",\"status\":{status},\"bytes\":{bytes},\"duration_ms\":{duration_ms}")
         }
         LogFormat::Short => {
             let (dim, reset) = if color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-            let _ = write!(out, "{dim}{} {}{reset} ", &date.rfc3339[11..], Host(peer));
+            let _ = write!(out, "{dim}{} {}{reset} ", &date.rfc3339[11..], Host(client));
             out.extend_from_slice(&record.before);
             let color = if color { status_color(status) } else { "" };
             write!(out, " {color}{status}{reset} {} {dim}{duration_ms} ms{reset}", Size(bytes))

@@ -238,7 +238,8 @@ impl<H: Handler> HttpServer<H> {
     /// Calls the handler for a request held in memory.
     fn call_collected(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, request: Collected) -> Step {
         let Collected { head_bytes, head, extensions, body, discards, lease } = request;
-        let context = Context::new(wire, extensions);
+        let real_client = self.real_client();
+        let context = Context::new(wire, extensions, real_client.as_deref());
         let request_head = request_head(&head_bytes, &head, &context);
         let response = self.call_handler(wire, &Request { head: request_head, body: &body });
         let reply = reply_context(&request_head, &response);
@@ -253,7 +254,8 @@ impl<H: Handler> HttpServer<H> {
     /// Calls [`Handler::head`] again for a request whose body has not been read.
     fn retry_head(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, request: Collected) -> Step {
         let Collected { head_bytes, head, extensions, body, discards, lease } = request;
-        let context = Context::new(wire, extensions);
+        let real_client = self.real_client();
+        let context = Context::new(wire, extensions, real_client.as_deref());
         // Buffered body bytes are consumed in a later turn.
         let outcome = self.start_body(state, wire, &request_head(&head_bytes, &head, &context), &[]);
         let discards = discards || matches!(outcome, BodyStart::Discard);

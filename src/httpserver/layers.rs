@@ -273,7 +273,7 @@ fn allow_any_origin(response: Response) -> Response {
     response.header("Access-Control-Allow-Origin", "*").header("Access-Control-Expose-Headers", EXPOSED)
 }
 
-/// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the peer,
+/// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the client,
 /// the method and request target, the status, and the time from the handler's call to its response. Costs almost
 /// nothing while that target is disabled.
 ///
@@ -307,12 +307,12 @@ fn is_logged() -> bool {
 /// Returns a closure that logs a line for a response. The request target needs no escaping: the parser rejects control
 /// characters.
 fn line(head: &RequestHead<'_>) -> impl FnOnce(Response) -> Response + Send + 'static {
-    let peer = head.peer_addr().as_ref().map_or_else(|| "-".into(), SocketAddr::to_string);
+    let client = head.client_addr().as_ref().map_or_else(|| "-".into(), SocketAddr::to_string);
     let (method, target) = (head.method().to_owned(), head.target().to_owned());
     let start = Instant::now();
     move |response| {
         let (status, took) = (response.status().as_u16(), start.elapsed());
-        ::log::info!(target: "serverd::access", "{peer} \"{method} {target}\" {status} {took:.1?}");
+        ::log::info!(target: "serverd::access", "{client} \"{method} {target}\" {status} {took:.1?}");
         response
     }
 }

@@ -17,6 +17,7 @@
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
 //! | `router`, `negotiation`, `headers` | what handlers are built with |
 //! | `layers` | middleware |
+//! | `real_client` | the client of a request that comes through trusted proxies |
 //! | `access_log`, `log_sink` | one line per request, and the thread that writes it |
 
 mod access_log;
@@ -35,6 +36,7 @@ pub mod layers;
 mod log_sink;
 mod negotiation;
 mod pool;
+mod real_client;
 mod request;
 mod response;
 mod router;
@@ -58,6 +60,7 @@ pub use negotiation::{AcceptedCodings, ContentCoding};
 #[cfg(feature = "files")]
 pub(crate) use pool::QueuedResponder;
 pub use pool::{Pool, PoolFull};
+pub use real_client::ClientIpHeader;
 #[cfg(feature = "files")]
 pub(crate) use request::DetachedHead;
 pub use request::{BodyError, ParamError, Request, RequestHead};

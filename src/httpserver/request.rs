@@ -10,6 +10,7 @@ use std::str::FromStr;
 use http::{Extensions, StatusCode};
 use percent_encoding::percent_decode;
 
+use super::real_client::RealClient;
 use super::response::Response;
 use crate::http1::{self, Head, Version};
 use crate::r#loop::{Addrs, Handle, Wire};
@@ -20,13 +21,20 @@ pub(super) struct Context<'a> {
     /// Values attached to the request, mostly by layers. Boxed, since nearly all requests have none.
     pub(super) extensions: RefCell<Option<Box<Extensions>>>,
     pub(super) unix_time: u64,
+    /// The proxies of the server; `None` if there are none.
+    pub(super) real_client: Option<&'a RealClient>,
 }
 
 impl<'a> Context<'a> {
     /// Creates the context of a request on this connection, with the time of the current loop turn.
     #[inline]
-    pub(super) fn new<L>(wire: &Wire<'a, L>, extensions: Option<Box<Extensions>>) -> Self {
-        Context { addrs: wire.addrs(), extensions: RefCell::new(extensions), unix_time: wire.unix_time() }
+    pub(super) fn new<L>(
+        wire: &Wire<'a, L>,
+        extensions: Option<Box<Extensions>>,
+        real_client: Option<&'a RealClient>,
+    ) -> Self {
+        let (addrs, extensions, unix_time) = (wire.addrs(), RefCell::new(extensions), wire.unix_time());
+        Context { addrs, extensions, unix_time, real_client }
     }
 }
 
@@ -228,7 +236,8 @@ impl<'a> RequestHead<'a> {
         text.parse().map_err(|_| ParamError)
     }
 
-    /// Returns the address of the client; `None` if the connection is already closed. Makes a system call.
+    /// Returns the address of the peer, which may be a proxy (see [`RequestHead::client_addr`]); `None` if the connection
+    /// is already closed. Makes a system call.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.context.addrs.peer_addr()
     }
@@ -241,7 +250,36 @@ impl<'a> RequestHead<'a> {
         if let Some(DetachedClient(client)) = self.extension() {
             return client;
         }
-        self.peer_addr().map(|peer| crate::r#loop::network(peer.ip()))
+        self.client_addr().map(|client| crate::r#loop::network(client.ip()))
+    }
+
+    /// Returns the address of the client: the one that trusted proxies report (see
+    /// [`HttpServer::trusted_proxies`](super::HttpServer::trusted_proxies)), or else the peer's. The port is 0 if the
+    /// proxy does not report it. `None` if the address is unknown or the connection is already closed. Makes a system
+    /// call.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{ClientIpHeader, HttpServer, Request};
+    ///
+    /// let server = HttpServer::new(|request: &Request<'_>| match request.client_addr() {
+    ///     Some(client) => format!("hello {}\n", client.ip()),
+    ///     None => "hello stranger\n".to_owned(),
+    /// });
+    /// let server = server.trusted_proxies(&"10.0.0.0/8".parse()?, ClientIpHeader::XForwardedFor);
+    /// # drop(server);
+    /// # Ok::<(), serverd::NetworksError>(())
+    /// ```
+    pub fn client_addr(&self) -> Option<SocketAddr> {
+        self.client_addr_from(self.peer_addr())
+    }
+
+    /// Returns the result of [`RequestHead::client_addr`] for a peer whose address is known already.
+    pub(super) fn client_addr_from(&self, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+        match self.context.real_client {
+            Some(real_client) => real_client.address(peer, &self.context.addrs, self),
+            None => peer,
+        }
     }
 
     /// Returns the local address of the connection; `None` if it is already closed. Makes a system call.
@@ -249,9 +287,12 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.local_addr()
     }
 
-    /// Returns whether the connection uses TLS.
+    /// Returns whether the client uses TLS: to connect to the proxy, if a trusted one says so (see
+    /// [`HttpServer::trusted_proxies`](super::HttpServer::trusted_proxies)), or else to connect to this server.
     pub fn is_secure(&self) -> bool {
-        self.context.addrs.is_secure()
+        let addrs = &self.context.addrs;
+        let reported = self.context.real_client.and_then(|real_client| real_client.is_secure(addrs, self));
+        reported.unwrap_or_else(|| addrs.is_secure())
     }
 
     /// Returns the parameters of the TLS session, such as its version and the server name (SNI); `None` without TLS.
@@ -393,7 +434,7 @@ impl RequestHead<'_> {
 impl DetachedHead {
     /// Calls `call` with the head, as if the request had been received at this Unix time.
     pub(crate) fn with<T>(&self, unix_time: u64, call: impl FnOnce(&RequestHead<'_>) -> T) -> T {
-        let context = Context { addrs: Addrs::default(), extensions: RefCell::default(), unix_time };
+        let context = Context { addrs: Addrs::default(), extensions: RefCell::default(), unix_time, real_client: None };
         let (bytes, head, mount) = (&self.bytes, &self.head, self.mount);
         let head = RequestHead { bytes, head, context: &context, params: &[], mount };
         head.insert(DetachedClient(self.client));

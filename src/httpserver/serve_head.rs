@@ -114,7 +114,8 @@ impl<H: Handler> HttpServer<H> {
         if span.is_empty() {
             resume_unwind(panic);
         }
-        let context = Context::new(wire, None);
+        let real_client = self.real_client();
+        let context = Context::new(wire, None, real_client.as_deref());
         let input = wire.input();
         wire.consume(span.end);
         let head = request_head(&input[span], &self.scratch, &context);
@@ -156,7 +157,8 @@ impl<H: Handler> HttpServer<H> {
         input: &[u8],
         span: Range<usize>,
     ) -> Step {
-        let context = Context::new(wire, None);
+        let real_client = self.real_client();
+        let context = Context::new(wire, None, real_client.as_deref());
         let head = request_head(&input[span.clone()], &self.scratch, &context);
         let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref());
         if let Some(response) = begin_request(recorder, options, state, wire, &head) {
@@ -177,7 +179,8 @@ impl<H: Handler> HttpServer<H> {
         input: &[u8],
         span: Range<usize>,
     ) -> Step {
-        let context = Context::new(wire, None);
+        let real_client = if PLAIN { None } else { self.real_client() };
+        let context = Context::new(wire, None, real_client.as_deref());
         let end = span.end;
         let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
         // Panics are caught for the whole batch; see `recover`.
@@ -230,7 +233,8 @@ impl<H: Handler> HttpServer<H> {
         span: Range<usize>,
     ) -> Step {
         wire.consume(span.end);
-        let context = Context::new(wire, None);
+        let real_client = self.real_client();
+        let context = Context::new(wire, None, real_client.as_deref());
         let scratch = std::mem::take(&mut self.scratch);
         let rest = &input[span.end..];
         let head = request_head(&input[span], &scratch, &context);

@@ -2,6 +2,7 @@
 //! connection, a list of hosts, and the header for https) cost nothing on the fast path while all are off.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,10 +11,11 @@ use super::access_log::{AccessLog, Recorder};
 use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
 use super::handler::Handler;
+use super::real_client::{ClientIpHeader, RealClient};
 use super::request::{Request, RequestHead};
 use super::response::Response;
 use crate::http1::{Encoder, Head, Limits};
-use crate::r#loop::{Remote, Wire};
+use crate::r#loop::{Networks, Remote, Wire};
 
 /// The name of the header that makes browsers use https.
 const HSTS: &str = "Strict-Transport-Security";
@@ -165,6 +167,40 @@ impl<H> HttpServer<H> {
         self
     }
 
+    /// Takes the address of the client, and whether it uses TLS, from the headers that these proxies send. An empty set of
+    /// proxies changes nothing; this is the default.
+    ///
+    /// A header counts only if the connection comes from a trusted proxy. Forwarded and X-Forwarded-For are read from the
+    /// right, past the addresses of trusted proxies; the first other address is the client's. With X-Forwarded-For and
+    /// X-Real-IP, X-Forwarded-Proto says whether the client uses TLS, and its last value counts. The proxies have to set
+    /// or remove these headers; they must not pass on those of their clients.
+    ///
+    /// The result is that of [`RequestHead::client_addr`](crate::RequestHead::client_addr) and
+    /// [`RequestHead::is_secure`](crate::RequestHead::is_secure), and is used for the access log and for limits that depend
+    /// on the client.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{ClientIpHeader, HttpServer};
+    ///
+    /// let server = HttpServer::new(|_| "hello\n").trusted_proxies(&"loopback".parse()?, ClientIpHeader::Forwarded);
+    /// # drop(server);
+    /// # Ok::<(), serverd::NetworksError>(())
+    /// ```
+    #[must_use]
+    pub fn trusted_proxies(mut self, trusted: &Networks, header: ClientIpHeader) -> Self {
+        if !trusted.is_empty() {
+            self.options_mut().real_client = Some(Arc::new(RealClient { trusted: trusted.clone(), header }));
+        }
+        self
+    }
+
+    /// Returns the proxies of the server, if there are any.
+    #[inline]
+    pub(super) fn real_client(&self) -> Option<Arc<RealClient>> {
+        self.options.as_ref()?.real_client.clone()
+    }
+
     fn options_mut(&mut self) -> &mut Options {
         self.is_plain = false;
         self.options.get_or_insert_default()
@@ -182,11 +218,19 @@ pub(super) struct Options {
     hosts: Vec<String>,
     /// The line of the Strict-Transport-Security header; empty for none.
     hsts: Vec<u8>,
+    /// The proxies of the server.
+    real_client: Option<Arc<RealClient>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keep_alive: Vec::new(), requests_max: u32::MAX, hosts: Vec::new(), hsts: Vec::new() }
+        Options {
+            keep_alive: Vec::new(),
+            requests_max: u32::MAX,
+            hosts: Vec::new(),
+            hsts: Vec::new(),
+            real_client: None,
+        }
     }
 }
 

@@ -162,6 +162,11 @@ impl Addrs<'_> {
         self.stream?.local_addr().ok()
     }
 
+    /// Returns whether the connection is one of a Unix socket, which has no addresses.
+    pub fn is_unix(&self) -> bool {
+        self.stream.is_some_and(Addresses::is_unix)
+    }
+
     /// Returns whether the connection uses TLS.
     pub fn is_secure(&self) -> bool {
         self.stream.is_some_and(Addresses::is_secure)
@@ -203,6 +208,10 @@ pub(super) trait Addresses {
     fn local_addr(&self) -> io::Result<SocketAddr>;
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
+    fn is_unix(&self) -> bool {
+        false
+    }
+
     fn is_secure(&self) -> bool {
         false
     }
@@ -238,6 +247,10 @@ impl<S: Stream> Addresses for S {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Stream::peer_addr(self)
+    }
+
+    fn is_unix(&self) -> bool {
+        Stream::is_unix(self)
     }
 
     fn is_secure(&self) -> bool {

@@ -299,6 +299,10 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.peer_addr()
     }
 
+    fn is_unix(&self) -> bool {
+        self.inner.is_unix()
+    }
+
     fn source(&self) -> &S::Source {
         self.inner.source()
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use super::networks::Networks;
 use super::poller::LoopWaker;
 use super::std_ext::lock;
 
@@ -102,6 +103,21 @@ impl ConnectionLimit {
     #[must_use]
     pub fn per_address(self, max: usize) -> Self {
         ConnectionLimit { addresses: (max > 0).then(|| Arc::new(AddressLimit::new(max))), ..self }
+    }
+
+    /// Exempts addresses from the limit of [`ConnectionLimit::per_address`], which must have been called before: those of
+    /// proxies, from which many clients connect.
+    ///
+    /// # Examples
+    /// ```
+    /// let limit = serverd::ConnectionLimit::new(10_000).per_address(100).exempt(&"10.0.0.0/8".parse()?);
+    /// # drop(limit);
+    /// # Ok::<(), serverd::NetworksError>(())
+    /// ```
+    #[must_use]
+    pub fn exempt(self, networks: &Networks) -> Self {
+        let addresses = self.addresses.as_ref().map(|limit| AddressLimit::new(limit.max).exempt(networks));
+        ConnectionLimit { addresses: addresses.map(Arc::new), ..self }
     }
 
     /// Returns a share of this limit for one of several loops. It has the same limit and total, and a separate count of
@@ -250,6 +266,8 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub(super) struct AddressLimit {
     max: usize,
+    /// Addresses without a limit.
+    exempt: Networks,
     state: Mutex<State>,
 }
 
@@ -265,7 +283,12 @@ struct State {
 impl AddressLimit {
     /// Creates a limit of `max` connections, at least one.
     pub(super) fn new(max: usize) -> Self {
-        AddressLimit { max: max.max(1), state: Mutex::default() }
+        AddressLimit { max: max.max(1), exempt: Networks::default(), state: Mutex::default() }
+    }
+
+    /// Exempts addresses from the limit.
+    fn exempt(self, networks: &Networks) -> Self {
+        AddressLimit { exempt: networks.clone(), ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -274,6 +297,9 @@ impl AddressLimit {
 
     /// Counts a connection unless its address has reached the limit. Returns whether it did.
     pub(super) fn try_reserve(&self, address: IpAddr) -> bool {
+        if self.exempt.contains(address) {
+            return true;
+        }
         let network = network(address);
         let mut state = self.lock();
         let open = state.open.entry(network).or_insert(0);
@@ -297,6 +323,9 @@ impl AddressLimit {
 
     /// Releases a connection that [`AddressLimit::try_reserve`] has counted.
     pub(super) fn release(&self, address: IpAddr) {
+        if self.exempt.contains(address) {
+            return;
+        }
         let network = network(address);
         let mut state = self.lock();
         let Some(open) = state.open.get_mut(&network) else { return };
@@ -409,6 +438,19 @@ mod tests {
         limit.release(address("10.0.0.1"));
         assert!(limit.try_reserve(address("::ffff:10.0.0.1")));
         assert_eq!(limit.lock().refused, 2);
+    }
+
+    #[test]
+    fn exempt_addresses_have_no_limit() {
+        let limit = AddressLimit::new(1).exempt(&"10.0.0.1".parse().unwrap());
+        let (proxy, other): (IpAddr, IpAddr) = ("::ffff:10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        for _ in 0..3 {
+            assert!(limit.try_reserve(proxy));
+        }
+        assert!(limit.try_reserve(other) && !limit.try_reserve(other));
+        limit.release(proxy);
+        limit.release(other);
+        assert!(limit.lock().open.is_empty());
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod limits;
 mod listener;
 #[cfg(unix)]
 mod mio_poll;
+mod networks;
 mod output;
 mod poller;
 pub mod readiness;
@@ -91,6 +92,7 @@ pub(crate) use file_range::FileTruncated;
 pub(crate) use file_read::read_at;
 pub use handoff::HandoffListener;
 pub use limits::{Counters, LoopLimits, Timeouts};
+pub use networks::{Networks, NetworksError};
 pub use output::Output;
 pub use poller::{Handle, Poller, Turn};
 pub use readiness::Readiness;

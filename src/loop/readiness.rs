@@ -308,6 +308,11 @@ pub trait Stream {
     /// Returns an error if the connection is already gone.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
+    /// Returns whether this is a Unix socket, which has no addresses. The provided implementation returns false.
+    fn is_unix(&self) -> bool {
+        false
+    }
+
     /// Returns the source to register with a backend.
     fn source(&self) -> &Self::Source;
 }

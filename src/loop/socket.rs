@@ -50,15 +50,22 @@ impl From<HandoffListener> for TcpListener {
 impl TryFrom<std::net::TcpStream> for TcpStream {
     type Error = io::Error;
 
-    /// Makes the socket non-blocking and disables Nagle's algorithm.
+    /// Makes the socket non-blocking and disables Nagle's algorithm, which a Unix socket does not have.
     ///
     /// # Errors
     /// Returns an error if the system rejects one of these options.
     fn try_from(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
+        if !is_unix(&stream) {
+            stream.set_nodelay(true)?;
+        }
         Ok(TcpStream(stream))
     }
+}
+
+/// Returns whether a stream is a Unix socket, from which one can be made on Unix.
+fn is_unix(stream: &std::net::TcpStream) -> bool {
+    SockRef::from(stream).local_addr().is_ok_and(|address| address.is_unix())
 }
 
 /// Repeats a call as long as it is interrupted by a signal.
@@ -402,6 +409,10 @@ impl Stream for TcpStream {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr()
+    }
+
+    fn is_unix(&self) -> bool {
+        is_unix(&self.0)
     }
 
     fn source(&self) -> &SystemSource {

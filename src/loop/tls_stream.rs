@@ -486,6 +486,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.peer_addr()
     }
 
+    fn is_unix(&self) -> bool {
+        self.socket.is_unix()
+    }
+
     fn source(&self) -> &S::Source {
         self.socket.source()
     }

@@ -151,7 +151,7 @@ fn http_server<H: Handler + 'static>(
     limits: Limits,
     make: impl Fn(Worker) -> H + Send + Sync + 'static,
 ) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
-    let (log, options) = (config.access_log.clone(), config.http.clone());
+    let (log, options, proxies) = (config.access_log.clone(), config.http.clone(), config.trusted_proxies.clone());
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
     let idle = idle.filter(|_| options.keep_alive_header);
@@ -164,6 +164,7 @@ fn http_server<H: Handler + 'static>(
             .requests_max(options.requests_max)
             .allow_hosts(&options.allowed_hosts)
             .hsts(options.hsts)
+            .trusted_proxies(&proxies, options.client_ip_header)
     }
 }
 

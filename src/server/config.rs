@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::start_error::{StartError, StartErrorKind};
-use crate::httpserver::AccessLog;
-use crate::r#loop::{LoopLimits, Readiness, Select, Timeouts};
+use crate::httpserver::{AccessLog, ClientIpHeader};
+use crate::r#loop::{LoopLimits, Networks, Readiness, Select, Timeouts};
 
 /// Configuration of a server with worker threads, for applications of your own.
 ///
@@ -61,6 +61,10 @@ pub struct Config {
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
     /// from the file descriptor limit. Default: 0.
     pub files_max: usize,
+    /// The proxies from which connections may come for other clients. They are exempt from
+    /// `loop_limits.connections_per_address_max`. Pass them to an HTTP server of your own as well, with
+    /// [`HttpServer::trusted_proxies`](crate::HttpServer::trusted_proxies). Default: none.
+    pub trusted_proxies: Networks,
     /// Options of the built-in HTTP applications; applications of your own set them on their
     /// [`HttpServer`](crate::HttpServer).
     pub http: HttpOptions,
@@ -126,6 +130,7 @@ impl Config {
         timeouts: Timeouts,
         loop_limits: LoopLimits,
         files_max: usize,
+        trusted_proxies: Networks,
         http: HttpOptions,
     }
 }
@@ -143,6 +148,7 @@ impl Default for Config {
             loop_limits: LoopLimits::default(),
             connections_max: None,
             files_max: 0,
+            trusted_proxies: Networks::default(),
             http: HttpOptions::default(),
             access_log: None,
             #[cfg(feature = "tls")]
@@ -172,6 +178,8 @@ pub struct HttpOptions {
     /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on the
     /// plain port of TLS. Default: none.
     pub acme_webroot: Option<PathBuf>,
+    /// The header with which [`Config::trusted_proxies`] name the client of a request. Default: X-Forwarded-For.
+    pub client_ip_header: ClientIpHeader,
 }
 
 impl HttpOptions {
@@ -180,6 +188,7 @@ impl HttpOptions {
         requests_max: u32,
         allowed_hosts: Vec<String>,
         buffered_bytes_max: usize,
+        client_ip_header: ClientIpHeader,
     }
 
     optional_setters! {
@@ -197,6 +206,7 @@ impl Default for HttpOptions {
             buffered_bytes_max: 256 << 20,
             hsts: None,
             acme_webroot: None,
+            client_ip_header: ClientIpHeader::default(),
         }
     }
 }

@@ -78,7 +78,8 @@ impl Config {
         let backend = self.backend.resolve()?;
         let count = worker_count(self.workers);
         let limit = ConnectionLimit::new(connections_max(self.connections_max, count, self.files_max))
-            .per_address(self.loop_limits.connections_per_address_max);
+            .per_address(self.loop_limits.connections_per_address_max)
+            .exempt(&self.trusted_proxies);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
         let Opened { local_addrs, plain_addrs, sources, acceptors } = open(&shares)?;
         let security = Security::open(self, &local_addrs)?;

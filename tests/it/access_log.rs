@@ -16,7 +16,7 @@ type Shared = (Mutex<(Vec<u8>, bool)>, Condvar);
 
 /// A writer whose output a test can read, and which it can block.
 #[derive(Clone, Default)]
-struct Capture(Arc<Shared>);
+pub(crate) struct Capture(Arc<Shared>);
 
 impl Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -47,7 +47,7 @@ impl Capture {
     }
 
     /// Returns the only line, without its time. Waits for it, as it may be written shortly after the response.
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let start = std::time::Instant::now();
         loop {
             match self.lines().as_slice() {

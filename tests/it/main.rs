@@ -40,6 +40,7 @@ mod peers;
 mod process;
 mod process_env;
 mod properties;
+mod proxies;
 mod readiness;
 mod responses;
 mod routes;
