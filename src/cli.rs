@@ -76,6 +76,9 @@ where
     if let Err(advice) = cli.check_tls() {
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, advice));
     }
+    if let Err(advice) = cli.check_proxies() {
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, advice));
+    }
     let unknown_variables = environment::unknown_variables(&command);
     let (log_level, color, config, logging) = (cli.log_level(), cli.color, cli.config(), cli.logging());
     let task = Task::Serve(Box::new(config), cli.into_command(), logging);
@@ -126,6 +129,8 @@ mod tests {
     use super::server_args::DEFAULT_BODY;
     use super::*;
     use crate::http1::Limits;
+    use crate::httpserver::ClientIpHeader;
+    use crate::r#loop::ProxyMode;
     use crate::server::{Backend, Balance, TlsConfig};
     use crate::tls::{ClientAuth, TlsVersion};
 
@@ -221,6 +226,24 @@ mod tests {
         ] {
             assert!(usage_error(line).contains(message), "{line}");
         }
+    }
+
+    #[test]
+    fn the_proxy_protocol_needs_trusted_proxies() {
+        let (config, _) = parsed("serverd --trusted-proxies loopback,10.0.0.0/8 --proxy-protocol required");
+        assert_eq!(config.trusted_proxies, "10.0.0.0/8,loopback".parse().unwrap());
+        assert_eq!(config.proxy_protocol, ProxyMode::Required);
+        assert_eq!(config.http.client_ip_header, ClientIpHeader::XForwardedFor);
+        let (config, _) = parsed("serverd --client-ip-header forwarded");
+        assert_eq!(
+            (config.http.client_ip_header, config.trusted_proxies.is_empty()),
+            (ClientIpHeader::Forwarded, true)
+        );
+        for mode in ["optional", "required"] {
+            let line = format!("serverd --proxy-protocol {mode}");
+            assert!(usage_error(&line).contains("needs --trusted-proxies"));
+        }
+        assert!(usage_error("serverd --trusted-proxies 10.0.0.1/8").contains("use 10.0.0.0/8"));
     }
 
     #[test]

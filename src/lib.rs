@@ -71,6 +71,7 @@
 //! | [`StartError`] | errors at the start |
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
 //! | `Tls`, `WithTls` | TLS on the listeners of a loop |
+//! | [`Networks`], [`WithProxy`] | trusted proxies, and the PROXY protocol on the listeners of a loop |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
@@ -153,7 +154,8 @@ pub use self::r#loop::Chaos;
 pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
     DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Phase, Poller,
-    Readiness, Remote, Select, SelectLoop, TcpListener, TcpStream, Timeouts, Timer, Turn, Wire, readiness,
+    Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote, Select, SelectLoop, TcpListener,
+    TcpStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

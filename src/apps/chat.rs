@@ -176,7 +176,7 @@ impl Chat {
 
     /// Makes a connection a member.
     fn admit(&self, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) -> Stage {
-        if let Some(member) = chat.join(wire.id(), wire.addrs().peer_addr(), &self.motd) {
+        if let Some(member) = chat.join(wire.id(), wire.addrs().source_addr(), &self.motd) {
             return Stage::Member(member);
         }
         wire.output().extend(b"* The chat is full; try again later.\n");
@@ -195,6 +195,21 @@ impl Chat {
 fn notices(text: &str) -> Bytes {
     let lines = text.lines().map(|line| text::sanitize(line.as_bytes()));
     lines.flat_map(|line| ["* ".into(), line, "\n".into()]).collect::<String>().into()
+}
+
+/// Takes the address of a client from the PROXY header, which follows the opening of the connection.
+fn identify(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) {
+    let Some(source) = wire.addrs().proxied().and_then(|proxied| proxied.source) else { return };
+    let member = if let Stage::Member(member) = connection.stage { Some(member) } else { None };
+    if chat.is_banned(source.ip()) {
+        if let Some(member) = member {
+            chat.leave(member);
+        }
+        wire.output().extend(b"* You are banned from this chat.\n");
+        connection.stage = Stage::Refused;
+    } else if let Some(member) = member {
+        chat.set_addr(member, source);
+    }
 }
 
 impl App for Chat {
@@ -240,9 +255,12 @@ impl App for Chat {
                 Some(LineEvent::Refuse(reply)) => wire.output().extend(&reply),
                 Some(LineEvent::AreYouThere) => wire.output().extend(b"* Yes, the chat is here.\n"),
                 Some(event) => {
+                    let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
+                    if !connection.has_sent_line {
+                        identify(connection, wire, chat);
+                    }
                     connection.has_sent_line = true;
                     wire.restart_timer();
-                    let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
                     self.process(connection, &event, wire, chat);
                     is_stopped = chat.is_congested() || connection.is_finished();
                 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::basic::method_response;
 use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
+use crate::r#loop::Proxied;
 use crate::tls::{TlsInfo, TlsVersion};
 
 /// A [`Handler`] that responds with a description of the request.
@@ -38,6 +39,7 @@ impl Whoami {
             worker: self.worker,
             client_addr: head.client_addr(),
             scheme: if head.is_secure() { "https" } else { "http" },
+            proxied: head.proxied().map(describe_proxied),
             peer_addr: head.peer_addr(),
             local_addr: head.local_addr(),
             tls: head.tls(),
@@ -72,10 +74,19 @@ struct Report {
     worker: usize,
     client_addr: Option<SocketAddr>,
     scheme: &'static str,
+    /// The addresses of the PROXY header.
+    proxied: Option<String>,
     peer_addr: Option<SocketAddr>,
     local_addr: Option<SocketAddr>,
     tls: Option<TlsInfo>,
     wants_json: bool,
+}
+
+fn describe_proxied(proxied: Proxied) -> String {
+    let Proxied { source: Some(source), destination: Some(destination), .. } = proxied else {
+        return "no addresses".to_owned();
+    };
+    format!("from {source} to {destination}")
 }
 
 /// Hashes a body as it arrives.
@@ -109,9 +120,13 @@ impl Report {
             let _ = writeln!(text, "{name}: {value}");
         }
         let address = |address: Option<SocketAddr>| address.map_or_else(|| "unknown".into(), |known| known.to_string());
+        text.push('\n');
+        if let Some(proxied) = &self.proxied {
+            let _ = writeln!(text, "proxy header: {proxied}");
+        }
         let _ = write!(
             text,
-            "\nclient: {}\nscheme: {}\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
+            "client: {}\nscheme: {}\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
             self.client_text().as_deref().unwrap_or("unknown"),
             self.scheme,
             address(self.peer_addr),
@@ -135,6 +150,7 @@ impl Report {
             "fields": self.headers,
             "client": self.client_text(),
             "scheme": self.scheme,
+            "proxy_header": self.proxied,
             "peer": self.peer_addr.map(|peer| peer.to_string()),
             "local": self.local_addr.map(|local| local.to_string()),
             "tls": self.tls.as_ref().map(tls_json),

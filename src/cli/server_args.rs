@@ -14,7 +14,7 @@ use super::values::{
 };
 use crate::http1::Limits;
 use crate::httpserver::{ClientIpHeader, LogFormat};
-use crate::r#loop::{LoopLimits, Networks, Timeouts};
+use crate::r#loop::{LoopLimits, Networks, ProxyMode, Timeouts};
 use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
 use crate::tls::{ClientAuth, TlsVersion};
 
@@ -231,6 +231,16 @@ pub(super) struct Cli {
     #[arg(long, global = true, value_enum, value_name = "HEADER", default_value_t = ClientIpHeader::XForwardedFor)]
     #[arg(hide_short_help = true, help_heading = "Proxies")]
     client_ip_header: ClientIpHeader,
+
+    /// Accept the PROXY protocol (versions 1 and 2) from trusted proxies
+    ///
+    /// The client's address is then that of the header, which precedes TLS. X-Forwarded-For and similar headers count only
+    /// if that address is one of a trusted proxy, too. With required, connections of other peers are closed. With
+    /// optional, they have no header, and the server sends nothing to a trusted proxy before its first byte. Needs
+    /// --trusted-proxies.
+    #[arg(long, global = true, value_enum, value_name = "MODE", default_value_t = ProxyMode::Off)]
+    #[arg(hide_short_help = true, help_heading = "Proxies")]
+    proxy_protocol: ProxyMode,
 
     /// Upper bound for all timeouts below, except --drain-timeout [default: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
@@ -565,6 +575,7 @@ impl Cli {
             loop_limits,
             connections_max: cli.max_connections.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
             files_max: 0,
+            proxy_protocol: cli.proxy_protocol,
             trusted_proxies: cli.trusted_proxies.clone().unwrap_or_default(),
             http: HttpOptions {
                 keep_alive_header: cli.keep_alive_header,
@@ -614,6 +625,15 @@ impl Cli {
             _ if self.hsts.is_some() && !has_tls => Err("--hsts needs TLS; add --tls, or --tls-cert and --tls-key"),
             _ => Ok(()),
         }
+    }
+
+    /// Returns an error message if the PROXY protocol is to be accepted from no one.
+    pub(super) fn check_proxies(&self) -> Result<(), &'static str> {
+        let has_proxies = self.trusted_proxies.as_ref().is_some_and(|trusted| !trusted.is_empty());
+        if self.proxy_protocol == ProxyMode::Off || has_proxies {
+            return Ok(());
+        }
+        Err("--proxy-protocol needs --trusted-proxies, the addresses that may send the header, e.g. loopback")
     }
 
     fn default_silent_timeout(&self) -> Duration {

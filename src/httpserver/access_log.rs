@@ -181,7 +181,7 @@ impl Recorder {
     /// Starts the record of a request whose head has been parsed.
     pub(crate) fn begin(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
         let record = self.spares.pop().unwrap_or_default().for_request(self.log.format, head);
-        let client = head.client_addr_from(self.connection(wire).peer);
+        let client = head.client_addr_from(self.source(wire));
         self.insert(wire, record, client);
     }
 
@@ -190,9 +190,15 @@ impl Recorder {
     pub(crate) fn begin_malformed(&mut self, wire: &Wire<'_, Wakeup>, input: &[u8]) {
         if self.connection(wire).in_flight.is_none() {
             let record = self.spares.pop().unwrap_or_default().for_malformed(self.log.format, input);
-            let client = self.connection(wire).peer;
+            let client = self.source(wire);
             self.insert(wire, record, client);
         }
+    }
+
+    /// Returns the address that the connection comes from.
+    fn source(&mut self, wire: &Wire<'_, Wakeup>) -> Option<SocketAddr> {
+        let proxied = wire.addrs().proxied().and_then(|proxied| proxied.source);
+        proxied.or(self.connection(wire).peer)
     }
 
     fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: LogRecord, client: Option<SocketAddr>) {

@@ -15,7 +15,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use http::Extensions;
+use http::{Extensions, StatusCode};
 
 use super::body_reader::BodyFeed;
 use super::body_stream::{BATCH_BYTES, BodyWriter};
@@ -25,7 +25,9 @@ use super::handler::{BodySink, Handler};
 use super::response::{Body, PendingReply, Response};
 use super::server::HttpServer;
 use crate::http1::{self, Error, Event, Framing, Head, Next, ReplyContext};
-use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated, Flow, Phase, Remote, Wire};
+use crate::r#loop::{
+    Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated, Flow, Phase, Remote, Wire, is_proxy_header,
+};
 
 /// Maximum number of requests served on one connection before other connections are served.
 const REQUESTS_PER_TURN: usize = 64;
@@ -224,6 +226,16 @@ pub(super) fn error_response(error: Error) -> Response {
     Response::error(error.status(), format!("{error}\n")).close()
 }
 
+/// Creates the response to a malformed request, which begins with `input`.
+fn rejection(error: Error, input: &[u8]) -> Response {
+    if !is_proxy_header(input) {
+        return error_response(error);
+    }
+    log::warn!(target: "serverd::httpserver::proxy_protocol", "a client sends a PROXY protocol header, which is not expected");
+    let message = "this server expects no PROXY protocol header from this address\n";
+    Response::error(StatusCode::BAD_REQUEST, message).close()
+}
+
 impl<H: Handler> HttpServer<H> {
     /// Serves buffered requests, at least one, until [`REQUESTS_PER_TURN`] or [`BATCH_BYTES`] of output are reached.
     #[inline]
@@ -304,7 +316,7 @@ impl<H: Handler> HttpServer<H> {
         if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {
             feed.end(Err(io::ErrorKind::InvalidData));
         }
-        let response = error_response(error);
+        let response = rejection(error, wire.input());
         if let Body::Bytes(body) = &response.body {
             self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {

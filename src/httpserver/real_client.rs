@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::request::RequestHead;
+use crate::http1::Head;
 use crate::r#loop::{Addrs, Networks};
 
 /// Maximum number of lines of a header that are examined, from the last one.
@@ -35,6 +35,14 @@ pub(super) struct RealClient {
     pub(super) header: ClientIpHeader,
 }
 
+/// The headers of a request.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    pub(super) headers: &'a Head,
+    /// The bytes of the head.
+    pub(super) bytes: &'a [u8],
+}
+
 /// The client according to a header.
 struct Named {
     /// `None` if the header names no address beyond the peer.
@@ -45,12 +53,7 @@ struct Named {
 
 impl RealClient {
     /// Returns the address of the client; `source` is the address that the connection comes from.
-    pub(super) fn address(
-        &self,
-        source: Option<SocketAddr>,
-        addrs: &Addrs<'_>,
-        head: &RequestHead<'_>,
-    ) -> Option<SocketAddr> {
+    pub(super) fn address(&self, source: Option<SocketAddr>, addrs: &Addrs<'_>, head: Lines<'_>) -> Option<SocketAddr> {
         if !self.trusts(source, addrs) {
             return source;
         }
@@ -64,8 +67,8 @@ impl RealClient {
     }
 
     /// Returns whether the client uses TLS; `None` if no trusted proxy says so.
-    pub(super) fn is_secure(&self, addrs: &Addrs<'_>, head: &RequestHead<'_>) -> Option<bool> {
-        if self.header == ClientIpHeader::None || !self.trusts(addrs.peer_addr(), addrs) {
+    pub(super) fn is_secure(&self, addrs: &Addrs<'_>, head: Lines<'_>) -> Option<bool> {
+        if self.header == ClientIpHeader::None || !self.trusts(addrs.source_addr(), addrs) {
             return None;
         }
         if self.header == ClientIpHeader::Forwarded {
@@ -82,7 +85,7 @@ impl RealClient {
         }
     }
 
-    fn x_forwarded_for(&self, head: &RequestHead<'_>) -> Option<SocketAddr> {
+    fn x_forwarded_for(&self, head: Lines<'_>) -> Option<SocketAddr> {
         let mut client = None;
         for line in last_lines(head, b"x-forwarded-for") {
             for entry in line.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
@@ -97,7 +100,7 @@ impl RealClient {
         client
     }
 
-    fn forwarded(&self, head: &RequestHead<'_>) -> Named {
+    fn forwarded(&self, head: Lines<'_>) -> Named {
         let mut named = Named { address: None, is_secure: None };
         for line in last_lines(head, b"forwarded") {
             for element in split_outside_quotes(line, b',').filter(|element| !element.is_empty()) {
@@ -115,17 +118,21 @@ impl RealClient {
 }
 
 /// Returns the last lines of a header, the last one first.
-fn last_lines<'a>(head: &RequestHead<'a>, name: &[u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+fn last_lines<'a>(head: Lines<'a>, name: &[u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let (mut lines, mut count) = ([&[][..]; LINES_MAX], 0);
-    for (_, value) in head.headers().filter(|(key, _)| key.eq_ignore_ascii_case(name)) {
+    for (_, value) in head.headers.headers(head.bytes).filter(|(key, _)| key.eq_ignore_ascii_case(name)) {
         lines[count % LINES_MAX] = value;
         count += 1;
     }
     (count.saturating_sub(LINES_MAX)..count).rev().map(move |index| lines[index % LINES_MAX])
 }
 
-fn last_line<'a>(head: &RequestHead<'a>, name: &[u8]) -> Option<&'a [u8]> {
-    head.headers().filter(|(key, _)| key.eq_ignore_ascii_case(name)).last().map(|(_, value)| value.trim_ascii())
+fn last_line<'a>(head: Lines<'a>, name: &[u8]) -> Option<&'a [u8]> {
+    head.headers
+        .headers(head.bytes)
+        .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+        .last()
+        .map(|(_, value)| value.trim_ascii())
 }
 
 /// Splits a value at a separator outside of quoted strings, from the right: a client can send a quote that is never

@@ -10,10 +10,10 @@ use std::str::FromStr;
 use http::{Extensions, StatusCode};
 use percent_encoding::percent_decode;
 
-use super::real_client::RealClient;
+use super::real_client::{Lines, RealClient};
 use super::response::Response;
 use crate::http1::{self, Head, Version};
-use crate::r#loop::{Addrs, Handle, Wire};
+use crate::r#loop::{Addrs, Handle, Proxied, Wire};
 
 /// Request data other than the received bytes.
 pub(super) struct Context<'a> {
@@ -254,7 +254,8 @@ impl<'a> RequestHead<'a> {
     }
 
     /// Returns the address of the client: the one that trusted proxies report (see
-    /// [`HttpServer::trusted_proxies`](super::HttpServer::trusted_proxies)), or else the peer's. The port is 0 if the
+    /// [`HttpServer::trusted_proxies`](super::HttpServer::trusted_proxies) and
+    /// [`WithProxy`](crate::WithProxy)), or else the peer's. The port is 0 if the
     /// proxy does not report it. `None` if the address is unknown or the connection is already closed. Makes a system
     /// call.
     ///
@@ -271,15 +272,24 @@ impl<'a> RequestHead<'a> {
     /// # Ok::<(), serverd::NetworksError>(())
     /// ```
     pub fn client_addr(&self) -> Option<SocketAddr> {
-        self.client_addr_from(self.peer_addr())
+        self.client_addr_from(self.context.addrs.source_addr())
     }
 
-    /// Returns the result of [`RequestHead::client_addr`] for a peer whose address is known already.
-    pub(super) fn client_addr_from(&self, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+    /// Returns the result of [`RequestHead::client_addr`] if the address that the connection comes from is known already.
+    pub(super) fn client_addr_from(&self, source: Option<SocketAddr>) -> Option<SocketAddr> {
         match self.context.real_client {
-            Some(real_client) => real_client.address(peer, &self.context.addrs, self),
-            None => peer,
+            Some(real_client) => real_client.address(source, &self.context.addrs, self.lines()),
+            None => source,
         }
+    }
+
+    fn lines(&self) -> Lines<'a> {
+        Lines { headers: self.head, bytes: self.bytes }
+    }
+
+    /// Returns the addresses of the PROXY header with which the connection began; `None` without one.
+    pub fn proxied(&self) -> Option<Proxied> {
+        self.context.addrs.proxied()
     }
 
     /// Returns the local address of the connection; `None` if it is already closed. Makes a system call.
@@ -291,7 +301,7 @@ impl<'a> RequestHead<'a> {
     /// [`HttpServer::trusted_proxies`](super::HttpServer::trusted_proxies)), or else to connect to this server.
     pub fn is_secure(&self) -> bool {
         let addrs = &self.context.addrs;
-        let reported = self.context.real_client.and_then(|real_client| real_client.is_secure(addrs, self));
+        let reported = self.context.real_client.and_then(|real_client| real_client.is_secure(addrs, self.lines()));
         reported.unwrap_or_else(|| addrs.is_secure())
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::output::Output;
 use super::poller::{Handle, LoopWaker, Mailbox};
+use super::proxy_header::Proxied;
 use super::readiness::Stream;
 use super::std_ext::millis;
 use super::table::ConnId;
@@ -162,6 +163,17 @@ impl Addrs<'_> {
         self.stream?.local_addr().ok()
     }
 
+    /// Returns the address that the connection comes from: that of the proxy's client if a PROXY header names it, and
+    /// otherwise the peer's.
+    pub fn source_addr(&self) -> Option<SocketAddr> {
+        self.proxied().and_then(|proxied| proxied.source).or_else(|| self.peer_addr())
+    }
+
+    /// Returns the addresses of the PROXY header; `None` without one.
+    pub fn proxied(&self) -> Option<Proxied> {
+        self.stream?.proxied()
+    }
+
     /// Returns whether the connection is one of a Unix socket, which has no addresses.
     pub fn is_unix(&self) -> bool {
         self.stream.is_some_and(Addresses::is_unix)
@@ -208,6 +220,10 @@ pub(super) trait Addresses {
     fn local_addr(&self) -> io::Result<SocketAddr>;
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
+    fn proxied(&self) -> Option<Proxied> {
+        None
+    }
+
     fn is_unix(&self) -> bool {
         false
     }
@@ -247,6 +263,10 @@ impl<S: Stream> Addresses for S {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Stream::peer_addr(self)
+    }
+
+    fn proxied(&self) -> Option<Proxied> {
+        Stream::proxied(self)
     }
 
     fn is_unix(&self) -> bool {

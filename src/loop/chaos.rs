@@ -299,6 +299,10 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.peer_addr()
     }
 
+    fn proxied(&self) -> Option<super::Proxied> {
+        self.inner.proxied()
+    }
+
     fn is_unix(&self) -> bool {
         self.inner.is_unix()
     }

@@ -233,6 +233,11 @@ impl ConnectionLimit {
         }
     }
 
+    /// Returns the limit per address.
+    pub(super) fn addresses(&self) -> Option<&Arc<AddressLimit>> {
+        self.addresses.as_ref()
+    }
+
     /// Returns whether the connections of each address are limited.
     #[inline]
     pub(super) fn is_per_address(&self) -> bool {

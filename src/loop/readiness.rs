@@ -308,6 +308,12 @@ pub trait Stream {
     /// Returns an error if the connection is already gone.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
+    /// Returns the addresses that a proxy has reported for this connection (PROXY protocol). The provided implementation
+    /// returns `None`.
+    fn proxied(&self) -> Option<super::Proxied> {
+        None
+    }
+
     /// Returns whether this is a Unix socket, which has no addresses. The provided implementation returns false.
     fn is_unix(&self) -> bool {
         false

@@ -98,6 +98,13 @@ impl<B: Readiness, A: App> EventLoop<WithTls<B>, A> {
     }
 }
 
+impl<L> TlsListener<L> {
+    /// Wraps a listener whose connections do not use TLS.
+    pub fn plain(inner: impl Into<L>) -> Self {
+        TlsListener { inner: inner.into(), tls: None }
+    }
+}
+
 impl<S> From<S> for TlsStream<S> {
     /// Creates a stream without TLS.
     fn from(socket: S) -> Self {
@@ -486,6 +493,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.peer_addr()
     }
 
+    fn proxied(&self) -> Option<super::Proxied> {
+        self.socket.proxied()
+    }
+
     fn is_unix(&self) -> bool {
         self.socket.is_unix()
     }
@@ -507,14 +518,26 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     fn is_handshaking(&self) -> bool {
-        match &self.secure {
-            None | Some(Secure::Ended(_)) => false,
-            Some(Secure::New(_)) => true,
-            Some(Secure::Open(open)) => open.session.is_handshaking(),
-        }
+        // A PROXY header precedes the handshake.
+        self.socket.is_handshaking()
+            || match &self.secure {
+                None | Some(Secure::Ended(_)) => false,
+                Some(Secure::New(_)) => true,
+                Some(Secure::Open(open)) => open.session.is_handshaking(),
+            }
     }
 
     fn handshake(&mut self) -> io::Result<Handshake> {
+        if self.socket.is_handshaking() {
+            let outcome = self.socket.handshake();
+            if outcome.is_err() {
+                self.end(false);
+            }
+            let progress = outcome?;
+            if progress != Handshake::Complete || self.secure.is_none() {
+                return Ok(progress);
+            }
+        }
         let outcome = with_ciphertext(|buffer| {
             if let Some(Secure::New(tls)) = &self.secure {
                 match Self::begin(&mut self.socket, tls, buffer) {

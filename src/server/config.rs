@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::start_error::{StartError, StartErrorKind};
 use crate::httpserver::{AccessLog, ClientIpHeader};
-use crate::r#loop::{LoopLimits, Networks, Readiness, Select, Timeouts};
+use crate::r#loop::{LoopLimits, Networks, ProxyMode, Readiness, Select, Timeouts};
 
 /// Configuration of a server with worker threads, for applications of your own.
 ///
@@ -65,6 +65,8 @@ pub struct Config {
     /// `loop_limits.connections_per_address_max`. Pass them to an HTTP server of your own as well, with
     /// [`HttpServer::trusted_proxies`](crate::HttpServer::trusted_proxies). Default: none.
     pub trusted_proxies: Networks,
+    /// Whether connections of `trusted_proxies` begin with a header of the PROXY protocol. Default: [`ProxyMode::Off`].
+    pub proxy_protocol: ProxyMode,
     /// Options of the built-in HTTP applications; applications of your own set them on their
     /// [`HttpServer`](crate::HttpServer).
     pub http: HttpOptions,
@@ -131,6 +133,7 @@ impl Config {
         loop_limits: LoopLimits,
         files_max: usize,
         trusted_proxies: Networks,
+        proxy_protocol: ProxyMode,
         http: HttpOptions,
     }
 }
@@ -149,6 +152,7 @@ impl Default for Config {
             connections_max: None,
             files_max: 0,
             trusted_proxies: Networks::default(),
+            proxy_protocol: ProxyMode::Off,
             http: HttpOptions::default(),
             access_log: None,
             #[cfg(feature = "tls")]

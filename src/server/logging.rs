@@ -202,6 +202,7 @@ fn advice(target: &str) -> &'static str {
         "serverd::loop::connection_limit" => " (see --max-connections)",
         "serverd::loop::address_limit" => " (see --max-connections-per-address)",
         "serverd::httpserver::tls" => " (see --tls)",
+        "serverd::httpserver::proxy_protocol" | "serverd::loop::proxy_protocol" => " (see --proxy-protocol)",
         "serverd::loop::select_scaling" if cfg!(target_os = "linux") => " (see --backend epoll)",
         "serverd::loop::select_scaling" => " (see --backend kqueue)",
         _ => "",

@@ -19,7 +19,8 @@ use super::start_error::{StartError, StartErrorKind};
 use super::threads::{Control, Threads};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{
-    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, Readiness, Select,
+    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, ProxyListener, ProxyMode,
+    ProxyProtocol, Readiness, Select, WithProxy,
 };
 
 impl Config {
@@ -76,6 +77,9 @@ impl Config {
         make: impl Fn(Worker) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
         let backend = self.backend.resolve()?;
+        if self.proxy_protocol != ProxyMode::Off && self.trusted_proxies.is_empty() {
+            return Err(StartError::new("the PROXY protocol needs trusted proxies, from which it is accepted"));
+        }
         let count = worker_count(self.workers);
         let limit = ConnectionLimit::new(connections_max(self.connections_max, count, self.files_max))
             .per_address(self.loop_limits.connections_per_address_max)
@@ -293,6 +297,16 @@ enum ConnectionSource {
     Handoff(HandoffListener),
 }
 
+impl ConnectionSource {
+    /// Returns the listener of a backend.
+    fn listener<B: Readiness<Listener: From<TcpListener> + From<HandoffListener>>>(self) -> B::Listener {
+        match self {
+            ConnectionSource::Listener(listener) => listener.into(),
+            ConnectionSource::Handoff(listener) => listener.into(),
+        }
+    }
+}
+
 /// The role of a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -382,15 +396,17 @@ where
     B::Listener: From<TcpListener> + From<HandoffListener>,
     A: App + 'static,
 {
+    if config.proxy_protocol != ProxyMode::Off {
+        return build_proxied_loop::<B, A>(config, limit, app, (sources, security));
+    }
     #[cfg(feature = "tls")]
     if let Some(tls) = &security.tls {
         let mut event_loop = new_loop::<crate::r#loop::WithTls<B>, A>(config, limit, app)?;
-        for source in sources {
-            match source {
-                (ConnectionSource::Listener(listener), Role::Main) => event_loop.listen_tls(listener, tls)?,
-                (ConnectionSource::Handoff(listener), Role::Main) => event_loop.listen_tls(listener, tls)?,
-                (ConnectionSource::Listener(listener), Role::Plain) => event_loop.listen(listener)?,
-                (ConnectionSource::Handoff(listener), Role::Plain) => event_loop.listen(listener)?,
+        for (source, role) in sources {
+            let listener = source.listener::<B>();
+            match role {
+                Role::Main => event_loop.listen_tls(listener, tls)?,
+                Role::Plain => event_loop.listen(crate::r#loop::TlsListener::plain(listener))?,
             }
         }
         return Ok(Box::new(event_loop));
@@ -399,10 +415,54 @@ where
     let Security {} = security;
     let mut event_loop = new_loop::<B, A>(config, limit, app)?;
     for (source, _) in sources {
-        match source {
-            ConnectionSource::Listener(listener) => event_loop.listen(listener)?,
-            ConnectionSource::Handoff(listener) => event_loop.listen(listener)?,
+        event_loop.listen(source.listener::<B>())?;
+    }
+    Ok(Box::new(event_loop))
+}
+
+/// Creates a loop with the PROXY protocol, with or without TLS.
+#[cfg(feature = "tls")]
+fn build_proxied_loop<B, A>(
+    config: &Config,
+    limit: &ConnectionLimit,
+    app: A,
+    (sources, security): (Vec<(ConnectionSource, Role)>, &Security),
+) -> io::Result<Box<dyn Poller>>
+where
+    B: Readiness + 'static,
+    B::Listener: From<TcpListener> + From<HandoffListener>,
+    A: App + 'static,
+{
+    let protocol = ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit);
+    // One type for both cases, since each type of loop adds to the size of the binary.
+    let mut event_loop = new_loop::<crate::r#loop::WithTls<WithProxy<B>>, A>(config, limit, app)?;
+    for (source, role) in sources {
+        let listener = ProxyListener::new(source.listener::<B>(), &protocol);
+        match &security.tls {
+            Some(tls) if role == Role::Main => event_loop.listen_tls(listener, tls)?,
+            _ => event_loop.listen(crate::r#loop::TlsListener::plain(listener))?,
         }
+    }
+    Ok(Box::new(event_loop))
+}
+
+/// Creates a loop with the PROXY protocol.
+#[cfg(not(feature = "tls"))]
+fn build_proxied_loop<B, A>(
+    config: &Config,
+    limit: &ConnectionLimit,
+    app: A,
+    (sources, Security {}): (Vec<(ConnectionSource, Role)>, &Security),
+) -> io::Result<Box<dyn Poller>>
+where
+    B: Readiness + 'static,
+    B::Listener: From<TcpListener> + From<HandoffListener>,
+    A: App + 'static,
+{
+    let protocol = ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit);
+    let mut event_loop = new_loop::<WithProxy<B>, A>(config, limit, app)?;
+    for (source, _) in sources {
+        event_loop.listen_proxied(source.listener::<B>(), &protocol)?;
     }
     Ok(Box::new(event_loop))
 }

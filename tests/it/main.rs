@@ -41,6 +41,7 @@ mod process;
 mod process_env;
 mod properties;
 mod proxies;
+mod proxy_protocol;
 mod readiness;
 mod responses;
 mod routes;

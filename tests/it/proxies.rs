@@ -88,7 +88,8 @@ fn client_text(client: Option<SocketAddr>) -> String {
     }
 }
 
-fn describe(request: &Request<'_>) -> String {
+/// Describes the client of a request: its address, and whether it uses TLS.
+pub(crate) fn describe(request: &Request<'_>) -> String {
     let client = client_text(request.client_addr());
     let client = if request.client_addr() == request.peer_addr() { PEER } else { &client };
     format!("{client} {}", request.is_secure())
@@ -152,14 +153,14 @@ fn a_proxy_can_connect_over_a_unix_socket() {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    use serverd::{LoopLimits, Poller, SelectLoop, TcpStream, Timeouts};
+    use serverd::{LoopLimits, SelectLoop, Timeouts};
 
     for (trusted, expected) in [("unix", "192.0.2.1 true"), ("loopback", "peer false")] {
         let (mut proxy, stream) = UnixStream::pair().expect("a pair of sockets");
         let app = HttpServer::new(describe).trusted_proxies(&trusted.parse().expect("valid"), XForwardedFor);
         let mut event_loop = SelectLoop::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
         let stream = std::net::TcpStream::from(OwnedFd::from(stream));
-        event_loop.add_stream(TcpStream::try_from(stream).expect("a stream"));
+        event_loop.add_stream(serverd::TcpStream::try_from(stream).expect("a stream"));
         let lines = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: close";
         proxy.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\n").as_bytes()).expect("sending");
         proxy.shutdown(std::net::Shutdown::Write).expect("half-closing");

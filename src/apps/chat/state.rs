@@ -137,6 +137,13 @@ impl ChatGuard<'_> {
         !banned.is_empty() && banned.contains(&network(addr))
     }
 
+    /// Replaces the address of a member, which may have been that of a proxy.
+    pub(super) fn set_addr(&mut self, key: MemberKey, addr: SocketAddr) {
+        if let Some(member) = self.tables().members.get_mut(key).and_then(Option::as_mut) {
+            member.addr = Some(addr);
+        }
+    }
+
     /// Adds a member to the lobby, and sends it a welcome followed by `motd`. Returns `None` if the chat is full.
     pub(super) fn join(&mut self, conn: ConnId, addr: Option<SocketAddr>, motd: &Bytes) -> Option<MemberKey> {
         let loop_index = self.loop_index;

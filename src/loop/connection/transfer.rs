@@ -463,7 +463,7 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         context.counters.failed_handshakes += 1;
-        log::debug!("TLS handshake failed: {error}");
+        log::debug!("handshake failed: {error}");
         self.pending = None;
         self.ended = error.kind() != io::ErrorKind::InvalidData;
         let reason =
