@@ -66,6 +66,7 @@
 //! | [`HttpServer`], [`Handler`], [`Router`], [`layers`] | applications over HTTP requests |
 //! | [`Request`], [`BodyMode`], [`Response`] | a request, the way to receive its body, and the response |
 //! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
+//! | [`Session`] | connections after HTTP: upgrades and tunnels |
 //! | [`AccessLog`] | the log of all requests |
 //! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
 //! | [`StartError`] | errors at the start |
@@ -143,9 +144,9 @@ pub use self::httpserver::http_types;
 #[doc(inline)]
 pub use self::httpserver::{
     AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ClientIpHeader,
-    ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat, ParamError,
-    Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender, ServerEvent, Trailers,
-    Wakeup, layers,
+    Closure, ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat,
+    ParamError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
+    ServerEvent, Session, SessionWaker, Trailers, Wakeup, layers,
 };
 #[cfg(feature = "testing")]
 #[doc(inline)]

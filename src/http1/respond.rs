@@ -3,7 +3,8 @@
 //! | request or status | rule | RFC |
 //! |---|---|---|
 //! | HEAD | the head of the response to GET, without content | 9110 9.3.2 |
-//! | CONNECT with 2xx | neither Content-Length nor Transfer-Encoding, no content; the connection closes | 9110 9.3.6 |
+//! | CONNECT with 2xx | neither Content-Length nor Transfer-Encoding, no content; the connection closes, or is a tunnel | 9110 9.3.6 |
+//! | CONNECT with another status | the connection closes: the client may have sent data for the tunnel | 9931 |
 //! | 204, 304 | no content, no Content-Type, no framing header | 9110 15.3.5, 15.4.5 |
 //! | 205 | `Content-Length: 0` | 9110 15.3.6 |
 //! | content of unknown length | chunked; in HTTP/1.0, where the close of the connection ends it, `Connection: close` | 9112 6.1, 6.3 |
@@ -29,6 +30,8 @@ pub struct ReplyContext {
     is_connect: bool,
     /// The client accepts trailers (RFC 9110 section 10.1.4).
     accepts_trailers: bool,
+    /// The client asks for another protocol (RFC 9110 section 7.8).
+    asks_for_upgrade: bool,
 }
 
 impl ReplyContext {
@@ -42,25 +45,39 @@ impl ReplyContext {
             // Only CONNECT has a target in authority form.
             is_connect: head.form() == TargetForm::Authority,
             accepts_trailers: false,
+            asks_for_upgrade: false,
         }
     }
 
-    /// Creates the context of a response that may have trailers: looks for `TE: trailers` in the head, which was parsed
-    /// from `bytes`. Separate from [`ReplyContext::new`] because few responses need it.
+    /// Creates the context of a response that may have trailers or change the protocol: looks for `TE: trailers` and for
+    /// `Upgrade` in the head, which was parsed from `bytes`. Separate from [`ReplyContext::new`] because few responses need
+    /// it.
     pub fn with_trailers(head: &Head, bytes: &[u8]) -> Self {
-        let lists_trailers = |value: &[u8]| {
-            value.split(|&byte| byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        let lists = |field: &str, member: &str| {
+            head.headers(bytes).filter(|(name, _)| name.eq_ignore_ascii_case(field.as_bytes())).any(|(_, value)| {
+                let mut members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+                members.any(|found| found.eq_ignore_ascii_case(member.as_bytes()))
+            })
         };
-        let accepts_trailers =
-            head.headers(bytes).any(|(name, value)| name.eq_ignore_ascii_case(b"te") && lists_trailers(value));
-        ReplyContext { accepts_trailers, ..ReplyContext::new(head) }
+        let has_protocol =
+            head.headers(bytes).any(|(name, value)| name.eq_ignore_ascii_case(b"upgrade") && !value.is_empty());
+        // A server ignores Upgrade in HTTP/1.0 (RFC 9110 section 7.8).
+        let asks_for_upgrade = has_protocol && head.version() == Version::Http11 && lists("connection", "upgrade");
+        ReplyContext { accepts_trailers: lists("te", "trailers"), asks_for_upgrade, ..ReplyContext::new(head) }
     }
 
     /// Creates the context of the error response to a request that was rejected by the parser or for its timing.
     /// `is_head` is set if the method is known to be HEAD.
     pub fn for_malformed(is_head: bool) -> Self {
         let version = Version::Http11;
-        ReplyContext { version, persistent: false, is_head, is_connect: false, accepts_trailers: false }
+        ReplyContext {
+            version,
+            persistent: false,
+            is_head,
+            is_connect: false,
+            accepts_trailers: false,
+            asks_for_upgrade: false,
+        }
     }
 
     /// Returns whether the method is HEAD: the response has no content.
@@ -240,6 +257,32 @@ impl Connection {
             append_header(out, b"Keep-Alive: ", reply.keep_alive);
         }
         Responded { content: has_content.then_some(framing), next }
+    }
+
+    /// Appends the head of a response that ends HTTP on this connection: 101 (Switching Protocols) to a request that asks
+    /// for an upgrade, or a success to CONNECT. The input after the request belongs to the new protocol, and
+    /// [`Connection::receive`] consumes nothing more.
+    ///
+    /// Returns `false`, and appends nothing, if the request does not permit that or its body has not been read.
+    pub fn switch(
+        &mut self,
+        encoder: &mut Encoder,
+        out: &mut Vec<u8>,
+        now: u64,
+        context: ReplyContext,
+        reply: &Reply<'_>,
+    ) -> bool {
+        let is_permitted = match reply.status {
+            StatusCode::SWITCHING_PROTOCOLS => context.asks_for_upgrade && !context.is_connect && !context.is_head,
+            status => context.is_connect && status.is_success(),
+        };
+        if !is_permitted || self.is_unread() {
+            return false;
+        }
+        self.close();
+        let head = ResponseHead::new(reply.status).length(Length::Unspecified);
+        encoder.head(out, now, &head.headers(reply.headers).shared_headers(reply.shared_headers));
+        true
     }
 
     /// Decides whether the connection persists after the response, and how the Connection header announces that.

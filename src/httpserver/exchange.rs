@@ -18,8 +18,9 @@ use super::request::{Context, Request};
 use super::response::{self, Body, Outcome, PendingReply, Response};
 use super::serve_head::{catch_panic, reply_context, request_head};
 use super::server::HttpServer;
+use super::session::{ActiveSession, Session};
 use crate::http1::{Next, Reply, ReplyContext, Responded, is_header_value};
-use crate::r#loop::{Flow, Wire};
+use crate::r#loop::{Flow, Phase, Wire};
 
 impl<H: Handler> HttpServer<H> {
     /// Advances an exchange that needs no input: checks for its response, or sends more of it.
@@ -72,6 +73,7 @@ impl<H: Handler> HttpServer<H> {
                 }
                 Progress::Broken => Step::Flow(writer.failure_flow()),
             },
+            Some(Exchange::Session(active)) => Step::Flow(active.session().receive(wire)),
             Some(Exchange::Flushing(..)) if !wire.output().is_empty() => Step::Flow(Flow::Yield(state.phase())),
             Some(Exchange::Flushing(next, bytes)) => {
                 let (next, bytes) = (*next, *bytes);
@@ -388,6 +390,7 @@ impl<H: Handler> HttpServer<H> {
                     return Step::Responded(next);
                 }
             },
+            Body::Session(session) => return self.start_session(state, wire, reply, response, session),
             body => {
                 wire.restart_timer();
                 let len = body.len().unwrap_or(0);
@@ -408,6 +411,31 @@ impl<H: Handler> HttpServer<H> {
         };
         state.exchange = Some(Box::new(exchange));
         Step::Parse
+    }
+
+    /// Writes the response head with which the connection leaves HTTP, and starts the session.
+    fn start_session(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        context: ReplyContext,
+        response: Response,
+        session: Box<dyn Session>,
+    ) -> Step {
+        wire.restart_timer();
+        let shared_headers = response.shared_headers.as_deref().map_or(&b""[..], HeaderBlock::lines);
+        let reply = Reply::new(response.status).headers(&response.headers).shared_headers(shared_headers);
+        let (now, is_unread) = (wire.unix_time(), state.http1.is_within_body());
+        let (is_draining, output) = (wire.draining(), wire.output().buffer());
+        if is_draining || !state.http1.switch(&mut self.encoder, output, now, context, &reply) {
+            let refusal = response.refuse_session(is_draining, is_unread);
+            return self.respond(state, wire, context, refusal);
+        }
+        self.log_status(wire, response.status);
+        self.log_end(wire, 0);
+        let active = ActiveSession::open(session, self.exchange_id(wire));
+        state.exchange = Some(Box::new(Exchange::Session(active)));
+        Step::Flow(Flow::Yield(Phase::Unlimited))
     }
 
     /// Returns whether the response is logged only after it is sent, because sending may fail or take long.

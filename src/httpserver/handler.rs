@@ -1,5 +1,7 @@
 //! The [`Handler`] trait, how a handler receives request bodies, and handlers over the types of the `http` crate.
 
+use http::StatusCode;
+
 use super::body_reader::BodyReader;
 use super::deferred::Responder;
 use super::headers::Trailers;
@@ -263,6 +265,43 @@ where
     #[inline(always)]
     fn call(&mut self, request: &Request<'_>) -> Response {
         self(request).into()
+    }
+}
+
+/// A closure as a handler for the standard methods except CONNECT; see [`HttpServer::new`](super::HttpServer::new).
+pub struct Closure<F>(F);
+
+impl<F> Closure<F> {
+    pub(super) fn new(handler: F) -> Self {
+        Closure(handler)
+    }
+}
+
+impl<F, R> Handler for Closure<F>
+where
+    F: FnMut(&Request<'_>) -> R,
+    R: Into<Response>,
+{
+    #[allow(clippy::inline_always, reason = "a response is large, and a call would copy it")]
+    #[inline(always)]
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        if request.method_bytes() == b"GET" {
+            return (self.0)(request).into();
+        }
+        refuse_method(request.method()).unwrap_or_else(|| (self.0)(request).into())
+    }
+}
+
+/// Returns the response to a method that a closure does not handle.
+#[inline(never)]
+fn refuse_method(method: &str) -> Option<Response> {
+    match method {
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" => None,
+        "CONNECT" => {
+            let allowed = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, TRACE";
+            Some(Response::from(StatusCode::METHOD_NOT_ALLOWED).header("Allow", allowed))
+        }
+        _ => Some(Response::from(StatusCode::NOT_IMPLEMENTED)),
     }
 }
 

@@ -10,6 +10,8 @@
 //!   Collecting, Streaming, Reading +
 //! ```
 //!
+//! From each of them a response may start a [`Session`](super::Session), which ends with the connection.
+//!
 //! The phase of the connection, which selects its timeout, follows from this state; see [`HttpConnection::phase`].
 
 use std::io;
@@ -24,6 +26,7 @@ use super::exchange_handle::Wakeup;
 use super::handler::{BodySink, Handler};
 use super::response::{Body, PendingReply, Response};
 use super::server::HttpServer;
+use super::session::ActiveSession;
 use crate::http1::{self, Error, Event, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{
     Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated, Flow, Phase, Remote, Wire, is_proxy_header,
@@ -63,6 +66,8 @@ pub(super) enum Exchange {
     /// The response is in the output but not completely sent. Used only with an access log, which records whether and
     /// when the response was sent. Holds the number of content bytes.
     Flushing(Next, u64),
+    /// The connection has left HTTP.
+    Session(ActiveSession),
 }
 
 /// A pending deferred response, and the headers that were added to its placeholder.
@@ -75,7 +80,7 @@ pub(super) struct Waiting {
 impl Exchange {
     pub(super) fn drain(&self) {
         match self {
-            Exchange::Collecting(_) | Exchange::Streaming(..) | Exchange::Flushing(..) => {}
+            Exchange::Collecting(_) | Exchange::Streaming(..) | Exchange::Flushing(..) | Exchange::Session(_) => {}
             Exchange::Reading(_, _, pending) => pending.deferred.handle.drain(),
             Exchange::Waiting(_, waiting) => waiting.pending.deferred.handle.drain(),
             Exchange::Suspended(suspended) => suspended.waiting.pending.deferred.handle.drain(),
@@ -205,8 +210,16 @@ impl HttpConnection {
 
     /// Returns whether the current exchange, if any, consumes input.
     fn needs_input(&self) -> bool {
-        use Exchange::{Flushing, Sending, Suspended, Waiting};
-        !matches!(self.exchange.as_deref(), Some(Waiting(..) | Suspended(_) | Sending(_) | Flushing(..)))
+        use Exchange::{Flushing, Sending, Session, Suspended, Waiting};
+        !matches!(self.exchange.as_deref(), Some(Waiting(..) | Suspended(_) | Sending(_) | Flushing(..) | Session(_)))
+    }
+
+    /// Returns the session of a connection that has left HTTP.
+    fn session(&mut self) -> Option<&mut ActiveSession> {
+        match self.exchange.as_deref_mut() {
+            Some(Exchange::Session(active)) => Some(active),
+            _ => None,
+        }
     }
 }
 
@@ -337,7 +350,7 @@ impl<H: Handler> HttpServer<H> {
                 reply.is_head()
             }
             Some(Exchange::Suspended(suspended)) => suspended.request.head.is_head_method(),
-            Some(Exchange::Sending(_) | Exchange::Flushing(..)) => false,
+            Some(Exchange::Sending(_) | Exchange::Flushing(..) | Exchange::Session(_)) => false,
             None => state.http1.is_head_method(&self.scratch),
         }
     }
@@ -389,14 +402,23 @@ impl<H: Handler> App for HttpServer<H> {
 
     /// The state lives in the exchange, so a stale wake-up is a no-op.
     fn message(&mut self, state: &mut HttpConnection, _wakeup: Wakeup, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        self.continue_exchange(state, wire)
+        match state.session() {
+            Some(active) => active.message(wire),
+            None => self.continue_exchange(state, wire),
+        }
     }
 
     fn output_drained(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        if let Some(active) = state.session() {
+            return active.session().output_drained(wire);
+        }
         if state.is_reading() { Flow::Read(state.phase()) } else { self.continue_exchange(state, wire) }
     }
 
     fn timer(&mut self, state: &mut HttpConnection, phase: Phase, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        if let Some(active) = state.session() {
+            return active.session().timer(phase, wire);
+        }
         match phase {
             Phase::Head => self.reject(state, wire, Error::HeadTimeout),
             Phase::Body => self.reject(state, wire, Error::BodyTimeout),
@@ -405,6 +427,9 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     fn drain(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        if let Some(active) = state.session() {
+            return active.session().drain(wire);
+        }
         if let Some(exchange) = &state.exchange {
             exchange.drain();
         }
@@ -424,6 +449,10 @@ impl<H: Handler> App for HttpServer<H> {
             };
             recorder.closed(id, bytes, &info);
         }
+        // Also drops an exchange, which would be checked for here anyway.
+        if let Some(exchange) = state.exchange {
+            end_exchange(exchange, info);
+        }
     }
 
     #[inline]
@@ -431,6 +460,15 @@ impl<H: Handler> App for HttpServer<H> {
         if let Some(recorder) = &mut self.recorder {
             recorder.end_turn();
         }
+    }
+}
+
+/// Ends the exchange of a connection that was closed.
+#[allow(clippy::boxed_local, reason = "moved out of the box only if it is a session")]
+#[cold]
+fn end_exchange(exchange: Box<Exchange>, info: CloseInfo) {
+    if let Exchange::Session(active) = *exchange {
+        active.closed(info);
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `server` | the server and its options |
 //! | `http_connection` | the server as an `App`: the state of a connection, batches of requests, timeouts, shutdown |
 //! | `serve_head`, `exchange` | the steps of an exchange: the handler's call; the request body and the response |
+//! | `session`, `upgrade` | connections after HTTP: upgrades and tunnels |
 //! | `handler`, `request`, `response` | the types of a handler's interface |
 //! | `body_stream`, `body_sender`, `body_reader` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
@@ -42,6 +43,8 @@ mod response;
 mod router;
 mod serve_head;
 mod server;
+mod session;
+mod upgrade;
 
 pub use access_log::{AccessLog, LogFormat};
 pub use body_reader::BodyReader;
@@ -51,7 +54,7 @@ pub use deferred::Responder;
 pub use exchange_handle::Wakeup;
 #[cfg(feature = "http-types")]
 pub use handler::http_types;
-pub use handler::{BodyFlow, BodyMode, BodySink, Handler};
+pub use handler::{BodyFlow, BodyMode, BodySink, Closure, Handler};
 pub use headers::{HeaderBlock, HeaderError, Trailers};
 pub use http_connection::HttpConnection;
 #[cfg(feature = "cli")]
@@ -69,3 +72,4 @@ pub use router::Router;
 #[cfg(feature = "files")]
 pub(crate) use router::push_byte;
 pub use server::HttpServer;
+pub use session::{Session, SessionWaker};

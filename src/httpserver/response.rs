@@ -15,6 +15,7 @@ use super::body_sender::{EventSender, QUEUE_BYTES, Queue, Sender};
 use super::body_stream::{QueueBody, Source, Stream};
 use super::exchange_handle::{ExchangeHandle, ExchangeId};
 use super::headers::{self, HeaderBlock, HeaderError, Trailers};
+use super::session::Session;
 use crate::http1;
 use crate::r#loop::{Output, Timer, lock};
 
@@ -87,6 +88,8 @@ pub(super) enum Body {
     Parts(Vec<Part>),
     Stream(Box<Stream>),
     Deferred(Box<PendingReply>),
+    /// The connection leaves HTTP.
+    Session(Box<dyn Session>),
 }
 
 impl Body {
@@ -96,7 +99,7 @@ impl Body {
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::File(_, range) => Some(range.end.saturating_sub(range.start)),
             Body::Parts(parts) => Some(parts.iter().fold(0, |sum, part| sum.saturating_add(part.len()))),
-            Body::Stream(_) | Body::Deferred(_) => None,
+            Body::Stream(_) | Body::Deferred(_) | Body::Session(_) => None,
         }
     }
 
@@ -109,7 +112,7 @@ impl Body {
                 Part::Bytes(bytes) => output.push(&bytes),
                 Part::File(file, range) => output.push_file(file, range),
             }),
-            Body::Stream(_) | Body::Deferred(_) => {}
+            Body::Stream(_) | Body::Deferred(_) | Body::Session(_) => {}
         }
     }
 }
@@ -122,6 +125,7 @@ impl std::fmt::Debug for Body {
             Body::Parts(parts) => parts.fmt(formatter),
             Body::Stream(_) => formatter.write_str("a stream"),
             Body::Deferred(_) => formatter.write_str("a deferred response"),
+            Body::Session(_) => formatter.write_str("a session"),
         }
     }
 }
@@ -495,6 +499,9 @@ impl Response {
             return;
         }
         let content_type = self.content_type.unwrap_or_default();
+        if self.status == StatusCode::SWITCHING_PROTOCOLS && matches!(self.body, Body::Session(_)) {
+            return;
+        }
         if self.status.is_informational() || !http1::is_header_value(content_type.as_bytes()) {
             log::error!("replaced a handler's response with 500: invalid status {} or content type", self.status);
             *self = internal_error();

@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::access_log::{AccessLog, Recorder};
 use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
-use super::handler::Handler;
+use super::handler::{Closure, Handler};
 use super::real_client::{ClientIpHeader, RealClient};
 use super::request::{Request, RequestHead};
 use super::response::Response;
@@ -54,19 +54,30 @@ pub struct HttpServer<H> {
     pub(super) is_plain: bool,
 }
 
-impl<F> HttpServer<F> {
+impl HttpServer<()> {
     /// Creates a server from a closure that returns a [`Response`] or a type that converts into one.
-    pub fn new<R>(handler: F) -> Self
+    ///
+    /// The closure is called for GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS and TRACE. CONNECT is answered with 405, any
+    /// other method with 501. Use [`HttpServer::with`] for a closure that handles all methods.
+    pub fn new<F, R>(handler: F) -> HttpServer<Closure<F>>
     where
         F: FnMut(&Request<'_>) -> R,
         R: Into<Response>,
     {
-        Self::with(handler)
+        HttpServer::with(Closure::new(handler))
     }
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// Creates a server from a [`Handler`], such as a [`Router`](super::Router).
+    /// Creates a server from a [`Handler`], such as a [`Router`](super::Router), which is called for all methods. A closure
+    /// is one if the type of its argument is given:
+    ///
+    /// ```
+    /// use serverd::{HttpServer, Request};
+    ///
+    /// let server = HttpServer::with(|request: &Request<'_>| format!("{}\n", request.method()));
+    /// # drop(server);
+    /// ```
     pub fn with(handler: H) -> Self {
         let (limits, encoder, scratch) = (Limits::default(), Encoder::new(), Head::default());
         HttpServer {

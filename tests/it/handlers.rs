@@ -7,7 +7,7 @@ use crate::harness::{Backend, Server, on_every_backend, serve};
 fn server<B: Backend>() -> Server {
     let large = bytes::Bytes::from((0..8 << 20).map(|number: u32| (number % 251) as u8).collect::<Vec<_>>());
     serve::<B, _>(|| {
-        HttpServer::new(move |request: &Request<'_>| match request.path() {
+        HttpServer::with(move |request: &Request<'_>| match request.path() {
             "/panic" => panic!("requested by the test"),
             "/large" => Response::new(StatusCode::OK).body(large.clone()),
             "/no-content" => Response::new(StatusCode::NO_CONTENT).body("never sent"),

@@ -10,7 +10,7 @@ use crate::harness::{Client, WAIT_MAX, accepted_from, on_every_backend, serve, s
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
+fn hello() -> HttpServer<impl serverd::Handler> {
     HttpServer::new(|_: &Request<'_>| Response::text("hello"))
 }
 

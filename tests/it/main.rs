@@ -46,6 +46,7 @@ mod readiness;
 mod responses;
 mod routes;
 mod schedule;
+mod sessions;
 mod streams;
 mod suspend;
 mod tcp;

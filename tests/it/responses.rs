@@ -126,7 +126,7 @@ fn request_plan() -> impl Strategy<Value = RequestPlan> {
 
 /// Passes the input to the server, and returns its output and final flow.
 fn run(input: &[u8], mut plans: std::vec::IntoIter<Plan>) -> (Vec<u8>, Flow) {
-    let mut server = HttpServer::new(move |_: &Request<'_>| plans.next().expect("a plan for each request").response());
+    let mut server = HttpServer::with(move |_: &Request<'_>| plans.next().expect("a plan for each request").response());
     let (mut output, mut messages, mut sent, mut from) = (Output::new(), Vec::new(), Vec::new(), 0);
     let (mut state, _) =
         server.open(&Accepted::detached(), &mut Wire::from_bytes(b"", false, &mut output, &mut messages));

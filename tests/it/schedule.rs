@@ -9,7 +9,7 @@ use crate::harness::{RESET_READS_AS_EOF, WAIT_MAX, on_every_backend, serve, skip
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-fn hello() -> HttpServer<impl FnMut(&Request<'_>) -> Response> {
+fn hello() -> HttpServer<impl serverd::Handler> {
     HttpServer::new(|_: &Request<'_>| Response::text("hello"))
 }
 

@@ -224,7 +224,7 @@ fn is_pulled(body: &Body) -> bool {
     match body {
         Body::Bytes(_) | Body::File(..) => true,
         Body::Stream(stream) => stream.is_pulled(),
-        Body::Parts(_) | Body::Deferred(_) => false,
+        Body::Parts(_) | Body::Deferred(_) | Body::Session(_) => false,
     }
 }
 
@@ -246,7 +246,7 @@ fn take_source(response: &mut Response) -> Option<Box<dyn Read + Send>> {
                 Source::Queue(_) => None,
             }
         }
-        Body::Parts(_) | Body::Deferred(_) => None,
+        Body::Parts(_) | Body::Deferred(_) | Body::Session(_) => None,
     }
 }
 

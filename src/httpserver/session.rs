@@ -1,0 +1,119 @@
+//! Sessions: what a connection becomes when it leaves HTTP, by an upgrade or as a tunnel.
+//!
+//! The response head is the last of HTTP on the connection. All input after the request goes to the [`Session`], also what
+//! was received with the request. A request that does not permit the change is refused, and the connection closes: the
+//! client may have sent data of the other protocol already, which must not be parsed as a request (RFC 9931).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::exchange_handle::{ExchangeId, Wakeup};
+use crate::r#loop::{CloseInfo, ConnId, Flow, Phase, Remote, Wire};
+
+/// A connection after HTTP: the protocol that a client upgraded to, or a tunnel. Its methods correspond to those of
+/// [`App`](crate::App).
+///
+/// # Examples
+/// A protocol that echoes all bytes, for clients that send `Connection: upgrade` and `Upgrade: echo`:
+/// ```
+/// use serverd::{Flow, HttpServer, Phase, Response, Session, Wakeup, Wire};
+///
+/// struct Echo;
+///
+/// impl Session for Echo {
+///     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+///         wire.send_back(wire.input().len());
+///         Flow::Read(Phase::Unlimited)
+///     }
+/// }
+///
+/// let server = HttpServer::new(|_| Response::upgrade("echo", Echo));
+/// # drop(server);
+/// ```
+pub trait Session: Send {
+    /// Called once, before all other methods. By default the waker is dropped.
+    fn open(&mut self, waker: SessionWaker) {
+        drop(waker);
+    }
+
+    /// Called once at the start, with the bytes that were received after the request, if any; then when bytes or the end of
+    /// input were received, or to continue after [`Flow::Yield`].
+    fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow;
+
+    /// Called after [`SessionWaker::wake`], and sometimes without it. Does nothing by default.
+    fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let _ = wire;
+        Flow::Unchanged
+    }
+
+    /// Called when blocked output was sent completely or has dropped to the low watermark. Does nothing by default.
+    fn output_drained(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let _ = wire;
+        Flow::Unchanged
+    }
+
+    /// Called when the timeout of a phase expires. By default the connection closes.
+    fn timer(&mut self, phase: Phase, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let _ = (phase, wire);
+        Flow::Close
+    }
+
+    /// Called when a graceful shutdown begins. By default the connection closes once its output is sent.
+    fn drain(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let _ = wire;
+        Flow::Close
+    }
+
+    /// Called after the connection was closed. Does nothing by default.
+    fn closed(self: Box<Self>, info: CloseInfo) {
+        drop(info);
+    }
+}
+
+/// Wakes a [`Session`] from any thread, which has [`Session::message`] called. The session shares its data with the other
+/// thread in a way of its own, such as a channel.
+#[derive(Clone)]
+pub struct SessionWaker {
+    id: ExchangeId,
+    /// A wake-up is pending.
+    woken: Arc<AtomicBool>,
+}
+
+impl SessionWaker {
+    /// Wakes the session, unless a wake-up is pending. Without effect if its connection is closed.
+    pub fn wake(&self) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.id.remote.send(self.id.connection, Wakeup::new());
+        }
+    }
+}
+
+/// The session of a connection.
+pub(super) struct ActiveSession {
+    session: Box<dyn Session>,
+    woken: Arc<AtomicBool>,
+}
+
+impl ActiveSession {
+    /// Starts a session. `id` is `None` for a server without a loop.
+    pub(super) fn open(mut session: Box<dyn Session>, id: Option<ExchangeId>) -> Self {
+        let woken = Arc::<AtomicBool>::default();
+        let detached = || ExchangeId { remote: Remote::detached(), connection: ConnId::detached(0) };
+        session.open(SessionWaker { id: id.unwrap_or_else(detached), woken: Arc::clone(&woken) });
+        ActiveSession { session, woken }
+    }
+
+    pub(super) fn session(&mut self) -> &mut dyn Session {
+        &mut *self.session
+    }
+
+    pub(super) fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        // Before the call: a later wake-up is for data that it may not see.
+        self.woken.store(false, Ordering::SeqCst);
+        self.session.message(wire)
+    }
+
+    pub(super) fn closed(self, info: CloseInfo) {
+        self.session.closed(info);
+    }
+}
