@@ -131,6 +131,8 @@ fn get(path: &str) -> String {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn every_kind_of_response_is_logged_with_its_status_and_length<B>() {
         for (path, status, bytes) in [
             ("/", 200, 5),
@@ -213,7 +215,7 @@ on_every_backend! {
             let mut client = server.connect();
             client.send(get(path));
             let mut all = Vec::new();
-            let _ = client.socket.read_to_end(&mut all);
+            let _ = client.try_read_to_end(&mut all);
             drop(client);
             let line = capture.line();
             assert_eq!(line, format!("127.0.0.1 - - \"GET {path} HTTP/1.1\" 200 {bytes} \"-\" \"-\""));

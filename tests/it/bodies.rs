@@ -36,6 +36,8 @@ fn post(path: &str, body: &str) -> String {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn bodies_arrive_complete_and_in_order<B>() {
         let server = mirror::<B>();
         let mut client = server.connect();
@@ -80,6 +82,7 @@ on_every_backend! {
         assert_eq!(client.response().status, 413);
     }
 
+    #[plain_tcp]
     fn stalled_uploads_do_not_lock_out_others<B>() {
         let limit = BufferLimit::new(1 << 20).wait(Duration::from_millis(300));
         let server = serve::<B, _>(move || HttpServer::with(Mirror).buffer_limit(&limit));

@@ -69,6 +69,8 @@ fn unzstd(bytes: &[u8]) -> String {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn text_is_compressed_with_the_coding_the_client_prefers<B>() {
         let server = server::<B>();
         let mut client = server.connect();

@@ -37,6 +37,8 @@ fn next(responders: &mpsc::Receiver<(String, Responder)>) -> (String, Responder)
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn pipelined_requests_wait_for_a_deferred_response<B>() {
         let (server, responders) = server::<B>();
         let mut client = server.connect();
@@ -222,6 +224,7 @@ on_every_backend! {
         assert_eq!(client.response().text(), "now");
     }
 
+    #[plain_tcp]
     fn hundreds_of_mixed_responses_are_sent_in_order<B>() {
         // Each response is immediate, from another thread, or streamed, at random.
         for seed in 1..=3_u64 {
@@ -353,6 +356,7 @@ on_every_backend! {
         }
     }
 
+    #[plain_tcp]
     fn a_loop_that_ends_closes_pending_responders<B>() {
         let limits = LoopLimits::default().drain(Duration::from_millis(50));
         let closed = Arc::new(AtomicUsize::new(0));

@@ -15,6 +15,8 @@ fn hello() -> HttpServer<impl serverd::Handler> {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn in_flight_requests_are_finished_and_the_last_response_says_close<B>() {
         let server = serve::<B, _>(hello);
         let mut upload = server.connect();
@@ -37,6 +39,7 @@ on_every_backend! {
         server.drain();
     }
 
+    #[plain_tcp]
     fn idle_and_silent_connections_are_closed_after_a_grace_period<B>() {
         let server = serve::<B, _>(hello);
         let mut silent = server.connect();
@@ -100,6 +103,7 @@ on_every_backend! {
         assert!(times.any(|time| time < Duration::from_millis(5)));
     }
 
+    #[plain_tcp]
     fn drain_within_closes_idle_and_silent_connections_at_once<B>() {
         let server = serve::<B, _>(hello);
         let mut clients: Vec<Client> = (0..5).map(|_| server.connect()).collect();

@@ -96,6 +96,8 @@ fn fill(socket: &mut std::net::TcpStream, bytes: &[u8]) -> usize {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn two_hundred_connections_each_get_their_own_bytes_back<B>() {
         const EACH: usize = 40_000;
         let server = echo::<B>();
@@ -120,6 +122,7 @@ on_every_backend! {
         }
     }
 
+    #[plain_tcp]
     fn output_to_a_client_that_never_reads_is_bounded_and_others_are_unaffected<B>() {
         let peak = Arc::new(AtomicUsize::new(0));
         let shared_peak = Arc::clone(&peak);
@@ -138,6 +141,7 @@ on_every_backend! {
         assert!(client.read_to_end() == bytes[..sent]);
     }
 
+    #[plain_tcp]
     fn queued_output_is_sent_after_the_client_half_closes<B>() {
         let server = echo::<B>();
         let bytes = Random::new(8).bytes(3 << 20);
@@ -152,6 +156,7 @@ on_every_backend! {
         thread.join().expect("writer thread");
     }
 
+    #[plain_tcp]
     fn idle_connections_stay_open_without_a_timeout<B>() {
         let short = Some(Duration::from_millis(50));
         let http_only = Timeouts::default().silent(short).head(short).body(short).idle(short);

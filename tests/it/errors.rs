@@ -9,6 +9,8 @@ fn hello<B: Backend>() -> Server {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn an_error_response_follows_the_responses_to_earlier_requests<B>() {
         let server = hello::<B>();
         let mut client = server.connect();

@@ -51,6 +51,8 @@ fn get(path: &str) -> String {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn the_handler_sees_the_request_as_received<B>() {
         let server = server::<B>();
         let mut client = server.connect();

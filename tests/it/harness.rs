@@ -4,22 +4,78 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serverd::{App, EventLoop, Handle, Timeouts};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use serverd::tls::{Certificate, Tls};
+use serverd::{App, Chaos, EventLoop, Handle, Select, Timeouts, WithTls};
 use serverd::{Counters, HandoffListener, LoopLimits, Readiness};
 
 /// Maximum time a test waits for anything, much longer than any wait in a passing test, on a busy machine too.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A readiness backend whose listeners are system sockets.
-pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static {}
-impl<B: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static> Backend for B {}
+pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static {
+    /// Whether clients connect with TLS.
+    const IS_SECURE: bool = false;
 
-/// Expands each function to one test per backend, and one per backend wrapped in `Chaos`.
+    /// Adds a listener of the kind that clients expect.
+    fn listen<A: App>(event_loop: &mut EventLoop<Self, A>, listener: TcpListener) -> io::Result<()> {
+        event_loop.listen(listener)
+    }
+}
+
+impl Backend for Select {}
+#[cfg(target_os = "linux")]
+impl Backend for serverd::Epoll {}
+#[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
+impl Backend for serverd::Kqueue {}
+impl<B: Backend> Backend for Chaos<B> {}
+
+impl<B: Backend> Backend for WithTls<B> {
+    const IS_SECURE: bool = true;
+
+    fn listen<A: App>(event_loop: &mut EventLoop<Self, A>, listener: TcpListener) -> io::Result<()> {
+        event_loop.listen_tls(listener, &SECURITY.1)
+    }
+}
+
+/// The backend of tests over TLS: the preferred one, with faults injected between TLS and the socket.
+#[cfg(target_os = "linux")]
+pub(crate) type SecureBackend = WithTls<Chaos<serverd::Epoll>>;
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) type SecureBackend = WithTls<Chaos<serverd::Kqueue>>;
+#[cfg(windows)]
+pub(crate) type SecureBackend = WithTls<Chaos<Select>>;
+
+/// The certificate of all servers of tests over TLS, and their configuration.
+static SECURITY: LazyLock<(Certificate, Tls)> = LazyLock::new(|| {
+    let certificate = Certificate::self_signed(["localhost"]).expect("a name");
+    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
+    (certificate, tls)
+});
+
+/// Returns a client configuration that trusts a certificate.
+pub(crate) fn trusting(certificate: &Certificate, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().to_vec().into()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+/// Expands each function to one test per backend, and one per backend wrapped in `Chaos`. After `over_tls_too:`, also to one
+/// over TLS, unless it is marked with `#[plain_tcp]`: tests that use the socket itself, or connections without a handshake.
 macro_rules! on_every_backend {
+    (over_tls_too: $($(#[$mark:ident])? fn $name:ident<$backend:ident>() $body:block)*) => {
+        crate::harness::on_every_backend! { $(fn $name<$backend>() $body)* }
+        mod secure {
+            $(crate::harness::test_over_tls! { $(#[$mark])? $name })*
+        }
+    };
     ($(fn $name:ident<$backend:ident>() $body:block)*) => {
         mod behaviour {
             #[allow(unused_imports)]
@@ -52,10 +108,24 @@ macro_rules! on_every_backend {
 }
 pub(crate) use on_every_backend;
 
+macro_rules! test_over_tls {
+    (#[plain_tcp] $name:ident) => {};
+    ($name:ident) => {
+        #[test]
+        fn $name() {
+            super::behaviour::$name::<crate::harness::SecureBackend>();
+        }
+    };
+}
+pub(crate) use test_over_tls;
+
 /// An event loop running in a thread. Dropping it stops the loop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
+    /// Configurations of clients over TLS, used in turn; empty without TLS.
+    clients: Vec<Arc<ClientConfig>>,
+    connected: AtomicUsize,
     thread: Option<JoinHandle<io::Result<Counters>>>,
 }
 
@@ -146,7 +216,14 @@ pub(crate) fn serve_on<B: Backend, A: App>(
     limits: LoopLimits,
     app: impl FnOnce() -> A + Send + 'static,
 ) -> Server {
-    serve_by(timeouts, limits, app, listener, |event_loop: &mut EventLoop<B, A>, listener| event_loop.listen(listener))
+    let mut server = serve_by(timeouts, limits, app, listener, |event_loop: &mut EventLoop<B, A>, listener| {
+        B::listen(event_loop, listener)
+    });
+    if B::IS_SECURE {
+        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+        server.clients = versions.map(|version| Arc::new(trusting(&SECURITY.0, &[version]))).into();
+    }
+    server
 }
 
 /// Starts a server for `app`, whose loop gets the listener from `listen`.
@@ -167,13 +244,20 @@ pub(crate) fn serve_by<B: Readiness, A: App>(
         Ok(event_loop.counters().clone())
     });
     let handle = receive.recv_timeout(WAIT_MAX).expect("the loop starts");
-    Server { address, handle, thread: Some(thread) }
+    Server { address, handle, clients: Vec::new(), connected: AtomicUsize::new(0), thread: Some(thread) }
 }
 
 impl Server {
-    /// Connects to the server.
+    /// Connects to the server. Over TLS, the connections alternate between TLS 1.3 and 1.2, and from the third on they resume
+    /// sessions. The handshake begins with the first read or write.
     pub(crate) fn connect(&self) -> Client {
-        Client::new(self.address)
+        let mut client = Client::new(self.address);
+        if !self.clients.is_empty() {
+            let config = &self.clients[self.connected.fetch_add(1, Ordering::Relaxed) % self.clients.len()];
+            let name = "localhost".try_into().expect("a name");
+            client.session = Some(ClientConnection::new(Arc::clone(config), name).expect("a configuration"));
+        }
+        client
     }
 
     /// Shuts the loop down gracefully, waits until it has ended, and returns its counters.
@@ -238,9 +322,12 @@ pub(crate) fn accepted_from(source: &str, server: SocketAddr, text: &str) -> Opt
     None
 }
 
-/// A raw TCP client.
+/// A client over TCP or TLS.
 pub(crate) struct Client {
+    /// The socket; not for reading and writing in tests that also run over TLS.
     pub(crate) socket: TcpStream,
+    /// `None` without TLS.
+    session: Option<ClientConnection>,
     received: Vec<u8>,
 }
 
@@ -278,12 +365,38 @@ impl Client {
         socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
         socket.set_write_timeout(Some(WAIT_MAX)).expect("the socket is open");
         socket.set_nodelay(true).expect("the socket is open");
-        Client { socket, received: Vec::new() }
+        Client { socket, session: None, received: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.socket.write_all(bytes.as_ref()).expect("the server reads");
+        self.try_send(bytes.as_ref()).expect("the server reads");
         self
+    }
+
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(session) = &mut self.session else { return self.socket.write_all(bytes) };
+        let mut stream = rustls::Stream::new(session, &mut self.socket);
+        stream.write_all(bytes).and_then(|()| stream.flush())
+    }
+
+    /// Appends all bytes up to the end of the stream, which over TLS must be an orderly one.
+    pub(crate) fn try_read_to_end(&mut self, rest: &mut Vec<u8>) -> io::Result<()> {
+        let mut buffer = [0; 16 * 1024];
+        rest.append(&mut self.received);
+        loop {
+            match self.receive(&mut buffer)? {
+                0 => return Ok(()),
+                count => rest.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Reads some bytes; 0 at the end of the stream, which over TLS must be an orderly one.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.session {
+            Some(session) => rustls::Stream::new(session, &mut self.socket).read(buffer),
+            None => self.socket.read(buffer),
+        }
     }
 
     /// Begins an upload of `len` bytes. Returns once the server expects its body, with `100 Continue`.
@@ -300,6 +413,12 @@ impl Client {
 
     /// Half-closes the connection: sends nothing more, but can still read.
     pub(crate) fn finish(&mut self) -> &mut Self {
+        if let Some(session) = &mut self.session {
+            let mut stream = rustls::Stream::new(session, &mut self.socket);
+            stream.flush().expect("the server reads");
+            stream.conn.send_close_notify();
+            stream.flush().expect("the server reads");
+        }
         self.socket.shutdown(Shutdown::Write).expect("the socket is open");
         self
     }
@@ -311,7 +430,7 @@ impl Client {
             if let Some(count) = complete(&self.received) {
                 return self.received.drain(..count).collect();
             }
-            let count = self.socket.read(&mut buffer).expect("a response arrives in time");
+            let count = self.receive(&mut buffer).expect("a response arrives in time");
             assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&self.received));
             self.received.extend_from_slice(&buffer[..count]);
         }
@@ -334,7 +453,7 @@ impl Client {
         if !self.received.contains(&b'\n') {
             let mut buffer = [0; 4096];
             self.socket.set_read_timeout(Some(wait)).expect("the socket is open");
-            let outcome = self.socket.read(&mut buffer);
+            let outcome = self.receive(&mut buffer);
             self.socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
             self.received.extend_from_slice(&buffer[..outcome.ok()?]);
         }
@@ -391,8 +510,8 @@ impl Client {
     /// Reads to the end of the stream, then half-closes the connection, so that the server need not linger. Panics on a
     /// reset.
     pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
-        let mut rest = std::mem::take(&mut self.received);
-        self.socket.read_to_end(&mut rest).expect("end of stream without an error");
+        let mut rest = Vec::new();
+        self.try_read_to_end(&mut rest).expect("end of stream without an error");
         // Fails if the server has closed the connection completely.
         let _ = self.socket.shutdown(Shutdown::Write);
         rest

@@ -14,6 +14,8 @@ fn path_server<B: Backend>() -> Server {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn sequential_requests_are_served_on_one_connection<B>() {
         let server = path_server::<B>();
         let mut client = server.connect();

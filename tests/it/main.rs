@@ -1,5 +1,5 @@
 //! Integration tests: one binary with a module per area. Most tests run on every backend, with and without fault
-//! injection (`Chaos`).
+//! injection (`Chaos`), and those of HTTP and of the loop also over TLS (`over_tls_too:`).
 
 mod acceptor;
 mod access_log;

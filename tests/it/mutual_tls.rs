@@ -10,9 +10,9 @@ use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use serverd::tls::{Certificate, ClientAuth, Tls};
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{Backend, Server, on_every_backend};
+use crate::harness::{Backend, Server, on_every_backend, trusting};
 use crate::process::{Running, run, serverd};
-use crate::tls::{TlsClient, certified, serve_tls, trusting, wait_for};
+use crate::tls::{TlsClient, certified, serve_tls, wait_for};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 

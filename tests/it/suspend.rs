@@ -46,6 +46,8 @@ fn guarded<B: Backend>() -> (Server, mpsc::Receiver<Responder>) {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn a_resumed_request_is_passed_to_the_handler_with_the_inserted_value<B>() {
         let (server, responders) = guarded::<B>();
         let mut client = server.connect();

@@ -110,6 +110,8 @@ fn recorder<B: Backend>() -> (crate::harness::Server, mpsc::Receiver<String>, mp
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn the_default_bodies_keep_the_flow_while_output_drains<B>() {
         let timeouts = Timeouts::default().idle(Duration::from_millis(300));
         let server = serve_with::<B, _>(timeouts, LoopLimits::default(), || Minimal);
@@ -129,6 +131,7 @@ on_every_backend! {
         client.expect_close();
     }
 
+    #[plain_tcp]
     fn a_closure_echoes_every_byte_in_order<B>() {
         let server = serve::<B, _>(|| |wire: &mut Wire<_>| echo(wire));
         let sent: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();
@@ -188,7 +191,7 @@ on_every_backend! {
         client.read(13);
         client.send("no\n");
         let mut rest = Vec::new();
-        let outcome = std::io::Read::read_to_end(&mut client.socket, &mut rest);
+        let outcome = client.try_read_to_end(&mut rest);
         assert!(outcome.is_err() || rest.is_empty(), "{rest:?}");
         assert_eq!(reasons.recv_timeout(WAIT_MAX).expect("closed"), "Refused");
     }

@@ -16,7 +16,7 @@ use serverd::{
     Wire, WithTls,
 };
 
-use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by};
+use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by, trusting};
 use crate::process::{Running, run};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -40,17 +40,6 @@ pub(crate) fn certified(names: &[&str]) -> (Certificate, Tls, ClientConfig) {
     let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
     let client = trusting(&certificate, &[&rustls::version::TLS13, &rustls::version::TLS12]);
     (certificate, tls, client)
-}
-
-pub(crate) fn trusting(
-    certificate: &Certificate,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.der().to_vec().into()).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
-    builder.with_root_certificates(roots).with_no_client_auth()
 }
 
 /// A socket that sends a given number of bytes per call.

@@ -99,6 +99,8 @@ fn wait_for(counter: &AtomicUsize, expected: usize) {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn uploads_that_are_not_read_make_room_for_others<B>() {
         let limit = BufferLimit::new(1 << 20).wait(Duration::from_millis(300));
         let (send, readers) = mpsc::channel();
@@ -222,6 +224,7 @@ on_every_backend! {
         }
     }
 
+    #[plain_tcp]
     fn a_body_reader_on_another_thread_gets_the_whole_body_and_responds<B>() {
         let (server, _, readers) = server::<B>();
         let mut client = server.connect();
@@ -245,6 +248,7 @@ on_every_backend! {
         thread.join().expect("no panic");
     }
 
+    #[plain_tcp]
     fn a_slow_body_reader_applies_back_pressure_to_the_client<B>() {
         let (server, _, readers) = server::<B>();
         let mut client = server.connect();

@@ -15,6 +15,8 @@ const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495
 const ABC_SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 on_every_backend! {
+    over_tls_too:
+
     fn a_request_is_reported_as_text<B>() {
         let server = whoami::<B>();
         let mut client = server.connect();
@@ -23,7 +25,8 @@ on_every_backend! {
         let text = response.text();
         let peer = client.socket.local_addr().expect("local address");
         assert!(text.starts_with("GET /a?b=%20 HTTP/1.1\nHost: x\nX-Forwarded-For: 1.2.3.4\nx-odd: caf\u{e9}\n\n"), "{text}");
-        assert!(text.contains(&format!("\npeer: {peer}\nlocal: {}\nhostname: ", server.address)), "{text}");
+        assert!(text.contains(&format!("\npeer: {peer}\nlocal: {}\n", server.address)), "{text}");
+        assert_eq!(text.contains("\ntls: 1.3, TLS_"), B::IS_SECURE, "{text}");
         assert!(text.ends_with(&format!("\nworker: 3\nbody: 0 bytes, SHA-256 {EMPTY_SHA256}\n")), "{text}");
         assert_eq!((response.header("vary"), response.header("cache-control")), (Some("Accept"), Some("no-store")));
     }

@@ -40,6 +40,8 @@ fn parts(response: &RawResponse) -> Vec<(String, Vec<u8>)> {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn a_single_range_returns_the_requested_bytes<B>() {
         let (tree, bytes) = tree();
         let server = tree.serve::<B>();

@@ -20,6 +20,8 @@ fn site() -> Tree {
 }
 
 on_every_backend! {
+    over_tls_too:
+
     fn a_file_is_served_with_content_type_and_length<B>() {
         let tree = site();
         let server = tree.serve::<B>();
