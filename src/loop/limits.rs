@@ -40,7 +40,7 @@ pub struct LoopLimits {
     /// Maximum connections accepted from one listener per turn. Default: 64.
     pub accepts_per_turn: usize,
     /// Maximum TLS handshakes continued per turn; further ones wait for the next turn, so that established connections
-    /// are served in between. A handshake takes as long as a hundred requests. Default: 8.
+    /// are served in between. A handshake takes as long as a hundred requests. Default: 2.
     pub handshakes_per_turn: usize,
     /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if none
     /// is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the
@@ -98,7 +98,7 @@ impl Default for LoopLimits {
             answer_half_closed: true,
             backlog: 4096,
             accepts_per_turn: 64,
-            handshakes_per_turn: 8,
+            handshakes_per_turn: 2,
             connections_max: 1_000_000,
             connections_per_address_max: 0,
             drain: Duration::from_secs(30),
