@@ -2,16 +2,23 @@
 """Compares serverd over TLS with nginx: the CPU time of handshakes, requests and downloads, and the memory of idle
 connections. Both use one worker, TLS 1.3, X25519 and the same P-256 certificate, and the rounds of the two alternate.
 
-    benches/tls.py [BINARY]             print the medians; BINARY is target/release/serverd by default
+    benches/tls.py [BINARY]                    print the medians; BINARY is target/release/serverd by default
+    benches/tls.py --latency [BINARY]          response times beside silent clients and many handshakes
+    benches/tls.py --instructions [BINARY]     instructions per request, counted by valgrind
 
-Only CPU time of the servers is measured, so the load of the machine matters little. Linux only.
+By default, only CPU time of the servers is measured, so the load of the machine matters little. Response times need an
+idle machine with two cores: one for the server, and one for all clients. Linux only.
 """
 import contextlib
+import multiprocessing
+import os
 import resource
+import selectors
 import signal
 import socket
 import ssl
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +31,11 @@ HANDSHAKES = 500
 IDLE = 1000
 REQUESTS = 10_000
 DOWNLOADS = 3
+SILENT = 1000
+HANDSHAKING = 200
+ESTABLISHED = 20
+LATENCY_SECONDS = 5
+COUNTED = (200, 1200)
 FILE_BYTES = 100 << 20
 REQUEST = b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 NGINX = """daemon off; pid %(dir)s/pid; error_log %(dir)s/error.log; worker_processes 1; user root;
@@ -45,7 +57,7 @@ class Server:
 
     def __init__(self, name: str, process: subprocess.Popen, port: int):
         self.name, self.process, self.port = name, process, port
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
@@ -138,20 +150,130 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(name: str, binary: str, directory: Path) -> Server:
+def client_hello() -> bytes:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(received, sent, server_hostname="localhost").do_handshake()
+    return sent.read()
+
+
+def flood(port: int, stop: multiprocessing.Event, count: multiprocessing.Value) -> None:
+    """Runs clients that send a recorded ClientHello, read the first bytes of the answer and start again. This costs the
+    server a key exchange and a signature, and the client next to nothing."""
+    os.nice(5)
+    hello, selector = client_hello(), selectors.DefaultSelector()
+
+    def connect() -> None:
+        stream = socket.socket()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.setblocking(False)
+        stream.connect_ex(("127.0.0.1", port))
+        selector.register(stream, selectors.EVENT_WRITE)
+
+    for _ in range(HANDSHAKING):
+        connect()
+    while not stop.is_set():
+        for key, events in selector.select(0.1):
+            try:
+                if events & selectors.EVENT_WRITE:
+                    key.fileobj.send(hello)
+                    selector.modify(key.fileobj, selectors.EVENT_READ)
+                    continue
+                count.value += key.fileobj.recv(4096) != b""
+            except OSError:
+                pass
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+            connect()
+
+
+def latencies_ms(server: Server) -> list[float]:
+    """Response times of established connections, sorted, and the handshakes per second beside them at the end."""
+    for task in Path(f"/proc/{server.pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {0})
+    os.sched_setaffinity(0, {1})
+    times: list[float] = []
+    with contextlib.ExitStack() as streams:
+        established = [streams.enter_context(server.connect()) for _ in range(ESTABLISHED)]
+        for _ in range(SILENT):
+            streams.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        stop, count = multiprocessing.Event(), multiprocessing.Value("i", 0)
+        load = multiprocessing.Process(target=flood, args=(server.port, stop, count))
+        load.start()
+        time.sleep(0.5)
+        first, start = count.value, time.monotonic()
+        while time.monotonic() < start + LATENCY_SECONDS:
+            for stream in established:
+                sent = time.monotonic()
+                get(stream, b"small")
+                times.append((time.monotonic() - sent) * 1000)
+                time.sleep(0.0005)
+        rate = (count.value - first) / (time.monotonic() - start)
+        stop.set()
+        load.join()
+    return [*sorted(times), rate]
+
+
+def print_latencies(binary: str, directory: Path) -> None:
+    results: dict[str, list[list[float]]] = {}
+    for _ in range(ROUNDS):
+        for peer in ("serverd", "nginx"):
+            with started(peer, binary, directory) as server:
+                results.setdefault(peer, []).append(latencies_ms(server))
+    print(f"{'ms, medians of the rounds':26} {'p50':>8} {'p99':>8} {'max':>8} {'handshakes/s':>13}")
+    for peer, rounds in results.items():
+        def at(share: float) -> float:
+            return statistics.median(times[int(share * (len(times) - 2))] for times in rounds)
+        rate = statistics.median(times[-1] for times in rounds)
+        print(f"{peer:26} {at(0.5):8.2f} {at(0.99):8.2f} {at(1):8.2f} {rate:13,.0f}")
+
+
+def print_instructions(binary: str, directory: Path) -> None:
+    for peer in ("serverd", "nginx"):
+        totals = []
+        for count in COUNTED:
+            output = directory / "callgrind"
+            wrapper = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={output}"]
+            with started(peer, binary, directory, wrapper) as server, server.connect() as stream:
+                for _ in range(count):
+                    get(stream, b"small")
+            lines = output.read_text().splitlines()
+            totals.append(next(int(line.split()[1]) for line in lines if line.startswith(("summary:", "totals:"))))
+        print(f"{peer:26} {(totals[1] - totals[0]) / (COUNTED[1] - COUNTED[0]):10,.0f} instructions per request")
+
+
+@contextlib.contextmanager
+def started(name: str, binary: str, directory: Path, wrapper: list[str] | None = None):
+    server = start(name, binary, directory, wrapper or [])
+    try:
+        yield server
+    finally:
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait()
+
+
+def start(name: str, binary: str, directory: Path, wrapper: list[str]) -> Server:
     port, root, tls = free_port(), directory / "root", ROOT / "tests/tls"
     if name == "nginx":
         config = directory / "nginx.conf"
-        config.write_text(NGINX % {"dir": directory, "root": root, "tls": tls, "port": port})
+        # Valgrind counts the instructions of one process.
+        text = ("master_process off; " if wrapper else "") + NGINX
+        config.write_text(text % {"dir": directory, "root": root, "tls": tls, "port": port})
         command = ["nginx", "-c", str(config), "-e", str(directory / "error.log")]
     else:
         command = [binary, "files", str(root), "--port", str(port), "--tls-cert", f"{tls}/a.pem", "--tls-key",
                    f"{tls}/a.key", "--access-log", "off", "--idle-timeout", "10m"]
+    command = wrapper + command
     return Server(name, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port)
 
 
 def main() -> None:
-    binary = sys.argv[1] if len(sys.argv) > 1 else str(ROOT / "target/release/serverd")
+    modes = {"--latency": print_latencies, "--instructions": print_instructions}
+    mode = modes.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    arguments = sys.argv[2:] if mode else sys.argv[1:]
+    binary = arguments[0] if arguments else str(ROOT / "target/release/serverd")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     measures = {"memory of an idle connection, bytes": idle_bytes, "handshake and request, us": handshake_us,
@@ -163,15 +285,14 @@ def main() -> None:
         (directory / "root").mkdir()
         (directory / "root/small").write_bytes(b"x" * 100)
         (directory / "root/large").write_bytes(b"x" * FILE_BYTES)
+        if mode:
+            mode(binary, directory)
+            return
         for _ in range(ROUNDS):
             for peer in ("serverd", "nginx"):
-                server = start(peer, binary, directory)
-                try:
+                with started(peer, binary, directory) as server:
                     for title, measure in measures.items():
                         results.setdefault((title, peer), []).append(measure(server))
-                finally:
-                    server.process.send_signal(signal.SIGTERM)
-                    server.process.wait()
     print(f"{'':36} {'serverd':>10} {'nginx':>10} {'ratio':>6}")
     for title in measures:
         ours, theirs = (statistics.median(results[title, peer]) for peer in ("serverd", "nginx"))
