@@ -391,6 +391,11 @@ impl<S: Stream> Stream for ProxyStream<S> {
         self.socket.tls()
     }
 
+    #[cfg(feature = "tls")]
+    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
+        self.socket.client_certificate()
+    }
+
     #[inline]
     fn is_handshaking(&self) -> bool {
         matches!(self.header, Header::Awaited(_) | Header::Refused)
