@@ -19,8 +19,8 @@ use super::start_error::{StartError, StartErrorKind};
 use super::threads::{Control, Threads};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{
-    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, ProxyListener, ProxyMode,
-    ProxyProtocol, Readiness, Select, WithProxy,
+    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, ProxyMode, ProxyProtocol,
+    Readiness, Select, WithProxy,
 };
 
 impl Config {
@@ -437,7 +437,7 @@ where
     // One type for both cases, since each type of loop adds to the size of the binary.
     let mut event_loop = new_loop::<crate::r#loop::WithTls<WithProxy<B>>, A>(config, limit, app)?;
     for (source, role) in sources {
-        let listener = ProxyListener::new(source.listener::<B>(), &protocol);
+        let listener = crate::r#loop::ProxyListener::new(source.listener::<B>(), &protocol);
         match &security.tls {
             Some(tls) if role == Role::Main => event_loop.listen_tls(listener, tls)?,
             _ => event_loop.listen(crate::r#loop::TlsListener::plain(listener))?,
