@@ -533,6 +533,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return;
         };
         self.timers.cancel(id.index);
+        if self.table.len() == 0 {
+            self.timers.cancel_wakeup();
+        }
         self.context.buffers.set(&mut connection.counted, 0);
         if connection.registered != Registration::NONE {
             if let Err(error) = self.backend.remove(connection.stream.source(), id.token()) {

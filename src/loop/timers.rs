@@ -125,7 +125,8 @@ const UNLINKED: Link = Link { prev: NONE, next: NONE, due: Due::NEVER };
 pub(super) struct Timers {
     lists: [List; Phase::COUNT],
     links: Vec<Link>,
-    /// No timer expires before this. It may be too early after a cancellation, at the cost of one unnecessary wake-up.
+    /// No timer expires before this. It may be too early after a cancellation, at the cost of one unnecessary wake-up,
+    /// unless that was the last timer.
     wake_ms: u64,
 }
 
@@ -220,6 +221,11 @@ impl Timers {
         } else {
             self.links[next as usize].prev = prev;
         }
+    }
+
+    /// Cancels the next wake-up. Call this when all timers are stopped.
+    pub(super) fn cancel_wakeup(&mut self) {
+        self.wake_ms = u64::MAX;
     }
 
     /// Frees the memory of slots from `slots` on, whose timers are stopped.
