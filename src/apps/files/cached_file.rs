@@ -117,7 +117,8 @@ impl CachedFile {
         };
         // The file may have grown.
         let (content, validators) = if is_small && start.len() as u64 <= loader.memory_bytes_max {
-            let validators = Validators::of_content(&start, &fingerprint, now);
+            let relative = &representation.relative;
+            let validators = Validators::of_content(&start, relative, &fingerprint, loader.history, now);
             (Content::Memory(start.into()), validators)
         } else {
             let mtime_is_reused = loader.history.record(&representation.relative, &fingerprint);

@@ -259,7 +259,7 @@ const TAG_BYTES: usize = 15;
 /// Midnight of 1980-01-01, the earliest date in a zip archive, in any time zone.
 const ZIP_EPOCH: std::ops::RangeInclusive<u64> = 315_532_800 - 14 * 3600..=315_532_800 + 14 * 3600;
 
-/// Number of larger files whose fingerprints are remembered.
+/// Number of files whose fingerprints are remembered, of small and of larger ones each.
 const HISTORY_MAX: usize = 4096;
 
 /// File metadata that changes when the file does, as far as the operating system can detect it.
@@ -324,36 +324,56 @@ fn inode(_: &Metadata) -> (Option<SystemTime>, (u64, u64)) {
     (None, (0, 0))
 }
 
-/// The fingerprints of larger files that were served, by path. Shows which files change under the same mtime and length.
-/// Bounded: the least recently served file is forgotten.
+/// The fingerprints of files that were served, by path. Shows which files change under the same mtime and length. Bounded:
+/// the least recently loaded file is forgotten.
 pub(super) struct History {
-    files: Mutex<LruCache<u64, Seen>>,
+    small: Mutex<LruCache<u64, Seen>>,
+    larger: Mutex<LruCache<u64, Seen>>,
     hasher: RandomState,
 }
 
 struct Seen {
     fingerprint: Fingerprint,
+    /// A hash of the content of a small file.
+    content: Option<u64>,
     mtime_is_reused: bool,
 }
 
 impl Default for History {
     fn default() -> Self {
-        let files = Mutex::new(LruCache::new(NonZeroUsize::new(HISTORY_MAX).unwrap_or(NonZeroUsize::MIN)));
-        History { files, hasher: RandomState::new() }
+        let files = || Mutex::new(LruCache::new(NonZeroUsize::new(HISTORY_MAX).unwrap_or(NonZeroUsize::MIN)));
+        History { small: files(), larger: files(), hasher: RandomState::new() }
     }
 }
 
 impl History {
-    /// Records the fingerprint of a file. Returns whether the file had another inode or ctime before, under this mtime
-    /// and length.
+    /// Records the fingerprint of a larger file. Returns whether the file had another inode or ctime before, under this
+    /// mtime and length.
     pub(super) fn record(&self, relative: &Path, fingerprint: &Fingerprint) -> bool {
-        let mut files = lock(&self.files);
+        self.record_in(&self.larger, relative, fingerprint, None)
+    }
+
+    /// Records the fingerprint of a small file with this entity tag. Returns whether the file had another content before,
+    /// under this mtime and length.
+    fn record_small(&self, relative: &Path, fingerprint: &Fingerprint, etag: &str) -> bool {
+        self.record_in(&self.small, relative, fingerprint, Some(self.hasher.hash_one(etag)))
+    }
+
+    fn record_in(
+        &self,
+        files: &Mutex<LruCache<u64, Seen>>,
+        relative: &Path,
+        fingerprint: &Fingerprint,
+        content: Option<u64>,
+    ) -> bool {
+        let mut files = lock(files);
         let key = self.hasher.hash_one(relative);
         let mtime_is_reused = files.get(&key).is_some_and(|seen| {
             let has_same = (seen.fingerprint.len, seen.fingerprint.modified) == (fingerprint.len, fingerprint.modified);
-            has_same && (seen.mtime_is_reused || seen.fingerprint != *fingerprint)
+            let is_other = if content.is_some() { seen.content != content } else { seen.fingerprint != *fingerprint };
+            has_same && (seen.mtime_is_reused || is_other)
         });
-        files.put(key, Seen { fingerprint: *fingerprint, mtime_is_reused });
+        files.put(key, Seen { fingerprint: *fingerprint, content, mtime_is_reused });
         mtime_is_reused
     }
 }
@@ -370,11 +390,19 @@ pub(super) struct Validators {
 }
 
 impl Validators {
-    /// Creates the validators of a file from its content.
-    pub(super) fn of_content(content: &[u8], fingerprint: &Fingerprint, now: SystemTime) -> Self {
+    /// Creates the validators of the file at `relative` from its content. If the content has changed under this mtime, the
+    /// file has no date, so that a client that compares only dates does not take the old content for the new one.
+    pub(super) fn of_content(
+        content: &[u8],
+        relative: &Path,
+        fingerprint: &Fingerprint,
+        history: &History,
+        now: SystemTime,
+    ) -> Self {
         let hash = Sha256::digest(content);
         let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..TAG_BYTES]));
-        let (modified, date_is_strong) = last_modified(fingerprint, now);
+        let mtime_is_reused = history.record_small(relative, fingerprint, &etag);
+        let (modified, date_is_strong) = if mtime_is_reused { (None, false) } else { last_modified(fingerprint, now) };
         Validators { etag, modified, date_is_strong }
     }
 
@@ -600,6 +628,10 @@ mod tests {
         Fingerprint { len: 255, modified: Some(modified), changed: Some(changed), inode: (0, 16) }
     }
 
+    fn of_content(content: &[u8], file: &Fingerprint, now: SystemTime) -> Validators {
+        Validators::of_content(content, Path::new("a"), file, &History::default(), now)
+    }
+
     fn metadata_tag(file: &Fingerprint, now: SystemTime) -> String {
         Validators::of_metadata(file, None, false, now).etag
     }
@@ -633,7 +665,7 @@ mod tests {
     #[test]
     fn the_tag_of_content_depends_on_nothing_else() {
         let now = at(1_700_000_000, 0);
-        let tag = |content: &[u8], modified| Validators::of_content(content, &fingerprint(modified, now), now).etag;
+        let tag = |content: &[u8], modified| of_content(content, &fingerprint(modified, now), now).etag;
         assert_eq!(tag(b"one", at(1, 0)), tag(b"one", now));
         assert_ne!(tag(b"one", at(1, 0)), tag(b"two", at(1, 0)));
         assert!(tag(b"", now).starts_with('"'), "strong, whatever the mtime");
@@ -655,7 +687,27 @@ mod tests {
         for number in 0..HISTORY_MAX {
             history.record(Path::new(&number.to_string()), &first);
         }
-        assert_eq!(history.files.lock().unwrap().len(), HISTORY_MAX);
+        assert_eq!(history.larger.lock().unwrap().len(), HISTORY_MAX);
+    }
+
+    #[test]
+    fn a_small_file_has_no_date_after_its_content_has_changed_under_it() {
+        let (history, now) = (History::default(), at(1_700_000_000, 0));
+        let [first, touched] = [10, 20].map(|changed| fingerprint(at(1_600_000_000, 0), at(changed, 0)));
+        let modified = |content: &[u8], file: &Fingerprint| {
+            Validators::of_content(content, Path::new("a"), file, &history, now).modified
+        };
+        assert_eq!(modified(b"one", &first), Some(1_600_000_000));
+        assert_eq!(modified(b"one", &touched), Some(1_600_000_000), "a copy with equal content");
+        assert_eq!(modified(b"two", &touched), None);
+        assert_eq!(modified(b"two", &touched), None, "also when the file is loaded again");
+        let newer = fingerprint(at(1_600_000_001, 0), at(30, 0));
+        assert_eq!(modified(b"two", &newer), Some(1_600_000_001), "a new mtime is trusted");
+        for number in 0..HISTORY_MAX {
+            Validators::of_content(b"", Path::new(&number.to_string()), &first, &history, now);
+        }
+        assert_eq!(history.small.lock().unwrap().len(), HISTORY_MAX);
+        assert_eq!(history.larger.lock().unwrap().len(), 0);
     }
 
     #[test]
@@ -673,11 +725,11 @@ mod tests {
         ] {
             let file = fingerprint(modified, at(900_000_000, 0));
             assert_eq!(Validators::of_metadata(&file, None, false, now).modified, seconds, "{modified:?}");
-            assert_eq!(Validators::of_content(b"", &file, now).modified, seconds, "{modified:?}");
+            assert_eq!(of_content(b"", &file, now).modified, seconds, "{modified:?}");
         }
         let both_ahead = fingerprint(at(2_000_000_000, 0), at(2_000_000_000, 0));
-        assert_eq!(Validators::of_content(b"", &both_ahead, now).modified, None);
-        let date = Validators::of_content(b"", &fingerprint(at(784_111_777, 1), now), now).last_modified();
+        assert_eq!(of_content(b"", &both_ahead, now).modified, None);
+        let date = of_content(b"", &fingerprint(at(784_111_777, 1), now), now).last_modified();
         assert_eq!(date.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
     }
 }

@@ -100,6 +100,27 @@ on_every_backend! {
         }
     }
 
+    fn a_small_file_that_changes_under_the_same_mtime_has_no_date<B>() {
+        if cfg!(windows) {
+            return println!("skipped on Windows: no ctime");
+        }
+        let tree = Tree::new(&[]);
+        let path = tree.write("app.js", "11");
+        set_mtime(&path, 1_700_000_000);
+        wait_for_ctime_tick(&tree.path());
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        let date = request(&mut client, "GET", "/app.js", "").header("last-modified").expect("a date").to_owned();
+        let since = format!("If-Modified-Since: {date}\r\n");
+        assert_eq!(request(&mut client, "GET", "/app.js", &since).status, 304);
+        let new = tree.write("new", "22");
+        set_mtime(&new, 1_700_000_000);
+        std::fs::rename(new, &path).expect("rename");
+        let response = get_until(&mut client, "/app.js", |response| response.body == b"22");
+        assert_eq!(response.header("last-modified"), None);
+        assert_eq!(request(&mut client, "GET", "/app.js", &since).status, 200);
+    }
+
     fn dates_that_say_nothing_are_not_sent<B>() {
         let tree = Tree::new(&[("normal", "x")]);
         for (name, seconds) in [("a", 0), ("b", 1), ("c", 2)] {
