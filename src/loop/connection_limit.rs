@@ -42,7 +42,7 @@ pub struct ConnectionLimit {
 struct Shared {
     open: AtomicUsize,
     /// The memory of buffers, see [`LoopLimits::buffered_bytes_max`](super::LoopLimits::buffered_bytes_max).
-    buffered: Arc<AtomicUsize>,
+    buffered: Arc<BufferedBytes>,
     room: Mutex<Room>,
 }
 
@@ -149,7 +149,7 @@ impl ConnectionLimit {
     }
 
     /// Returns the memory of the buffers of all loops.
-    pub(super) fn buffered(&self) -> &Arc<AtomicUsize> {
+    pub(super) fn buffered(&self) -> &Arc<BufferedBytes> {
         &self.shared.buffered
     }
 
@@ -366,23 +366,39 @@ impl CountedAddresses {
     }
 }
 
-/// Input up to this size may be kept when the limit is reached, up to a reserve: it is enough for almost all heads.
+/// Buffers of a connection up to this size are taken from the reserve: it is enough for almost all heads.
 const SMALL_BYTES: usize = 16 * 1024;
 
-/// A count of bytes that several loops can share, and its limit.
+/// The bytes in the buffers of connections, counted by the size of the buffers of each.
+#[derive(Debug, Default)]
+pub(super) struct BufferedBytes {
+    /// Those of connections with up to [`SMALL_BYTES`].
+    small: AtomicUsize,
+    large: AtomicUsize,
+}
+
+impl BufferedBytes {
+    fn of(&self, bytes: usize) -> &AtomicUsize {
+        if bytes <= SMALL_BYTES { &self.small } else { &self.large }
+    }
+}
+
+/// A count of bytes that several loops can share, and its limit. An eighth of the limit is a reserve for connections with
+/// small buffers, so that they are served while others use up the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Buffers {
-    used: Arc<AtomicUsize>,
+    used: Arc<BufferedBytes>,
     bytes_max: usize,
+    reserve_max: usize,
 }
 
 impl Buffers {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Buffers { used: Arc::default(), bytes_max }
+        Buffers { used: Arc::default(), bytes_max, reserve_max: bytes_max / 8 }
     }
 
     /// Counts in `used` from now on. Nothing may have been counted before.
-    pub(super) fn share(&mut self, used: &Arc<AtomicUsize>) {
+    pub(super) fn share(&mut self, used: &Arc<BufferedBytes>) {
         self.used = Arc::clone(used);
     }
 
@@ -392,27 +408,39 @@ impl Buffers {
         if bytes == *counted {
             return;
         }
-        if bytes > *counted {
-            self.used.fetch_add(bytes - *counted, Ordering::Relaxed);
-        } else {
-            self.used.fetch_sub(*counted - bytes, Ordering::Relaxed);
-        }
+        self.used.of(*counted).fetch_sub(*counted, Ordering::Relaxed);
+        self.used.of(bytes).fetch_add(bytes, Ordering::Relaxed);
         *counted = bytes;
     }
 
-    /// Returns whether the limit is exceeded.
-    pub(super) fn is_exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.bytes_max
+    fn is_reserve_exceeded(&self) -> bool {
+        self.used.small.load(Ordering::Relaxed) > self.reserve_max
     }
 
-    /// Returns whether the limit and its reserve, an eighth of it, are exceeded.
+    /// The bytes that are not taken from the reserve.
+    fn unreserved(&self) -> usize {
+        let small = self.used.small.load(Ordering::Relaxed).saturating_sub(self.reserve_max);
+        self.used.large.load(Ordering::Relaxed).saturating_add(small)
+    }
+
+    /// Returns whether the limit without the reserve is exceeded.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.unreserved() > self.bytes_max - self.reserve_max
+    }
+
+    /// Returns whether the limit is exceeded without what is taken from the reserve.
     pub(super) fn is_far_exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.bytes_max.saturating_add(self.bytes_max / 8)
+        self.unreserved() > self.bytes_max
     }
 
     /// Returns whether a connection may keep this many bytes of input, which are counted already.
     pub(super) fn may_keep(&self, bytes: usize) -> bool {
-        if bytes <= SMALL_BYTES { !self.is_far_exceeded() } else { !self.is_exceeded() }
+        !(self.is_exceeded() && self.is_releasable(bytes))
+    }
+
+    /// Returns whether closing a connection with buffers of this size helps to get below the limit.
+    pub(super) fn is_releasable(&self, bytes: usize) -> bool {
+        bytes > SMALL_BYTES || self.is_reserve_exceeded()
     }
 }
 
@@ -477,15 +505,25 @@ mod tests {
     fn small_input_is_kept_from_a_reserve() {
         let buffers = Buffers::new(800_000);
         let (mut first, mut second) = (0, 0);
-        buffers.set(&mut first, 790_000);
+        buffers.set(&mut first, 690_000);
         assert!(buffers.may_keep(20_000));
         buffers.set(&mut second, 20_000);
         assert!(buffers.is_exceeded() && !buffers.may_keep(20_000) && buffers.may_keep(SMALL_BYTES));
         buffers.set(&mut second, 120_000);
-        assert!(buffers.is_far_exceeded() && !buffers.may_keep(1));
-        buffers.set(&mut first, 0);
-        buffers.set(&mut second, 1);
+        assert!(buffers.is_far_exceeded() && buffers.may_keep(SMALL_BYTES), "the reserve is not used");
+        let mut others = [0; 6];
+        for small in &mut others {
+            assert!(buffers.may_keep(SMALL_BYTES) && !buffers.is_releasable(SMALL_BYTES));
+            buffers.set(small, SMALL_BYTES);
+        }
+        buffers.set(&mut second, 10_000);
+        assert!(!buffers.is_exceeded() && buffers.may_keep(SMALL_BYTES), "the rest is not used up");
+        buffers.set(&mut first, 700_000);
+        assert!(buffers.is_exceeded() && !buffers.may_keep(1) && buffers.is_releasable(1));
+        for bytes in [&mut first, &mut second].into_iter().chain(&mut others) {
+            buffers.set(bytes, 0);
+        }
         assert!(buffers.may_keep(20_000) && !buffers.is_exceeded());
-        assert_eq!((first, second), (0, 1));
+        assert_eq!((buffers.used.small.load(Ordering::Relaxed), buffers.unreserved()), (0, 0));
     }
 }

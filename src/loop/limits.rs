@@ -22,9 +22,10 @@ pub struct LoopLimits {
     /// watermark, so that a client that drains its output in small pieces does not cause small reads.
     pub output_resume_bytes: usize,
     /// Limit on the memory of the unconsumed input and unsent output of all connections together, of all loops that share
-    /// a connection limit. Above it, connections with more than 16 KiB of incomplete input are closed, and those whose
-    /// peer has acknowledged nothing for 5 s are reset. Above nine eighths of it, those with less input are closed too,
-    /// and the ones that have made no progress longest are reset. Default: 256 MiB.
+    /// a connection limit. An eighth of it is a reserve for connections with up to 16 KiB. When the rest is used up, those
+    /// with more are closed if their input is incomplete, and reset if their peer has acknowledged nothing for 5 s. The
+    /// ones that have made no progress longest are reset at once if the rest is exceeded by another eighth. Connections
+    /// with less are treated so only once the reserve is used up as well. Default: 256 MiB.
     pub buffered_bytes_max: usize,
     /// Maximum bytes discarded in a lingering close. Default: 1 GiB, so that in practice [`Timeouts::linger_total`]
     /// applies.

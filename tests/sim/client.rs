@@ -27,6 +27,8 @@ pub(super) enum Step {
     Pause(u64),
     /// Expects one response with this status and a body that begins with this text.
     Response(u16, String),
+    /// Reads up to and including this text, the beginning of a response that does not end.
+    Receive(&'static str),
     /// Reads one response with a body of this many bytes of the [`pattern`], at a limited rate.
     Download(Download),
     /// Records the time.
@@ -59,6 +61,8 @@ pub(super) struct Download {
     pub(super) pause_max_ms: u64,
     /// Interval at which the client sends a byte that the server does not expect; 0 for never.
     pub(super) send_interval_ms: u64,
+    /// Reads a whole piece as fast as it arrives, before the pause.
+    pub(super) bursts: bool,
 }
 
 /// Outcome of a client.
@@ -87,6 +91,8 @@ pub(super) struct Client {
     seen_enough: usize,
     /// Body bytes of the current download, once its head has arrived.
     downloaded: Option<usize>,
+    /// Bytes read of the current piece.
+    piece_read: usize,
     /// When the current download sends an unexpected byte.
     sends_us: u64,
     mark_us: u64,
@@ -122,6 +128,7 @@ impl Client {
             seen: Vec::new(),
             seen_enough: 0,
             downloaded: None,
+            piece_read: 0,
             sends_us: 0,
             mark_us: 0,
             until_us: None,
@@ -132,6 +139,11 @@ impl Client {
             transcript: Transcript::default(),
             memory_max: MEMORY_MAX,
         }
+    }
+
+    /// Sets the memory that the connection may take in the server, for a total that is less than the sum.
+    pub(super) fn memory(self, bytes: usize) -> Self {
+        Client { memory_max: bytes, ..self }
     }
 
     /// Lets the connection take more memory in the server.
@@ -176,6 +188,7 @@ impl Client {
         self.sent = 0;
         self.until_us = None;
         self.downloaded = None;
+        self.piece_read = 0;
         self.sends_us = 0;
         true
     }
@@ -210,6 +223,7 @@ impl Client {
             Step::Trickle { pieces, piece_bytes, interval_ms } => {
                 self.trickle(world, index, socket, (pieces, piece_bytes, interval_ms))
             }
+            Step::Receive(text) => self.receive_text(world, socket, text),
             Step::Pause(ms) => self.pause(world, index, ms) && self.next(),
             Step::Download(download) => self.download(world, index, socket, download),
             Step::Drip(ms) => self.drip(world, index, socket, ms),
@@ -301,6 +315,16 @@ impl Client {
         self.fail(world, what)
     }
 
+    /// Reads until a text has arrived.
+    fn receive_text(&mut self, world: &mut World, socket: usize, text: &str) -> bool {
+        while world.client_read(socket, &mut self.seen) > 0 {}
+        if memchr::memmem::find(&self.seen, text.as_bytes()).is_some() {
+            return self.next();
+        }
+        let conn = &world.sockets[socket];
+        if conn.down_reset || conn.down_fin { self.fail(world, "end of stream") } else { false }
+    }
+
     fn pause(&mut self, world: &mut World, index: usize, ms: u64) -> bool {
         match self.until_us {
             Some(until) if world.now_us() >= until => true,
@@ -380,7 +404,7 @@ impl Client {
             return false;
         }
         let has_ended = world.sockets[socket].down_reset || world.sockets[socket].down_fin;
-        let read = world.client_read_up_to(socket, download.piece, &mut self.seen);
+        let read = world.client_read_up_to(socket, download.piece - self.piece_read, &mut self.seen);
         match self.check_download(download.bytes) {
             Ok(false) => {}
             Ok(true) => return self.next(),
@@ -390,6 +414,12 @@ impl Client {
             return self.no_response(world, &format!("cut off after {:?} bytes", self.downloaded));
         }
         self.send_unexpected(world, socket, download.send_interval_ms);
+        self.piece_read += read;
+        if download.bursts && self.piece_read < download.piece && !has_ended {
+            // The server wakes the client when it has sent more.
+            return false;
+        }
+        self.piece_read = 0;
         let pauses = download.pause_max_ms > 0 && world.rng.one_in(100);
         let pause_us = if pauses { world.rng.below(download.pause_max_ms) * 1000 } else { 0 };
         self.wait_until(world, index, world.now_us() + download.interval_ms * 1000 + pause_us);

@@ -11,6 +11,7 @@
 mod chat;
 mod client;
 mod slow;
+mod totals;
 mod world;
 
 use std::cell::RefCell;
@@ -23,8 +24,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serverd::{
-    Counters, EventLoop, Handle, HttpServer, LoopLimits, Part, Readiness, Request, Responder, Response, StatusCode,
-    Timeouts, Turn,
+    Counters, EventLoop, Handle, HttpServer, LoopLimits, Part, Readiness, Request, Responder, Response, Sender,
+    StatusCode, Timeouts, Turn,
 };
 
 use self::client::{Client, Outcome, Step};
@@ -35,6 +36,9 @@ const LARGE_BYTES: usize = 700_000;
 
 /// Maximum body size of a huge response, which fills the send buffer several times.
 const HUGE_BYTES: usize = 12_000_000;
+
+/// Maximum body size of a response that takes two hours at the lowest rate.
+const HOURS_BYTES: usize = 30_000_000;
 
 /// Period of the [`pattern`].
 const PATTERN_BYTES: usize = 251;
@@ -80,6 +84,25 @@ fn a_drain_does_not_delay_the_check_whether_a_peer_is_present() {
 }
 
 #[test]
+fn a_loop_without_connections_does_not_wake_up() {
+    for seed in 0..20 {
+        let ends = [run_silent::<false>(seed), run_silent::<true>(seed)];
+        assert!(ends.iter().all(|end_us| *end_us < 3_000_000), "seed {seed}: {ends:?}");
+    }
+}
+
+/// Runs a client that sends nothing and resets its connection; returns the time of the end.
+fn run_silent<const EDGE: bool>(seed: u64) -> u64 {
+    let script = vec![Step::Pause(500), Step::Reset];
+    let limits = LoopLimits::default();
+    let populate = |world: &mut World| {
+        world.add_client(Client::new("vanishing", script), 0);
+        None
+    };
+    simulate::<EDGE>(seed, Conditions::default(), limits, populate).1
+}
+
+#[test]
 fn a_vanished_reader_is_noticed_while_others_wait_for_its_connection() {
     for seed in 0..20 {
         let clients = || {
@@ -103,7 +126,8 @@ fn run_clients<const EDGE: bool>(
     clients: Vec<(u64, Client)>,
     drain_us: Option<u64>,
 ) {
-    simulate::<EDGE>(seed, Conditions::default(), connections_max, |world| {
+    let limits = LoopLimits::default().connections_max(connections_max);
+    simulate::<EDGE>(seed, Conditions::default(), limits, |world| {
         for (start_us, client) in clients {
             world.add_client(client, start_us);
         }
@@ -136,7 +160,8 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     let conditions = Conditions { faulty: rng.one_in(3), stalls: rng.one_in(4) };
     let connections_max =
         if rng.one_in(4) { 3 + usize::try_from(rng.below(20)).expect("small") } else { CONNECTIONS_UNLIMITED };
-    simulate::<EDGE>(seed, conditions, connections_max, |world| {
+    let limits = LoopLimits::default().connections_max(connections_max);
+    simulate::<EDGE>(seed, conditions, limits, |world| {
         let arrivals = populate(world, &mut rng);
         rng.one_in(2).then(|| rng.below(arrivals.span_us))
     })
@@ -148,12 +173,12 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
 fn simulate<const EDGE: bool>(
     seed: u64,
     conditions: Conditions,
-    connections_max: usize,
+    limits: LoopLimits,
     populate: impl FnOnce(&mut World) -> Option<u64>,
 ) -> (usize, u64) {
     let world = World::new(seed, EDGE, conditions);
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
-    let limits = LoopLimits::default().connections_max(connections_max);
+    let connections_max = limits.connections_max;
     let deferrals = Deferrals::default();
     let app = HttpServer::new(handler(&handle, &deferrals));
     let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
@@ -186,6 +211,8 @@ type Deferrals = Rc<RefCell<Vec<Arc<Deferral>>>>;
 struct Deferral {
     /// [`serverd::Responder::on_closed`] was called.
     closed: AtomicBool,
+    /// Keeps a quiet stream open.
+    sender: OnceLock<Sender>,
     responded: AtomicBool,
     /// The connection was closed without that call.
     missed: AtomicBool,
@@ -274,7 +301,7 @@ fn pattern() -> &'static Bytes {
     static PATTERN: OnceLock<Bytes> = OnceLock::new();
     PATTERN.get_or_init(|| {
         let period: Vec<u8> = (0..=u8::MAX).take(PATTERN_BYTES).collect();
-        period.repeat(HUGE_BYTES.div_ceil(PATTERN_BYTES) + 1).into()
+        period.repeat(HOURS_BYTES.div_ceil(PATTERN_BYTES) + 1).into()
     })
 }
 
@@ -338,12 +365,24 @@ fn handler(
             return response;
         }
         let text = format!("{path} {};", request.body().len());
-        let Some(delay) = path.strip_prefix("/later/") else { return Response::text(text) };
-        let delay_ms = delay.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let (response, responder) = Response::later();
+        if let Some(rest) = path.strip_prefix("/text/") {
+            let bytes = rest.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+            return Response::text("x".repeat(bytes));
+        }
+        let is_quiet = path.starts_with("/quiet/");
+        let Some(delay) = path.strip_prefix("/later/").or(is_quiet.then_some("")) else { return Response::text(text) };
         let deferral = Arc::<Deferral>::default();
         deferrals.borrow_mut().push(Arc::clone(&deferral));
         let closed = Arc::clone(&deferral);
+        if is_quiet {
+            let (response, sender) = Response::channel();
+            sender.on_closed(move || closed.closed.store(true, Ordering::Relaxed));
+            sender.send("the first piece").expect("an empty queue");
+            deferral.sender.set(sender).ok();
+            return response;
+        }
+        let delay_ms = delay.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (response, responder) = Response::later();
         responder.on_closed(move || closed.closed.store(true, Ordering::Relaxed));
         if let Some(handle) = &*handle.borrow() {
             handle.call_later(Duration::from_millis(delay_ms), move || deferral.respond(responder, text));

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Download, Step};
 use super::world::Rng;
-use super::{get, send};
+use super::{HOURS_BYTES, HUGE_BYTES, get, send};
 
 /// Longest pause of an upload that the server has to accept, in milliseconds. The balance of time is 30 s, and is
 /// checked every second.
@@ -11,9 +11,13 @@ const UPLOAD_PAUSE_MAX_MS: u64 = 25_000;
 /// Longest pause of a reader that the server has to accept, in milliseconds. The write timeout is 60 s.
 const READ_PAUSE_MAX_MS: u64 = 55_000;
 
+/// Longest pause after a burst that the server has to accept, in milliseconds.
+const BURST_PAUSE_MAX_MS: u64 = 100_000;
+
 pub(super) fn client(number: u64, rng: &mut Rng, huge_bytes: usize) -> Client {
-    match rng.below(8) {
+    match rng.below(9) {
         0 => Client::new("slow reading", slow_reading(number, rng, huge_bytes)),
+        8 => Client::new("bursting", bursting(number, rng, huge_bytes)),
         1 => Client::new("sending late bytes", sending_late_bytes(number, rng, huge_bytes / 6)),
         2 => Client::new("waiting", waiting(number, rng)),
         3 => Client::new("leaving", leaving(number, rng)),
@@ -46,14 +50,29 @@ fn number_below(rng: &mut Rng, bound: usize) -> usize {
 fn download(rng: &mut Rng, bytes: usize) -> Download {
     let (rate, interval_ms) = (4_000 << rng.below(5), 100 + rng.below(900));
     let piece = usize::try_from(rate * interval_ms / 1000).expect("small");
-    Download { bytes, piece, interval_ms, pause_max_ms: 0, send_interval_ms: 0 }
+    Download { bytes, piece, interval_ms, pause_max_ms: 0, send_interval_ms: 0, bursts: false }
 }
 
-/// A download at a low rate, with or without long pauses, that may take an hour.
+/// A download at a low rate, with or without long pauses, that may take hours.
 fn slow_reading(number: u64, rng: &mut Rng, huge_bytes: usize) -> Vec<Step> {
-    let bytes = huge_bytes / 10 + number_below(rng, huge_bytes);
+    let takes_hours = huge_bytes >= HUGE_BYTES / 2 && rng.one_in(4);
+    let bytes = if takes_hours {
+        HOURS_BYTES / 2 + number_below(rng, HOURS_BYTES / 2)
+    } else {
+        huge_bytes / 10 + number_below(rng, huge_bytes)
+    };
     let pause_max_ms = if rng.one_in(2) { READ_PAUSE_MAX_MS } else { 0 };
     let download = Download { pause_max_ms, ..download(rng, bytes) };
+    vec![send(get(&format!("/huge/{bytes}/{number}"))), Step::Download(download)]
+}
+
+/// A download with bursts and long pauses, as by curl with a rate limit: it reads up to 100 s' worth at once, and then
+/// nothing for that long.
+fn bursting(number: u64, rng: &mut Rng, huge_bytes: usize) -> Vec<Step> {
+    let bytes = huge_bytes / 2 + number_below(rng, huge_bytes);
+    let piece = 1_000_000 + number_below(rng, 3_000_000);
+    let interval_ms = 60_000 + rng.below(BURST_PAUSE_MAX_MS - 60_000);
+    let download = Download { bytes, piece, interval_ms, pause_max_ms: 0, send_interval_ms: 0, bursts: true };
     vec![send(get(&format!("/huge/{bytes}/{number}"))), Step::Download(download)]
 }
 
@@ -72,10 +91,15 @@ fn waiting(number: u64, rng: &mut Rng) -> Vec<Step> {
     vec![send(get(&path)), Step::Mark, Step::Response(200, path), Step::Took(delay_ms, delay_ms + 100)]
 }
 
-/// A client that resets the connection while it waits for a response, some after a half-close, some behind more pipelined
-/// requests than the server reads ahead.
+/// A client that resets the connection while it waits for a response or for more of one, some after a half-close, some
+/// behind more pipelined requests than the server reads ahead.
 fn leaving(number: u64, rng: &mut Rng) -> Vec<Step> {
-    let mut script = vec![send(get(&format!("/later/86400000/{number}")))];
+    let path = match rng.below(3) {
+        0 => format!("/huge/{HUGE_BYTES}/{number}"),
+        1 => format!("/quiet/{number}"),
+        _ => format!("/later/86400000/{number}"),
+    };
+    let mut script = vec![send(get(&path))];
     if rng.one_in(3) {
         script.push(Step::Offer(get("/get/behind").repeat(1000).into()));
     }
@@ -89,7 +113,8 @@ fn leaving(number: u64, rng: &mut Rng) -> Vec<Step> {
 
 /// A client that vanishes without a word.
 fn lost(number: u64, rng: &mut Rng, huge_bytes: usize) -> Vec<Step> {
-    let mut script = match rng.below(6) {
+    let mut script = match rng.below(7) {
+        5 => vec![send(get(&format!("/quiet/{number}"))), Step::Receive("the first piece\r\n")],
         0 => vec![],
         1 => vec![send(b"GET / HTTP/1.1\r\nHo".to_vec())],
         2 => vec![send(get(&format!("/get/{number}"))), Step::Response(200, String::new())],

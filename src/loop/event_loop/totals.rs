@@ -233,8 +233,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 return;
             }
             let limit_ms = if self.context.buffers.is_far_exceeded() { 0 } else { STALLED_MS };
-            self.with_connection(id, |connection, _, _| {
-                if connection.counted < BYTES_MIN || !connection.has_stalled(now_ms, limit_ms) {
+            self.with_connection(id, |connection, context, _| {
+                let helps = connection.counted >= BYTES_MIN && context.buffers.is_releasable(connection.counted);
+                if !helps || !connection.has_stalled(now_ms, limit_ms) {
                     return Outcome::Open;
                 }
                 connection.stream.abort();
