@@ -343,6 +343,15 @@ impl Output {
         (count, false)
     }
 
+    /// Frees memory of the buffer that the unsent bytes do not need: it has grown with the output of other connections.
+    pub(super) fn shrink(&mut self) {
+        if self.buffer.capacity() > 2 * (self.buffer.len() - self.sent) {
+            self.buffer.drain(..self.sent);
+            self.sent = 0;
+            self.buffer.shrink_to_fit();
+        }
+    }
+
     /// Frees the buffer if all of it is sent while later segments wait for the peer.
     fn release_buffer(&mut self) {
         if self.sent == self.buffer.len() {
@@ -471,6 +480,20 @@ mod tests {
         assert_eq!(output.take_bytes(), [&b"head"[..]]);
         assert_eq!(output.len(), 13);
         assert!(output.take_bytes().is_empty() && output.to_vec().ends_with(b"end"));
+    }
+
+    #[test]
+    fn unsent_bytes_take_no_memory_of_the_output_before() {
+        let mut output = Output::new();
+        output.extend(&vec![b'x'; 100_000]);
+        output.share(&Bytes::from_static(b"shared"));
+        output.extend(b"end");
+        output.advance(99_990);
+        output.shrink();
+        assert!(output.memory() < 100, "{}", output.memory());
+        assert_eq!(output.to_vec(), b"xxxxxxxxxxsharedend");
+        output.advance(12);
+        assert_eq!(output.to_vec(), b"aredend");
     }
 
     #[test]

@@ -348,7 +348,9 @@ impl<S: Stream, T> Connection<S, T> {
     #[cold]
     fn buffer_unsent<A: App>(&mut self, context: &mut LoopContext<A>) {
         if self.pending.is_none() {
-            self.pending = Some(Box::new(std::mem::take(&mut context.scratch)));
+            let mut output = std::mem::take(&mut context.scratch);
+            output.shrink();
+            self.pending = Some(Box::new(output));
         }
         self.count_buffers(&context.buffers);
         self.update_backpressure(&context.limits);
