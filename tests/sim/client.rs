@@ -348,6 +348,11 @@ impl Client {
         let read = if self.kind == "non-reading" { 0 } else { world.client_read(socket, &mut self.seen) };
         let Some(count) = world.client_send(socket, &bytes[self.sent..]) else {
             self.close_announced |= memchr::memmem::find(&self.seen, b"Connection: close").is_some();
+            if world.may_evict && is_between_requests(bytes, self.sent) {
+                // Between two pipelined requests, the connection was idle for the server.
+                self.outcome = Outcome::Done;
+                return true;
+            }
             return if ignore_responses { self.next() } else { self.no_response(world, "reset while sending") };
         };
         self.sent += count;
@@ -518,6 +523,11 @@ impl Client {
             _ => Received::Incomplete,
         }
     }
+}
+
+/// Returns whether the first `sent` bytes of requests without bodies end with a complete request.
+fn is_between_requests(bytes: &[u8], sent: usize) -> bool {
+    bytes[..sent].ends_with(b"\r\n\r\n") && memchr::memmem::find(bytes, b"Content-Length").is_none()
 }
 
 /// The head of a response.

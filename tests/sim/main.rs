@@ -291,7 +291,15 @@ fn check(world: &World, counters: &Counters) {
         match &client.outcome {
             Outcome::Done => {}
             Outcome::Refused if world.drain_us.is_some() => {}
-            outcome => panic!("{}: {outcome:?}", client.kind),
+            outcome => {
+                let times = client.socket.map(|socket| {
+                    let conn = &world.sockets[socket];
+                    [conn.accepted_us, conn.closed_us, conn.released_us]
+                });
+                let (drain_us, open_max) = (world.drain_us, world.open_max);
+                let conditions = world.conditions;
+                panic!("{outcome:?}; accepted, closed, released: {times:?}; {drain_us:?}, {open_max}, {conditions:?}")
+            }
         }
     }
 }
