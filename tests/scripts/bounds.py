@@ -223,7 +223,7 @@ def many_connections(backend, serverd, count=200_000):
         time.sleep(0.5)
         grown = (server.private_bytes() - before) / 2**20
         left = server.descriptors() - descriptors
-        figure = f"+{grown:.2f} MiB, {left:+} descriptors, {seconds:.0f} s"
+        figure = f"{grown:+.2f} MiB, {left:+} descriptors, {seconds:.0f} s"
         row(f"leaks after {count:,} connections", backend, figure, max(grown, left), 1)
 
 
