@@ -120,7 +120,7 @@ pub(super) struct LoopContext<A: App> {
     pub(super) limits: LoopLimits,
     pub(super) counters: Counters,
     pub(super) eager: EagerRead,
-    /// Size of the last read in the current step; 0 if the step has not read.
+    /// Number of bytes read in the current step.
     pub(super) read_bytes: usize,
     /// Output up to this size is sent on the fast path.
     pub(super) little_bytes: usize,

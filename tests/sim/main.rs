@@ -84,6 +84,20 @@ fn a_drain_does_not_delay_the_check_whether_a_peer_is_present() {
 }
 
 #[test]
+fn an_upload_may_pause_in_however_many_reads_it_began() {
+    let head = b"PUT /put/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n";
+    let script = || {
+        let begin = send([&head[..], &[b'x'; 10_000]].concat());
+        vec![begin, Step::Pause(25_000), send(vec![b'x'; 10_000]), Step::Response(200, "/put/1 20000;".into())]
+    };
+    for seed in 0..50 {
+        let clients = || vec![(0, Client::new("pausing", script()).more_memory(1024 * 1024))];
+        run_clients::<false>(seed, 10, clients(), None);
+        run_clients::<true>(seed, 10, clients(), None);
+    }
+}
+
+#[test]
 fn a_loop_without_connections_does_not_wake_up() {
     for seed in 0..20 {
         let ends = [run_silent::<false>(seed), run_silent::<true>(seed)];

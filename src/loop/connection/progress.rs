@@ -127,7 +127,7 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Begins or continues to receive a body. `read_bytes` is the size of the last read in this step: bytes of the body
+    /// Begins or continues to receive a body. `read_bytes` is what was read in this step: bytes of the body
     /// that were received with its head count. Time in which the loop did not read from the connection does not count.
     fn start_body(&mut self, timeouts: &Timeouts, now_ms: u64, is_new: bool, read_bytes: usize) {
         let start_ms = millis(timeouts.body.map_or(BODY_START, |max| max.min(BODY_START)));

@@ -39,8 +39,11 @@ impl<S: Stream, T> Connection<S, T> {
     {
         let mut quota = context.limits.read_bytes_per_turn.saturating_sub(done);
         while quota > 0 && self.stage == Stage::Reading && self.readable && !self.ended && !self.backpressured {
-            let count = self.read_and_deliver(id, context, buffer)?;
-            quota = quota.saturating_sub(count.max(1));
+            // The bytes of a body that are received with its head count, in however many reads.
+            let read_bytes = std::mem::take(&mut context.read_bytes);
+            let result = self.read_and_deliver(id, context, buffer);
+            context.read_bytes += read_bytes;
+            quota = quota.saturating_sub(result?.max(1));
         }
         Ok(())
     }
