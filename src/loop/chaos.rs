@@ -275,6 +275,10 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.unsent_bytes()
     }
 
+    fn encrypted_by_failed_write(&self) -> usize {
+        self.inner.encrypted_by_failed_write()
+    }
+
     fn buffered_bytes(&mut self) -> usize {
         self.inner.buffered_bytes()
     }

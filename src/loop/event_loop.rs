@@ -549,9 +549,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.context.counters.closes += 1;
         log::debug!("closed {id:?}: {reason:?}");
         let Connection { mut stream, state, pending, .. } = connection;
+        let unsent = pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64;
         let info = CloseInfo {
             reason,
-            unsent_bytes: pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64,
+            unsent_bytes: unsent.saturating_sub(stream.encrypted_by_failed_write() as u64),
             unix_time: self.context.unix_time,
             now: Duration::from_millis(self.context.now_ms),
         };

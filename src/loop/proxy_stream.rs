@@ -424,6 +424,10 @@ impl<S: Stream> Stream for ProxyStream<S> {
         self.socket.unsent_bytes()
     }
 
+    fn encrypted_by_failed_write(&self) -> usize {
+        self.socket.encrypted_by_failed_write()
+    }
+
     fn buffered_bytes(&mut self) -> usize {
         let held = match &self.header {
             Header::Awaited(awaited) => awaited.bytes.capacity(),

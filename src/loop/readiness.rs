@@ -273,6 +273,13 @@ pub trait Stream {
         0
     }
 
+    /// Returns the number of bytes that the last write has encrypted, although it has failed: its caller still counts them
+    /// as output.
+    #[inline]
+    fn encrypted_by_failed_write(&self) -> usize {
+        0
+    }
+
     /// Returns the memory of the stream's own buffers in bytes, for example of an incomplete record.
     fn buffered_bytes(&mut self) -> usize {
         0

@@ -73,6 +73,8 @@ struct Open {
     held: Vec<u8>,
     /// The last read from the socket may be followed by another.
     socket_more: bool,
+    /// See [`Stream::encrypted_by_failed_write`].
+    encrypted_by_failed_write: usize,
 }
 
 impl<B: Readiness, A: App> EventLoop<WithTls<B>, A> {
@@ -257,7 +259,7 @@ fn respond_in_plain(socket: &mut impl Stream) -> io::Result<()> {
 
 impl Open {
     fn new(tls: &Tls) -> io::Result<Self> {
-        Ok(Open { session: Session::new(tls)?, held: Vec::new(), socket_more: true })
+        Ok(Open { session: Session::new(tls)?, held: Vec::new(), socket_more: true, encrypted_by_failed_write: 0 })
     }
 
     /// Sends the ciphertext of the session. Returns whether the socket may accept more.
@@ -360,7 +362,10 @@ impl Open {
         match self.send(socket, is_followed) {
             Ok(more) => Ok(Sent { bytes, more }),
             Err(error) if would_block(&error) => Ok(Sent { bytes, more: false }),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.encrypted_by_failed_write = bytes;
+                Err(error)
+            }
         }
     }
 }
@@ -563,6 +568,10 @@ impl<S: Stream> Stream for TlsStream<S> {
             Some(Secure::Open(open) | Secure::Ended(Some(open))) => open.session.ciphertext_bytes(),
             _ => 0,
         }
+    }
+
+    fn encrypted_by_failed_write(&self) -> usize {
+        self.open().map_or(0, |open| open.encrypted_by_failed_write)
     }
 
     fn flush(&mut self) -> io::Result<()> {
