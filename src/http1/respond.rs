@@ -22,16 +22,23 @@ use super::syntax::TargetForm;
 /// The properties of a request that determine how its response is sent. Small, so that it can be kept until the response
 /// is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "independent properties of a request")]
 pub struct ReplyContext {
     version: Version,
     persistent: bool,
     is_head: bool,
-    is_connect: bool,
+    successor: Successor,
     /// The client accepts trailers (RFC 9110 section 10.1.4).
     accepts_trailers: bool,
-    /// The client asks for another protocol (RFC 9110 section 7.8).
-    asks_for_upgrade: bool,
+}
+
+/// The protocol that the client asks to follow HTTP on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Successor {
+    None,
+    /// The one behind the tunnel of a CONNECT request.
+    Tunnel,
+    /// That of an upgrade (RFC 9110 section 7.8).
+    Upgrade,
 }
 
 impl ReplyContext {
@@ -43,9 +50,8 @@ impl ReplyContext {
             persistent: head.is_persistent(),
             is_head: head.is_head_method(),
             // Only CONNECT has a target in authority form.
-            is_connect: head.form() == TargetForm::Authority,
+            successor: if head.form() == TargetForm::Authority { Successor::Tunnel } else { Successor::None },
             accepts_trailers: false,
-            asks_for_upgrade: false,
         }
     }
 
@@ -63,21 +69,22 @@ impl ReplyContext {
             head.headers(bytes).any(|(name, value)| name.eq_ignore_ascii_case(b"upgrade") && !value.is_empty());
         // A server ignores Upgrade in HTTP/1.0 (RFC 9110 section 7.8).
         let asks_for_upgrade = has_protocol && head.version() == Version::Http11 && lists("connection", "upgrade");
-        ReplyContext { accepts_trailers: lists("te", "trailers"), asks_for_upgrade, ..ReplyContext::new(head) }
+        let mut context = ReplyContext { accepts_trailers: lists("te", "trailers"), ..ReplyContext::new(head) };
+        if asks_for_upgrade && !context.is_connect() {
+            context.successor = Successor::Upgrade;
+        }
+        context
     }
 
     /// Creates the context of the error response to a request that was rejected by the parser or for its timing.
     /// `is_head` is set if the method is known to be HEAD.
     pub fn for_malformed(is_head: bool) -> Self {
         let version = Version::Http11;
-        ReplyContext {
-            version,
-            persistent: false,
-            is_head,
-            is_connect: false,
-            accepts_trailers: false,
-            asks_for_upgrade: false,
-        }
+        ReplyContext { version, persistent: false, is_head, successor: Successor::None, accepts_trailers: false }
+    }
+
+    fn is_connect(self) -> bool {
+        self.successor == Successor::Tunnel
     }
 
     /// Returns whether the method is HEAD: the response has no content.
@@ -210,7 +217,7 @@ impl Connection {
         reply: &Reply<'_>,
     ) -> Responded {
         // RFC 9110 section 9.3.6: a successful response to CONNECT has no Content-Length or Transfer-Encoding.
-        let is_tunnel = context.is_connect && reply.status.is_success();
+        let is_tunnel = context.is_connect() && reply.status.is_success();
         let has_content = !context.is_head && !is_tunnel && allows_content(reply.status);
         let framing = match (reply.length, context.version) {
             (Some(length), _) => SendFraming::Length(length),
@@ -273,8 +280,8 @@ impl Connection {
         reply: &Reply<'_>,
     ) -> bool {
         let is_permitted = match reply.status {
-            StatusCode::SWITCHING_PROTOCOLS => context.asks_for_upgrade && !context.is_connect && !context.is_head,
-            status => context.is_connect && status.is_success(),
+            StatusCode::SWITCHING_PROTOCOLS => context.successor == Successor::Upgrade && !context.is_head,
+            status => context.is_connect() && status.is_success(),
         };
         if !is_permitted || self.is_unread() {
             return false;
@@ -289,7 +296,7 @@ impl Connection {
     #[inline]
     fn decide_persistence(&mut self, context: ReplyContext, close: bool) -> (Persistence, Next) {
         let is_unread = self.is_unread();
-        if context.persistent && !close && !context.is_connect && !is_unread {
+        if context.persistent && !close && !context.is_connect() && !is_unread {
             let persistence =
                 if context.version == Version::Http10 { Persistence::KeepAlive } else { Persistence::Implicit };
             return (persistence, Next::Request);

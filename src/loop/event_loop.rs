@@ -280,9 +280,15 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Runs up to `count` turns; fewer if the loop ends.
-    fn run_turns(&mut self, mut count: u64) -> io::Result<Turn> {
+    fn run_turns(&mut self, count: u64) -> io::Result<Turn> {
         let _running = Running::enter(&self.mailbox.waker);
         self.start_app();
+        self.run_turns_outlined(count)
+    }
+
+    /// Separate, so that the hot loop has nothing to undo.
+    #[inline(never)]
+    fn run_turns_outlined(&mut self, mut count: u64) -> io::Result<Turn> {
         loop {
             let poll_timeout = self.poll_timeout();
             self.events.clear();
@@ -533,13 +539,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return;
         };
         self.timers.cancel(id.index);
-        if self.table.len() == 0 {
-            self.timers.cancel_wakeup();
-        }
         self.context.buffers.set(&mut connection.counted, 0);
         if connection.registered != Registration::NONE {
             if let Err(error) = self.backend.remove(connection.stream.source(), id.token()) {
                 log::warn!("cannot deregister a connection: {error}");
+            }
+            // A connection that was never registered has closed in the turn in which it was accepted, without a timer.
+            if self.table.len() == 0 {
+                self.timers.cancel_wakeup();
             }
             // Messages are held only for connections that wait for the end of their connect, and thus are registered.
             if connection.stage == Stage::Connecting {
