@@ -392,11 +392,17 @@ impl Client {
         }
     }
 
-    /// Reads some bytes; 0 at the end of the stream, which over TLS must be an orderly one.
+    /// Reads some bytes; 0 at the end of the stream, which over TLS must be an orderly one. A read with a timeout is
+    /// interrupted when the process is stopped and continued, and is then repeated.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.session {
-            Some(session) => rustls::Stream::new(session, &mut self.socket).read(buffer),
-            None => self.socket.read(buffer),
+        loop {
+            let outcome = match &mut self.session {
+                Some(session) => rustls::Stream::new(session, &mut self.socket).read(buffer),
+                None => self.socket.read(buffer),
+            };
+            if !outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+                return outcome;
+            }
         }
     }
 
