@@ -98,6 +98,7 @@ fn fill(socket: &mut std::net::TcpStream, bytes: &[u8]) -> usize {
 on_every_backend! {
     over_tls_too:
 
+    #[plain_tcp]
     fn two_hundred_connections_each_get_their_own_bytes_back<B>() {
         const EACH: usize = 40_000;
         let server = echo::<B>();

@@ -112,7 +112,7 @@ macro_rules! test_over_tls {
     (#[plain_tcp] $name:ident) => {};
     ($name:ident) => {
         #[test]
-        #[cfg_attr(windows, ignore = "two of these tests fail under Wine and one does not end, for unknown reasons")]
+        #[ignore = "over TLS; run by .ci/run --long, because it takes as long again"]
         fn $name() {
             super::behaviour::$name::<crate::harness::SecureBackend>();
         }

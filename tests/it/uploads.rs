@@ -207,6 +207,7 @@ on_every_backend! {
         assert_eq!(server.drain().panics, 2);
     }
 
+    #[plain_tcp]
     fn a_sink_is_dropped_when_its_client_disconnects<B>() {
         let (server, dropped, readers) = server::<B>();
         let mut client = server.connect();

@@ -12,10 +12,6 @@ cd "$(dirname "$0")/../.."
 ulimit -n "$(ulimit -Hn)" || true
 threads=()
 case $target in
-x86_64-pc-windows-gnu)
-    echo "skipped under Wine: the tests of HTTP and of the loop over TLS (modules \`secure\`); two fail and one does not end," \
-        "for unknown reasons; those of TLS itself run"
-    ;;
 # The emulator's select call crashes on file descriptors above 1,023.
 aarch64-*)
     threads=(--test-threads 3 --skip every_request_is_answered --skip floods_are_slowed --skip a_huge_directory
