@@ -112,7 +112,7 @@ macro_rules! test_over_tls {
     (#[plain_tcp] $name:ident) => {};
     ($name:ident) => {
         #[test]
-        #[ignore = "over TLS; run by .ci/run --long, because it takes as long again"]
+        #[ignore = "over TLS; run by .ci/run --long"]
         fn $name() {
             super::behaviour::$name::<crate::harness::SecureBackend>();
         }
