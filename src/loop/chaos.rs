@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use super::handoff::HandoffListener;
 use super::readiness::{
-    Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, send_file_by_copy,
+    Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_listener, pass_to_session,
+    pass_to_socket, send_file_by_copy,
 };
 
 /// Number of the next random number generator. Each backend and stream has its own, independent of the others.
@@ -159,34 +160,12 @@ impl<B> Chaos<B> {
 impl<L: Listener> Listener for ChaosListener<L> {
     type Stream = ChaosStream<L::Stream>;
 
-    fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        self.0.prepare(backlog)
-    }
-
-    fn stop_new_connections(&mut self) -> bool {
-        self.0.stop_new_connections()
-    }
-
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
         let (inner, peer) = self.0.accept()?;
         Ok((inner.into(), peer))
     }
 
-    fn has_waiting(&mut self) -> bool {
-        self.0.has_waiting()
-    }
-
-    fn is_counted(&self) -> bool {
-        self.0.is_counted()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    fn source(&self) -> &<L::Stream as Stream>::Source {
-        self.0.source()
-    }
+    pass_to_listener!(0);
 }
 
 impl<S: Stream> Stream for ChaosStream<S> {
@@ -229,36 +208,6 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.discard(&mut buffer[..cap])
     }
 
-    fn unacknowledged_bytes(&mut self) -> Option<u64> {
-        self.inner.unacknowledged_bytes()
-    }
-
-    fn check(&mut self) -> io::Result<()> {
-        self.inner.check()
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.inner.shutdown_write()
-    }
-
-    fn abort(&mut self) {
-        self.inner.abort();
-    }
-
-    fn is_encrypted(&self) -> bool {
-        self.inner.is_encrypted()
-    }
-
-    #[cfg(feature = "tls")]
-    fn tls(&self) -> Option<crate::tls::TlsInfo> {
-        self.inner.tls()
-    }
-
-    #[cfg(feature = "tls")]
-    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
-        self.inner.client_certificate()
-    }
-
     fn is_handshaking(&self) -> bool {
         self.inner.is_handshaking()
     }
@@ -267,51 +216,14 @@ impl<S: Stream> Stream for ChaosStream<S> {
         self.inner.handshake()
     }
 
-    fn has_unsent(&self) -> bool {
-        self.inner.has_unsent()
-    }
-
-    fn unsent_bytes(&mut self) -> usize {
-        self.inner.unsent_bytes()
-    }
-
-    fn encrypted_by_failed_write(&self) -> usize {
-        self.inner.encrypted_by_failed_write()
-    }
-
     fn buffered_bytes(&mut self) -> usize {
         self.inner.buffered_bytes()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-
-    fn end_output(&mut self) {
-        self.inner.end_output();
-    }
-
-    fn connected(&mut self) -> io::Result<()> {
-        self.inner.connected()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer_addr()
     }
 
     fn proxied(&self) -> Option<super::Proxied> {
         self.inner.proxied()
     }
 
-    fn is_unix(&self) -> bool {
-        self.inner.is_unix()
-    }
-
-    fn source(&self) -> &S::Source {
-        self.inner.source()
-    }
+    pass_to_socket!(inner);
+    pass_to_session!(inner);
 }

@@ -18,7 +18,10 @@ use super::event_loop::EventLoop;
 use super::handoff::HandoffListener;
 use super::networks::Networks;
 use super::proxy_header::{HEADER_BYTES_MAX, Parsed, Proxied, parse};
-use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, would_block};
+use super::readiness::{
+    Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_backend, pass_to_listener,
+    pass_to_session, pass_to_socket, would_block,
+};
 
 /// Size of a read.
 const READ_BYTES: usize = 2048;
@@ -186,54 +189,12 @@ impl<L: From<HandoffListener>> From<HandoffListener> for ProxyListener<L> {
 impl<B: Readiness> Readiness for WithProxy<B> {
     type Listener = ProxyListener<B::Listener>;
     type Stream = ProxyStream<B::Stream>;
-    type Source = B::Source;
 
-    const NAME: &'static str = B::NAME;
-    const LEVEL_TRIGGERED: bool = B::LEVEL_TRIGGERED;
-
-    fn new() -> io::Result<Self> {
-        B::new().map(WithProxy)
-    }
-
-    fn add(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
-        self.0.add(source, token, interest)
-    }
-
-    fn set_interest(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
-        self.0.set_interest(source, token, interest)
-    }
-
-    fn remove(&mut self, source: &B::Source, token: Token) -> io::Result<()> {
-        self.0.remove(source, token)
-    }
-
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.wait(events, timeout)
-    }
-
-    fn waker(&self) -> Waker {
-        self.0.waker()
-    }
-
-    fn now(&self) -> Duration {
-        self.0.now()
-    }
-
-    fn system_time(&self) -> std::time::SystemTime {
-        self.0.system_time()
-    }
+    pass_to_backend!();
 }
 
 impl<L: Listener> Listener for ProxyListener<L> {
     type Stream = ProxyStream<L::Stream>;
-
-    fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        self.inner.prepare(backlog)
-    }
-
-    fn stop_new_connections(&mut self) -> bool {
-        self.inner.stop_new_connections()
-    }
 
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
         let (socket, peer) = self.inner.accept()?;
@@ -241,21 +202,7 @@ impl<L: Listener> Listener for ProxyListener<L> {
         Ok((ProxyStream { socket, header }, peer))
     }
 
-    fn has_waiting(&mut self) -> bool {
-        self.inner.has_waiting()
-    }
-
-    fn is_counted(&self) -> bool {
-        self.inner.is_counted()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn source(&self) -> &<L::Stream as Stream>::Source {
-        self.inner.source()
-    }
+    pass_to_listener!(inner);
 }
 
 fn invalid(reason: &str) -> io::Error {
@@ -366,36 +313,6 @@ impl<S: Stream> Stream for ProxyStream<S> {
         self.socket.discard(buffer)
     }
 
-    fn unacknowledged_bytes(&mut self) -> Option<u64> {
-        self.socket.unacknowledged_bytes()
-    }
-
-    fn check(&mut self) -> io::Result<()> {
-        self.socket.check()
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.socket.shutdown_write()
-    }
-
-    fn abort(&mut self) {
-        self.socket.abort();
-    }
-
-    fn is_encrypted(&self) -> bool {
-        self.socket.is_encrypted()
-    }
-
-    #[cfg(feature = "tls")]
-    fn tls(&self) -> Option<crate::tls::TlsInfo> {
-        self.socket.tls()
-    }
-
-    #[cfg(feature = "tls")]
-    fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
-        self.socket.client_certificate()
-    }
-
     #[inline]
     fn is_handshaking(&self) -> bool {
         matches!(self.header, Header::Awaited(_) | Header::Refused)
@@ -416,18 +333,6 @@ impl<S: Stream> Stream for ProxyStream<S> {
         outcome
     }
 
-    fn has_unsent(&self) -> bool {
-        self.socket.has_unsent()
-    }
-
-    fn unsent_bytes(&mut self) -> usize {
-        self.socket.unsent_bytes()
-    }
-
-    fn encrypted_by_failed_write(&self) -> usize {
-        self.socket.encrypted_by_failed_write()
-    }
-
     fn buffered_bytes(&mut self) -> usize {
         let held = match &self.header {
             Header::Awaited(awaited) => awaited.bytes.capacity(),
@@ -437,26 +342,6 @@ impl<S: Stream> Stream for ProxyStream<S> {
         held + self.socket.buffered_bytes()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
-    }
-
-    fn end_output(&mut self) {
-        self.socket.end_output();
-    }
-
-    fn connected(&mut self) -> io::Result<()> {
-        self.socket.connected()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr()
-    }
-
     fn proxied(&self) -> Option<Proxied> {
         match &self.header {
             Header::Received(known) => known.proxied,
@@ -464,11 +349,6 @@ impl<S: Stream> Stream for ProxyStream<S> {
         }
     }
 
-    fn is_unix(&self) -> bool {
-        self.socket.is_unix()
-    }
-
-    fn source(&self) -> &S::Source {
-        self.socket.source()
-    }
+    pass_to_socket!(socket);
+    pass_to_session!(socket);
 }

@@ -455,3 +455,159 @@ pub trait Readiness: Sized {
         SystemTime::now()
     }
 }
+
+/// The items of an implementation of [`Readiness`] for a tuple struct around the backend `B`, except for its listener and
+/// stream types: it is the backend `B`.
+macro_rules! pass_to_backend {
+    () => {
+        type Source = B::Source;
+
+        const NAME: &'static str = B::NAME;
+        const LEVEL_TRIGGERED: bool = B::LEVEL_TRIGGERED;
+
+        fn new() -> io::Result<Self> {
+            B::new().map(Self)
+        }
+
+        fn add(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
+            self.0.add(source, token, interest)
+        }
+
+        fn set_interest(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
+            self.0.set_interest(source, token, interest)
+        }
+
+        fn remove(&mut self, source: &B::Source, token: Token) -> io::Result<()> {
+            self.0.remove(source, token)
+        }
+
+        fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+            self.0.wait(events, timeout)
+        }
+
+        fn waker(&self) -> Waker {
+            self.0.waker()
+        }
+
+        fn now(&self) -> Duration {
+            self.0.now()
+        }
+
+        fn system_time(&self) -> std::time::SystemTime {
+            self.0.system_time()
+        }
+    };
+}
+
+/// The methods of an implementation of [`Listener`] around the listener `self.$inner` of type `L`, except for `accept`.
+macro_rules! pass_to_listener {
+    ($inner:tt) => {
+        fn prepare(&mut self, backlog: u32) -> io::Result<()> {
+            self.$inner.prepare(backlog)
+        }
+
+        fn stop_new_connections(&mut self) -> bool {
+            self.$inner.stop_new_connections()
+        }
+
+        fn has_waiting(&mut self) -> bool {
+            self.$inner.has_waiting()
+        }
+
+        fn is_counted(&self) -> bool {
+            self.$inner.is_counted()
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            self.$inner.local_addr()
+        }
+
+        fn source(&self) -> &<L::Stream as Stream>::Source {
+            self.$inner.source()
+        }
+    };
+}
+
+/// The methods of an implementation of [`Stream`] around the stream `self.$inner` of type `S` that concern the socket, not
+/// its input and output.
+macro_rules! pass_to_socket {
+    ($inner:ident) => {
+        fn unacknowledged_bytes(&mut self) -> Option<u64> {
+            self.$inner.unacknowledged_bytes()
+        }
+
+        fn check(&mut self) -> io::Result<()> {
+            self.$inner.check()
+        }
+
+        fn connected(&mut self) -> io::Result<()> {
+            self.$inner.connected()
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            self.$inner.local_addr()
+        }
+
+        fn peer_addr(&self) -> io::Result<SocketAddr> {
+            self.$inner.peer_addr()
+        }
+
+        fn is_unix(&self) -> bool {
+            self.$inner.is_unix()
+        }
+
+        fn source(&self) -> &S::Source {
+            self.$inner.source()
+        }
+    };
+}
+
+/// The methods of an implementation of [`Stream`] around the stream `self.$inner` that concern its encryption and the end
+/// of its output.
+macro_rules! pass_to_session {
+    ($inner:ident) => {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            self.$inner.shutdown_write()
+        }
+
+        fn abort(&mut self) {
+            self.$inner.abort();
+        }
+
+        fn is_encrypted(&self) -> bool {
+            self.$inner.is_encrypted()
+        }
+
+        #[cfg(feature = "tls")]
+        fn tls(&self) -> Option<crate::tls::TlsInfo> {
+            self.$inner.tls()
+        }
+
+        #[cfg(feature = "tls")]
+        fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
+            self.$inner.client_certificate()
+        }
+
+        fn has_unsent(&self) -> bool {
+            self.$inner.has_unsent()
+        }
+
+        fn unsent_bytes(&mut self) -> usize {
+            self.$inner.unsent_bytes()
+        }
+
+        fn encrypted_by_failed_write(&self) -> usize {
+            self.$inner.encrypted_by_failed_write()
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.$inner.flush()
+        }
+
+        fn end_output(&mut self) {
+            self.$inner.end_output();
+        }
+    };
+}
+
+pub(super) use {pass_to_backend, pass_to_listener, pass_to_session, pass_to_socket};

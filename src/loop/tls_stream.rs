@@ -17,7 +17,10 @@ use std::time::Duration;
 use super::app::App;
 use super::event_loop::EventLoop;
 use super::handoff::HandoffListener;
-use super::readiness::{Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, would_block};
+use super::readiness::{
+    Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_backend, pass_to_listener,
+    pass_to_socket, would_block,
+};
 use crate::tls::{ClientCertificate, Session, Tls, TlsInfo};
 
 /// Maximum ciphertext per read.
@@ -129,75 +132,19 @@ impl<L: From<HandoffListener>> From<HandoffListener> for TlsListener<L> {
 impl<B: Readiness> Readiness for WithTls<B> {
     type Listener = TlsListener<B::Listener>;
     type Stream = TlsStream<B::Stream>;
-    type Source = B::Source;
 
-    const NAME: &'static str = B::NAME;
-    const LEVEL_TRIGGERED: bool = B::LEVEL_TRIGGERED;
-
-    fn new() -> io::Result<Self> {
-        B::new().map(WithTls)
-    }
-
-    fn add(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
-        self.0.add(source, token, interest)
-    }
-
-    fn set_interest(&mut self, source: &B::Source, token: Token, interest: Interest) -> io::Result<()> {
-        self.0.set_interest(source, token, interest)
-    }
-
-    fn remove(&mut self, source: &B::Source, token: Token) -> io::Result<()> {
-        self.0.remove(source, token)
-    }
-
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.wait(events, timeout)
-    }
-
-    fn waker(&self) -> Waker {
-        self.0.waker()
-    }
-
-    fn now(&self) -> Duration {
-        self.0.now()
-    }
-
-    fn system_time(&self) -> std::time::SystemTime {
-        self.0.system_time()
-    }
+    pass_to_backend!();
 }
 
 impl<L: Listener> Listener for TlsListener<L> {
     type Stream = TlsStream<L::Stream>;
-
-    fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        self.inner.prepare(backlog)
-    }
-
-    fn stop_new_connections(&mut self) -> bool {
-        self.inner.stop_new_connections()
-    }
 
     fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
         let (socket, peer) = self.inner.accept()?;
         Ok((TlsStream { socket, secure: self.tls.clone().map(Secure::New) }, peer))
     }
 
-    fn has_waiting(&mut self) -> bool {
-        self.inner.has_waiting()
-    }
-
-    fn is_counted(&self) -> bool {
-        self.inner.is_counted()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn source(&self) -> &<L::Stream as Stream>::Source {
-        self.inner.source()
-    }
+    pass_to_listener!(inner);
 }
 
 /// Passes ciphertext from a session to a socket.
@@ -467,14 +414,6 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.discard(buffer)
     }
 
-    fn unacknowledged_bytes(&mut self) -> Option<u64> {
-        self.socket.unacknowledged_bytes()
-    }
-
-    fn check(&mut self) -> io::Result<()> {
-        self.socket.check()
-    }
-
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.end_output();
         self.socket.shutdown_write()
@@ -486,28 +425,8 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.abort();
     }
 
-    fn connected(&mut self) -> io::Result<()> {
-        self.socket.connected()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr()
-    }
-
     fn proxied(&self) -> Option<super::Proxied> {
         self.socket.proxied()
-    }
-
-    fn is_unix(&self) -> bool {
-        self.socket.is_unix()
-    }
-
-    fn source(&self) -> &S::Source {
-        self.socket.source()
     }
 
     fn is_encrypted(&self) -> bool {
@@ -607,4 +526,6 @@ impl<S: Stream> Stream for TlsStream<S> {
             self.end(is_kept);
         }
     }
+
+    pass_to_socket!(socket);
 }
