@@ -22,6 +22,8 @@ use crate::r#loop::{
     Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, ProxyMode, ProxyProtocol,
     Readiness, Select, WithProxy,
 };
+#[cfg(feature = "tls")]
+use crate::r#loop::{ProxyListener, TlsListener, WithTls};
 
 impl Config {
     /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting, finishes
@@ -254,6 +256,19 @@ impl Security {
         config.tls.as_ref()?.plain_port
     }
 
+    /// Adds a listener, whose connections use TLS if it is configured and the listener is not the plain one.
+    fn listen<B: Readiness, A: App>(
+        &self,
+        event_loop: &mut EventLoop<WithTls<B>, A>,
+        listener: B::Listener,
+        role: Role,
+    ) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) if role == Role::Main => event_loop.listen_tls(listener, tls),
+            _ => event_loop.listen(TlsListener::plain(listener)),
+        }
+    }
+
     fn fingerprint(&self) -> Option<String> {
         self.tls.as_ref().map(crate::tls::Tls::fingerprint)
     }
@@ -385,6 +400,7 @@ fn run_worker<A: App + 'static>(
     poller.run().map_err(|error| StartError::from_io("the event loop failed", error))
 }
 
+/// Creates the loop of a worker: each combination of TLS and the PROXY protocol that is in use is a type.
 fn build_loop<B, A>(
     config: &Config,
     limit: &ConnectionLimit,
@@ -396,86 +412,56 @@ where
     B::Listener: From<TcpListener> + From<HandoffListener>,
     A: App + 'static,
 {
-    if config.proxy_protocol != ProxyMode::Off {
-        return build_proxied_loop::<B, A>(config, limit, app, (sources, security));
+    let proxy = (config.proxy_protocol != ProxyMode::Off)
+        .then(|| ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit));
+    #[cfg(feature = "tls")]
+    if let Some(proxy) = proxy {
+        // One type with and without TLS, since each type of loop adds to the size of the binary.
+        let listen = |event_loop: &mut EventLoop<WithTls<WithProxy<B>>, A>, source: ConnectionSource, role: Role| {
+            let listener = ProxyListener::new(source.listener::<B>(), &proxy);
+            security.listen(event_loop, listener, role)
+        };
+        return listening_loop(config, limit, app, sources, listen);
     }
     #[cfg(feature = "tls")]
-    if let Some(tls) = &security.tls {
-        let mut event_loop = new_loop::<crate::r#loop::WithTls<B>, A>(config, limit, app)?;
-        for (source, role) in sources {
-            let listener = source.listener::<B>();
-            match role {
-                Role::Main => event_loop.listen_tls(listener, tls)?,
-                Role::Plain => event_loop.listen(crate::r#loop::TlsListener::plain(listener))?,
-            }
-        }
-        return Ok(Box::new(event_loop));
+    if security.tls.is_some() {
+        let listen = |event_loop: &mut EventLoop<WithTls<B>, A>, source: ConnectionSource, role: Role| {
+            security.listen(event_loop, source.listener::<B>(), role)
+        };
+        return listening_loop(config, limit, app, sources, listen);
     }
     #[cfg(not(feature = "tls"))]
     let Security {} = security;
-    let mut event_loop = new_loop::<B, A>(config, limit, app)?;
-    for (source, _) in sources {
-        event_loop.listen(source.listener::<B>())?;
+    #[cfg(not(feature = "tls"))]
+    if let Some(proxy) = proxy {
+        let listen = |event_loop: &mut EventLoop<WithProxy<B>, A>, source: ConnectionSource, _: Role| {
+            event_loop.listen_proxied(source.listener::<B>(), &proxy)
+        };
+        return listening_loop(config, limit, app, sources, listen);
     }
-    Ok(Box::new(event_loop))
+    let listen =
+        |event_loop: &mut EventLoop<B, A>, source: ConnectionSource, _: Role| event_loop.listen(source.listener::<B>());
+    listening_loop(config, limit, app, sources, listen)
 }
 
-/// Creates a loop with the PROXY protocol, with or without TLS.
-#[cfg(feature = "tls")]
-fn build_proxied_loop<B, A>(
+/// Creates a loop with the limits of a worker, and adds its sources with `listen`.
+fn listening_loop<B: Readiness + 'static, A: App + 'static>(
     config: &Config,
     limit: &ConnectionLimit,
     app: A,
-    (sources, security): (Vec<(ConnectionSource, Role)>, &Security),
-) -> io::Result<Box<dyn Poller>>
-where
-    B: Readiness + 'static,
-    B::Listener: From<TcpListener> + From<HandoffListener>,
-    A: App + 'static,
-{
-    let protocol = ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit);
-    // One type for both cases, since each type of loop adds to the size of the binary.
-    let mut event_loop = new_loop::<crate::r#loop::WithTls<WithProxy<B>>, A>(config, limit, app)?;
-    for (source, role) in sources {
-        let listener = crate::r#loop::ProxyListener::new(source.listener::<B>(), &protocol);
-        match &security.tls {
-            Some(tls) if role == Role::Main => event_loop.listen_tls(listener, tls)?,
-            _ => event_loop.listen(crate::r#loop::TlsListener::plain(listener))?,
-        }
-    }
-    Ok(Box::new(event_loop))
-}
-
-/// Creates a loop with the PROXY protocol.
-#[cfg(not(feature = "tls"))]
-fn build_proxied_loop<B, A>(
-    config: &Config,
-    limit: &ConnectionLimit,
-    app: A,
-    (sources, Security {}): (Vec<(ConnectionSource, Role)>, &Security),
-) -> io::Result<Box<dyn Poller>>
-where
-    B: Readiness + 'static,
-    B::Listener: From<TcpListener> + From<HandoffListener>,
-    A: App + 'static,
-{
-    let protocol = ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit);
-    let mut event_loop = new_loop::<WithProxy<B>, A>(config, limit, app)?;
-    for (source, _) in sources {
-        event_loop.listen_proxied(source.listener::<B>(), &protocol)?;
-    }
-    Ok(Box::new(event_loop))
-}
-
-/// Creates a loop without listeners.
-fn new_loop<B: Readiness, A: App>(config: &Config, limit: &ConnectionLimit, app: A) -> io::Result<EventLoop<B, A>> {
+    sources: Vec<(ConnectionSource, Role)>,
+    listen: impl Fn(&mut EventLoop<B, A>, ConnectionSource, Role) -> io::Result<()>,
+) -> io::Result<Box<dyn Poller>> {
     let mut timeouts = config.timeouts.clone();
     if let Some(max) = config.timeout {
         timeouts.cap(max);
     }
     let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
     event_loop.share_connection_limit(limit);
-    Ok(event_loop)
+    for (source, role) in sources {
+        listen(&mut event_loop, source, role)?;
+    }
+    Ok(Box::new(event_loop))
 }
 
 /// Number of attempts to find a port that is free on all addresses.
