@@ -159,8 +159,8 @@ fn a_server_can_be_dropped_by_its_own_handler() {
     }
 }
 
-/// Starts a server whose responses are deferred until the test sends them.
-fn start_deferred(config: &Config) -> (ServerHandle, mpsc::Receiver<Responder>) {
+/// Starts a server with a client that waits for a deferred response.
+fn start_with_a_request_in_flight(config: &Config) -> (ServerHandle, Client, Responder) {
     let (send, responders) = mpsc::channel();
     let server = config.start(move |_| {
         let send = send.clone();
@@ -170,16 +170,17 @@ fn start_deferred(config: &Config) -> (ServerHandle, mpsc::Receiver<Responder>) 
             response
         })
     });
-    (server.expect("the server starts"), responders)
+    let server = server.expect("the server starts");
+    let mut client = Client::new(server.local_addr());
+    client.send(REQUEST);
+    let responder = responders.recv_timeout(WAIT_MAX).expect("the handler is called");
+    (server, client, responder)
 }
 
 #[test]
 fn a_request_in_flight_is_finished_by_a_drain_and_not_by_a_stop() {
     for config in configs() {
-        let (server, responders) = start_deferred(&config);
-        let mut client = Client::new(server.local_addr());
-        client.send(REQUEST);
-        let responder = responders.recv_timeout(WAIT_MAX).expect("the handler is called");
+        let (server, mut client, responder) = start_with_a_request_in_flight(&config);
         server.drain();
         let waiting = std::thread::spawn(move || server.wait());
         responder.respond("late\n");
@@ -187,10 +188,7 @@ fn a_request_in_flight_is_finished_by_a_drain_and_not_by_a_stop() {
         client.expect_close();
         waiting.join().expect("no panic").expect("no worker fails");
 
-        let (server, responders) = start_deferred(&config);
-        let mut client = Client::new(server.local_addr());
-        client.send(REQUEST);
-        let responder = responders.recv_timeout(WAIT_MAX).expect("the handler is called");
+        let (server, mut client, responder) = start_with_a_request_in_flight(&config);
         server.stop();
         server.wait().expect("no worker fails");
         assert_eq!(client.read_to_end(), b"");
@@ -201,10 +199,7 @@ fn a_request_in_flight_is_finished_by_a_drain_and_not_by_a_stop() {
 #[test]
 fn a_drain_within_a_limit_ends_although_a_request_is_in_flight() {
     for config in configs() {
-        let (server, responders) = start_deferred(&config);
-        let mut client = Client::new(server.local_addr());
-        client.send(REQUEST);
-        let responder = responders.recv_timeout(WAIT_MAX).expect("the handler is called");
+        let (server, mut client, responder) = start_with_a_request_in_flight(&config);
         server.drain();
         // Shortens the drain in progress, of 30 s.
         server.drain_within(Duration::from_millis(1));
