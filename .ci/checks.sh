@@ -43,6 +43,8 @@ features() { # the library without features, with each alone, and with all of th
 # more than 20 minutes there, and are run by hand.
 emulated=(loop:: http1:: tls:: readiness:: streams:: file_bodies:: files::serving:: process::)
 
+cross=(x86_64-pc-windows-gnu x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-unknown-freebsd x86_64-unknown-netbsd)
+
 suite() { timeout 5400 nice -n 5 bash tests/platforms/suite.sh "$@"; } # TARGET [TESTS]
 
 windows_server() { # black-box tests of serverd.exe
