@@ -1,5 +1,5 @@
-//! Command-line parsing: turns options and environment variables into a validated [`Config`]. [`parse`] also prints help
-//! and errors.
+//! Command-line parsing: turns options and environment variables into a validated [`Config`]. [`parse`] also prints
+//! help and errors.
 
 use std::ffi::OsString;
 

@@ -28,8 +28,8 @@
 //! request head ([`BodyMode`]).
 //!
 //! [`Config::serve`] runs worker threads with signal handling and resource limits. [`Config::start`] runs them in the
-//! background of another program, without signal handling, and returns a [`ServerHandle`]. See [`Handle`] for controlling
-//! a loop from other threads. A loop can also be run by itself:
+//! background of another program, without signal handling, and returns a [`ServerHandle`]. See [`Handle`] for
+//! controlling a loop from other threads. A loop can also be run by itself:
 //!
 //! ```no_run
 //! use serverd::{DefaultLoop, HttpServer};

@@ -1,5 +1,5 @@
-//! The responses to challenges of an ACME certificate authority (RFC 8555 section 8.3), which a client such as certbot or
-//! lego has written below a directory.
+//! The responses to challenges of an ACME certificate authority (RFC 8555 section 8.3), which a client such as certbot
+//! or lego has written below a directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ const PREFIX: &str = "/.well-known/acme-challenge/";
 /// Maximum number of open files per worker.
 pub(crate) const OPEN_FILES_MAX: usize = 8;
 
-/// Serves challenges over plain HTTP, and passes all other requests to another handler. A challenge that does not exist is
-/// answered with 404.
+/// Serves challenges over plain HTTP, and passes all other requests to another handler. A challenge that does not exist
+/// is answered with 404.
 pub(crate) struct AcmeChallenges<H> {
     files: Files,
     inner: H,

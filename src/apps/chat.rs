@@ -10,16 +10,16 @@
 //!                    fanout.rs          the events of a turn, as one delivery per member of this loop
 //! ```
 //!
-//! Input lines end in CR LF, CR NUL, CR or LF, output lines in LF. Server notices begin with `* `, messages with `[name] `
-//! and actions (`/me`) with `- name `, so that no member can forge a notice. A line has at most 2,000 bytes. Telnet
-//! negotiation is refused, AYT (Are You There) is answered.
+//! Input lines end in CR LF, CR NUL, CR or LF, output lines in LF. Server notices begin with `* `, messages with
+//! `[name] ` and actions (`/me`) with `- name `, so that no member can forge a notice. A line has at most 2,000 bytes.
+//! Telnet negotiation is refused, AYT (Are You There) is answered.
 //!
 //! Text is UTF-8; invalid sequences are replaced with U+FFFD. Control characters other than TAB, line and paragraph
 //! separators, and bidirectional formatting characters are removed, so that a member cannot send escape sequences to
 //! another member's terminal. Names that look alike (Unicode Technical Standard 39) are the same name.
 //!
-//! Input is bounded by budgets of each member ([`Bounds::byte_budget`], [`Bounds::line_budget`]), output by skipping the
-//! oldest lines ([`Bounds::queue_bytes_max`]), and the memory of a turn by a bound on the undelivered lines of all
+//! Input is bounded by budgets of each member ([`Bounds::byte_budget`], [`Bounds::line_budget`]), output by skipping
+//! the oldest lines ([`Bounds::queue_bytes_max`]), and the memory of a turn by a bound on the undelivered lines of all
 //! members. A member that sends no line within [`Timeouts::silent`](crate::Timeouts::silent) is disconnected; after its
 //! first line [`Timeouts::open`](crate::Timeouts::open) applies.
 //!
@@ -84,7 +84,8 @@ impl Options {
     }
 }
 
-/// The chat application of one loop. Instances created by [`Chat::shared`] or [`Chat::with_options`] form a single chat.
+/// The chat application of one loop. Instances created by [`Chat::shared`] or [`Chat::with_options`] form a single
+/// chat.
 ///
 /// # Examples
 /// ```no_run

@@ -14,8 +14,8 @@ use crate::tls::{TlsInfo, TlsVersion};
 /// A [`Handler`] that responds with a description of the request.
 ///
 /// The response contains the request line and headers as received, both addresses of the connection, the parameters of
-/// TLS with the client's certificate, the host name, the worker number, and the length and SHA-256 hash of the body. It is plain text, or JSON if Accept prefers that.
-/// The body is hashed as it arrives and not buffered.
+/// TLS with the client's certificate, the host name, the worker number, and the length and SHA-256 hash of the body. It
+/// is plain text, or JSON if Accept prefers that. The body is hashed as it arrives and not buffered.
 #[derive(Clone, Debug)]
 pub struct Whoami {
     worker: usize,

@@ -43,8 +43,9 @@ pub(super) struct ChatArgs {
 
     /// Maximum bytes per second from a member; 0 for no limit
     ///
-    /// This is an average: --byte-burst is accepted at once. A member that has used that up is not read until some of it
-    /// has recovered (back-pressure). Its lines are delayed, none is lost, and it is not disconnected for being idle.
+    /// This is an average: --byte-burst is accepted at once. A member that has used that up is not read until some of
+    /// it has recovered (back-pressure). Its lines are delayed, none is lost, and it is not disconnected for being
+    /// idle.
     #[arg(long, value_name = "SIZE", value_parser = rate, default_value = "4KiB")]
     #[arg(help_heading = "Chat")]
     byte_rate: u32,
@@ -75,8 +76,8 @@ pub(super) struct ChatArgs {
 
     /// Require the password in FILE, or in the variable SERVERD_PASSWORD
     ///
-    /// The password is the first line of FILE. A connection must send it as its first line; it has three tries. FILE takes
-    /// precedence over SERVERD_PASSWORD.
+    /// The password is the first line of FILE. A connection must send it as its first line; it has three tries. FILE
+    /// takes precedence over SERVERD_PASSWORD.
     #[arg(long, value_name = "FILE", help_heading = "Chat")]
     password_file: Option<PathBuf>,
 
@@ -86,8 +87,8 @@ pub(super) struct ChatArgs {
 
     /// Log what is said in public to DIR, in one file per room and day
     ///
-    /// A file is named DATE.ROOM.log; dates and times are in UTC. Private messages are not logged. Lines are dropped if the
-    /// disk is too slow.
+    /// A file is named DATE.ROOM.log; dates and times are in UTC. Private messages are not logged. Lines are dropped if
+    /// the disk is too slow.
     #[arg(long, value_name = "DIR", help_heading = "Chat")]
     log: Option<PathBuf>,
 }
@@ -231,8 +232,8 @@ pub(super) struct FilesArgs {
     /// Require Basic authentication (repeatable)
     ///
     /// HASH is a bcrypt hash of the user's password; `serverd hash NAME` prints a line NAME:HASH. @FILE reads such
-    /// lines from a file, for example one created with htpasswd -B; it is read again when it changes, and on SIGHUP. In the environment variable, separate
-    /// multiple users with newlines.
+    /// lines from a file, for example one created with htpasswd -B; it is read again when it changes, and on SIGHUP. In
+    /// the environment variable, separate multiple users with newlines.
     #[arg(long, value_name = "NAME:HASH|@FILE", value_parser = user, value_delimiter = '\n')]
     #[arg(help_heading = "Files")]
     auth: Vec<String>,

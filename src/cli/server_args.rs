@@ -155,9 +155,9 @@ pub(super) struct Cli {
 
     /// Encrypt all connections with TLS, and a self-signed certificate unless --tls-cert is given
     ///
-    /// The certificate is valid for the names and addresses of the listener, and lasts until the server ends; its SHA-256
-    /// fingerprint is part of the line printed at start-up. Clients accept it only if they are configured to, for example
-    /// with `curl -k`.
+    /// The certificate is valid for the names and addresses of the listener, and lasts until the server ends; its
+    /// SHA-256 fingerprint is part of the line printed at start-up. Clients accept it only if they are configured to,
+    /// for example with `curl -k`.
     #[arg(long, global = true, hide_short_help = true, help_heading = "TLS")]
     tls: bool,
 
@@ -183,9 +183,9 @@ pub(super) struct Cli {
 
     /// Accept only clients with a certificate that an authority in FILE (PEM) has issued (mutual TLS)
     ///
-    /// The subject and the SHA-256 fingerprint of the certificate are part of the access log (combined and json) and of the
-    /// responses of whoami. The file is read again together with the server's certificates; sessions from before a change
-    /// cannot be resumed.
+    /// The subject and the SHA-256 fingerprint of the certificate are part of the access log (combined and json) and of
+    /// the responses of whoami. The file is read again together with the server's certificates; sessions from before a
+    /// change cannot be resumed.
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = "TLS")]
     tls_client_ca: Option<PathBuf>,
 
@@ -195,17 +195,17 @@ pub(super) struct Cli {
 
     /// Also accept plain HTTP on PORT, and redirect it to https with 308
     ///
-    /// The redirect leads to the host that was requested. The listener has the same addresses and limits as the one with
-    /// TLS. 0 picks a free port.
+    /// The redirect leads to the host that was requested. The listener has the same addresses and limits as the one
+    /// with TLS. 0 picks a free port.
     #[arg(long, global = true, value_name = "PORT")]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     https_redirect: Option<u16>,
 
     /// Serve /.well-known/acme-challenge/ from DIR over plain HTTP, without a redirect
     ///
-    /// For certbot (--webroot -w DIR), lego (--http.webroot DIR) and other ACME clients, which prove with a file there that
-    /// the host name is yours. Needs --https-redirect, usually with port 80. DIR must exist; the client creates the
-    /// directories below it.
+    /// For certbot (--webroot -w DIR), lego (--http.webroot DIR) and other ACME clients, which prove with a file there
+    /// that the host name is yours. Needs --https-redirect, usually with port 80. DIR must exist; the client creates
+    /// the directories below it.
     #[arg(long, global = true, value_name = "DIR")]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     acme_webroot: Option<PathBuf>,
@@ -218,12 +218,13 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "TLS")]
     hsts: Option<Duration>,
 
-    /// Trust these proxies to name the client of a request: CIDR networks, loopback, private or unix, separated by commas
+    /// Trust these proxies to name the client of a request: CIDR networks, loopback, private or unix, separated by
+    /// commas
     ///
     /// The client's address then comes from the header of --client-ip-header, read from the right past trusted proxies,
-    /// and its scheme from X-Forwarded-Proto. It is used in the access log, and for limits that depend on the client. Such
-    /// headers from other peers are ignored. The proxies must not pass on headers that their clients send.
-    /// Trusted proxies are exempt from --max-connections-per-address.
+    /// and its scheme from X-Forwarded-Proto. It is used in the access log, and for limits that depend on the client.
+    /// Such headers from other peers are ignored. The proxies must not pass on headers that their clients send. Trusted
+    /// proxies are exempt from --max-connections-per-address.
     #[arg(long, global = true, value_name = "CIDR,...", hide_short_help = true, help_heading = "Proxies")]
     trusted_proxies: Option<Networks>,
 
@@ -249,8 +250,8 @@ pub(super) struct Cli {
 
     /// Close a new connection that sends nothing within TIME [default: --head-timeout; 10m for chat]
     ///
-    /// For chat, TIME runs until the first line. For echo, see --idle-timeout. Behind a load balancer that opens connections ahead of use, TIME
-    /// should be longer than the balancer keeps them.
+    /// For chat, TIME runs until the first line. For echo, see --idle-timeout. Behind a load balancer that opens
+    /// connections ahead of use, TIME should be longer than the balancer keeps them.
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     #[arg(hide_short_help = true, help_heading = "Timeouts")]
     silent_timeout: Option<Duration>,
@@ -273,7 +274,8 @@ pub(super) struct Cli {
 
     /// Announce --idle-timeout to HTTP clients (Keep-Alive: timeout=N)
     ///
-    /// Clients and load balancers that honor the header do not send a request on a connection that is about to be closed.
+    /// Clients and load balancers that honor the header do not send a request on a connection that is about to be
+    /// closed.
     #[arg(long, global = true, hide_short_help = true, help_heading = "Timeouts")]
     keep_alive_header: bool,
 
@@ -347,9 +349,9 @@ pub(super) struct Cli {
 
     /// Answer HTTP requests for other hosts with 421 (repeatable) [default: all hosts]
     ///
-    /// Protects a server on a private address from web pages that let their own name resolve to it (DNS rebinding). NAME
-    /// is compared with the Host header without port; case does not matter, and .example.com covers example.com and all
-    /// subdomains. In the environment variable, names are separated by commas.
+    /// Protects a server on a private address from web pages that let their own name resolve to it (DNS rebinding).
+    /// NAME is compared with the Host header without port; case does not matter, and .example.com covers example.com
+    /// and all subdomains. In the environment variable, names are separated by commas.
     #[arg(long = "allow-host", global = true, value_name = "NAME", value_delimiter = ',')]
     #[arg(hide_short_help = true, help_heading = "Network")]
     allow_hosts: Vec<String>,
@@ -602,7 +604,8 @@ impl Cli {
         (self.tls || !config.files.is_empty()).then_some(config)
     }
 
-    /// Returns an error message if an option of TLS lacks another, or the numbers of certificates and private keys differ.
+    /// Returns an error message if an option of TLS lacks another, or the numbers of certificates and private keys
+    /// differ.
     pub(super) fn check_tls(&self) -> Result<(), &'static str> {
         if self.tls_client_ca.is_none() && self.tls_client_auth.is_some() {
             return Err(

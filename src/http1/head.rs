@@ -5,10 +5,10 @@
 //! the input is fragmented, every byte is searched once and every line is parsed once. A line is parsed only when it is
 //! complete, or rejected when it exceeds a limit, so fragmentation never changes the outcome.
 //!
-//! The fast path parses, in one pass, lines of the form that almost every client sends. The target begins with `/`, names
-//! consist of letters and `-`, each value follows one space or none, and lines end in CRLF. Any other line, and any
-//! incomplete one, is left to [`Head::parse`], which also determines the error if there is one. The fast path accepts
-//! nothing that the general parser would reject, and produces the same result with less work per byte.
+//! The fast path parses, in one pass, lines of the form that almost every client sends. The target begins with `/`,
+//! names consist of letters and `-`, each value follows one space or none, and lines end in CRLF. Any other line, and
+//! any incomplete one, is left to [`Head::parse`], which also determines the error if there is one. The fast path
+//! accepts nothing that the general parser would reject, and produces the same result with less work per byte.
 //!
 //! A function with the suffix `_outlined` is the out-of-line version of an inlined function, for use outside the hot
 //! path.

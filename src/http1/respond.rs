@@ -19,8 +19,8 @@ use super::encode::{Encoder, Length, Persistence, ResponseHead};
 use super::head::{Head, Version};
 use super::syntax::TargetForm;
 
-/// The properties of a request that determine how its response is sent. Small, so that it can be kept until the response
-/// is available.
+/// The properties of a request that determine how its response is sent. Small, so that it can be kept until the
+/// response is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyContext {
     version: Version,
@@ -55,9 +55,9 @@ impl ReplyContext {
         }
     }
 
-    /// Creates the context of a response that may have trailers or change the protocol: looks for `TE: trailers` and for
-    /// `Upgrade` in the head, which was parsed from `bytes`. Separate from [`ReplyContext::new`] because few responses need
-    /// it.
+    /// Creates the context of a response that may have trailers or change the protocol: looks for `TE: trailers` and
+    /// for `Upgrade` in the head, which was parsed from `bytes`. Separate from [`ReplyContext::new`] because few
+    /// responses need it.
     pub fn with_trailers(head: &Head, bytes: &[u8]) -> Self {
         let lists = |field: &str, member: &str| {
             head.headers(bytes).filter(|(name, _)| name.eq_ignore_ascii_case(field.as_bytes())).any(|(_, value)| {
@@ -183,11 +183,12 @@ pub struct Responded {
 }
 
 impl Connection {
-    /// Appends the head of the response to the current request to `out`, according to the rules of this module. `now` is
-    /// the Unix time in seconds, for the Date header.
+    /// Appends the head of the response to the current request to `out`, according to the rules of this module. `now`
+    /// is the Unix time in seconds, for the Date header.
     ///
     /// If the request body has not been read to its end, the connection closes after this response. Call
-    /// [`Connection::receive`] for the next request only if the result is [`Next::Request`]; otherwise it consumes nothing.
+    /// [`Connection::receive`] for the next request only if the result is [`Next::Request`]; otherwise it consumes
+    /// nothing.
     ///
     /// # Examples
     /// ```
@@ -266,8 +267,8 @@ impl Connection {
         Responded { content: has_content.then_some(framing), next }
     }
 
-    /// Appends the head of a response that ends HTTP on this connection: 101 (Switching Protocols) to a request that asks
-    /// for an upgrade, or a success to CONNECT. The input after the request belongs to the new protocol, and
+    /// Appends the head of a response that ends HTTP on this connection: 101 (Switching Protocols) to a request that
+    /// asks for an upgrade, or a success to CONNECT. The input after the request belongs to the new protocol, and
     /// [`Connection::receive`] consumes nothing more.
     ///
     /// Returns `false`, and appends nothing, if the request does not permit that or its body has not been read.
@@ -334,8 +335,8 @@ impl SendFraming {
         }
     }
 
-    /// Returns the bytes to send before and after a piece of content of `len` bytes, which must be at least 1 and at most
-    /// [`SendFraming::allowed`], and counts the piece.
+    /// Returns the bytes to send before and after a piece of content of `len` bytes, which must be at least 1 and at
+    /// most [`SendFraming::allowed`], and counts the piece.
     pub fn frame(&mut self, len: usize) -> (ChunkLine, &'static [u8]) {
         match self {
             SendFraming::Chunked { .. } => (ChunkLine::new(len), b"\r\n"),

@@ -1,8 +1,8 @@
 //! The syntax of the elements of a message: the bytes allowed in tokens, values and hosts, with SIMD searches for the
 //! first other byte, and request targets (RFC 9112 section 3.2, RFC 3986).
 //!
-//! A search converts 16 bytes at a time to a bitmask with one bit per byte, set where the byte matches. That takes a few
-//! instructions on targets with 16-byte vectors (all of x86-64 and `AArch64`), and scalar arithmetic elsewhere.
+//! A search converts 16 bytes at a time to a bitmask with one bit per byte, set where the byte matches. That takes a
+//! few instructions on targets with 16-byte vectors (all of x86-64 and `AArch64`), and scalar arithmetic elsewhere.
 //!
 //! The grammar of RFC 3986 is enforced strictly, with one exception: characters that browsers do not percent-encode,
 //! following the WHATWG URL Standard, are accepted (`[`, `]` and `|` everywhere; `\`, `^`, `` ` ``, `{` and `}` in a
@@ -427,7 +427,8 @@ fn is_ip_literal(literal: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Compares `find` with a naive search: every byte at every index, in slices of lengths around multiples of a block.
+    /// Compares `find` with a naive search: every byte at every index, in slices of lengths around multiples of a
+    /// block.
     fn check_find(find: fn(&[u8], usize) -> usize, fill: u8, ends: fn(u8) -> bool) {
         for len in (0..5).chain(BLOCK - 1..BLOCK + 3).chain(2 * BLOCK - 1..2 * BLOCK + 4) {
             for from in 0..=len {

@@ -1,5 +1,5 @@
-//! Response bodies pushed by other threads through a bounded queue, and server-sent events (HTML Living Standard, section
-//! 9.2), which browsers read with `EventSource`.
+//! Response bodies pushed by other threads through a bounded queue, and server-sent events (HTML Living Standard,
+//! section 9.2), which browsers read with `EventSource`.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

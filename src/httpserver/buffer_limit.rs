@@ -8,9 +8,9 @@
 //!   Waiting (reading is paused)           Rejected (503)
 //! ```
 //!
-//! A body of up to [`SMALL_BYTES`] is taken from a reserve, so that forms and API requests are served while large uploads
-//! wait. The upload that makes the least progress is rejected, not the one that arrives last: otherwise a few stalled
-//! uploads could lock out all others.
+//! A body of up to [`SMALL_BYTES`] is taken from a reserve, so that forms and API requests are served while large
+//! uploads wait. The upload that makes the least progress is rejected, not the one that arrives last: otherwise a few
+//! stalled uploads could lock out all others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -41,8 +41,8 @@ const STEP_BYTES: usize = 64 * 1024;
 
 /// Limits the memory of request bodies that are collected or wait for a [`BodyReader`](crate::BodyReader); clones share one limit, for the servers of several workers.
 ///
-/// An eighth of the limit, at most 32 MiB, is reserved for bodies of up to 16 KiB. When the rest is used up, reading from
-/// clients that upload more pauses until memory is released. After 5 seconds without success, the upload that has
+/// An eighth of the limit, at most 32 MiB, is reserved for bodies of up to 16 KiB. When the rest is used up, reading
+/// from clients that upload more pauses until memory is released. After 5 seconds without success, the upload that has
 /// received the least since then is answered with 503, as are further ones that have received nothing. Pausing takes
 /// effect after the current read, so the limit may be exceeded by an eighth (at least 1 MiB); beyond that, an upload is
 /// answered with 503 at once.

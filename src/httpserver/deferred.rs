@@ -125,8 +125,8 @@ impl Response {
         (Response { body, ..Response::new(StatusCode::OK) }, responder)
     }
 
-    /// Creates a deferred response as [`Response::later`] does, with a time limit: after it, the client gets `fallback`.
-    /// The [`Responder`] is closed then, and what it sends is discarded.
+    /// Creates a deferred response as [`Response::later`] does, with a time limit: after it, the client gets
+    /// `fallback`. The [`Responder`] is closed then, and what it sends is discarded.
     ///
     /// # Examples
     /// Long polling: a client waits for an event, but at most 25 seconds.

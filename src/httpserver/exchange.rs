@@ -1,6 +1,6 @@
-//! The steps of an exchange after its head: receives the request body, responds, and sends a streamed body. Also suspends
-//! requests, whose handler is called again once another thread has supplied the missing information; they are kept in
-//! memory until then, and requests pipelined behind them are not parsed.
+//! The steps of an exchange after its head: receives the request body, responds, and sends a streamed body. Also
+//! suspends requests, whose handler is called again once another thread has supplied the missing information; they are
+//! kept in memory until then, and requests pipelined behind them are not parsed.
 
 use std::io;
 

@@ -143,8 +143,8 @@ impl BodyMode {
     }
 
     /// Transforms the response to a body that is rejected, streamed, or read on another thread. The response to a
-    /// collected or discarded body comes from [`Handler::call`] and is not transformed: to change every response, a layer also uses
-    /// [`Response::map`] there.
+    /// collected or discarded body comes from [`Handler::call`] and is not transformed: to change every response, a
+    /// layer also uses [`Response::map`] there.
     #[must_use]
     pub fn map(self, change: impl FnOnce(Response) -> Response + Send + 'static) -> Self {
         match self {
@@ -317,9 +317,9 @@ pub mod http_types {
 
     /// Creates a [`Handler`] from a function that takes an `http::Request` and returns an `http::Response`.
     ///
-    /// The extensions of the request contain the client's address as a [`std::net::SocketAddr`]. Response headers that the
-    /// server sets itself are omitted, which is logged at level debug. An error returned by the function is logged and
-    /// answered with 500.
+    /// The extensions of the request contain the client's address as a [`std::net::SocketAddr`]. Response headers that
+    /// the server sets itself are omitted, which is logged at level debug. An error returned by the function is logged
+    /// and answered with 500.
     ///
     /// # Examples
     /// ```

@@ -48,8 +48,8 @@ pub struct HttpConnection {
     pub(super) requests: u32,
 }
 
-/// An exchange that cannot be completed in one call to [`App::receive`](crate::App::receive). Dropping it early notifies the threads that
-/// share state with it.
+/// An exchange that cannot be completed in one call to [`App::receive`](crate::App::receive). Dropping it early
+/// notifies the threads that share state with it.
 pub(super) enum Exchange {
     /// The request body is collected in memory, or discarded.
     Collecting(Collected),
@@ -472,7 +472,8 @@ fn end_exchange(exchange: Box<Exchange>, info: CloseInfo) {
     }
 }
 
-/// Logs that a response could not be completed because its file was truncated: the client sees only a closed connection.
+/// Logs that a response could not be completed because its file was truncated: the client sees only a closed
+/// connection.
 #[cold]
 fn report_truncation(error: &io::Error) {
     let Some(cause) = error.get_ref() else { return };

@@ -273,9 +273,9 @@ fn allow_any_origin(response: Response) -> Response {
     response.header("Access-Control-Allow-Origin", "*").header("Access-Control-Expose-Headers", EXPOSED)
 }
 
-/// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the client,
-/// the method and request target, the status, and the time from the handler's call to its response. Costs almost
-/// nothing while that target is disabled.
+/// Logs every response of a handler through the `log` crate, at level info with the target `serverd::access`: the
+/// client, the method and request target, the status, and the time from the handler's call to its response. Costs
+/// almost nothing while that target is disabled.
 ///
 /// See [`AccessLog`](super::AccessLog) for logging every request of a server to a file.
 pub fn log<H: Handler>(inner: H) -> impl Handler {

@@ -1,8 +1,8 @@
 //! The client of a request that comes through trusted proxies: its address, and whether it uses TLS.
 //!
 //! A proxy appends the address of its client to a header, which its client may have sent too. The header is therefore
-//! read from the right, and only past addresses that are trusted: the first one that is not is the client. A header from
-//! a peer that is not trusted is ignored.
+//! read from the right, and only past addresses that are trusted: the first one that is not is the client. A header
+//! from a peer that is not trusted is ignored.
 
 use std::net::{IpAddr, SocketAddr};
 

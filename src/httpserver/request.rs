@@ -275,7 +275,8 @@ impl<'a> RequestHead<'a> {
         self.client_addr_from(self.context.addrs.source_addr())
     }
 
-    /// Returns the result of [`RequestHead::client_addr`] if the address that the connection comes from is known already.
+    /// Returns the result of [`RequestHead::client_addr`] if the address that the connection comes from is known
+    /// already.
     pub(super) fn client_addr_from(&self, source: Option<SocketAddr>) -> Option<SocketAddr> {
         match self.context.real_client {
             Some(real_client) => real_client.address(source, &self.context.addrs, self.lines()),
@@ -324,8 +325,8 @@ impl<'a> RequestHead<'a> {
         self.context.unix_time
     }
 
-    /// Returns a handle of the loop that serves the request, to call closures on its thread: at once after this turn, later
-    /// or repeatedly. A handler that is called without a loop gets one that calls nothing.
+    /// Returns a handle of the loop that serves the request, to call closures on its thread: at once after this turn,
+    /// later or repeatedly. A handler that is called without a loop gets one that calls nothing.
     ///
     /// # Examples
     /// ```

@@ -8,9 +8,9 @@
 //! `/~anna`, `/%7Eanna` and `//~anna` are equivalent (RFC 3986 section 6.2.2). Normalization merges slashes, like
 //! nginx's `merge_slashes`, removes `.` segments, decodes percent-encoded characters that are allowed literally in a
 //! segment, and percent-encodes all others with upper-case digits. Two paths have the same normal form if and only if
-//! their segments other than `.`, decoded once, are equal. `Files` interprets paths in the same way, so nothing below one
-//! mount is reachable through another. A percent-encoded slash stays encoded, since it is not a separator. A `..` segment
-//! is left as it is: clients resolve it, and `Files` rejects it.
+//! their segments other than `.`, decoded once, are equal. `Files` interprets paths in the same way, so nothing below
+//! one mount is reachable through another. A percent-encoded slash stays encoded, since it is not a separator. A `..`
+//! segment is left as it is: clients resolve it, and `Files` rejects it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -34,9 +34,9 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 /// of the order in which they were added. Handlers read parameters with [`RequestHead::param`].
 ///
 /// Equivalent paths match the same route (RFC 3986 section 6.2.2): percent-encoding is decoded, repeated slashes are
-/// merged and `.` segments are removed, including in the part that `{*path}` matches. `/~anna`, `/%7Eanna`, `//~anna` and
-/// `/./~anna` are equivalent, in requests and in patterns. A percent-encoded slash (`%2F`) is not a separator. Paths are
-/// case-sensitive.
+/// merged and `.` segments are removed, including in the part that `{*path}` matches. `/~anna`, `/%7Eanna`, `//~anna`
+/// and `/./~anna` are equivalent, in requests and in patterns. A percent-encoded slash (`%2F`) is not a separator.
+/// Paths are case-sensitive.
 ///
 /// # Examples
 /// ```
@@ -189,10 +189,10 @@ impl Router {
     /// take precedence regardless of the order in which they were added: for example a home page above static files.
     ///
     /// Other spellings of this path, such as `//private`, `/./private` or `/%70rivate` for `/private`, never reach a
-    /// handler mounted higher up, so a [`guard`](super::layers::guard) around the handler cannot be bypassed that way. But different
-    /// paths may refer to one file: on Windows and macOS file names are case-insensitive, so `/PRIVATE/x` is routed to
-    /// the handler higher up, which may find the same file. A symbolic link has the same effect. Keep guarded files
-    /// outside any directory that is served without a guard.
+    /// handler mounted higher up, so a [`guard`](super::layers::guard) around the handler cannot be bypassed that way.
+    /// But different paths may refer to one file: on Windows and macOS file names are case-insensitive, so `/PRIVATE/x`
+    /// is routed to the handler higher up, which may find the same file. A symbolic link has the same effect. Keep
+    /// guarded files outside any directory that is served without a guard.
     ///
     /// # Examples
     /// ```no_run
@@ -345,8 +345,8 @@ enum PathByte {
     Encoded(u8),
 }
 
-/// Returns the length of a `.` segment at the beginning of a path, literal or percent-encoded: 1, 3 or, if there is none,
-/// 0.
+/// Returns the length of a `.` segment at the beginning of a path, literal or percent-encoded: 1, 3 or, if there is
+/// none, 0.
 fn dot_segment_len(path: &[u8]) -> usize {
     let len = match path {
         [b'.', ..] => 1,

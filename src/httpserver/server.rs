@@ -57,8 +57,8 @@ pub struct HttpServer<H> {
 impl HttpServer<()> {
     /// Creates a server from a closure that returns a [`Response`] or a type that converts into one.
     ///
-    /// The closure is called for GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS and TRACE. CONNECT is answered with 405, any
-    /// other method with 501. Use [`HttpServer::with`] for a closure that handles all methods.
+    /// The closure is called for GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS and TRACE. CONNECT is answered with 405,
+    /// any other method with 501. Use [`HttpServer::with`] for a closure that handles all methods.
     pub fn new<F, R>(handler: F) -> HttpServer<Closure<F>>
     where
         F: FnMut(&Request<'_>) -> R,
@@ -69,8 +69,8 @@ impl HttpServer<()> {
 }
 
 impl<H: Handler> HttpServer<H> {
-    /// Creates a server from a [`Handler`], such as a [`Router`](super::Router), which is called for all methods. A closure
-    /// is one if the type of its argument is given:
+    /// Creates a server from a [`Handler`], such as a [`Router`](super::Router), which is called for all methods. A
+    /// closure is one if the type of its argument is given:
     ///
     /// ```
     /// use serverd::{HttpServer, Request};
@@ -137,8 +137,8 @@ impl<H> HttpServer<H> {
         self
     }
 
-    /// Answers requests for other hosts with 421 (Misdirected Request). This protects a server on a private address from
-    /// DNS rebinding: a web page whose own name resolves to that address could otherwise read its responses.
+    /// Answers requests for other hosts with 421 (Misdirected Request). This protects a server on a private address
+    /// from DNS rebinding: a web page whose own name resolves to that address could otherwise read its responses.
     ///
     /// The host is that of the target or the Host header, without its port, and case does not matter. `.example.com`
     /// covers example.com and all subdomains. An empty list allows all hosts, which is the default.
@@ -178,17 +178,17 @@ impl<H> HttpServer<H> {
         self
     }
 
-    /// Takes the address of the client, and whether it uses TLS, from the headers that these proxies send. An empty set of
-    /// proxies changes nothing; this is the default.
+    /// Takes the address of the client, and whether it uses TLS, from the headers that these proxies send. An empty set
+    /// of proxies changes nothing; this is the default.
     ///
-    /// A header counts only if the connection comes from a trusted proxy. Forwarded and X-Forwarded-For are read from the
-    /// right, past the addresses of trusted proxies; the first other address is the client's. With X-Forwarded-For and
-    /// X-Real-IP, X-Forwarded-Proto says whether the client uses TLS, and its last value counts. The proxies have to set
-    /// or remove these headers; they must not pass on those of their clients.
+    /// A header counts only if the connection comes from a trusted proxy. Forwarded and X-Forwarded-For are read from
+    /// the right, past the addresses of trusted proxies; the first other address is the client's. With X-Forwarded-For
+    /// and X-Real-IP, X-Forwarded-Proto says whether the client uses TLS, and its last value counts. The proxies have
+    /// to set or remove these headers; they must not pass on those of their clients.
     ///
     /// The result is that of [`RequestHead::client_addr`](crate::RequestHead::client_addr) and
-    /// [`RequestHead::is_secure`](crate::RequestHead::is_secure), and is used for the access log and for limits that depend
-    /// on the client.
+    /// [`RequestHead::is_secure`](crate::RequestHead::is_secure), and is used for the access log and for limits that
+    /// depend on the client.
     ///
     /// # Examples
     /// ```

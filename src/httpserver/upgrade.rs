@@ -7,12 +7,12 @@ use super::session::Session;
 use crate::http1;
 
 impl Response {
-    /// Creates a 101 (Switching Protocols) response: the connection continues with `session`, in the protocol of this name,
-    /// which the client must have offered in the Upgrade header.
+    /// Creates a 101 (Switching Protocols) response: the connection continues with `session`, in the protocol of this
+    /// name, which the client must have offered in the Upgrade header.
     ///
     /// A request without `Connection: upgrade` and an Upgrade header, or in HTTP/1.0, is answered with 426 (Upgrade
-    /// Required) instead, and the connection closes. A request whose body has not been read is answered with 400, and one
-    /// during a graceful shutdown with 503.
+    /// Required) instead, and the connection closes. A request whose body has not been read is answered with 400, and
+    /// one during a graceful shutdown with 503.
     pub fn upgrade(protocol: &str, session: impl Session + 'static) -> Self {
         if protocol.is_empty() || !http1::is_header_value(protocol.as_bytes()) {
             log::error!("replaced a handler's response with 500: invalid protocol {protocol:?}");
@@ -23,8 +23,8 @@ impl Response {
         Response { headers, body, ..Response::new(StatusCode::SWITCHING_PROTOCOLS) }
     }
 
-    /// Creates a 200 (OK) response to CONNECT: the connection continues with `session`, usually as a tunnel to the host that
-    /// the client has named.
+    /// Creates a 200 (OK) response to CONNECT: the connection continues with `session`, usually as a tunnel to the host
+    /// that the client has named.
     ///
     /// Handlers get requests with CONNECT only if they ask for all methods; see [`HttpServer::with`](crate::HttpServer::with). A
     /// request with another method is answered with 500. Any other response to CONNECT closes the connection.

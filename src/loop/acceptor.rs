@@ -82,8 +82,8 @@ impl AcceptorHandle {
 }
 
 impl Acceptor {
-    /// Creates an acceptor for `listener`. Of `limits`, the length of the accept queue and the accepts per turn apply to
-    /// it.
+    /// Creates an acceptor for `listener`. Of `limits`, the length of the accept queue and the accepts per turn apply
+    /// to it.
     ///
     /// # Errors
     /// Returns an error if the system is out of file descriptors, or the listener cannot be made non-blocking.
@@ -110,8 +110,9 @@ impl Acceptor {
     }
 
     /// Adds a loop and returns its listener. `limit` must be the loop's own [share](ConnectionLimit::share) of a common
-    /// limit, which the loop uses too ([`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit));
-    /// its open connections determine the loop's load.
+    /// limit, which the loop uses too
+    /// ([`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit)); its open connections
+    /// determine the loop's load.
     ///
     /// # Errors
     /// Returns an error if the system cannot create a socket pair.

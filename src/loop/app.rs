@@ -37,8 +37,8 @@ pub enum Phase {
     /// Receiving a message body, at [`Timeouts::body_rate`](super::Timeouts::body_rate) bytes per second or more on
     /// average, and with pauses of at most [`Timeouts::body`](super::Timeouts::body).
     Body,
-    /// Idle between messages. At the connection limit, or when the process is out of file descriptors, the loop closes the
-    /// connection that has been in this phase or in [`Phase::AwaitingFirstByte`] longest for a new one.
+    /// Idle between messages. At the connection limit, or when the process is out of file descriptors, the loop closes
+    /// the connection that has been in this phase or in [`Phase::AwaitingFirstByte`] longest for a new one.
     Idle,
     /// Open without a timeout, unless [`Timeouts::open`](super::Timeouts::open) sets one: for raw TCP applications.
     Unlimited,
@@ -105,8 +105,8 @@ pub enum CloseReason {
     Peer,
     /// The timeout of this phase expired.
     Timeout(Phase),
-    /// It had been idle longest, and a new connection needed its place: the connection limit was reached, or the process
-    /// was out of file descriptors.
+    /// It had been idle longest, and a new connection needed its place: the connection limit was reached, or the
+    /// process was out of file descriptors.
     Evicted,
     /// The peer accepted no output for [`Timeouts::write`](super::Timeouts::write).
     TooSlow,
@@ -292,9 +292,9 @@ impl<S: Stream> Addresses for S {
 ///
 /// Each loop has one application value, which serves all connections of that loop and is always called on its thread.
 ///
-/// Only [`App::open`] and [`App::receive`] must be implemented. The default bodies of the other methods do nothing, except
-/// that the connection closes on a timeout and at the start of a graceful shutdown. A wrapper around another application
-/// must forward all methods, including those with a default body.
+/// Only [`App::open`] and [`App::receive`] must be implemented. The default bodies of the other methods do nothing,
+/// except that the connection closes on a timeout and at the start of a graceful shutdown. A wrapper around another
+/// application must forward all methods, including those with a default body.
 ///
 /// A closure `FnMut(&mut Wire<'_, ()>) -> Flow` is an application that transforms input bytes into output bytes. It is
 /// also called without input when a connection opens, so it can send a greeting.
@@ -394,8 +394,8 @@ pub trait App {
     }
 
     /// Called once for each open connection when a graceful shutdown begins. To finish a message in progress, return
-    /// [`Flow::Read`] or [`Flow::Pause`]. Connections that stay idle or silent are closed a second later. By default the
-    /// connection closes once its output is sent.
+    /// [`Flow::Read`] or [`Flow::Pause`]. Connections that stay idle or silent are closed a second later. By default
+    /// the connection closes once its output is sent.
     fn drain(&mut self, state: &mut Self::State, wire: &mut Wire<'_, Self::Message>) -> Flow {
         let _ = (state, wire);
         Flow::Close

@@ -54,8 +54,8 @@ enum FileCache {
     Requested,
 }
 
-/// The interest registered with the backend, if the stream has been added to it. Packed, so that the common case takes one
-/// comparison.
+/// The interest registered with the backend, if the stream has been added to it. Packed, so that the common case takes
+/// one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Registration(u8);
 
@@ -97,8 +97,8 @@ pub(super) struct Connection<S, T> {
     ended: bool,
     /// Much output was written, part of which the peer may not have acknowledged.
     sent_much: bool,
-    /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark. Never set without
-    /// pending output, unless the connection is closing.
+    /// Back-pressure: set when unsent output exceeds the high watermark, cleared at the low watermark. Never set
+    /// without pending output, unless the connection is closing.
     backpressured: bool,
     /// While a file read-ahead is pending nothing is written, and `writable` is false.
     file_cache: FileCache,

@@ -5,8 +5,8 @@
 //! Without a limit per address there is no map and no lock.
 //!
 //! Buffers contain input that is not consumed yet, such as an incomplete request head, and output that clients do not
-//! read. Each connection has limits of its own, but there can be many connections. Buffers are counted only when they are
-//! kept beyond a step, which is not on the hot path.
+//! read. Each connection has limits of its own, but there can be many connections. Buffers are counted only when they
+//! are kept beyond a step, which is not on the hot path.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,8 +20,8 @@ use super::std_ext::lock;
 
 /// A limit on open connections. Clones share the count, so that the loops of several workers have one limit.
 ///
-/// At the limit a loop closes the connection that has been idle longest for each new one, or lets another loop close one
-/// if it has none. If no connection is idle, new ones wait in the listen queue until one closes.
+/// At the limit a loop closes the connection that has been idle longest for each new one, or lets another loop close
+/// one if it has none. If no connection is idle, new ones wait in the listen queue until one closes.
 ///
 /// # Examples
 /// ```
@@ -105,8 +105,8 @@ impl ConnectionLimit {
         ConnectionLimit { addresses: (max > 0).then(|| Arc::new(AddressLimit::new(max))), ..self }
     }
 
-    /// Exempts addresses from the limit of [`ConnectionLimit::per_address`], which must have been called before: those of
-    /// proxies, from which many clients connect.
+    /// Exempts addresses from the limit of [`ConnectionLimit::per_address`], which must have been called before: those
+    /// of proxies, from which many clients connect.
     ///
     /// # Examples
     /// ```
@@ -258,8 +258,8 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 /// Capacity below which the map is not shrunk.
 const CAPACITY_KEPT: usize = 64;
 
-/// Returns the network that counts as one client: an IPv4 address, or the upper half of an IPv6 address, which is usually
-/// assigned to one customer. IPv4-mapped IPv6 addresses are IPv4 addresses.
+/// Returns the network that counts as one client: an IPv4 address, or the upper half of an IPv6 address, which is
+/// usually assigned to one customer. IPv4-mapped IPv6 addresses are IPv4 addresses.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -383,8 +383,8 @@ impl BufferedBytes {
     }
 }
 
-/// A count of bytes that several loops can share, and its limit. An eighth of the limit is a reserve for connections with
-/// small buffers, so that they are served while others use up the rest.
+/// A count of bytes that several loops can share, and its limit. An eighth of the limit is a reserve for connections
+/// with small buffers, so that they are served while others use up the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Buffers {
     used: Arc<BufferedBytes>,

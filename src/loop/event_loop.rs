@@ -573,8 +573,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.wakeup_dirty = true;
     }
 
-    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages. Returns
-    /// whether another thread, or this one, has woken the loop.
+    /// Takes messages, closures and read-ahead notifications from the mailbox, and delivers all pending messages.
+    /// Returns whether another thread, or this one, has woken the loop.
     #[inline]
     fn process_mailbox(&mut self) -> bool {
         let notified = self.mailbox.waker.take_notified();

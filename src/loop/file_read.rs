@@ -1,5 +1,5 @@
-//! Reads files that are being sent: at explicit offsets, in blocks where sendfile is not available, and ahead of time on
-//! a small thread pool.
+//! Reads files that are being sent: at explicit offsets, in blocks where sendfile is not available, and ahead of time
+//! on a small thread pool.
 //!
 //! Disk reads cannot be made non-blocking with readiness events, and a blocking read would stall the loop and all of
 //! its connections. If a part of a file is not in the page cache, a pool thread reads it, which brings it into the
@@ -40,8 +40,8 @@ thread_local! {
     static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Reads up to `count` bytes at `offset` and passes them to `use_block`; an empty slice means the end of the file. Bytes
-/// that `use_block` does not use are read again in the next call, so nothing is buffered.
+/// Reads up to `count` bytes at `offset` and passes them to `use_block`; an empty slice means the end of the file.
+/// Bytes that `use_block` does not use are read again in the next call, so nothing is buffered.
 pub(super) fn with_block<R>(
     file: &File,
     offset: u64,

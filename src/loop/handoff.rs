@@ -1,7 +1,8 @@
 //! The queue through which an acceptor thread hands connections to one loop.
 //!
-//! The loop uses a [`HandoffListener`] like a listening socket: it is readable while the queue is not empty. A connection
-//! in the queue is already counted as one of the loop's, so that the load of a loop never appears lower than it is.
+//! The loop uses a [`HandoffListener`] like a listening socket: it is readable while the queue is not empty. A
+//! connection in the queue is already counted as one of the loop's, so that the load of a loop never appears lower than
+//! it is.
 
 use std::collections::VecDeque;
 use std::io;

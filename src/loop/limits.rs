@@ -43,9 +43,10 @@ pub struct LoopLimits {
     /// Maximum TLS handshakes continued per turn; further ones wait for the next turn, so that established connections
     /// are served in between. A handshake takes as long as a hundred requests. Default: 2.
     pub handshakes_per_turn: usize,
-    /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if none
-    /// is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the
-    /// file descriptor limit applies. Loops can share one limit, see [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
+    /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if
+    /// none is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the file descriptor
+    /// limit applies. Loops can share one limit, see
+    /// [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
     pub connections_max: usize,
     /// Maximum open connections of one client address; further ones are reset as soon as they are accepted, before
     /// anything is read. 0 for no limit, which is the default, and then costs nothing. An IPv6 address counts with its
@@ -151,26 +152,27 @@ pub struct Timeouts {
     /// Maximum time from the first to the last byte of a message head, however steadily it arrives (protects against
     /// slowloris attacks). Default: 10 s.
     pub head: Option<Duration>,
-    /// Longest pause of a message body. A body starts with a balance of 5 s, and each byte adds the time that it takes at
-    /// `body_rate`, up to this maximum. The balance decreases with time while the loop reads from the connection; at zero
-    /// the timeout expires. Default: 30 s.
+    /// Longest pause of a message body. A body starts with a balance of 5 s, and each byte adds the time that it takes
+    /// at `body_rate`, up to this maximum. The balance decreases with time while the loop reads from the connection; at
+    /// zero the timeout expires. Default: 30 s.
     pub body: Option<Duration>,
-    /// Minimum rate of a message body in bytes per second, over a longer time; see `body`. With 0, any byte restores the
-    /// whole balance. Default: 240, as in Kestrel.
+    /// Minimum rate of a message body in bytes per second, over a longer time; see `body`. With 0, any byte restores
+    /// the whole balance. Default: 240, as in Kestrel.
     pub body_rate: u32,
     /// Maximum idle time between messages on a persistent connection. Default: 75 s, as in nginx.
     pub idle: Option<Duration>,
     /// Timeout of [`Phase::Unlimited`], used by raw TCP applications. Default: none.
     pub open: Option<Duration>,
-    /// Maximum time in which the peer acknowledges no byte of blocked output; then the connection is reset. Default: 60 s,
-    /// since a proxy may buffer before it forwards. The timeout can be exceeded by a quarter, since the loop asks the
-    /// kernel for the peer's progress four times per period. Where the system does not report it (Windows and OpenBSD),
-    /// only the bytes that the kernel accepts count, and the timeout is four times as long.
+    /// Maximum time in which the peer acknowledges no byte of blocked output; then the connection is reset. Default:
+    /// 60 s, since a proxy may buffer before it forwards. The timeout can be exceeded by a quarter, since the loop asks
+    /// the kernel for the peer's progress four times per period. Where the system does not report it (Windows and
+    /// OpenBSD), only the bytes that the kernel accepts count, and the timeout is four times as long.
     pub write: Option<Duration>,
     /// Maximum time without input in a lingering close, after an error response or while the peer is still sending.
     /// Default: 5 s.
     pub linger: Option<Duration>,
-    /// Maximum time in which a lingering close discards input, unless the peer is still receiving output. Default: 30 s.
+    /// Maximum time in which a lingering close discards input, unless the peer is still receiving output. Default:
+    /// 30 s.
     pub linger_total: Option<Duration>,
     /// Maximum time to wait for the peer to close after a regular last response; data that it has sent in the meantime
     /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends

@@ -19,9 +19,9 @@ const PAUSE_MS: u64 = 100;
 /// Minimum interval between two warnings about one listener.
 const WARNING_INTERVAL_MS: u64 = 1000;
 
-/// If new handshakes can be blocked, closing listeners stay open this long for handshakes in progress: a few round trips
-/// of a local network. It must be short, since a client whose SYN is dropped retries only after a second, while one that
-/// is refused can try another server at once.
+/// If new handshakes can be blocked, closing listeners stay open this long for handshakes in progress: a few round
+/// trips of a local network. It must be short, since a client whose SYN is dropped retries only after a second, while
+/// one that is refused can try another server at once.
 const CLOSE_DELAY_MS: u64 = 2;
 
 /// The delay instead of [`CLOSE_DELAY_MS`] if clients connect over the internet.
@@ -52,8 +52,8 @@ enum Accept<S> {
     Connection(S, SocketAddr),
     /// The connection failed before it was accepted; the queue may hold others.
     Retry,
-    /// A connection is waiting, but the connection limit is reached or the process is out of file descriptors. Accepting
-    /// is paused.
+    /// A connection is waiting, but the connection limit is reached or the process is out of file descriptors.
+    /// Accepting is paused.
     NoRoom,
     /// The queue is empty, or accepting is paused.
     Done,
@@ -213,9 +213,9 @@ impl<B: Readiness> Listeners<B> {
     /// Begins a graceful shutdown: stops new connections where the system supports it. From now on the connection limit
     /// is not enforced: connections already in the queue would otherwise be reset.
     ///
-    /// A handshake in progress belongs to the listener that received its SYN, even if several listeners share the
-    /// port, and is reset when that listener closes. If the system can block new handshakes, the listeners therefore
-    /// stay open for a few more round trips. The caller accepts what is queued, calls [`Listeners::schedule_close`], and
+    /// A handshake in progress belongs to the listener that received its SYN, even if several listeners share the port,
+    /// and is reset when that listener closes. If the system can block new handshakes, the listeners therefore stay
+    /// open for a few more round trips. The caller accepts what is queued, calls [`Listeners::schedule_close`], and
     /// then [`Listeners::begin_close_attempt`] in every turn. Returns whether the system can block handshakes.
     pub(super) fn start_closing(&mut self) -> bool {
         let mut can_block = true;
@@ -331,8 +331,8 @@ impl<B: Readiness> ManagedListener<B> {
         self.listener.stop_new_connections()
     }
 
-    /// Pauses accepting at the connection limit, or out of file descriptors, if a connection is waiting. Otherwise waits
-    /// for the next one.
+    /// Pauses accepting at the connection limit, or out of file descriptors, if a connection is waiting. Otherwise
+    /// waits for the next one.
     #[cold]
     fn on_no_room(&mut self, backend: &mut B, now_ms: u64, error: Option<&io::Error>) -> Accept<B::Stream> {
         if !self.listener.has_waiting() {

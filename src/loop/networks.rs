@@ -7,8 +7,8 @@ use std::str::FromStr;
 /// A set of IP networks, and optionally the peers of Unix sockets.
 ///
 /// It is parsed from a list that is separated by commas: addresses, networks in CIDR notation, and the names `loopback`
-/// (`127.0.0.0/8` and `::1`), `private` (`10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and `fc00::/7`) and `unix` (any
-/// peer of a Unix socket). IPv4-mapped IPv6 addresses are IPv4 addresses. The default is the empty set.
+/// (`127.0.0.0/8` and `::1`), `private` (`10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and `fc00::/7`) and `unix`
+/// (any peer of a Unix socket). IPv4-mapped IPv6 addresses are IPv4 addresses. The default is the empty set.
 ///
 /// # Examples
 /// ```

@@ -150,8 +150,8 @@ impl Output {
     }
 
     /// Removes the unsent bytes up to the first file range and returns them in order. Shared bytes are not copied.
-    /// Together with [`Output::share`] and [`Output::extend`] this replaces what has not been sent yet; the peer may have
-    /// received the beginning of the message that the first of these bytes belongs to.
+    /// Together with [`Output::share`] and [`Output::extend`] this replaces what has not been sent yet; the peer may
+    /// have received the beginning of the message that the first of these bytes belongs to.
     pub fn take_bytes(&mut self) -> Vec<Bytes> {
         let mut pieces = Vec::new();
         loop {
@@ -315,8 +315,8 @@ impl Output {
         }
     }
 
-    /// Collects up to `bytes_max` bytes at the front of the queue. Returns the number of slices and whether a file range
-    /// follows.
+    /// Collects up to `bytes_max` bytes at the front of the queue. Returns the number of slices and whether a file
+    /// range follows.
     fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX], bytes_max: usize) -> (usize, bool) {
         let (mut count, mut at, mut left) = (0, self.sent, bytes_max);
         for segment in &self.queue {

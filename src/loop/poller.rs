@@ -129,8 +129,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Returns a handle of the loop that is running on this thread, in the methods of an application or a handler and in
-    /// closures that the loop calls; `None` elsewhere.
+    /// Returns a handle of the loop that is running on this thread, in the methods of an application or a handler and
+    /// in closures that the loop calls; `None` elsewhere.
     ///
     /// # Examples
     /// ```
@@ -157,12 +157,13 @@ impl Handle {
     }
 
     /// Starts a graceful shutdown: stops new connections, accepts those already in the queue, closes the listeners,
-    /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`](super::LoopLimits::drain) limits how long this may take.
+    /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`](super::LoopLimits::drain) limits how long
+    /// this may take.
     ///
-    /// On Linux a filter on the listening sockets drops SYN segments, and the listeners are closed 2 ms later, or 100 ms
-    /// later if a connection from a public address is open, so that handshakes in progress complete first. On other
-    /// platforms, and for a client with a longer round-trip time, a connection established between the last accept and
-    /// the close is reset by the kernel.
+    /// On Linux a filter on the listening sockets drops SYN segments, and the listeners are closed 2 ms later, or
+    /// 100 ms later if a connection from a public address is open, so that handshakes in progress complete first. On
+    /// other platforms, and for a client with a longer round-trip time, a connection established between the last
+    /// accept and the close is reset by the kernel.
     ///
     /// Idle connections are closed after a second, since a request may be in transit.
     pub fn drain(&self) {
@@ -170,9 +171,9 @@ impl Handle {
     }
 
     /// Starts a graceful shutdown as [`Handle::drain`] does, except that it takes at most `limit`, instead of
-    /// [`LoopLimits::drain`](super::LoopLimits::drain), and closes idle connections at once; a request in transit is lost.
-    /// For programs that control the clients too, such as test suites. If a graceful shutdown is in progress, it is
-    /// shortened.
+    /// [`LoopLimits::drain`](super::LoopLimits::drain), and closes idle connections at once; a request in transit is
+    /// lost. For programs that control the clients too, such as test suites. If a graceful shutdown is in progress, it
+    /// is shortened.
     ///
     /// # Examples
     /// ```
@@ -267,8 +268,8 @@ pub(super) enum Command {
 /// The part of a mailbox that does not depend on the message type: wakes the loop and passes commands and closures.
 pub(super) struct LoopWaker {
     command: AtomicU8,
-    /// The shortest limit of [`Handle::drain_within`](super::Handle::drain_within) in milliseconds that the loop has not
-    /// taken yet; `u64::MAX` for none.
+    /// The shortest limit of [`Handle::drain_within`](super::Handle::drain_within) in milliseconds that the loop has
+    /// not taken yet; `u64::MAX` for none.
     drain_limit_ms: AtomicU64,
     /// `ROOM_WANTED` and `ROOM_MADE` bits of [`LoopWaker::take_room`].
     room: AtomicU8,

@@ -19,8 +19,8 @@ const FIXED_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Proxied {
-    /// The address of the proxy's client. `None` if the proxy has no client, such as for a health check, or one without an IP
-    /// address.
+    /// The address of the proxy's client. `None` if the proxy has no client, such as for a health check, or one without
+    /// an IP address.
     pub source: Option<SocketAddr>,
     /// The address to which that client has connected.
     pub destination: Option<SocketAddr>,

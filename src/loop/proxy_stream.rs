@@ -146,12 +146,12 @@ impl Drop for CountedAddress {
 }
 
 impl<B: Readiness, A: App> EventLoop<WithProxy<B>, A> {
-    /// Adds a listener whose connections may begin with a header of the PROXY protocol, versions 1 and 2. Connections of
-    /// listeners added with [`EventLoop::listen`] have no header.
+    /// Adds a listener whose connections may begin with a header of the PROXY protocol, versions 1 and 2. Connections
+    /// of listeners added with [`EventLoop::listen`] have no header.
     ///
-    /// The application gets the client's address as [`Addrs::source_addr`](super::Addrs::source_addr), once the first input
-    /// is delivered. A connection with an invalid header is closed. An application may send a greeting only after the
-    /// header, so that with [`ProxyMode::Optional`] it waits for the first byte of a trusted proxy.
+    /// The application gets the client's address as [`Addrs::source_addr`](super::Addrs::source_addr), once the first
+    /// input is delivered. A connection with an invalid header is closed. An application may send a greeting only after
+    /// the header, so that with [`ProxyMode::Optional`] it waits for the first byte of a trusted proxy.
     ///
     /// # Errors
     /// Returns the errors of [`EventLoop::listen`].

@@ -46,8 +46,8 @@ fn monotonic() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
-/// Returns whether a call on a nonblocking source found nothing to do. The usual error number is compared first, because
-/// [`io::Error::kind`] is a call that looks the number up.
+/// Returns whether a call on a nonblocking source found nothing to do. The usual error number is compared first,
+/// because [`io::Error::kind`] is a call that looks the number up.
 #[inline]
 pub(super) fn would_block(error: &io::Error) -> bool {
     #[cfg(unix)]
@@ -151,8 +151,8 @@ pub trait Stream {
     /// Reads into `buffer`, which is not empty. Retries if interrupted by a signal.
     ///
     /// # Errors
-    /// Returns `WouldBlock` if no data is available, and `Interrupted` if much input was read that contains no data; the
-    /// caller then reads again later. Any other error ends the connection.
+    /// Returns `WouldBlock` if no data is available, and `Interrupted` if much input was read that contains no data;
+    /// the caller then reads again later. Any other error ends the connection.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
 
     /// Writes a prefix of `bytes`. Retries if interrupted by a signal.
@@ -273,8 +273,8 @@ pub trait Stream {
         0
     }
 
-    /// Returns the number of bytes that the last write has encrypted, although it has failed: its caller still counts them
-    /// as output.
+    /// Returns the number of bytes that the last write has encrypted, although it has failed: its caller still counts
+    /// them as output.
     #[inline]
     fn encrypted_by_failed_write(&self) -> usize {
         0
@@ -293,8 +293,8 @@ pub trait Stream {
         Ok(())
     }
 
-    /// Marks the orderly end of the output, which the peer can then distinguish from a failure of the network. Nothing may
-    /// be written afterwards. The mark may be unsent ([`Stream::has_unsent`]).
+    /// Marks the orderly end of the output, which the peer can then distinguish from a failure of the network. Nothing
+    /// may be written afterwards. The mark may be unsent ([`Stream::has_unsent`]).
     fn end_output(&mut self) {}
 
     /// Returns the outcome of a connect that was in progress when the stream was created: `Ok` once connected.
@@ -315,8 +315,8 @@ pub trait Stream {
     /// Returns an error if the connection is already gone.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Returns the addresses that a proxy has reported for this connection (PROXY protocol). The provided implementation
-    /// returns `None`.
+    /// Returns the addresses that a proxy has reported for this connection (PROXY protocol). The provided
+    /// implementation returns `None`.
     fn proxied(&self) -> Option<super::Proxied> {
         None
     }
@@ -528,8 +528,8 @@ macro_rules! pass_to_listener {
     };
 }
 
-/// The methods of an implementation of [`Stream`] around the stream `self.$inner` of type `S` that concern the socket, not
-/// its input and output.
+/// The methods of an implementation of [`Stream`] around the stream `self.$inner` of type `S` that concern the socket,
+/// not its input and output.
 macro_rules! pass_to_socket {
     ($inner:ident) => {
         fn unacknowledged_bytes(&mut self) -> Option<u64> {
@@ -562,8 +562,8 @@ macro_rules! pass_to_socket {
     };
 }
 
-/// The methods of an implementation of [`Stream`] around the stream `self.$inner` that concern its encryption and the end
-/// of its output.
+/// The methods of an implementation of [`Stream`] around the stream `self.$inner` that concern its encryption and the
+/// end of its output.
 macro_rules! pass_to_session {
     ($inner:ident) => {
         fn shutdown_write(&mut self) -> io::Result<()> {

@@ -26,8 +26,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Cancels the closure. It is not called again, and is dropped at the time it would have been due or earlier, so that
-    /// there are never many more cancelled closures than others.
+    /// Cancels the closure. It is not called again, and is dropped at the time it would have been due or earlier, so
+    /// that there are never many more cancelled closures than others.
     pub fn cancel(&self) {
         if !self.cancelled.swap(true, Ordering::AcqRel) {
             self.cancelled_count.fetch_add(1, Ordering::Relaxed);

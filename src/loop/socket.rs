@@ -166,9 +166,9 @@ fn is_readable(source: &SystemSource) -> bool {
 }
 
 /// Enables TCP keep-alive, which detects peers that are gone: after 45 s of silence, with 4 probes 15 s apart. A closed
-/// Linux socket acknowledges probes for 60 s (`tcp_fin_timeout`), so the second probe, after 90 s, is refused. One after
-/// 60 s would arrive just then, and if it was acknowledged, the next one another minute later. The parameters of the probes
-/// are system-wide on OpenBSD.
+/// Linux socket acknowledges probes for 60 s (`tcp_fin_timeout`), so the second probe, after 90 s, is refused. One
+/// after 60 s would arrive just then, and if it was acknowledged, the next one another minute later. The parameters of
+/// the probes are system-wide on OpenBSD.
 fn set_keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     set_probes(socket, TcpKeepalive::new().with_time(Duration::from_secs(45)))
 }
@@ -188,10 +188,10 @@ fn set_probes(socket: &SockRef<'_>, idle: TcpKeepalive) -> io::Result<()> {
     })
 }
 
-/// Limits the bytes that the kernel holds unsent per connection. The send buffer grows to megabytes otherwise, and Linux
-/// reports a socket as writable only once a third of it is free, so that a slow reader would seem to make no progress. A
-/// lower limit costs CPU time: sending a large file takes up to a third more at 256 KiB, a tenth more at 1 MiB, and hardly
-/// any at 2 MiB.
+/// Limits the bytes that the kernel holds unsent per connection. The send buffer grows to megabytes otherwise, and
+/// Linux reports a socket as writable only once a third of it is free, so that a slow reader would seem to make no
+/// progress. A lower limit costs CPU time: sending a large file takes up to a third more at 256 KiB, a tenth more at
+/// 1 MiB, and hardly any at 2 MiB.
 #[cfg(target_os = "linux")]
 fn limit_unsent(socket: &SockRef<'_>) -> io::Result<()> {
     const UNSENT_BYTES_MAX: u32 = 2 * 1024 * 1024;

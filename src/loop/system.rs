@@ -46,8 +46,8 @@ pub(super) fn unacknowledged_bytes(socket: &std::net::TcpStream) -> Option<u64> 
     if failed == 0 { u64::try_from(bytes).ok() } else { None }
 }
 
-/// Returns the number of bytes sent on a TCP socket that the peer has not acknowledged; `None`, since this system cannot
-/// report it.
+/// Returns the number of bytes sent on a TCP socket that the peer has not acknowledged; `None`, since this system
+/// cannot report it.
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_vendor = "apple")))]
 pub(super) fn unacknowledged_bytes(_: &std::net::TcpStream) -> Option<u64> {
     None
@@ -62,8 +62,8 @@ pub(super) fn release_free_memory() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> c_int;
     }
-    // SAFETY: the function is thread-safe and has no preconditions (malloc_trim(3)). If the program uses another allocator,
-    // it has no effect.
+    // SAFETY: the function is thread-safe and has no preconditions (malloc_trim(3)). If the program uses another
+    // allocator, it has no effect.
     unsafe { malloc_trim(0) };
 }
 

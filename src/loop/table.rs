@@ -20,7 +20,8 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// Creates an id that belongs to no loop, for testing an application without sockets; see [`Wire::from_bytes`](super::Wire::from_bytes).
+    /// Creates an id that belongs to no loop, for testing an application without sockets; see
+    /// [`Wire::from_bytes`](super::Wire::from_bytes).
     pub fn detached(number: u32) -> Self {
         ConnId { index: number, serial: 0 }
     }

@@ -35,8 +35,8 @@ struct List {
     limit_ms: u64,
     /// A timer restarted within this time after it was armed keeps its place in the list.
     lazy_ms: u64,
-    /// The phase, and the time from the last lazy restart of a timer to its recorded deadline. Compared in one piece, see
-    /// [`Timers::enter`].
+    /// The phase, and the time from the last lazy restart of a timer to its recorded deadline. Compared in one piece,
+    /// see [`Timers::enter`].
     fresh: u64,
     /// Expiry is rounded up to a multiple of this, to coalesce wake-ups to about two per second.
     coalesce_ms: u64,
@@ -144,7 +144,8 @@ impl Timers {
         Timers { lists, links: Vec::new(), wake_ms: u64::MAX }
     }
 
-    /// Changes the timeouts. The timers of phases whose timeout differs stop; those of the other phases are not affected.
+    /// Changes the timeouts. The timers of phases whose timeout differs stop; those of the other phases are not
+    /// affected.
     #[cold]
     pub(super) fn change_limits(&mut self, timeouts: &Timeouts) {
         for phase in PHASES {

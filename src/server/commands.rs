@@ -168,7 +168,8 @@ fn http_server<H: Handler + 'static>(
     }
 }
 
-/// Prints a start line for each address, and one for each address that redirects to it, then releases the access log, which may also write to standard output.
+/// Prints a start line for each address, and one for each address that redirects to it, then releases the access log,
+/// which may also write to standard output.
 ///
 /// `scheme` is the one of plain TCP. With TLS, the fingerprint of the certificate is printed too.
 fn announce((what, scheme): (&str, &str), started: &Started, stdout: &Sink) {
@@ -599,8 +600,8 @@ fn start_console(console: Console) {
     }
 }
 
-/// Calls `execute` with each line typed at the terminal, until the terminal is closed. Reads only while the process is in
-/// the foreground process group: a read from the background would stop the process (SIGTTIN).
+/// Calls `execute` with each line typed at the terminal, until the terminal is closed. Reads only while the process is
+/// in the foreground process group: a read from the background would stop the process (SIGTTIN).
 #[cfg(unix)]
 fn read_terminal(execute: impl Fn(&str)) {
     use rustix::event::{PollFd, PollFlags, poll};

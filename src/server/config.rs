@@ -54,9 +54,9 @@ pub struct Config {
     /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`, and
     /// `loop_limits.connections_per_address_max` applies to all workers together.
     pub loop_limits: LoopLimits,
-    /// Maximum open connections of all workers together. At the limit the connection that has been idle longest is closed
-    /// for a new one; if none is idle, new ones wait in the listen queue. Default (`None`): as many as the file descriptor
-    /// limit allows, less a reserve.
+    /// Maximum open connections of all workers together. At the limit the connection that has been idle longest is
+    /// closed for a new one; if none is idle, new ones wait in the listen queue. Default (`None`): as many as the file
+    /// descriptor limit allows, less a reserve.
     pub connections_max: Option<usize>,
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
     /// from the file descriptor limit. Default: 0.
@@ -179,8 +179,8 @@ pub struct HttpOptions {
     pub buffered_bytes_max: usize,
     /// Makes browsers use https for this time; see [`HttpServer::hsts`](crate::HttpServer::hsts). Default: none.
     pub hsts: Option<Duration>,
-    /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on the
-    /// plain port of TLS. Default: none.
+    /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on
+    /// the plain port of TLS. Default: none.
     pub acme_webroot: Option<PathBuf>,
     /// The header with which [`Config::trusted_proxies`] name the client of a request. Default: X-Forwarded-For.
     pub client_ip_header: ClientIpHeader,

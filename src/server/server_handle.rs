@@ -1,5 +1,5 @@
-//! A server that runs in the background: its start, and the handle that controls it. A server in the foreground is started
-//! and ended with the same code.
+//! A server that runs in the background: its start, and the handle that controls it. A server in the foreground is
+//! started and ended with the same code.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -21,8 +21,8 @@ impl Config {
     /// The file descriptor limit of the process is raised as far as the system allows.
     ///
     /// # Errors
-    /// Returns an error if the address cannot be bound, the backend or balancing mode is not available on this system, or
-    /// a worker cannot be created.
+    /// Returns an error if the address cannot be bound, the backend or balancing mode is not available on this system,
+    /// or a worker cannot be created.
     ///
     /// # Examples
     /// ```
@@ -47,8 +47,8 @@ impl Config {
     /// ([`Balance::LeastConnections`](super::Balance::LeastConnections)).
     ///
     /// # Errors
-    /// Returns the errors of [`Config::start`], and an error if there is no listener or the connections of several workers
-    /// are to be balanced by the kernel, for which the server has to bind the listeners.
+    /// Returns the errors of [`Config::start`], and an error if there is no listener or the connections of several
+    /// workers are to be balanced by the kernel, for which the server has to bind the listeners.
     ///
     /// # Examples
     /// ```
@@ -118,8 +118,8 @@ impl ServerHandle {
         &self.started
     }
 
-    /// Returns a handle of the event loop of each worker, by its number, for example to call closures on its thread. Use
-    /// the methods of this type to end the server: a worker that ends alone takes no more connections.
+    /// Returns a handle of the event loop of each worker, by its number, for example to call closures on its thread.
+    /// Use the methods of this type to end the server: a worker that ends alone takes no more connections.
     ///
     /// # Examples
     /// ```
@@ -162,8 +162,8 @@ impl ServerHandle {
         (self.reload)();
     }
 
-    /// Waits until the server has ended: after [`ServerHandle::drain`] or [`ServerHandle::stop`], or because a worker has
-    /// failed.
+    /// Waits until the server has ended: after [`ServerHandle::drain`] or [`ServerHandle::stop`], or because a worker
+    /// has failed.
     ///
     /// # Errors
     /// Returns an error if a worker has failed. The others have been shut down gracefully then.

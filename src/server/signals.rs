@@ -56,9 +56,9 @@ impl SignalPipe {
     }
 }
 
-/// Calls `drain` on the first SIGINT, SIGTERM or SIGQUIT; a second one exits the process with status 128 plus the signal
-/// number. Until the first one, calls `reopen` on every SIGHUP and SIGUSR1. After a Ctrl-C at a terminal, reports the
-/// number of `open` connections that are being finished.
+/// Calls `drain` on the first SIGINT, SIGTERM or SIGQUIT; a second one exits the process with status 128 plus the
+/// signal number. Until the first one, calls `reopen` on every SIGHUP and SIGUSR1. After a Ctrl-C at a terminal,
+/// reports the number of `open` connections that are being finished.
 ///
 /// The signal handlers only set a flag and wake a thread, which makes the calls. The exit on a second signal happens in
 /// the handler itself, whatever the threads are doing.

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 /// Error of a server that could not start or could not continue.
 ///
-/// Its message is a sentence, which includes that of its [`source`](Error::source). The debug output is the same sentence,
-/// so that it can be returned from `main`.
+/// Its message is a sentence, which includes that of its [`source`](Error::source). The debug output is the same
+/// sentence, so that it can be returned from `main`.
 ///
 /// # Examples
 /// ```

@@ -1,7 +1,7 @@
 //! The threads of a server: their end, by a graceful shutdown or at once, and the first failure.
 //!
-//! If acceptor threads distribute the connections, a graceful shutdown ends them first. The last of them drains the workers,
-//! which have received all accepted connections by then.
+//! If acceptor threads distribute the connections, a graceful shutdown ends them first. The last of them drains the
+//! workers, which have received all accepted connections by then.
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};

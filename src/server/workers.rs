@@ -334,8 +334,8 @@ enum Role {
 /// Number and handle of a worker that has started, or the reason why it has not.
 type StartOutcome = Result<(usize, Handle), StartError>;
 
-/// Runs a worker on its thread. `run` calls its argument once the loop can run. An error before that is sent to the thread
-/// that starts the server, a later one is the failure of the server.
+/// Runs a worker on its thread. `run` calls its argument once the loop can run. An error before that is sent to the
+/// thread that starts the server, a later one is the failure of the server.
 fn supervise(
     number: usize,
     run: impl FnOnce(&dyn Fn(Handle)) -> Result<(), StartError>,

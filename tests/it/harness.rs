@@ -67,8 +67,9 @@ pub(crate) fn trusting(certificate: &Certificate, versions: &[&'static Supported
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-/// Expands each function to one test per backend, and one per backend wrapped in `Chaos`. After `over_tls_too:`, also to one
-/// over TLS, unless it is marked with `#[plain_tcp]`: tests that use the socket itself, or connections without a handshake.
+/// Expands each function to one test per backend, and one per backend wrapped in `Chaos`. After `over_tls_too:`, also
+/// to one over TLS, unless it is marked with `#[plain_tcp]`: tests that use the socket itself, or connections without a
+/// handshake.
 macro_rules! on_every_backend {
     (over_tls_too: $($(#[$mark:ident])? fn $name:ident<$backend:ident>() $body:block)*) => {
         crate::harness::on_every_backend! { $(fn $name<$backend>() $body)* }
@@ -249,8 +250,8 @@ pub(crate) fn serve_by<B: Readiness, A: App>(
 }
 
 impl Server {
-    /// Connects to the server. Over TLS, the connections alternate between TLS 1.3 and 1.2, and from the third on they resume
-    /// sessions. The handshake begins with the first read or write.
+    /// Connects to the server. Over TLS, the connections alternate between TLS 1.3 and 1.2, and from the third on they
+    /// resume sessions. The handshake begins with the first read or write.
     pub(crate) fn connect(&self) -> Client {
         let mut client = Client::new(self.address);
         if !self.clients.is_empty() {
@@ -299,8 +300,8 @@ pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
     accepted_from("127.0.0.1:0", server, text)
 }
 
-/// Connects from the given address and sends something. Returns the client if the server sends something too, and `None`
-/// if it refuses the connection with a reset.
+/// Connects from the given address and sends something. Returns the client if the server sends something too, and
+/// `None` if it refuses the connection with a reset.
 pub(crate) fn accepted_from(source: &str, server: SocketAddr, text: &str) -> Option<Client> {
     let mut socket = match connect_from(source, server) {
         Ok(socket) => socket,

@@ -13,8 +13,8 @@ use crate::tls::{TlsClient, certified, trusting_file};
 
 const HSTS: &str = "Strict-Transport-Security: max-age=3600\r\n";
 
-/// Starts a server with a plain and a TLS listener that redirects the plain connections to port 8443. The handler panics
-/// on `/panic`, and sets the HSTS header itself on `/own`. Also returns the TLS address.
+/// Starts a server with a plain and a TLS listener that redirects the plain connections to port 8443. The handler
+/// panics on `/panic`, and sets the HSTS header itself on `/own`. Also returns the TLS address.
 fn serve_both<B: Backend>() -> (Server, SocketAddr, ClientConfig) {
     let (_, tls, config) = certified(&["localhost"]);
     let secure = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -92,8 +92,8 @@ impl Running {
         crate::console::send_break(&self.child);
     }
 
-    /// Shuts the server down with SIGTERM; its exit code must be 0. Returns what it has written to stderr, which must be
-    /// piped.
+    /// Shuts the server down with SIGTERM; its exit code must be 0. Returns what it has written to stderr, which must
+    /// be piped.
     #[cfg(unix)]
     pub(crate) fn stop_and_log(mut self) -> String {
         let start = std::time::Instant::now();

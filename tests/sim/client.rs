@@ -6,7 +6,8 @@ use super::chat::Transcript;
 use super::world::World;
 use super::{PATTERN_BYTES, pattern};
 
-/// Memory that a connection may take in the server: the input that is read ahead while a response is awaited, and its state.
+/// Memory that a connection may take in the server: the input that is read ahead while a response is awaited, and its
+/// state.
 const MEMORY_MAX: usize = 24 * 1024;
 
 /// One step of a client.
@@ -20,8 +21,8 @@ pub(super) enum Step {
     Push(Bytes),
     /// Sends as much as the server's receive buffer has room for.
     Offer(Bytes),
-    /// Sends pieces of at most this size, at this interval in milliseconds. Reads nothing until all are sent or the server
-    /// resets the connection.
+    /// Sends pieces of at most this size, at this interval in milliseconds. Reads nothing until all are sent or the
+    /// server resets the connection.
     Trickle { pieces: usize, piece_bytes: usize, interval_ms: u64 },
     /// Pauses for this number of milliseconds.
     Pause(u64),

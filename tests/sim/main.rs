@@ -181,8 +181,8 @@ fn run<const EDGE: bool>(seed: u64) -> (usize, u64) {
     })
 }
 
-/// Runs a server until all clients are done, and checks the outcome. `populate` adds the clients, and returns the time at
-/// which the server drains, if that is before they are done. Returns the number of clients and the virtual time in
+/// Runs a server until all clients are done, and checks the outcome. `populate` adds the clients, and returns the time
+/// at which the server drains, if that is before they are done. Returns the number of clients and the virtual time in
 /// microseconds.
 fn simulate<const EDGE: bool>(
     seed: u64,
@@ -350,8 +350,8 @@ impl Bodies {
         })
     }
 
-    /// A response of [`LARGE_BYTES`] or, for `/huge/COUNT/...`, of that many bytes of the pattern. For every other path, it
-    /// is read from a file.
+    /// A response of [`LARGE_BYTES`] or, for `/huge/COUNT/...`, of that many bytes of the pattern. For every other
+    /// path, it is read from a file.
     fn response(path: &str) -> Option<Response> {
         let bodies = Bodies::get();
         let (body, file, len) = if let Some(rest) = path.strip_prefix("/huge/") {

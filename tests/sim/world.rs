@@ -56,8 +56,8 @@ impl Rng {
     }
 }
 
-/// Time after which TCP keep-alive, as the loop sets it, fails a connection whose peer has vanished: 60 s of silence, then
-/// 4 probes at intervals of 15 s.
+/// Time after which TCP keep-alive, as the loop sets it, fails a connection whose peer has vanished: 60 s of silence,
+/// then 4 probes at intervals of 15 s.
 const KEEPALIVE_US: u64 = 120_000_000;
 
 /// Time after which a connection fails whose peer does not acknowledge data: 15 retransmissions on Linux.

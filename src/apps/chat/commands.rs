@@ -1,5 +1,5 @@
-//! Executes what is typed: [`ChatConnection`] for a member, within its budget and its rate limit, and [`Console`] for the
-//! operator of the server.
+//! Executes what is typed: [`ChatConnection`] for a member, within its budget and its rate limit, and [`Console`] for
+//! the operator of the server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -177,8 +177,8 @@ impl Console {
         Console { state: Arc::clone(state) }
     }
 
-    /// Executes a line: a command (`/help` lists them), or a notice to all members. Returns the reply, which consists of
-    /// lines, or is empty.
+    /// Executes a line: a command (`/help` lists them), or a notice to all members. Returns the reply, which consists
+    /// of lines, or is empty.
     pub fn execute(&self, line: &str) -> String {
         let line = text::sanitize(line.as_bytes());
         let line = line.trim();

@@ -16,8 +16,8 @@ use crate::r#loop::{ConnId, Output};
 /// Pieces up to this size are copied into the output of a member.
 const COPY_BYTES_MAX: usize = 4 * 1024;
 
-/// Slices of a block up to this size are copied if the block is at least four times as large, so that a few unsent lines
-/// do not keep a large block in memory.
+/// Slices of a block up to this size are copied if the block is at least four times as large, so that a few unsent
+/// lines do not keep a large block in memory.
 const SLICE_BYTES_MAX: usize = 16 * 1024;
 
 /// The notice that takes the place of skipped lines, before and after their number. Members cannot send such a line.

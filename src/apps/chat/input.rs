@@ -261,8 +261,8 @@ impl Default for Bounds {
     }
 }
 
-/// Minimum time for which a member that has used up its budget is not read, so that a flood of short lines causes only a
-/// few wake-ups per second.
+/// Minimum time for which a member that has used up its budget is not read, so that a flood of short lines causes only
+/// a few wake-ups per second.
 const HOLD_TIME_MIN: Duration = Duration::from_millis(250);
 
 /// The used part of a budget, represented by the time in nanoseconds at which the budget will be whole again.

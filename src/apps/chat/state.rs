@@ -376,8 +376,8 @@ impl ChatGuard<'_> {
         true
     }
 
-    /// Bans the [`network`] of an address, whose owner can use any address in it, and removes its members. Returns their
-    /// number, or `None` if there are too many bans.
+    /// Bans the [`network`] of an address, whose owner can use any address in it, and removes its members. Returns
+    /// their number, or `None` if there are too many bans.
     pub(super) fn ban(&mut self, addr: IpAddr) -> Option<usize> {
         let (tables, banned) = (self.tables(), network(addr));
         if tables.banned.len() >= BANNED_MAX && !tables.banned.contains(&banned) {

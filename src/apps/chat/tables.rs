@@ -1,5 +1,5 @@
-//! The tables of a chat: members, names, rooms, and an inbox of events for each loop. A room holds its members, its recent
-//! lines, and the changes to announce.
+//! The tables of a chat: members, names, rooms, and an inbox of events for each loop. A room holds its members, its
+//! recent lines, and the changes to announce.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};

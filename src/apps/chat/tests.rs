@@ -832,8 +832,8 @@ fn members_receive_exactly_the_messages_of_their_rooms_in_random_sessions() {
     }
 }
 
-/// Plays a random game in which some members read late, and some only a part of their output. Returns the output of each
-/// member. The actions do not depend on `bounds`.
+/// Plays a random game in which some members read late, and some only a part of their output. Returns the output of
+/// each member. The actions do not depend on `bounds`.
 fn run_slow_session(seed: u64, bounds: Bounds) -> Vec<Vec<u8>> {
     const MEMBERS: usize = 6;
     let mut rng = Rng(seed);

@@ -1,5 +1,5 @@
-//! The text that members type: sanitizes lines, parses commands (lines that begin with a slash), and validates and compares
-//! names.
+//! The text that members type: sanitizes lines, parses commands (lines that begin with a slash), and validates and
+//! compares names.
 //!
 //! Names follow Unicode Technical Standard 39: they are normalized (NFKC), consist of characters of its identifier
 //! profile, and are compared by their confusable skeletons, so that no two names look alike.

@@ -60,8 +60,8 @@ impl Cache {
         Cache::new(self.bytes_max, self.open_max, Arc::clone(&self.watch))
     }
 
-    /// Creates a cache for a look-up on another thread, with the open files of this one and copies of the small files with
-    /// these keys, which have to be validated again.
+    /// Creates a cache for a look-up on another thread, with the open files of this one and copies of the small files
+    /// with these keys, which have to be validated again.
     pub(super) fn for_look_up(&self, keys: &[Box<[u8]>]) -> Self {
         let mut cache = Cache { open: Arc::clone(&self.open), ..self.new_like() };
         for key in keys {
@@ -78,7 +78,8 @@ impl Cache {
     }
 
     /// Takes over the small files that a look-up on another thread, begun at `begun_at`, has loaded or validated. Drops
-    /// those of `keys` that it has dropped, as their files are too large now, or gone. Files that were validated later stay.
+    /// those of `keys` that it has dropped, as their files are too large now, or gone. Files that were validated later
+    /// stay.
     pub(super) fn absorb(&mut self, other: Cache, keys: &[Box<[u8]>], begun_at: u64, now: u64) {
         for key in keys {
             let is_dropped = !other.small.contains(key);

@@ -20,11 +20,12 @@ use crate::httpserver::{HeaderBlock, RequestHead, Response};
 use crate::r#loop::read_at;
 
 /// Maximum size of a file that is held in memory. Sending it from memory costs less than half as much as the system
-/// calls that send it from a descriptor. Also the size of the beginning of a larger file by which its type is recognized.
+/// calls that send it from a descriptor. Also the size of the beginning of a larger file by which its type is
+/// recognized.
 pub(super) const SMALL_BYTES_MAX: u64 = 32 * 1024;
 
-/// Maximum size of a page held in memory that is sent in place of a missing file, so that it is there when its file cannot
-/// be read.
+/// Maximum size of a page held in memory that is sent in place of a missing file, so that it is there when its file
+/// cannot be read.
 pub(super) const PAGE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Value of `validated_at` that is never current.
@@ -126,8 +127,8 @@ impl CachedFile {
             let validators = Validators::of_metadata(&fingerprint, coding, mtime_is_reused, now);
             (Content::Open(Arc::new(file), metadata.len()), validators)
         };
-        // Without a ctime, a file can be replaced by one of the same length and mtime. Without a cache every request must
-        // see that.
+        // Without a ctime, a file can be replaced by one of the same length and mtime. Without a cache every request
+        // must see that.
         let is_detectable = cfg!(unix) || loader.options.cache_bytes_max > 0;
         let is_stable = is_detectable && fingerprint.is_stable(now);
         let (ok_headers, not_modified_headers) = headers(loader, &representation, &media, &validators, &content);
@@ -156,8 +157,8 @@ impl CachedFile {
         CachedFile::load(loader, representation).map(Some)
     }
 
-    /// Marks this as validated and returns true if it can be reused: neither the file nor its representation has changed.
-    /// Always false if the file changed too shortly before it was loaded to detect a later change.
+    /// Marks this as validated and returns true if it can be reused: neither the file nor its representation has
+    /// changed. Always false if the file changed too shortly before it was loaded to detect a later change.
     fn revalidate(&mut self, loader: &Loader<'_>, representation: &Representation) -> bool {
         let is_same = |metadata| self.fingerprint == Fingerprint::of(&metadata);
         let is_current = self.is_stable
@@ -353,8 +354,8 @@ fn headers(
     (Arc::new(ok), Arc::new(not_modified))
 }
 
-/// Reads the beginning of a file of about `len` bytes: all of a file of at most `bytes_max` bytes, and one byte more than
-/// that of a larger one. Returns `None` if it is not in the page cache, unless `may_block` is set.
+/// Reads the beginning of a file of about `len` bytes: all of a file of at most `bytes_max` bytes, and one byte more
+/// than that of a larger one. Returns `None` if it is not in the page cache, unless `may_block` is set.
 fn read_start(file: &File, len: u64, bytes_max: u64, may_block: bool) -> io::Result<Option<Vec<u8>>> {
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX - 1) + 1;
     // One extra byte, to detect the end of the file without another read.
@@ -366,8 +367,8 @@ fn read_start(file: &File, len: u64, bytes_max: u64, may_block: bool) -> io::Res
             Ok(count @ 1..) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !may_block => return Ok(None),
-            // The file has shrunk (or Linux 5.9 stopped at the end of the cached data), the file system does not support
-            // RWF_NOWAIT, or an error occurred, which will recur.
+            // The file has shrunk (or Linux 5.9 stopped at the end of the cached data), the file system does not
+            // support RWF_NOWAIT, or an error occurred, which will recur.
             Ok(_) | Err(_) => read_at(file, &mut content[filled..], filled as u64)?,
         };
         filled += count;

@@ -2,9 +2,9 @@
 //! 13), evaluated in the order of section 13.2.2, byte ranges (section 14), and responses with several of them:
 //! multipart/byteranges (section 14.6).
 //!
-//! The entity tag of a small file is a hash of its content. That of a larger one is its length and mtime, so that copies
-//! of a file on several servers have the same tag. Where the mtime cannot be trusted to change with the content, the
-//! ctime is added, which a program cannot set.
+//! The entity tag of a small file is a hash of its content. That of a larger one is its length and mtime, so that
+//! copies of a file on several servers have the same tag. Where the mtime cannot be trusted to change with the content,
+//! the ctime is added, which a program cannot set.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -324,8 +324,8 @@ fn inode(_: &Metadata) -> (Option<SystemTime>, (u64, u64)) {
     (None, (0, 0))
 }
 
-/// The fingerprints of files that were served, by path. Shows which files change under the same mtime and length. Bounded:
-/// the least recently loaded file is forgotten.
+/// The fingerprints of files that were served, by path. Shows which files change under the same mtime and length.
+/// Bounded: the least recently loaded file is forgotten.
 pub(super) struct History {
     small: Mutex<LruCache<u64, Seen>>,
     larger: Mutex<LruCache<u64, Seen>>,
@@ -353,8 +353,8 @@ impl History {
         self.record_in(&self.larger, relative, fingerprint, None)
     }
 
-    /// Records the fingerprint of a small file with this entity tag. Returns whether the file had another content before,
-    /// under this mtime and length.
+    /// Records the fingerprint of a small file with this entity tag. Returns whether the file had another content
+    /// before, under this mtime and length.
     fn record_small(&self, relative: &Path, fingerprint: &Fingerprint, etag: &str) -> bool {
         self.record_in(&self.small, relative, fingerprint, Some(self.hasher.hash_one(etag)))
     }
@@ -390,8 +390,8 @@ pub(super) struct Validators {
 }
 
 impl Validators {
-    /// Creates the validators of the file at `relative` from its content. If the content has changed under this mtime, the
-    /// file has no date, so that a client that compares only dates does not take the old content for the new one.
+    /// Creates the validators of the file at `relative` from its content. If the content has changed under this mtime,
+    /// the file has no date, so that a client that compares only dates does not take the old content for the new one.
     pub(super) fn of_content(
         content: &[u8],
         relative: &Path,
@@ -447,9 +447,9 @@ impl Validators {
     }
 }
 
-/// Returns the date of a file as a Unix time in seconds, and whether it is a strong validator. RFC 9110 section 8.8.2.1:
-/// it must not be later than the response. In place of an mtime in the future it is the ctime, which does not change
-/// with the clock as the date of the response does.
+/// Returns the date of a file as a Unix time in seconds, and whether it is a strong validator. RFC 9110 section
+/// 8.8.2.1: it must not be later than the response. In place of an mtime in the future it is the ctime, which does not
+/// change with the clock as the date of the response does.
 fn last_modified(fingerprint: &Fingerprint, now: SystemTime) -> (Option<u64>, bool) {
     let time = match fingerprint.mtime(now) {
         Mtime::Plain(time) => Some(time),

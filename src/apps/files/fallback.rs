@@ -20,8 +20,8 @@ const PAGES_BYTES_MAX: usize = 4 << 20;
 /// Maximum number of larger pages that are kept open.
 const PAGES_OPEN_MAX: usize = 16;
 
-/// Cache key of the page of the single-page app. That page may be one of the error pages as well, but with precompressed
-/// siblings. NUL cannot occur in a path.
+/// Cache key of the page of the single-page app. That page may be one of the error pages as well, but with
+/// precompressed siblings. NUL cannot occur in a path.
 const SPA_KEY: &str = "\0spa";
 
 /// Returns the request headers that the choice of an error response depends on.
@@ -29,8 +29,8 @@ pub(super) fn vary(options: &Options) -> &'static str {
     if options.spa.is_some() { "Accept, Sec-Fetch-Dest" } else { "Accept" }
 }
 
-/// The pages of a site that are sent in place of a missing file: the page of the single-page app, and the site's own error
-/// pages. A page whose file becomes empty or unreadable is kept as it was.
+/// The pages of a site that are sent in place of a missing file: the page of the single-page app, and the site's own
+/// error pages. A page whose file becomes empty or unreadable is kept as it was.
 pub(super) struct Pages {
     cache: Cache,
     /// Names of the pages that could not be read, each of which was logged.
@@ -129,8 +129,8 @@ impl Pages {
         Ok(if status == StatusCode::SERVICE_UNAVAILABLE { response.header("Retry-After", "1") } else { response })
     }
 
-    /// Caches a page. If its file has become empty or cannot be read any more, keeps the cached one; an error page whose
-    /// file was removed is gone.
+    /// Caches a page. If its file has become empty or cannot be read any more, keeps the cached one; an error page
+    /// whose file was removed is gone.
     fn load(&mut self, loader: &Loader<'_>, key: &str, representation: Representation) -> Result<(), LoadError> {
         let mut cached = self.cache.take(key.as_bytes());
         let had_content = cached.as_ref().is_some_and(|page| !page.is_empty());

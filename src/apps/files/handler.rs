@@ -26,8 +26,8 @@ const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// A static file server: a [`Handler`] that serves a directory, alone or mounted in a [`Router`](crate::Router).
 ///
-/// Clones serve the same directory, each with its own file cache: use one per worker. If the directory is replaced, or a
-/// symbolic link in its path is switched, the new one is served within a second or two. While there is none, the
+/// Clones serve the same directory, each with its own file cache: use one per worker. If the directory is replaced, or
+/// a symbolic link in its path is switched, the new one is served within a second or two. While there is none, the
 /// response is 503. Files that are not requested for ten seconds are closed.
 ///
 /// # Examples
@@ -89,9 +89,9 @@ impl Files {
         Ok(Files { site, root, generation, cache, pages, lister, waiting })
     }
 
-    /// Returns a function that makes this file server and its clones resolve the path of the directory again and compare
-    /// every cached file with the file system. It returns at once and may be called on any thread, for example when a
-    /// configuration is reloaded.
+    /// Returns a function that makes this file server and its clones resolve the path of the directory again and
+    /// compare every cached file with the file system. It returns at once and may be called on any thread, for example
+    /// when a configuration is reloaded.
     pub fn reloader(&self) -> impl Fn() + Send + Sync + 'static {
         let site = Arc::clone(&self.site);
         move || site.reload()

@@ -2,8 +2,9 @@
 //! requests that wait for them.
 //!
 //! A look-up comprises all file system calls for one request. It usually takes a few microseconds, and is made on the
-//! loop. After two in succession have each taken more than [`SLOW`], the look-ups of this root are made on a thread pool
-//! until none has been slow for [`RECOVERY`]. Cached files are sent by the loop in either case, without reading the clock.
+//! loop. After two in succession have each taken more than [`SLOW`], the look-ups of this root are made on a thread
+//! pool until none has been slow for [`RECOVERY`]. Cached files are sent by the loop in either case, without reading
+//! the clock.
 //!
 //! Many requests for one path cost one look-up: the others are suspended until it is finished.
 
@@ -63,8 +64,8 @@ pub(super) struct LookUps {
 }
 
 impl LookUps {
-    /// Returns the pool if the next look-up is to be made there. It is started for the first one; if that fails, look-ups
-    /// stay on the loop.
+    /// Returns the pool if the next look-up is to be made there. It is started for the first one; if that fails,
+    /// look-ups stay on the loop.
     pub(super) fn pool_if_slow(&self) -> Option<&Pool> {
         if !self.are_slow() {
             return None;
@@ -161,8 +162,8 @@ impl<T> Suspended<T> {
 #[derive(Clone)]
 pub(super) struct Waited(pub(super) u8);
 
-/// The look-ups in progress of a worker by path, with the requests that wait for them, so that many requests for a popular
-/// file cost one look-up.
+/// The look-ups in progress of a worker by path, with the requests that wait for them, so that many requests for a
+/// popular file cost one look-up.
 #[derive(Clone, Default)]
 pub(super) struct Waiting(Arc<Mutex<HashMap<Box<[u8]>, Shared>>>);
 
@@ -175,8 +176,8 @@ struct Shared {
     waiting: Suspended<u8>,
 }
 
-/// A look-up in progress. Dropping it resumes the requests that wait for it; they find the file in the cache then, or make
-/// a look-up of their own.
+/// A look-up in progress. Dropping it resumes the requests that wait for it; they find the file in the cache then, or
+/// make a look-up of their own.
 pub(super) struct InProgress {
     waiting: Waiting,
     path: Box<[u8]>,

@@ -33,12 +33,12 @@ pub struct Options {
     pub private: Vec<PathBuf>,
     /// The Cache-Control policy. Default: `no-cache`.
     pub cache_control: CacheControl,
-    /// Serves `app.js.br`, `app.js.zst` or `app.js.gz` in place of `app.js` to clients that accept the coding, unless it
-    /// is empty or older than `app.js`. Default: true.
+    /// Serves `app.js.br`, `app.js.zst` or `app.js.gz` in place of `app.js` to clients that accept the coding, unless
+    /// it is empty or older than `app.js`. Default: true.
     pub precompressed: bool,
-    /// Maximum total size in bytes of the small files (up to 32 KiB each) that each worker holds in memory. With 0, every
-    /// request compares the file with the file system; otherwise a change may take a second to become visible. Default:
-    /// 16 MiB.
+    /// Maximum total size in bytes of the small files (up to 32 KiB each) that each worker holds in memory. With 0,
+    /// every request compares the file with the file system; otherwise a change may take a second to become visible.
+    /// Default: 16 MiB.
     pub cache_bytes_max: usize,
     /// Maximum number of larger files that each worker keeps open. Default: 256.
     pub open_files_max: usize,

@@ -1,8 +1,8 @@
 //! Maps a request path to a file, a directory or a redirect.
 //!
 //! A path is split at slashes and then decoded, once (RFC 3986 section 2.4), so `%2F` is not a separator and `%252e` is
-//! not a dot. Repeated slashes count as one and `.` segments are skipped, as in the normal form that the router uses. Any
-//! other segment that is not a plain file name is rejected (404), so that responses are the same on all platforms.
+//! not a dot. Repeated slashes count as one and `.` segments are skipped, as in the normal form that the router uses.
+//! Any other segment that is not a plain file name is rejected (404), so that responses are the same on all platforms.
 //! Security does not depend on this: `root` confines requests to the root.
 
 use std::io;

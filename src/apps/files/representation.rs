@@ -1,5 +1,6 @@
-//! Representations of a file: the file itself, and its precompressed siblings `app.js.br`, `app.js.zst` and `app.js.gz`.
-//! Their media type follows from the file extension and, where that does not decide, from the first bytes of the content.
+//! Representations of a file: the file itself, and its precompressed siblings `app.js.br`, `app.js.zst` and
+//! `app.js.gz`. Their media type follows from the file extension and, where that does not decide, from the first bytes
+//! of the content.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -41,8 +42,8 @@ impl Representation {
         Representation { precompressed, ..Representation::identity(relative) }
     }
 
-    /// Returns the precompressed representation to send to a client, or `None` if that is this one. `content_type` is the
-    /// media type of the file.
+    /// Returns the precompressed representation to send to a client, or `None` if that is this one. `content_type` is
+    /// the media type of the file.
     pub(super) fn for_client(&self, accepted: AcceptedCodings, content_type: &str) -> Option<Representation> {
         let coding = self.precompressed.best(accepted)?;
         coding.name()?;

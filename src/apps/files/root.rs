@@ -228,8 +228,8 @@ impl Root {
     }
 }
 
-/// Opens a handle of a directory, for which no permission to read it is needed. `Dir::open_ambient_dir` passes `O_PATH` to
-/// the standard library, which drops the flag if the C library is musl.
+/// Opens a handle of a directory, for which no permission to read it is needed. `Dir::open_ambient_dir` passes `O_PATH`
+/// to the standard library, which drops the flag if the C library is musl.
 #[cfg(target_os = "linux")]
 fn open_root(path: &Path) -> io::Result<Dir> {
     use rustix::fs::{Mode, OFlags};

@@ -138,24 +138,23 @@ impl From<Users> for UserStore {
     }
 }
 
-/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`]. With nested layers it
-/// is the user of the innermost one.
+/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`]. With nested layers
+/// it is the user of the innermost one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User(pub Arc<str>);
 
 /// Protects a handler with Basic authentication (RFC 7617): responds 401 with WWW-Authenticate unless a request has the
 /// name and password of one of the `users`.
 ///
-/// Passwords are checked on the thread pool. The client addresses (IPv6: networks of 64 bits) take turns; if the queue is
-/// full, the last check of the address with the most checks gets a 503 with Retry-After, so that a client that guesses
-/// passwords does not lock out others. Correct
-/// credentials are cached for five minutes, separately for each call of this function (and so for each worker). Use
-/// TLS: Basic authentication sends passwords unencrypted. To change the users while the server runs, pass a
-/// [`UserStore`]; the cache is emptied when its users are replaced.
+/// Passwords are checked on the thread pool. The client addresses (IPv6: networks of 64 bits) take turns; if the queue
+/// is full, the last check of the address with the most checks gets a 503 with Retry-After, so that a client that
+/// guesses passwords does not lock out others. Correct credentials are cached for five minutes, separately for each
+/// call of this function (and so for each worker). Use TLS: Basic authentication sends passwords unencrypted. To change
+/// the users while the server runs, pass a [`UserStore`]; the cache is emptied when its users are replaced.
 ///
 /// Layers may be nested, for example one for a site and a second one for a handler mounted in it: each checks the
-/// credentials against its own list, so a request must be accepted by all of them. A [`User`] set by other code does not
-/// authenticate a request.
+/// credentials against its own list, so a request must be accepted by all of them. A [`User`] set by other code does
+/// not authenticate a request.
 ///
 /// # Examples
 /// ```

@@ -11,8 +11,8 @@ use crate::httpserver::response::Response;
 /// The default port of https, which is omitted from URLs.
 const HTTPS_PORT: u16 = 443;
 
-/// Passes requests over TLS to a handler, and redirects all others to https with 308 (Permanent Redirect), which preserves
-/// the method and the body.
+/// Passes requests over TLS to a handler, and redirects all others to https with 308 (Permanent Redirect), which
+/// preserves the method and the body.
 ///
 /// Needs a loop with plain listeners beside those with TLS; see `EventLoop::listen_tls`.
 /// The redirect leads to the requested host and target, on `port`. A request without a valid Host header gets 400. The body

@@ -107,8 +107,9 @@ impl<S: Stream, T> Connection<S, T> {
         self.sent_much && self.stream.unacknowledged_bytes().is_some_and(|bytes| bytes > 0)
     }
 
-    /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer. The total time
-    /// is no limit while the peer is receiving: then only the timer ends the connection, once the peer makes no progress.
+    /// Reads and discards input until the peer closes or a limit is reached. Each byte restarts the timer. The total
+    /// time is no limit while the peer is receiving: then only the timer ends the connection, once the peer makes no
+    /// progress.
     pub(super) fn discard_input<A: App>(&mut self, context: &mut LoopContext<A>, buffer: &mut [u8]) -> io::Result<()> {
         let mut quota = context.limits.read_bytes_per_turn;
         while self.readable && quota > 0 {

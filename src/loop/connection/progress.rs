@@ -1,5 +1,5 @@
-//! Measures the progress of the peer, for timeouts that its progress extends: acknowledged output, and the minimum rate of
-//! a message body.
+//! Measures the progress of the peer, for timeouts that its progress extends: acknowledged output, and the minimum rate
+//! of a message body.
 
 use super::{Connection, Stage};
 use crate::r#loop::app::Phase;
@@ -43,7 +43,8 @@ impl Progress {
         Progress { linger_since_ms: since_ms, ..Progress::default() }
     }
 
-    /// Counts what the peer has acknowledged since the last check, and allows it to be silent for the corresponding time.
+    /// Counts what the peer has acknowledged since the last check, and allows it to be silent for the corresponding
+    /// time.
     fn count_taken(&mut self, unacknowledged: u64, now_ms: u64) {
         let taken = self.unacknowledged.saturating_add(self.written).saturating_sub(unacknowledged);
         if taken > 0 || !self.is_checked {

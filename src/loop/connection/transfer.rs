@@ -48,8 +48,8 @@ impl<S: Stream, T> Connection<S, T> {
         Ok(())
     }
 
-    /// Reads once, calls the application and sends its output. Returns the number of bytes to count against the quota; all
-    /// of it if the read returned nothing.
+    /// Reads once, calls the application and sends its output. Returns the number of bytes to count against the quota;
+    /// all of it if the read returned nothing.
     #[inline(never)]
     pub(super) fn read_and_deliver<A>(
         &mut self,
@@ -75,7 +75,8 @@ impl<S: Stream, T> Connection<S, T> {
         self.flush_outlined(context)
     }
 
-    /// Reads once into the loop's buffer. Returns `None` if the read would block, or should be repeated in another turn.
+    /// Reads once into the loop's buffer. Returns `None` if the read would block, or should be repeated in another
+    /// turn.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     pub(super) fn read<A: App>(
@@ -461,8 +462,8 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Closes the connection after a failed handshake. It lingers, so that the peer receives the alert although it may have
-    /// sent more.
+    /// Closes the connection after a failed handshake. It lingers, so that the peer receives the alert although it may
+    /// have sent more.
     fn fail_handshake<A>(&mut self, error: io::Error, context: &mut LoopContext<A>) -> Outcome
     where
         A: App<State = T>,

@@ -94,8 +94,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Continues handshakes, after the established connections were served, up to the quota. Connections of which nothing
-    /// was received do not count.
+    /// Continues handshakes, after the established connections were served, up to the quota. Connections of which
+    /// nothing was received do not count.
     #[cold]
     pub(super) fn continue_handshakes(&mut self) {
         let mut quota = self.context.limits.handshakes_per_turn.max(1);

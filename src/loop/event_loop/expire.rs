@@ -1,5 +1,5 @@
-//! Handles expired phase timers. The timers of some phases are checks of the peer's progress: they are armed again as long
-//! as it makes progress. For the other phases the timeout takes effect, after one last read.
+//! Handles expired phase timers. The timers of some phases are checks of the peer's progress: they are armed again as
+//! long as it makes progress. For the other phases the timeout takes effect, after one last read.
 
 use super::EventLoop;
 use crate::r#loop::app::{App, CloseReason, Phase};

@@ -95,8 +95,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.context.now_ms.saturating_add(limit_ms).saturating_add(1)
     }
 
-    /// Limits the time that idle and silent connections stay open; their timers stop. The caller updates all connections,
-    /// which starts those timers again. All other timers run on.
+    /// Limits the time that idle and silent connections stay open; their timers stop. The caller updates all
+    /// connections, which starts those timers again. All other timers run on.
     fn limit_idle_time(&mut self, limit: Duration) {
         for timeout in [&mut self.timeouts.idle, &mut self.timeouts.silent, &mut self.timeouts.handshake] {
             *timeout = Some(timeout.map_or(limit, |current| current.min(limit)));

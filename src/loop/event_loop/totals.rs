@@ -1,9 +1,9 @@
 //! Keeps the totals of the loop within their limits: connections, buffers, and memory.
 //!
-//! At the connection limit, or when the process is out of file descriptors, the connection that has been idle longest is
-//! closed for a new one (RFC 9112 section 9.5 permits that at any time). The lists of the phase timers are in order of
-//! time, so that finding it takes no search and other connections pay nothing. A loop without an idle connection asks the
-//! loops that share its connection limit for one of theirs.
+//! At the connection limit, or when the process is out of file descriptors, the connection that has been idle longest
+//! is closed for a new one (RFC 9112 section 9.5 permits that at any time). The lists of the phase timers are in order
+//! of time, so that finding it takes no search and other connections pay nothing. A loop without an idle connection
+//! asks the loops that share its connection limit for one of theirs.
 //!
 //! While the buffers of all connections exceed their limit, connections with stalled output are closed.
 //!
@@ -20,11 +20,12 @@ use crate::r#loop::readiness::{Readiness, Stream};
 use crate::r#loop::system;
 use crate::r#loop::table::ConnId;
 
-/// Maximum number of idle connections to close in one turn, so that a burst of new connections does not stall the others.
+/// Maximum number of idle connections to close in one turn, so that a burst of new connections does not stall the
+/// others.
 const EVICTIONS_PER_TURN: u32 = 16;
 
-/// Maximum number of connections that are considered in one turn: idle ones, of which those whose peer is still receiving
-/// a response are skipped, which takes a system call, and ones with blocked output.
+/// Maximum number of connections that are considered in one turn: idle ones, of which those whose peer is still
+/// receiving a response are skipped, which takes a system call, and ones with blocked output.
 const EXAMINED_PER_TURN: usize = 1024;
 
 /// The idle connections closed in one turn.
@@ -34,8 +35,8 @@ pub(super) struct Eviction {
     /// considered once in a turn.
     idle: Option<std::vec::IntoIter<(ConnId, Phase)>>,
     any: bool,
-    /// No connection was accepted since the last one was closed, so that closing another may not help either: the system
-    /// may be out of file descriptors because of other processes.
+    /// No connection was accepted since the last one was closed, so that closing another may not help either: the
+    /// system may be out of file descriptors because of other processes.
     pub(super) is_unused: bool,
 }
 
@@ -123,8 +124,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Closes the connection that has been idle longest. Returns whether one was closed.
     ///
-    /// The timer of a connection that is skipped runs on. If it started again, a peer that has vanished before it received
-    /// a response would keep its connection for as long as others wait for one.
+    /// The timer of a connection that is skipped runs on. If it started again, a peer that has vanished before it
+    /// received a response would keep its connection for as long as others wait for one.
     fn evict_longest_idle(&mut self, eviction: &mut Eviction) -> bool {
         let idle = eviction.idle.get_or_insert_with(|| {
             let slots = self.timers.longest_idle().take(EXAMINED_PER_TURN);

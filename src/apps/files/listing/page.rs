@@ -1,8 +1,8 @@
 //! The view of a directory that a request asks for, and its text: an HTML page, self-contained, with inline CSS and
 //! without scripts, or JSON. Formats names, sizes and times, and encodes names for links.
 //!
-//! The page links to its directories and files only. Other views of the listing are forms: a program that follows links,
-//! such as `wget -r`, would otherwise download each listing in every order.
+//! The page links to its directories and files only. Other views of the listing are forms: a program that follows
+//! links, such as `wget -r`, would otherwise download each listing in every order.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -277,8 +277,8 @@ fn push_summary(out: &mut String, entries: &Entries) {
     push_size(out, bytes);
 }
 
-/// Appends a column header: a button that sorts by the column, or reverses the order if the listing is already sorted by
-/// it.
+/// Appends a column header: a button that sorts by the column, or reverses the order if the listing is already sorted
+/// by it.
 fn push_column(out: &mut String, view: &View, key: SortKey, class: &str, label: &str) {
     let is_active = view.key == key;
     let descending = if is_active { !view.descending } else { key.default_descending() };
@@ -410,7 +410,8 @@ fn push_json(out: &mut String, name: &[u8]) {
     out.push('"');
 }
 
-/// Appends an entry of a JSON array. `href` is the name as a relative URL, which is lossless even if the name is not UTF-8.
+/// Appends an entry of a JSON array. `href` is the name as a relative URL, which is lossless even if the name is not
+/// UTF-8.
 pub(super) fn push_json_entry(out: &mut String, index: usize, entry: Entry<'_>) {
     let Entry { name, kind, size, modified } = entry;
     out.push_str(if index == 0 { "{\"name\":" } else { ",\n{\"name\":" });
