@@ -31,7 +31,7 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// When to use colors in the log.
     pub color: Color,
-    /// Names of environment variables that look like options of the server, but are not.
+    /// Names of environment variables that look like server options, but are not.
     pub unknown_variables: Vec<String>,
 }
 
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_is_suggested() {
+    fn the_command_that_was_probably_meant_is_suggested() {
         let error = usage_error("serverd 8000");
         assert!(error.contains("unrecognized") && error.contains("tip: did you mean `serverd --port 8000`"), "{error}");
         assert!(usage_error("serverd -v .").contains("`serverd files .`"));

@@ -151,7 +151,7 @@ impl Chat {
         self.state.lock(self.loop_index)
     }
 
-    /// Processes the event of a connection that is a line, or the notice that one was too long.
+    /// Processes a line of a connection, or the event that a line was too long.
     fn process(
         &self,
         connection: &mut ChatConnection,

@@ -85,7 +85,7 @@ pub(super) struct ChatArgs {
     #[arg(long, value_name = "FILE", help_heading = "Chat")]
     motd: Option<PathBuf>,
 
-    /// Log what is said in public to DIR, in one file per room and day
+    /// Log public messages to DIR, in one file per room and day
     ///
     /// A file is named DATE.ROOM.log; dates and times are in UTC. Private messages are not logged. Lines are dropped if
     /// the disk is too slow.

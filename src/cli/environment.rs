@@ -33,7 +33,8 @@ pub(super) fn with_names(command: Command) -> Command {
     })
 }
 
-/// Returns the names of non-empty environment variables that begin like those of the options, but belong to none.
+/// Returns the names of non-empty environment variables that have the prefix of those of the options, but belong to no
+/// option.
 pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
     let args = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
     let known: Vec<_> = args.filter_map(Arg::get_env).chain(OTHER_NAMES.map(|(_, other)| OsStr::new(other))).collect();

@@ -153,7 +153,7 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Network")]
     backlog: u32,
 
-    /// Encrypt all connections with TLS, and a self-signed certificate unless --tls-cert is given
+    /// Encrypt all connections with TLS, using a self-signed certificate unless --tls-cert is given
     ///
     /// The certificate is valid for the names and addresses of the listener, and lasts until the server ends; its
     /// SHA-256 fingerprint is part of the line printed at start-up. Clients accept it only if they are configured to,
@@ -163,10 +163,10 @@ pub(super) struct Cli {
 
     /// Serve TLS with the certificate chain in FILE (PEM); repeatable, in pairs with --tls-key
     ///
-    /// The server's own certificate comes first, then the intermediate certificates. With several, a client gets the one
-    /// with the name that it connects to, or with a matching wildcard, or else the first. The files are read again on
-    /// SIGHUP and within a minute of a change; if they cannot be used, the previous certificates stay in use. In the
-    /// environment variable, files are separated by commas.
+    /// The server's own certificate comes first, then the intermediate certificates. With several, a client gets the
+    /// one for the host name that it asks for (SNI), or one with a matching wildcard, or else the first. The files are
+    /// read again on SIGHUP and within a minute of a change; if they cannot be used, the previous certificates stay in
+    /// use. In the environment variable, files are separated by commas.
     #[arg(long = "tls-cert", global = true, value_name = "FILE", value_delimiter = ',')]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     tls_certs: Vec<PathBuf>,
@@ -189,7 +189,7 @@ pub(super) struct Cli {
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = "TLS")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Whether clients need a certificate, with --tls-client-ca [default: required]
+    /// Require a client certificate or make it optional, with --tls-client-ca [default: required]
     #[arg(long, global = true, value_enum, value_name = "WHEN", hide_short_help = true, help_heading = "TLS")]
     tls_client_auth: Option<ClientAuth>,
 
@@ -212,8 +212,9 @@ pub(super) struct Cli {
 
     /// Make browsers use https for this host for TIME (Strict-Transport-Security)
     ///
-    /// The header is part of every HTTP response over TLS, and lasts TIME from the last one. Try a short TIME first: while
-    /// it lasts, browsers cannot open the site over plain HTTP or with an invalid certificate. 0s makes them forget it.
+    /// The header is part of every HTTP response over TLS, and browsers remember it for TIME after the last one. Try a
+    /// short TIME first: while it lasts, browsers cannot open the site over plain HTTP or with an invalid certificate.
+    /// 0s makes them forget it.
     #[arg(long, global = true, value_name = "TIME", value_parser = hsts)]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     hsts: Option<Duration>,
@@ -235,9 +236,9 @@ pub(super) struct Cli {
 
     /// Accept the PROXY protocol (versions 1 and 2) from trusted proxies
     ///
-    /// The client's address is then that of the header, which precedes TLS. X-Forwarded-For and similar headers count only
-    /// if that address is one of a trusted proxy, too. With required, connections of other peers are closed. With
-    /// optional, they have no header, and the server sends nothing to a trusted proxy before its first byte. Needs
+    /// The client's address is then that of the header, which precedes TLS. X-Forwarded-For and similar headers are
+    /// used only if that address is also that of a trusted proxy. With required, connections of other peers are closed.
+    /// With optional, they have no header, and the server sends nothing to a trusted proxy before its first byte. Needs
     /// --trusted-proxies.
     #[arg(long, global = true, value_enum, value_name = "MODE", default_value_t = ProxyMode::Off)]
     #[arg(hide_short_help = true, help_heading = "Proxies")]
@@ -335,9 +336,9 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_connections: Option<u32>,
 
-    /// Maximum number of open connections of one client address; 0 for no limit
+    /// Maximum number of open connections per client address; 0 for no limit
     ///
-    /// Further connections are reset at once. An IPv6 address counts with its /64 network. Behind a proxy, whose address
+    /// Further connections are reset at once. IPv6 addresses are counted by /64 network. Behind a proxy, whose address
     /// all connections have, see --trusted-proxies.
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     #[arg(hide_short_help = true, help_heading = "Limits")]
@@ -379,7 +380,7 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Limits")]
     max_body: u64,
 
-    /// Maximum memory of the request bodies in progress, of all connections together (503)
+    /// Maximum memory for request bodies, across all connections (503)
     ///
     /// At the limit, reading from clients pauses; after 5 s the upload with the least progress gets 503 Service
     /// Unavailable. Bodies of up to 16KiB come from a reserve, an eighth of SIZE. Incomplete request heads and unsent
@@ -450,7 +451,7 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Logging")]
     pub(super) quiet: bool,
 
-    /// When to color log output
+    /// Color the log output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     #[arg(hide_short_help = true, help_heading = "Logging")]
     pub(super) color: Color,
@@ -471,8 +472,8 @@ pub(super) enum CommandName {
     /// Serve the files of a directory over HTTP
     ///
     /// Only regular files below DIR are served. No request path leads out of DIR, and symbolic links that do are
-    /// followed only with --follow-symlinks. If DIR contains 404.html, 403.html or 500.html, browsers get that page in
-    /// place of the plain error message.
+    /// followed only with --follow-symlinks. If DIR contains 404.html, 403.html, 500.html, 503.html or 50x.html (for
+    /// 500 and 503), browsers get that page in place of the plain error message.
     #[command(after_help = FILES_EXAMPLE, after_long_help = format!("{FILES_EXAMPLES}\n\n{EXIT_CODES}"))]
     Files(FilesArgs),
     /// Run a TCP echo server
@@ -483,8 +484,8 @@ pub(super) enum CommandName {
     /// In the chat, type /help for a list of commands. A member that sends more than its budget (--byte-rate,
     /// --line-rate) is not read for a while. A member that is slower than its room misses the oldest lines beyond
     /// --max-queue, and is disconnected if it accepts nothing for --write-timeout. Members that have sent a line stay
-    /// connected unless --idle-timeout is given. TCP keep-alive detects dead peers with 4 probes, 15 seconds apart, after
-    /// 60 seconds of silence.
+    /// connected unless --idle-timeout is given. TCP keep-alive detects dead peers with 4 probes, 15 seconds apart,
+    /// after 45 seconds of silence.
     ///
     /// If stdin is a terminal, lines typed there while the server runs in the foreground are sent to all members; type
     /// /help for the commands that list, disconnect, mute and ban members.

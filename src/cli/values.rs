@@ -170,8 +170,8 @@ fn host_and_port(text: &str) -> Option<(&str, u16)> {
     Some((host, port.parse().ok()?))
 }
 
-/// Returns the command line that a word in place of a command probably means: a directory to serve, a port, or an
-/// address to listen on.
+/// Returns the command line that was probably meant by a word in place of a command: a directory to serve, a port, or
+/// an address to listen on.
 pub(super) fn meant_command(word: &str) -> Option<String> {
     if word.parse::<u16>().is_ok() {
         return Some(format!("serverd --port {word}"));

@@ -18,7 +18,7 @@ pub enum Persistence {
     Close,
 }
 
-/// How the body of a response is delimited.
+/// The framing of the body of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     /// By Content-Length, in bytes.
@@ -51,9 +51,9 @@ pub struct ResponseHead<'a> {
     pub headers: &'a [u8],
     /// Additional header lines that several responses share, in the same format; written before `headers`.
     pub shared_headers: &'a [u8],
-    /// How the body is delimited.
+    /// The framing of the body.
     pub length: Length,
-    /// Whether the connection stays open.
+    /// The Connection header, which says whether the connection stays open.
     pub persistence: Persistence,
 }
 
@@ -121,7 +121,7 @@ impl Encoder {
             }
             _ => self.general_head(out, now, head),
         }
-        // Mostly empty, and an empty copy is a call too.
+        // Usually empty, and copying nothing would still be a call.
         if !head.shared_headers.is_empty() {
             out.extend_from_slice(head.shared_headers);
         }
@@ -206,7 +206,7 @@ impl Encoder {
 }
 
 /// Returns whether both are the same constant. Compares addresses: equal strings at different addresses count as
-/// different, which only costs a rewrite.
+/// different, which costs only a rewrite.
 #[inline]
 fn is_same(one: Option<&'static str>, other: Option<&'static str>) -> bool {
     match (one, other) {

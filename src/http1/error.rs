@@ -1,5 +1,5 @@
-//! The requests that are rejected: the limits on their size, and protocol errors with the status code of the response to
-//! each.
+//! Limits on the size of requests, and the errors for which a request is rejected, each with the status code of its
+//! response.
 
 use std::fmt;
 

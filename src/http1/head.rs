@@ -1,9 +1,9 @@
 //! A request head: its incremental parser, the fields that the parser interprets, and the rules that involve several of
 //! them.
 //!
-//! A head stores offsets, not slices, so it stays valid when the input buffer moves. It remembers its position: however
-//! the input is fragmented, every byte is searched once and every line is parsed once. A line is parsed only when it is
-//! complete, or rejected when it exceeds a limit, so fragmentation never changes the outcome.
+//! A head stores offsets, not slices, so it stays valid when the input buffer moves. It remembers its position: every
+//! byte is searched once and every line is parsed once, however the input is fragmented. A line is parsed only when it
+//! is complete, or rejected when it exceeds a limit, so fragmentation never changes the outcome.
 //!
 //! The fast path parses, in one pass, lines of the form that almost every client sends. The target begins with `/`,
 //! names consist of letters and `-`, each value follows one space or none, and lines end in CRLF. Any other line, and
@@ -35,7 +35,7 @@ pub enum Version {
     Http11,
 }
 
-/// How the body of a request is delimited (RFC 9112 section 6.3).
+/// The framing of the body of a request (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body.
@@ -166,7 +166,7 @@ pub struct Head {
     /// The offset up to which the input has been searched for a line ending.
     searched: usize,
     blank_lines: u8,
-    /// Whether lines end in CRLF; `None` before the first line.
+    /// `Some(true)` if lines end in CRLF; `None` before the first line.
     crlf: Option<bool>,
 }
 

@@ -35,9 +35,9 @@ pub struct ReplyContext {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Successor {
     None,
-    /// The one behind the tunnel of a CONNECT request.
+    /// The protocol inside the tunnel of a CONNECT request.
     Tunnel,
-    /// That of an upgrade (RFC 9110 section 7.8).
+    /// The protocol of an upgrade (RFC 9110 section 7.8).
     Upgrade,
 }
 
@@ -110,7 +110,7 @@ pub struct Reply<'a> {
     pub length: Option<u64>,
     /// The value of the Trailer header, if trailers follow the content.
     pub trailer_names: Option<&'a str>,
-    /// Whether to close the connection after this response.
+    /// Set to close the connection after this response.
     pub close: bool,
     /// The value of the Keep-Alive header to send if the connection persists, such as `timeout=75`; empty for none.
     pub keep_alive: &'a [u8],

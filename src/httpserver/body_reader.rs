@@ -87,7 +87,7 @@ impl Pipe {
         }
     }
 
-    /// Returns whether to read from the client: not while the reader is behind, or at the limit for all bodies.
+    /// Returns whether to read from the client: not while the reader is behind, nor at the limit for all bodies.
     pub(super) fn status(&self) -> Status {
         self.handle.clear_wakeup();
         let state = lock(&self.state);

@@ -136,7 +136,7 @@ impl<H: Handler> HttpServer<H> {
         self.follow(state, wire, status)
     }
 
-    /// Continues, pauses or rejects an upload, as the limit on the memory of all bodies demands.
+    /// Continues, pauses or rejects an upload, depending on the limit on the memory of all bodies.
     fn follow(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, status: Status) -> Step {
         match status {
             Status::Running => Step::Parse,

@@ -93,8 +93,8 @@ pub(super) fn push(lines: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderBlock {
     lines: Vec<u8>,
-    /// Media type and length of the content that a 304 response with these headers is about. Not sent: a layer that
-    /// compresses content decides by them whether the corresponding 200 response would be compressed.
+    /// Media type and length of the content that a 304 response with these headers describes. Not sent; from them a
+    /// layer that compresses content determines whether the corresponding 200 response would be compressed.
     #[cfg(feature = "compress")]
     described: Option<(Box<str>, u64)>,
 }
@@ -124,7 +124,7 @@ impl HeaderBlock {
         self
     }
 
-    /// Sets the media type and the length of the content that a 304 response with these headers is about.
+    /// Sets the media type and the length of the content that a 304 response with these headers describes.
     #[cfg(all(feature = "files", feature = "compress"))]
     pub(crate) fn describing(mut self, content_type: &str, bytes: u64) -> Self {
         self.described = Some((content_type.into(), bytes));
@@ -137,7 +137,7 @@ impl HeaderBlock {
         self
     }
 
-    /// Returns the media type and the length of the content that a 304 response with these headers is about.
+    /// Returns the media type and the length of the content that a 304 response with these headers describes.
     #[cfg(feature = "compress")]
     pub(super) fn described(&self) -> Option<(&str, u64)> {
         self.described.as_ref().map(|(content_type, bytes)| (&**content_type, *bytes))

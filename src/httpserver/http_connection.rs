@@ -10,7 +10,8 @@
 //!   Collecting, Streaming, Reading +
 //! ```
 //!
-//! From each of them a response may start a [`Session`](super::Session), which ends with the connection.
+//! A response to a request in any of these states may start a [`Session`](super::Session), which ends with the
+//! connection.
 //!
 //! The phase of the connection, which selects its timeout, follows from this state; see [`HttpConnection::phase`].
 
@@ -93,7 +94,7 @@ impl Exchange {
 /// the body arrives, so a client cannot cause a large allocation by merely declaring a length.
 const BODY_RESERVE_MAX: u64 = 16 * 1024;
 
-/// Number of bytes by which the buffer of a body grows at least.
+/// Minimum number of bytes by which the buffer of a body grows.
 const BODY_STEP_MIN: usize = 64 * 1024;
 
 /// A request held in memory, with the part of its body that has been collected so far, or without its body.
@@ -152,7 +153,7 @@ pub(super) struct Suspended {
     pub(super) waiting: Waiting,
 }
 
-/// How a request with a body continues after [`Handler::head`](super::handler::Handler::head) was called.
+/// The next step of a request with a body after [`Handler::head`](super::handler::Handler::head) was called.
 pub(super) enum BodyStart {
     /// The response can be sent now.
     Respond(ReplyContext, Response),

@@ -47,7 +47,7 @@ pub(super) struct Lines<'a> {
 struct Named {
     /// `None` if the header names no address beyond the peer.
     address: Option<SocketAddr>,
-    /// Whether the client uses TLS, if the header says so.
+    /// `Some(true)` if the client uses TLS; `None` if the header does not say.
     is_secure: Option<bool>,
 }
 
@@ -159,7 +159,7 @@ fn parse_element(element: &[u8]) -> Option<Named> {
         let at = memchr::memchr(b'=', pair)?;
         let (name, value) = (&pair[..at], unquote(&pair[at + 1..])?);
         if name.eq_ignore_ascii_case(b"for") {
-            // A second one would leave open which is right.
+            // With a second one, it would be ambiguous.
             if std::mem::replace(&mut has_node, true) {
                 return None;
             }

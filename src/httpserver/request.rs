@@ -242,8 +242,8 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.peer_addr()
     }
 
-    /// Returns the network that counts as one client when clients take turns; `None` if the connection is already closed.
-    /// Makes a system call.
+    /// Returns the network that counts as one client in fair queues; `None` if the connection is already closed. Makes
+    /// a system call.
     #[cfg(any(feature = "basic-auth", feature = "files"))]
     pub(crate) fn client(&self) -> Option<IpAddr> {
         #[cfg(feature = "files")]

@@ -190,7 +190,7 @@ impl Deferred {
         self.handle.wake();
     }
 
-    /// Replies with the response for a responder that takes too long.
+    /// Replies with the fallback, in place of a responder that takes too long.
     fn give_up(&self, fallback: Response) {
         self.put(Reply::Ready(fallback));
         self.handle.abandon();

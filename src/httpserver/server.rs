@@ -160,8 +160,8 @@ impl<H> HttpServer<H> {
     }
 
     /// Sends the header `Strict-Transport-Security: max-age=N` (HSTS, RFC 6797) with every response over TLS, including
-    /// errors, in whole seconds: browsers then use https for this host and that long. It is not sent with a response that has
-    /// such a header already. Zero makes browsers forget it. Off by default, and with `None`.
+    /// errors, in whole seconds: browsers then use https for this host for that long. A response that already has such
+    /// a header is not changed. Zero makes browsers forget it. Off by default, and with `None`.
     ///
     /// # Examples
     /// ```

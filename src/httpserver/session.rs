@@ -1,8 +1,9 @@
 //! Sessions: what a connection becomes when it leaves HTTP, by an upgrade or as a tunnel.
 //!
-//! The response head is the last of HTTP on the connection. All input after the request goes to the [`Session`], also what
-//! was received with the request. A request that does not permit the change is refused, and the connection closes: the
-//! client may have sent data of the other protocol already, which must not be parsed as a request (RFC 9931).
+//! The response head is the last of HTTP on the connection. All input after the request goes to the [`Session`],
+//! including bytes that were received with the request. A request that does not permit the change is refused, and the
+//! connection closes: the client may have sent data of the other protocol already, which must not be parsed as a
+//! request (RFC 9931).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

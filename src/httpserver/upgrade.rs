@@ -26,8 +26,9 @@ impl Response {
     /// Creates a 200 (OK) response to CONNECT: the connection continues with `session`, usually as a tunnel to the host
     /// that the client has named.
     ///
-    /// Handlers get requests with CONNECT only if they ask for all methods; see [`HttpServer::with`](crate::HttpServer::with). A
-    /// request with another method is answered with 500. Any other response to CONNECT closes the connection.
+    /// Handlers get CONNECT requests only if they handle all methods; see
+    /// [`HttpServer::with`](crate::HttpServer::with). A request with another method is answered with 500. Any other
+    /// response to CONNECT closes the connection.
     pub fn tunnel(session: impl Session + 'static) -> Self {
         Response { body: Body::Session(Box::new(session)), ..Response::new(StatusCode::OK) }
     }

@@ -26,11 +26,11 @@ use super::table::ConnId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Connected, and the TLS handshake is not complete. The timer is not restarted by input. Entered by the loop only, which
-    /// may close a connection in this phase as one in [`Phase::Idle`].
+    /// Connected, and the TLS handshake is not complete. The timer is not restarted by input. Entered by the loop only,
+    /// which may close a connection in this phase like one in [`Phase::Idle`].
     Handshake,
     /// Connected; no byte has been received yet. Over TLS, the phase begins after the handshake. The loop may close a
-    /// connection in this phase as one in [`Phase::Idle`].
+    /// connection in this phase like one in [`Phase::Idle`].
     AwaitingFirstByte,
     /// Receiving a message head.
     Head,
@@ -422,7 +422,7 @@ pub struct Wire<'a, M> {
     pub(super) consumed: usize,
     pub(super) output: &'a mut Output,
     pub(super) messages: &'a mut Vec<(ConnId, M)>,
-    /// The range of `input` to echo without copying. Not `0..0` only while `output` is empty.
+    /// The range of `input` to echo without copying. Non-empty only while `output` is empty.
     pub(super) echoed: Range<usize>,
     pub(super) addrs: Addrs<'a>,
     pub(super) unix_time: u64,

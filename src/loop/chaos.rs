@@ -20,7 +20,7 @@ use super::readiness::{
     pass_to_socket, send_file_by_copy,
 };
 
-/// Number of the next random number generator. Each backend and stream has its own, independent of the others.
+/// Number of the next random number generator. Each backend and stream has a generator of its own.
 static NEXT_GENERATOR: AtomicU64 = AtomicU64::new(1);
 
 /// A small random number generator (xorshift64*); it only has to be reproducible.

@@ -177,7 +177,7 @@ impl ConnectionLimit {
         self.room().requests.pop_front()
     }
 
-    /// Passes a request on to the next loop, for want of an idle connection.
+    /// Passes a request on to the next loop, because this one has no idle connection.
     pub(super) fn pass_on(&self, mut request: RoomRequest) {
         let mut room = self.room();
         request.refusals += 1;

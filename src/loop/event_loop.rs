@@ -64,8 +64,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     poll_retry: PollRetry,
     /// A connection closed after `App::end_of_turn`; run another turn at once, which calls it again.
     end_of_turn_pending: bool,
-    /// The earliest deadline that is not a connection timer: accept retry, scheduled closure, shutdown or rest. Recomputed
-    /// if `wakeup_dirty`.
+    /// The earliest deadline that is not a connection timer: accept retry, scheduled closure, shutdown or return of
+    /// memory. Recomputed if `wakeup_dirty`.
     next_wakeup_ms: u64,
     wakeup_dirty: bool,
     rest: Rest,
@@ -363,7 +363,7 @@ impl Clock {
         clock
     }
 
-    /// Reads the clock. Returns whether the wall clock was read too, at most once per second.
+    /// Sets the time of the turn. Returns whether the wall clock was read too, at most once per second.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
     fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) -> bool {
@@ -378,7 +378,7 @@ impl Clock {
     }
 }
 
-/// Converts a clock's time, which is small enough, without the 128-bit division of [`millis`].
+/// Converts a time of the loop's clock without the 128-bit division of [`millis`]; it is small enough.
 #[inline]
 fn clock_ms(time: Duration) -> u64 {
     time.as_secs() * 1000 + u64::from(time.subsec_millis())

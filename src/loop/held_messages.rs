@@ -22,8 +22,8 @@ impl<M> HeldMessages<M> {
         HeldMessages { by_connection: HashMap::new(), total: 0 }
     }
 
-    /// Holds a message. Returns an error if there are too many: the connection is to be closed then, since a lost message
-    /// would go unnoticed.
+    /// Holds a message. Returns an error if there are too many; the connection must then be closed, since a lost
+    /// message would go unnoticed.
     #[cold]
     pub(super) fn hold(&mut self, id: ConnId, message: M) -> io::Result<()> {
         let messages = self.by_connection.entry(id).or_default();

@@ -21,19 +21,19 @@ pub struct LoopLimits {
     /// Low watermark of unsent output: at or below it reading resumes. Default: 128 KiB. It is well below the high
     /// watermark, so that a client that drains its output in small pieces does not cause small reads.
     pub output_resume_bytes: usize,
-    /// Limit on the memory of the unconsumed input and unsent output of all connections together, of all loops that share
-    /// a connection limit. An eighth of it is a reserve for connections with up to 16 KiB. When the rest is used up, those
-    /// with more are closed if their input is incomplete, and reset if their peer has acknowledged nothing for 5 s. The
-    /// ones that have made no progress longest are reset at once if the rest is exceeded by another eighth. Connections
-    /// with less are treated so only once the reserve is used up as well. Default: 256 MiB.
+    /// Limit on the memory of the unconsumed input and unsent output of all connections together, of all loops that
+    /// share a connection limit. An eighth of it is a reserve for connections with up to 16 KiB. When the rest is used
+    /// up, those with more are closed if their input is incomplete, and reset if their peer has acknowledged nothing
+    /// for 5 s. The ones that have made no progress longest are reset at once if the rest is exceeded by another
+    /// eighth. Connections with less are treated in this way only once the reserve is used up as well. Default:
+    /// 256 MiB.
     pub buffered_bytes_max: usize,
     /// Maximum bytes discarded in a lingering close. Default: 1 GiB, so that in practice [`Timeouts::linger_total`]
     /// applies.
     pub linger_bytes_max: u64,
-    /// Whether a peer that has half-closed the connection still gets a response that is not available yet
-    /// ([`Flow::Pause`](super::Flow::Pause)), as RFC 9112 section 9.6 recommends. If false, the end of input means that
-    /// the client is gone: the connection is closed, and a callback such as
-    /// [`Responder::on_closed`](crate::Responder::on_closed) is called. Default: true.
+    /// Sends a pending response ([`Flow::Pause`](super::Flow::Pause)) to a peer that has half-closed the connection, as
+    /// RFC 9112 section 9.6 recommends. If false, the end of input means that the client is gone: the connection is
+    /// closed, and a callback such as [`Responder::on_closed`](crate::Responder::on_closed) is called. Default: true.
     pub answer_half_closed: bool,
     /// Length of the listen queue, capped by the operating system (net.core.somaxconn on Linux). Default: 4,096, enough
     /// for bursts of new connections.
@@ -49,9 +49,10 @@ pub struct LoopLimits {
     /// [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
     pub connections_max: usize,
     /// Maximum open connections of one client address; further ones are reset as soon as they are accepted, before
-    /// anything is read. 0 for no limit, which is the default, and then costs nothing. An IPv6 address counts with its
-    /// /64, which is usually assigned to one customer, and an IPv4-mapped one as IPv4. Behind a proxy all connections
-    /// have the address of the proxy. Loops can share one limit, see [`ConnectionLimit::per_address`](super::ConnectionLimit::per_address).
+    /// anything is read. 0 for no limit, which is the default, and then costs nothing. IPv6 addresses are counted by
+    /// /64, which is usually assigned to one customer, and IPv4-mapped ones as IPv4. Behind a proxy all connections
+    /// have the address of the proxy. Loops can share one limit, see
+    /// [`ConnectionLimit::per_address`](super::ConnectionLimit::per_address).
     ///
     /// # Examples
     /// ```

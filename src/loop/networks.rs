@@ -27,7 +27,7 @@ pub struct Networks {
     unix: bool,
 }
 
-/// Error of a text that is not a list of networks. The message says how to fix it.
+/// The error for a text that is not a list of networks. The message says how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworksError(String);
 

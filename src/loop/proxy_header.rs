@@ -39,8 +39,8 @@ pub(super) enum Parsed {
     Invalid(&'static str),
 }
 
-/// Returns whether input that is not a request is the beginning of a header. Its first line ends may be missing, since
-/// HTTP ignores them before a request.
+/// Returns whether input that is not a request is the beginning of a header. Leading line breaks of the header may be
+/// missing, since HTTP ignores them before a request.
 pub(crate) fn is_proxy_header(bytes: &[u8]) -> bool {
     let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
     let (rest, signature) = (&bytes[start..], &SIGNATURE[4..]);
@@ -72,7 +72,7 @@ fn parse_line(bytes: &[u8]) -> Parsed {
     };
     let mut parts = text[PREFIX.len()..].split(' ');
     let proxied = match parts.next() {
-        // What follows must be ignored.
+        // The rest of the line must be ignored.
         Some("UNKNOWN") => Some(Proxied::default()),
         Some("TCP4") => parse_addresses(parts, |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4)),
         Some("TCP6") => parse_addresses(parts, |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6)),

@@ -1,9 +1,9 @@
 //! The PROXY protocol as a backend: [`WithProxy`] wraps the backend of a loop, whose connections then may or must begin
 //! with a header in which a proxy reports its client. TLS, if any, follows the header.
 //!
-//! The header is received as a part of the handshake, within its timeout. Only trusted proxies may send one: nothing of
-//! the connections of other peers is read as a header. Loops without the protocol use the wrapped backend directly, so that
-//! it costs them nothing.
+//! The header is received as a part of the handshake, within its timeout. Only trusted proxies may send one: bytes from
+//! other peers are never parsed as a header. Loops without the protocol use the wrapped backend directly, so that it
+//! costs them nothing.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -26,7 +26,7 @@ use super::readiness::{
 /// Size of a read.
 const READ_BYTES: usize = 2048;
 
-/// Whether connections of trusted proxies begin with a header of the PROXY protocol.
+/// The use of the PROXY protocol on connections of trusted proxies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
@@ -257,7 +257,7 @@ impl<S: Stream> ProxyStream<S> {
     }
 }
 
-/// Logs a connection that a trusted proxy, or a peer that should be one, has opened in vain.
+/// Logs a connection that was closed because its header is invalid or missing, or because the peer is not trusted.
 #[cold]
 fn report(peer: io::Result<SocketAddr>, error: &io::Error) {
     if error.kind() == io::ErrorKind::InvalidData {

@@ -145,7 +145,7 @@ pub trait Stream {
     /// simulation.
     type Source: ?Sized;
 
-    /// Whether streams of this type may encrypt.
+    /// Set if streams of this type may encrypt.
     const ENCRYPTS: bool = false;
 
     /// Reads into `buffer`, which is not empty. Retries if interrupted by a signal.
@@ -370,7 +370,7 @@ pub trait Listener {
 
     /// Returns whether a connection is waiting in the accept queue; also true if that is unknown, as in the provided
     /// implementation. A result of false counts as [`Listener::accept`] returning `WouldBlock`: the next time a
-    /// connection arrives is reported. Called only when a connection cannot be accepted for want of room.
+    /// connection arrives is reported. Called only when there is no room for another connection.
     fn has_waiting(&mut self) -> bool {
         true
     }

@@ -3,9 +3,9 @@
 //! Applications are not affected: the loop completes the handshake before it passes input to them. Loops without a TLS
 //! listener use the wrapped backend directly, so that TLS costs them nothing.
 //!
-//! Reads decrypt from a buffer of the thread, and nothing is kept of it but records that are incomplete or do not fit.
-//! A write encrypts and sends at once. Only ciphertext that the socket refuses is kept, and then nothing more is encrypted
-//! until it is sent; plaintext that a write has accepted is never encrypted again.
+//! A read decrypts from a buffer of the thread; only incomplete records, and those whose plaintext does not fit, are
+//! kept. A write encrypts and sends at once. Only ciphertext that the socket refuses is kept, and then nothing more is
+//! encrypted until it is sent; plaintext that a write has accepted is never encrypted again.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -150,7 +150,7 @@ impl<L: Listener> Listener for TlsListener<L> {
 /// Passes ciphertext from a session to a socket.
 struct Sink<'a, S> {
     socket: &'a mut S,
-    /// Whether the last write may be followed by another.
+    /// Set if the last write may be followed by another.
     more: bool,
     /// More output follows immediately, see [`Stream::write_more`].
     is_followed: bool,

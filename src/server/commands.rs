@@ -1,5 +1,5 @@
-//! Runs the built-in applications of the `serverd` command: reads the files that they need, and the terminal of the
-//! operator of a chat.
+//! Runs the built-in applications of the `serverd` command: reads the files that they need, and the terminal of a
+//! chat's operator.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -73,9 +73,9 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
     if !matches!(command, Command::Echo | Command::Chat(_)) {
         config.access_log = logging.open(&stdout)?;
     } else if let Some(tls) = &mut config.tls {
-        // Clients of a TCP server negotiate no protocol, or one of their own.
+        // Clients of a TCP server negotiate no application protocol, or a protocol of their own.
         tls.protocols.clear();
-        // The redirect is one of HTTP.
+        // The redirect exists only for HTTP.
         tls.plain_port = None;
     }
     let access_log = config.access_log.clone();
@@ -377,7 +377,7 @@ impl UserSource {
     }
 
     /// Starts a thread that replaces the users when a file changes. Returns a function that makes it read the files
-    /// again at once. Until all files can be read, the previous users stay in force.
+    /// again at once. Until all files can be read, the previous users stay in effect.
     fn watch(self, store: layers::UserStore, mut known: Vec<Stamp>) -> io::Result<impl Fn() + Send + Sync + 'static> {
         let requested = Arc::new(AtomicBool::new(false));
         let is_requested = Arc::clone(&requested);

@@ -1,4 +1,4 @@
-//! The configuration of a server, and the values derived from the system where it leaves them open.
+//! The configuration of a server, and defaults that are derived from the system.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -61,11 +61,11 @@ pub struct Config {
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived
     /// from the file descriptor limit. Default: 0.
     pub files_max: usize,
-    /// The proxies from which connections may come for other clients. They are exempt from
+    /// The proxies that may connect on behalf of other clients. They are exempt from
     /// `loop_limits.connections_per_address_max`. Pass them to an HTTP server of your own as well, with
     /// [`HttpServer::trusted_proxies`](crate::HttpServer::trusted_proxies). Default: none.
     pub trusted_proxies: Networks,
-    /// Whether connections of `trusted_proxies` begin with a header of the PROXY protocol. Default: [`ProxyMode::Off`].
+    /// The use of the PROXY protocol on connections of `trusted_proxies`. Default: [`ProxyMode::Off`].
     pub proxy_protocol: ProxyMode,
     /// Options of the built-in HTTP applications; applications of your own set them on their
     /// [`HttpServer`](crate::HttpServer).
@@ -177,7 +177,7 @@ pub struct HttpOptions {
     /// Maximum memory of collected request bodies of all workers together, in bytes; see
     /// [`BufferLimit`](crate::BufferLimit). Default: 256 MiB.
     pub buffered_bytes_max: usize,
-    /// Makes browsers use https for this time; see [`HttpServer::hsts`](crate::HttpServer::hsts). Default: none.
+    /// Makes browsers use https for this long; see [`HttpServer::hsts`](crate::HttpServer::hsts). Default: none.
     pub hsts: Option<Duration>,
     /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on
     /// the plain port of TLS. Default: none.

@@ -1,5 +1,5 @@
-//! The logs of the `serverd` command: the options of the access log, and the log of the process (log records and panic
-//! messages) on standard error.
+//! The logs of the `serverd` command: the access log with its options, and the log of the process (log records and
+//! panic messages) on standard error.
 //!
 //! A thread writes each of them, so that a standard error that nothing reads does not block a loop or the shutdown.
 

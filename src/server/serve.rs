@@ -9,9 +9,9 @@ use crate::r#loop::lock;
 
 /// Runs an HTTP server until SIGINT (Ctrl-C) or SIGTERM, then shuts down gracefully.
 ///
-/// The address is a host name or an IP address, a colon and a port: `127.0.0.1:8888`, `localhost:8888`, `[::1]:8888`. The
-/// server has one worker and the default limits. Use [`Config::serve`] for others, and for other handlers than a closure;
-/// use [`Config::start`] for a server without signal handlers.
+/// The address is a host name or an IP address, a colon and a port: `127.0.0.1:8888`, `localhost:8888`, `[::1]:8888`.
+/// The server has one worker and the default limits. Use [`Config::serve`] to change these, or for a handler that is
+/// not a closure; use [`Config::start`] for a server without signal handlers.
 ///
 /// # Errors
 /// Returns an error if the address has no port or cannot be bound, or if the worker fails.

@@ -1,6 +1,6 @@
-//! Signal handling. The first SIGINT, SIGTERM or SIGQUIT starts a graceful shutdown, the second exits the process at once.
-//! SIGHUP and SIGUSR1 (nginx's convention) reopen the access log, so closing the terminal does not stop the server. On
-//! Windows it does, since a process does not outlive its console.
+//! Signal handling. The first SIGINT, SIGTERM or SIGQUIT starts a graceful shutdown, the second exits the process at
+//! once. SIGHUP and SIGUSR1 (nginx's convention) reopen the access log, so closing the terminal does not stop the
+//! server. On Windows, closing the console does, since a process does not outlive its console.
 
 #[cfg(unix)]
 use std::io::Read;

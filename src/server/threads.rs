@@ -45,7 +45,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         if !self.running.is_empty() {
             self.control.stop();
-            // The caller does not ask for it.
+            // The caller is not interested in the result.
             let _ = self.join();
         }
     }
@@ -135,7 +135,7 @@ impl Control {
 }
 
 impl State {
-    /// Passes the command on to the threads that it is for now.
+    /// Passes the command on to the threads that should act on it now.
     fn pass_on(&self) {
         if !matches!(self.command, Command::Run) {
             self.acceptors.iter().for_each(AcceptorHandle::stop);

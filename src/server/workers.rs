@@ -26,9 +26,9 @@ use crate::r#loop::{
 use crate::r#loop::{ProxyListener, TlsListener, WithTls};
 
 impl Config {
-    /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting, finishes
-    /// in-flight requests and returns. A second signal exits the process at once, with status 128 plus the signal
-    /// number. SIGHUP and SIGUSR1 reopen the access log file and call
+    /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting,
+    /// finishes in-flight requests and returns. A second signal exits the process at once, with status 128 plus the
+    /// signal number. SIGHUP and SIGUSR1 reopen the access log file, read the certificates again and call
     /// [`Config::on_reload`].
     ///
     /// `make` is called on each worker's thread with the worker's number, starting at 0, to create its application.
@@ -113,7 +113,7 @@ impl Config {
         Ok(ServerHandle { started, loops, reload, access_log: self.access_log.clone(), connections: limit, threads })
     }
 
-    /// Returns a function that reopens and reads all files again.
+    /// Returns a function that reopens the log and reads all files again.
     fn reloader(&self, security: &Security) -> Result<Arc<dyn Fn() + Send + Sync>, StartError> {
         let reopen = self.access_log.as_ref().map(AccessLog::reopener);
         let on_reload = self.on_reload.clone();

@@ -239,7 +239,7 @@ fn the_binary_has_options_for_keep_alive_hosts_and_memory() {
         let response = client.send(get("evil.test")).response();
         assert_eq!((response.status, response.header("connection")), (421, Some("close")));
         client.expect_close();
-        // The same options as environment variables.
+        // Set these options with environment variables as well.
         let mut command = crate::process::serverd(&["--port", "0", "--backend", backend]);
         command.env("SERVERD_ALLOW_HOST", "localhost,.example.com").env("SERVERD_MAX_REQUESTS", "1");
         let server = crate::process::Running::spawn(command.env("SERVERD_KEEP_ALIVE_HEADER", "true"));

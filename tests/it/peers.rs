@@ -145,7 +145,7 @@ on_every_backend! {
         client.expect_close();
     }
 
-    fn a_refused_upload_on_a_slow_line_reads_its_response<B>() {
+    fn a_client_on_a_slow_link_reads_the_response_to_its_refused_upload<B>() {
         let timeouts = Timeouts::default().linger(Duration::from_millis(400));
         let mut client = refused_upload::<B>(timeouts);
         let start = Instant::now();
@@ -157,7 +157,7 @@ on_every_backend! {
         assert_eq!(client.1.response().status, 413);
     }
 
-    fn a_refused_upload_does_not_go_on_without_end<B>() {
+    fn discarding_a_refused_upload_has_a_time_limit<B>() {
         let (_server, mut client) = refused_upload::<B>(Timeouts::default().linger_total(Duration::from_millis(300)));
         let start = Instant::now();
         while client.socket.write_all(&[b'x'; 1000]).is_ok() {

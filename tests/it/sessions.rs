@@ -167,7 +167,7 @@ on_every_backend! {
         client.expect_close();
     }
 
-    fn a_request_that_does_not_permit_the_change_is_refused_and_the_connection_closes<B>() {
+    fn an_upgrade_that_the_request_does_not_permit_is_refused_and_the_connection_closes<B>() {
         let (server, _reports) = start::<B>(Timeouts::default());
         let behind = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         for (request, status) in [
@@ -183,7 +183,7 @@ on_every_backend! {
             let response = client.response();
             assert_eq!((response.status, response.header("upgrade").is_some()), (status, status == 426), "{request}");
             assert!(response.head.contains("Connection: close\r\n"), "{}", response.head);
-            // What follows is not parsed as a request: it may be data of the other protocol.
+            // The bytes after the request are not parsed as another one: they may be data of the other protocol.
             client.expect_close();
         }
     }

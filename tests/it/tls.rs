@@ -150,7 +150,7 @@ pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
 }
 
 on_every_backend! {
-    fn requests_are_answered_with_both_versions<B>() {
+    fn requests_are_answered_with_tls_1_2_and_1_3<B>() {
         let (certificate, tls, _) = certified(&["localhost"]);
         let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
         for (version, expected) in
@@ -489,7 +489,7 @@ fn serve_hello(tls: &Tls) -> Server {
 }
 
 #[test]
-fn sessions_are_resumed_with_both_versions() {
+fn sessions_are_resumed_with_tls_1_2_and_1_3() {
     let (certificate, tls, _) = certified(&["localhost"]);
     let server = serve_hello(&tls);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {

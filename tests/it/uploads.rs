@@ -101,7 +101,7 @@ fn wait_for(counter: &AtomicUsize, expected: usize) {
 on_every_backend! {
     over_tls_too:
 
-    fn uploads_that_are_not_read_make_room_for_others<B>() {
+    fn uploads_that_the_handler_does_not_read_make_room_for_others<B>() {
         let limit = BufferLimit::new(1 << 20).wait(Duration::from_millis(300));
         let (send, readers) = mpsc::channel();
         let handler = ByPath { dropped: Arc::default(), readers: send };

@@ -84,7 +84,7 @@ fn a_drain_does_not_delay_the_check_whether_a_peer_is_present() {
 }
 
 #[test]
-fn an_upload_may_pause_in_however_many_reads_it_began() {
+fn an_upload_may_pause_however_many_reads_its_start_took() {
     let head = b"PUT /put/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n";
     let script = || {
         let begin = send([&head[..], &[b'x'; 10_000]].concat());

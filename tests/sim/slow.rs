@@ -139,7 +139,7 @@ fn pausing(number: u64, rng: &mut Rng) -> Vec<Step> {
     script
 }
 
-/// An upload that is refused, by a client with a slow line that reads the response only after it has sent everything.
+/// An upload that is refused, by a client on a slow link that reads the response only after it has sent everything.
 fn refused(number: u64, rng: &mut Rng) -> Vec<Step> {
     let (interval_ms, duration_ms) = (50 + rng.below(2500), 1000 + rng.below(22_000));
     let piece_bytes = 1 + number_below(rng, 1000);

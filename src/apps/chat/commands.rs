@@ -11,7 +11,7 @@ use super::tables::MemberKey;
 use super::text::{self, Command, HELP};
 use crate::r#loop::{Flow, Output, Phase, Wire};
 
-/// Number of times that a connection may try the password.
+/// Number of attempts that a connection has to enter the password.
 pub(super) const PASSWORD_TRIES: u8 = 3;
 
 /// Maximum number of members listed by `/who`.
@@ -33,10 +33,10 @@ pub(super) enum Stage {
     Login {
         tries_left: u8,
     },
-    /// The password was right.
+    /// The password was correct.
     Admitted,
     Member(MemberKey),
-    /// No member any more; the connection stays open until the last delivery has been sent.
+    /// No longer a member; the connection stays open until the last delivery has been sent.
     Left,
     /// To be closed after its output.
     Refused,

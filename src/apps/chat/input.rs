@@ -11,8 +11,8 @@
 //! LF always ends the line, even inside a telnet command: bytes that merely look like telnet must not swallow the
 //! following text.
 //!
-//! A member has a budget, at whose end it is not read for a while, and a rate limit, a token bucket that holds one
-//! second's worth of lines, at whose end it is muted.
+//! A member has a budget and a rate limit. When the budget is used up, the member is not read for a while. The rate
+//! limit is a token bucket that holds one second's worth of lines; when it is empty, the member is muted.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -215,8 +215,9 @@ pub struct Bounds {
     /// Maximum number of rooms, including the lobby. Rooms other than the lobby are removed when the last member
     /// leaves. Default: 1,000.
     pub rooms_max: usize,
-    /// Budget in bytes of each member. At its end the member is not read for a while (back-pressure): its lines are
-    /// delayed, but none is lost, and no time limit runs while it waits. Default: 64 KiB, then 4 KiB per second.
+    /// Budget in bytes of each member. When it is used up, the member is not read for a while (back-pressure): its
+    /// lines are delayed, but none is lost, and no time limit runs while it waits. Default: 64 KiB, then 4 KiB per
+    /// second.
     pub byte_budget: Option<Budget>,
     /// Budget in lines of each member, including empty lines, commands and telnet requests. Default: 100 lines, then 10
     /// per second.

@@ -1,4 +1,4 @@
-//! The log of a chat: what is said in public, in one file per room and day, written by a thread of its own.
+//! The log of a chat: public messages, in one file per room and day, written by a thread of its own.
 //!
 //! A file is named `DATE.ROOM.log`; characters of the room name other than ASCII letters, digits, `-` and `_` are
 //! encoded, so that no name leads out of the directory. A slow disk stops no loop: the queue is bounded, and lines that
@@ -163,8 +163,8 @@ impl Files {
     }
 }
 
-/// Returns the name of the file of a room. Other characters than ASCII letters, digits, `-` and `_` are written as `+` and
-/// six hexadecimal digits, so that different names have different files. At most 24 of them fit into a file name.
+/// Returns the name of the file of a room. Characters other than ASCII letters, digits, `-` and `_` are written as `+`
+/// and six hexadecimal digits, so that different names have different files. At most 24 of them fit into a file name.
 fn file_name(room: &str, date: &str) -> String {
     let mut name = format!("{date}.");
     for c in room.chars() {

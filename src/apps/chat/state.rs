@@ -59,7 +59,7 @@ impl ChatState {
         self.congested.load(Ordering::Acquire)
     }
 
-    /// Locks the chat on behalf of a thread that is no loop.
+    /// Locks the chat on behalf of a thread that is not a loop's.
     pub(super) fn lock_from_outside(&self) -> ChatGuard<'_> {
         self.lock(usize::MAX)
     }
@@ -292,7 +292,7 @@ impl ChatGuard<'_> {
         tables.send_history(key);
     }
 
-    /// Returns the member with this name, ignoring case. A member whose name only looks like it is not meant.
+    /// Returns the member with this name, ignoring case. A member whose name merely looks like it does not count.
     fn find_member(&mut self, name: &str) -> Option<MemberKey> {
         let name = text::parse_name(name)?;
         let (tables, folded) = (self.tables(), text::fold(&name));
@@ -365,7 +365,7 @@ impl ChatGuard<'_> {
         tables.remove(key, Departure::Kicked, |member| Event::Leave { member });
     }
 
-    /// Mutes a member, or ends that. Returns whether there is such a member.
+    /// Mutes or unmutes a member. Returns whether there is such a member.
     pub(super) fn set_muted(&mut self, name: &str, muted: bool) -> bool {
         let Some(key) = self.find_member(name) else { return false };
         let tables = self.tables();

@@ -23,7 +23,7 @@ pub(super) const LISTED_MAX: usize = 20;
 /// Maximum number of combining marks in succession (Unicode Technical Standard 39 section 5.4).
 const MARKS_MAX: usize = 4;
 
-/// Names that would be mistaken for something else than a member, besides the names of the commands.
+/// Names that could be mistaken for something other than a member, besides the names of the commands.
 const RESERVED_NAMES: [&str; 4] = ["server", "serverd", "system", "lobby"];
 
 /// The output of `/help`.

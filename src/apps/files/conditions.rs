@@ -259,7 +259,7 @@ const TAG_BYTES: usize = 15;
 /// Midnight of 1980-01-01, the earliest date in a zip archive, in any time zone.
 const ZIP_EPOCH: std::ops::RangeInclusive<u64> = 315_532_800 - 14 * 3600..=315_532_800 + 14 * 3600;
 
-/// Number of files whose fingerprints are remembered, of small and of larger ones each.
+/// Number of files whose fingerprints are remembered: as many small ones, and as many larger ones.
 const HISTORY_MAX: usize = 4096;
 
 /// File metadata that changes when the file does, as far as the operating system can detect it.

@@ -14,8 +14,8 @@ use crate::httpserver::{RequestHead, Response};
 /// Returns whether an error means that the file does not exist, or must appear not to exist.
 pub(super) fn is_not_found(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
-    // Where cap-std resolves symlinks itself, EINVAL means that one was replaced by a file or directory during the
-    // lookup.
+    // EINVAL from cap-std, where it resolves symlinks itself, means that one was replaced by a file or directory during
+    // the lookup.
     matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput)
         || is_escape(error)
         || is_loop(error)

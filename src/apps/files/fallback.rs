@@ -1,4 +1,4 @@
-//! Pages in place of a missing file: that of the single-page app, and the site's own error pages.
+//! Pages in place of a missing file: the page of the single-page app, and the site's own error pages.
 
 use std::io;
 use std::path::PathBuf;

@@ -375,7 +375,8 @@ fn method_response(method: &[u8]) -> Response {
 }
 
 /// Redirects to a relative reference, which is right behind a proxy that changes the prefix of the path, and keeps the
-/// query. The reference begins with `./`, so that a colon does not end a scheme and a slash does not begin a host.
+/// query. The reference begins with `./`, so that a colon is not taken for the end of a scheme, nor a slash for the
+/// beginning of a host.
 fn redirect(head: &RequestHead<'_>, status: StatusCode, mut location: String) -> Response {
     if let Some(query) = head.query() {
         location.push('?');

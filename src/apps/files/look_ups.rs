@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::httpserver::{Pool, Responder};
 use crate::r#loop::lock;
 
-/// Time above which a look-up is slow.
+/// Time above which a look-up counts as slow.
 const SLOW: Duration = Duration::from_millis(1);
 
 /// Successive slow look-ups after which the next ones are made on the pool.
@@ -131,8 +131,9 @@ impl LookUps {
     }
 }
 
-/// Suspended requests, each with a note, that wait for one event. A file system may delay it for hours, in which clients
-/// come and go, so requests of closed connections are removed: at most half of the remaining ones are such.
+/// Suspended requests, each with a note, that wait for one event. A file system may delay it for hours, in which
+/// clients come and go, so requests of closed connections are removed: at most half of those kept belong to closed
+/// connections.
 pub(super) struct Suspended<T> {
     requests: Vec<(Responder, T)>,
     prune_at: usize,
@@ -158,7 +159,8 @@ impl<T> Suspended<T> {
     }
 }
 
-/// Attached to a request that waited for a look-up of another request for the same path: the number of times.
+/// The number of times that a request has waited for the look-up of another request for the same path; attached to the
+/// request.
 #[derive(Clone)]
 pub(super) struct Waited(pub(super) u8);
 

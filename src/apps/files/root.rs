@@ -7,7 +7,7 @@
 //!
 //! The kernel refuses every absolute symbolic link, even one that leads to a place inside the directory. Such a link is
 //! read, the path of the directory is removed from its target, and the rest is opened through the handle, so that the
-//! containment is still the kernel's. The absolute path itself is never opened.
+//! kernel still confines the path to the directory. The absolute path itself is never opened.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! The served directory over time: its path is resolved again once a second, and files that are not used are closed.
 //!
 //! Deployments replace the directory (`rm -rf dist && build`) or switch a symbolic link (`current -> releases/42`), and
-//! the handle would keep the old one. All workers share one `Site`. Whatever may block, such as opening a directory on a
-//! network file system, is done by other threads, which are started when they are needed first:
+//! the handle would keep the old one. All workers share one `Site`. Operations that may block, such as opening a
+//! directory on a network file system, are done by other threads, which are started when they are first needed:
 //!
 //! - one thread resolves the path, and closes the files that the workers no longer use;
 //! - a pool reads small files that are not in the page cache;
@@ -203,7 +203,7 @@ impl Site {
                 log::info!("{shown} was replaced; serving the new directory");
                 Some(Some(Arc::new(new)))
             }
-            // Says nothing about the directory.
+            // This says nothing about the directory.
             (Err(error), _) if is_out_of_fds(&error) => None,
             (Err(error), Some(_)) => {
                 log::warn!("cannot open {shown}: {error}; responding 503 until the directory is back");
@@ -270,8 +270,8 @@ impl Site {
             && modified.is_ok_and(|time| time.into_std().elapsed().map_or(true, |age| age < REBUILD_TIME))
     }
 
-    /// Logs that a symbolic link was refused, once per path. Of several at a time, the others are logged when they are
-    /// requested again.
+    /// Logs that a symbolic link was refused, once per path. If several are refused at a time, the others are logged
+    /// when they are requested again.
     pub(super) fn report_escape(&self, path: &str) {
         let (mut reported, now) = (lock(&self.reported), Instant::now());
         let is_too_early = reported.last.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL);

@@ -45,8 +45,8 @@ const LEVEL: u32 = 4;
 
 /// Compresses text responses of at least 1 KiB with gzip or zstd while they are sent, if the client accepts it (RFC
 /// 9110 section 12.5.3). Compression runs on the thread pool; if its queue is full, the response is sent uncompressed.
-/// So is it if the responses that are being compressed on this pool take about 96 MiB: a client that reads slowly occupies
-/// an encoder and a queue.
+/// Responses are also sent uncompressed while those being compressed on this pool take about 96 MiB: a client that
+/// reads slowly occupies an encoder and a queue.
 ///
 /// Partial content (206), content that is already encoded, responses with `Cache-Control: no-transform`, and bodies
 /// pushed by other threads ([`Response::channel`]) are not compressed. A compressed response has no Content-Length,

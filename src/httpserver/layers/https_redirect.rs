@@ -14,9 +14,9 @@ const HTTPS_PORT: u16 = 443;
 /// Passes requests over TLS to a handler, and redirects all others to https with 308 (Permanent Redirect), which
 /// preserves the method and the body.
 ///
-/// Needs a loop with plain listeners beside those with TLS; see `EventLoop::listen_tls`.
-/// The redirect leads to the requested host and target, on `port`. A request without a valid Host header gets 400. The body
-/// of a request is not read, so that no more of it is sent unencrypted.
+/// Needs a loop with plain listeners in addition to those with TLS; see `EventLoop::listen_tls`. The redirect leads to
+/// the requested host and target, on `port`. A request without a valid Host header gets 400. The body of a redirected
+/// request is not read, so that no more of it is sent unencrypted.
 ///
 /// # Examples
 /// ```

@@ -60,8 +60,8 @@ impl<S: Stream, T> Connection<S, T> {
         if self.ended {
             return Some(self.take_reason());
         }
-        // Input that arrives after the close causes a reset too, while the peer has not received everything.
-        // The peer of an encrypted connection answers the end of the output.
+        // Input that arrives after the close causes a reset too, while the peer has not received everything. A TLS peer
+        // replies to close_notify.
         let unread = linger
             || self.readable
             || !self.leftover.is_empty()
@@ -84,7 +84,7 @@ impl<S: Stream, T> Connection<S, T> {
         self.progress.as_ref().is_some_and(|progress| progress.received > 0)
     }
 
-    /// Marks the end of encrypted output. Returns false if the mark is still to be sent.
+    /// Marks the end of encrypted output (`close_notify`). Returns false if the mark is still to be sent.
     #[cold]
     fn end_encryption(&mut self) -> bool {
         self.stream.end_output();
@@ -96,7 +96,7 @@ impl<S: Stream, T> Connection<S, T> {
         is_sent
     }
 
-    /// Returns whether the peer may not have acknowledged all output. Only much output is worth asking the kernel: a
+    /// Returns whether the peer may not have acknowledged all output. The kernel is asked only after much output: a
     /// little is sent at once, and is received before a reset that later input causes.
     fn is_unacknowledged(&mut self) -> bool {
         self.sent_much && self.stream.unacknowledged_bytes().is_none_or(|bytes| bytes > 0)

@@ -10,10 +10,10 @@ use crate::r#loop::std_ext::millis;
 /// Factor by which the write timeout is longer where the system does not report acknowledgements.
 const UNREPORTED_FACTOR: u64 = 4;
 
-/// Bytes that a peer must take between two checks to be allowed a second of silence.
+/// Bytes that a peer must acknowledge between two checks to be allowed a second of silence.
 const TAKEN_PER_SECOND: u64 = 4096;
 
-/// Maximum time that a peer may be silent for what it has taken.
+/// Maximum silence that a peer is allowed for what it has acknowledged.
 const SILENCE_MAX_MS: u64 = 120_000;
 
 /// The progress of the peer while a body is received, output is blocked or the connection lingers. Allocated only then, so
@@ -26,13 +26,13 @@ pub(super) struct Progress {
     pub(super) linger_since_ms: u64,
     /// When the balance of the body was updated; while output is unacknowledged, when the peer last made progress.
     updated_ms: u64,
-    /// Whether acknowledgements were checked since the measurement began.
+    /// Set once acknowledgements were checked since the measurement began.
     is_checked: bool,
     /// Unacknowledged bytes at the last check.
     unacknowledged: u64,
     /// Bytes written since the last check.
     written: u64,
-    /// Until when the peer may be silent because of what it has taken.
+    /// The time until which the peer may be silent because of what it has acknowledged.
     silent_until_ms: u64,
     /// The balance of the body, see [`Timeouts::body`].
     balance_ms: u64,
@@ -93,9 +93,9 @@ impl<S: Stream, T> Connection<S, T> {
         stalled_ms(progress.updated_ms) >= limit_ms
     }
 
-    /// Returns whether the write timeout has expired: [`Connection::has_stalled`] for `limit_ms`, or for up to twice as long
-    /// after the peer has taken much. A client like curl with a rate limit reads up to what the limit allows in 100 s, and
-    /// then pauses for that long.
+    /// Returns whether the write timeout has expired: [`Connection::has_stalled`] for `limit_ms`, or for up to twice as
+    /// long after the peer has acknowledged much. A client like curl with a rate limit reads up to what the limit
+    /// allows in 100 s, and then pauses for that long.
     pub(in crate::r#loop) fn write_has_timed_out(&mut self, now_ms: u64, limit_ms: u64) -> bool {
         if !self.has_stalled(now_ms, limit_ms) {
             return false;

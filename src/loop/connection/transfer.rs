@@ -147,8 +147,8 @@ impl<S: Stream, T> Connection<S, T> {
         self.keep_leftover(context, input)
     }
 
-    /// Keeps input that the application has not consumed. A connection that is closing needs none, but lingers because of
-    /// it, so that its last response does not depend on the memory that is left.
+    /// Keeps input that the application has not consumed. A connection that is closing drops it and lingers instead, so
+    /// that its last response is not lost for lack of buffer memory.
     #[inline(never)]
     fn keep_leftover<A: App>(&mut self, context: &LoopContext<A>, input: Vec<u8>) -> io::Result<()> {
         if let Stage::Closing { linger } = &mut self.stage {
@@ -450,7 +450,7 @@ impl<S: Stream, T> Connection<S, T> {
             }
             Ok(progress) => {
                 self.readable = false;
-                // A spurious event must not be followed by one attempt after another to send.
+                // A spurious event must not make the loop retry the send over and over.
                 self.writable &= !self.stream.has_unsent();
                 self.count_buffers(&context.buffers);
                 if self.counted > 0 && !context.buffers.may_keep(self.counted) {

@@ -7,9 +7,9 @@
 //!
 //! While the buffers of all connections exceed their limit, connections with stalled output are closed.
 //!
-//! Once the loop has rested after a burst of load, it returns memory to the system. The system calls that the loop counts
-//! anyway show its load. They are looked at once per second of activity, so that the hot path pays nothing; an idle loop
-//! is woken once, and only after much load.
+//! Once the loop is idle after a burst of load, it returns memory to the system. Its load is the number of system
+//! calls, which are counted anyway. The count is sampled once per second of activity, so that the hot path pays
+//! nothing; an idle loop is woken once, and only after much load.
 
 use super::EventLoop;
 use super::expire::on_timeout;
@@ -79,7 +79,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             match connection.step_outlined(id, context, buffer) {
                 Outcome::Open if context.read_bytes == 0 && connection.awaits_message() => {
                     match on_timeout(connection, context, id, phase, CloseReason::Evicted) {
-                        // Where the system does not report acknowledgements, it would linger and keep its slot. As the
+                        // On systems that do not report acknowledgements, it would linger and keep its slot. As the
                         // longest idle, it has received its responses.
                         Outcome::Open if connection.stage == Stage::Lingering => Outcome::Closed(CloseReason::Evicted),
                         outcome => outcome,
@@ -149,13 +149,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 }
 
-/// Time with little load after which the loop has rested.
+/// Time with little load after which the loop counts as idle.
 const REST_MS: u64 = 3000;
 
 /// System calls per second that count as little load.
 const LITTLE_LOAD: u64 = 16;
 
-/// System calls since memory was last returned below which it is not worth doing so.
+/// Minimum number of system calls since memory was last returned; with fewer, it is not worth doing again.
 const CALLS_MIN: u64 = 1024;
 
 /// Number of elements that vectors keep room for.
@@ -165,9 +165,9 @@ const KEEP_ELEMENTS: usize = 256;
 pub(super) struct Rest {
     /// Calls counted when memory was last returned.
     released_calls: u64,
-    /// Calls counted when the load was last looked at.
+    /// Calls counted when the load was last sampled.
     seen_calls: u64,
-    /// Time at which the loop has rested; `u64::MAX` if there is nothing to do then.
+    /// Time at which the loop counts as idle; `u64::MAX` if there is nothing to do then.
     pub(super) at_ms: u64,
 }
 
@@ -176,7 +176,7 @@ impl Rest {
         Rest { released_calls: 0, seen_calls: 0, at_ms: u64::MAX }
     }
 
-    /// Looks at the load. Returns whether `at_ms` has changed.
+    /// Samples the load. Returns whether `at_ms` has changed.
     pub(super) fn observe(&mut self, counters: &Counters, now_ms: u64) -> bool {
         let calls = calls(counters);
         let load = calls - self.seen_calls;
@@ -194,13 +194,13 @@ fn calls(counters: &Counters) -> u64 {
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
-    /// Looks at the load, once per second of activity.
+    /// Samples the load, once per second of activity.
     #[cold]
     pub(super) fn observe_load(&mut self) {
         self.wakeup_dirty |= self.rest.observe(&self.context.counters, self.context.now_ms);
     }
 
-    /// Returns memory to the system if the loop has rested.
+    /// Returns memory to the system if the loop has become idle.
     pub(super) fn rest(&mut self) {
         if self.rest.at_ms > self.context.now_ms || self.rest.observe(&self.context.counters, self.context.now_ms) {
             return;

@@ -71,7 +71,7 @@ on_every_backend! {
         }
     }
 
-    fn an_own_page_that_is_removed_gives_way_to_the_built_in_one<B>() {
+    fn a_removed_custom_page_gives_way_to_the_built_in_one<B>() {
         let tree = Tree::new(&[("404.html", "<p>missing")]);
         let server = tree.serve::<B>();
         let mut client = server.connect();
@@ -133,7 +133,7 @@ mod failing_files {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_own_page_is_there_while_no_file_can_be_opened() {
+fn the_custom_page_is_sent_while_no_file_can_be_opened() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     for backend in backends() {
         let tree = Tree::new(&[("50x.html", "<p>failed"), ("a.txt", "a")]);

@@ -17,7 +17,7 @@ fn start(tree: &Tree, backend: &str, options: &[&str]) -> Running {
 }
 
 #[test]
-fn a_file_truncated_while_being_sent_leaves_one_line_that_names_it() {
+fn a_file_truncated_while_being_sent_is_logged_once_by_name() {
     for backend in backends() {
         let tree = Tree::new(&[]);
         let path = tree.write("large.bin", "");
@@ -37,7 +37,7 @@ fn a_file_truncated_while_being_sent_leaves_one_line_that_names_it() {
 }
 
 #[test]
-fn a_refused_symbolic_link_leaves_one_line_that_names_the_option() {
+fn a_refused_symbolic_link_is_logged_once_with_the_option() {
     for backend in backends() {
         let tree = Tree::new(&[("a.txt", "text")]);
         std::fs::write(tree.outside().join("secret"), "outside").expect("write file");
@@ -74,7 +74,7 @@ fn a_refused_symbolic_link_leaves_one_line_that_names_the_option() {
 }
 
 #[test]
-fn a_page_that_cannot_be_read_any_more_leaves_one_line_that_says_why() {
+fn a_page_that_can_no_longer_be_read_is_logged_once_with_the_reason() {
     for backend in backends() {
         let tree = Tree::new(&[("index.html", "<p>the app"), ("404.html", "<p>nothing here")]);
         let server = start(&tree, backend, &["--file-cache", "0", "--spa", "index.html"]);
@@ -112,7 +112,7 @@ fn a_page_that_cannot_be_read_any_more_leaves_one_line_that_says_why() {
 }
 
 #[test]
-fn a_broken_password_file_leaves_a_line_that_says_why() {
+fn a_broken_password_file_is_logged_with_the_reason() {
     for backend in backends() {
         let tree = Tree::new(&[("a.txt", "text")]);
         let users = tree.outside().join("users");

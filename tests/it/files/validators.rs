@@ -121,7 +121,7 @@ on_every_backend! {
         assert_eq!(request(&mut client, "GET", "/app.js", &since).status, 200);
     }
 
-    fn dates_that_say_nothing_are_not_sent<B>() {
+    fn meaningless_dates_are_not_sent<B>() {
         let tree = Tree::new(&[("normal", "x")]);
         for (name, seconds) in [("a", 0), ("b", 1), ("c", 2)] {
             set_mtime(&tree.write(name, "x"), seconds);

@@ -16,8 +16,8 @@ use crate::httpserver::RequestHead;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The Content-Security-Policy: no external resources, no scripts, and no style sheet but our own, as a second line of
-/// defense against hostile file names. Icons are part of the style sheet.
+/// The Content-Security-Policy: no external resources, no scripts, and no style sheet other than our own, as a second
+/// line of defense against hostile file names. Icons are part of the style sheet.
 pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'self'; \
