@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::{Arc, Mutex, mpsc};
 
+use bytes::Bytes;
 use serverd::{HttpServer, Pool, Request, Response, StatusCode, layers};
 
 use crate::harness::{Backend, Client, Random, RawResponse, Server, WAIT_MAX, on_every_backend, serve};
@@ -185,11 +186,14 @@ on_every_backend! {
     }
 
     fn slow_clients_do_not_occupy_the_compression_thread<B>() {
-        let characters = || Random::new(7).bytes(5_000_000).into_iter().map(|byte| char::from(b' ' + byte % 64));
-        let page = move || characters().collect::<String>();
+        let mut page = Random::new(7).bytes(5_000_000);
+        for byte in &mut page {
+            *byte = b' ' + *byte % 64;
+        }
+        let page = Bytes::from(page);
+        let body = page.clone();
         let server = serve::<B, _>(move || {
-            let page = page();
-            let content = move |_: &Request<'_>| page.clone();
+            let content = move |_: &Request<'_>| Response::text(body.clone());
             HttpServer::with(layers::compress(content, Pool::new(1, 64).expect("starting the pool")))
         });
         let mut slow: Vec<Client> = (0..4).map(|_| server.connect()).collect();
@@ -197,9 +201,9 @@ on_every_backend! {
             client.send("GET / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
         }
         let response = fetch(&mut server.connect(), "GET", "/", "gzip");
-        assert!(gunzip(&response.body) == page());
+        assert!(gunzip(&response.body) == page);
         for mut client in slow.drain(..1) {
-            assert!(gunzip(&client.response().body) == page());
+            assert!(gunzip(&client.response().body) == page);
         }
     }
 }

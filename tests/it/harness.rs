@@ -436,7 +436,8 @@ impl Client {
         let mut buffer = [0; 16 * 1024];
         loop {
             if let Some(count) = complete(&self.received) {
-                return self.received.drain(..count).collect();
+                let rest = self.received.split_off(count);
+                return std::mem::replace(&mut self.received, rest);
             }
             let count = self.receive(&mut buffer).expect("a response arrives in time");
             assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&self.received));
@@ -553,8 +554,11 @@ impl Random {
     }
 
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..count.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
-        bytes.truncate(count);
+        let mut bytes = vec![0; count];
+        // Not byte by byte, which takes long without optimisation.
+        for piece in bytes.chunks_mut(8) {
+            piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);
+        }
         bytes
     }
 }

@@ -12,6 +12,8 @@ cd "$(dirname "$0")/../.."
 ulimit -n "$(ulimit -Hn)" || true
 threads=()
 case $target in
+# Wine serves all processes with one thread.
+x86_64-pc-windows-gnu) export RUST_TEST_THREADS=6 ;;
 # The emulator's select call crashes on file descriptors above 1,023.
 aarch64-*)
     threads=(--test-threads 3 --skip every_request_is_answered --skip floods_are_slowed --skip a_huge_directory
