@@ -12,16 +12,21 @@ use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve,
 const UPGRADE: &str = "GET /up HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: lines\r\n\r\n";
 const CONNECT: &str = "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n";
 
+/// More than is written to a connection in a turn, and little enough for the buffers of a socket.
+const MORE_THAN_A_TURN: usize = 300 * 1024;
+
 /// Echoes lines in capital letters. Reports its waker and its end to the test.
 struct Lines {
     wakers: mpsc::Sender<SessionWaker>,
     ends: mpsc::Sender<String>,
+    waker: Option<SessionWaker>,
 }
 
 impl Session for Lines {
     fn open(&mut self, waker: SessionWaker) {
         // The test may not be interested.
-        let _ = self.wakers.send(waker);
+        let _ = self.wakers.send(waker.clone());
+        self.waker = Some(waker);
     }
 
     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
@@ -31,6 +36,10 @@ impl Session for Lines {
             match &line[..] {
                 b"BYE\n" => return Flow::Close,
                 b"MUCH\n" => wire.output().extend(&vec![b'x'; 4 << 20]),
+                b"MUCH AND WAKE\n" => {
+                    wire.output().extend(&vec![b'x'; MORE_THAN_A_TURN]);
+                    self.waker.as_ref().expect("opened").wake();
+                }
                 line => wire.output().extend(line),
             }
         }
@@ -71,7 +80,7 @@ fn start<B: Backend>(timeouts: Timeouts) -> (Server, Reports) {
     let ((wakers_send, wakers), (ends_send, ends)) = (mpsc::channel(), mpsc::channel());
     let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || {
         HttpServer::with(move |request: &Request<'_>| {
-            let session = Lines { wakers: wakers_send.clone(), ends: ends_send.clone() };
+            let session = Lines { wakers: wakers_send.clone(), ends: ends_send.clone(), waker: None };
             match (request.method(), request.path()) {
                 ("CONNECT", "a.test:443") | ("GET", "/tunnel") => Response::tunnel(session),
                 ("CONNECT", _) => Response::text("refused").with_status(serverd::StatusCode::FORBIDDEN),
@@ -148,6 +157,16 @@ on_every_backend! {
         client.send("much\n");
         assert_eq!(client.read(4 << 20), vec![b'x'; 4 << 20]);
         assert_eq!(client.line(), "drained");
+    }
+
+    fn a_session_is_notified_of_sent_output_also_if_it_is_woken_before<B>() {
+        let (server, _reports) = start::<B>(Timeouts::default());
+        let mut client = server.connect();
+        client.send(UPGRADE);
+        head(&mut client);
+        client.send("much and wake\n");
+        assert_eq!(client.read(MORE_THAN_A_TURN), vec![b'x'; MORE_THAN_A_TURN]);
+        assert_eq!((client.line().as_str(), client.line().as_str()), ("woken", "drained"));
     }
 
     fn a_session_has_timeouts_and_takes_part_in_a_graceful_shutdown<B>() {

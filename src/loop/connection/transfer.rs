@@ -209,9 +209,19 @@ impl<S: Stream, T> Connection<S, T> {
         }
     }
 
-    /// Sends output in all other cases.
+    /// Sends output in all other cases. If some was pending before the application was called, the rest of it is left
+    /// to [`Connection::flush_pending`], which reports that it is sent.
     #[inline(never)]
     pub(in crate::r#loop) fn flush_outlined<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
+        if self.pending.is_some() {
+            self.buffer_unsent(context);
+            return Ok(());
+        }
+        self.send(context)
+    }
+
+    /// Sends output up to the quota.
+    fn send<A: App>(&mut self, context: &mut LoopContext<A>) -> io::Result<()> {
         let output = match &mut self.pending {
             Some(pending) => &mut **pending,
             None => &mut context.scratch,
@@ -320,7 +330,7 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         let unsent = self.pending_bytes();
-        self.flush_outlined(context)?;
+        self.send(context)?;
         if self.has_drained(unsent, &context.limits) && matches!(self.stage, Stage::Reading | Stage::Paused) {
             self.call(context, id, &[], App::output_drained);
             self.flush_outlined(context)?;
