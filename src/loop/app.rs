@@ -43,7 +43,8 @@ pub enum Phase {
     /// Open without a timeout, unless [`Timeouts::open`](super::Timeouts::open) sets one: for raw TCP applications.
     Unlimited,
     /// The application is preparing a response. No timeout applies, but the loop checks regularly whether the peer has
-    /// reset the connection ([`Timeouts::presence`](super::Timeouts::presence)).
+    /// reset the connection, or no longer acknowledges earlier output within
+    /// [`Timeouts::write`](super::Timeouts::write) ([`Timeouts::presence`](super::Timeouts::presence)).
     Handling,
     /// Output is blocked, or a connect is in progress. Entered by the loop only; the timer restarts whenever the peer
     /// acknowledges bytes.

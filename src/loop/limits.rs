@@ -179,9 +179,10 @@ pub struct Timeouts {
     /// must not cause a reset that destroys the response. Default: 1 s, a few round trips. Once the peer sends
     /// something, `linger` applies instead.
     pub linger_briefly: Option<Duration>,
-    /// Interval at which the loop checks whether a peer that waits for a response has reset the connection. epoll and
-    /// kqueue report that at once; select does not while nothing is read or written. A peer that vanishes without a word
-    /// is found by TCP keep-alive, which the loop enables: after 60 s of silence and 4 probes 15 s apart. Default: 15 s.
+    /// Interval at which the loop checks whether a peer that waits for a response has reset the connection, or has
+    /// acknowledged nothing of earlier output for `write`. epoll and kqueue report a reset at once; select does not
+    /// while nothing is read or written. A peer that vanishes silently after it has acknowledged everything is detected
+    /// by TCP keep-alive, which the loop enables: after 45 s of silence and 4 probes 15 s apart. Default: 15 s.
     pub presence: Duration,
 }
 

@@ -161,6 +161,14 @@ pub(crate) fn skipped_under_wine(why: &str) -> bool {
     wine
 }
 
+/// Returns whether the tests run on Windows, and if so prints why a test is skipped there.
+pub(crate) fn skipped_on_windows(why: &str) -> bool {
+    if cfg!(windows) {
+        println!("skipped on Windows: {why}");
+    }
+    cfg!(windows)
+}
+
 /// Returns whether the tests run under Wine.
 pub(crate) fn is_under_wine() -> bool {
     cfg!(windows) && std::env::var_os("RUNNING_UNDER_WINE").is_some()

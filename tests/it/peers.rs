@@ -6,13 +6,17 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serverd::http1::Limits;
-use serverd::{HttpServer, LoopLimits, Request, Responder, Response, Timeouts};
+use serverd::{HttpServer, LoopLimits, Request, Responder, Response, Sender, Timeouts};
 
 use crate::harness::{
-    Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine,
+    Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_on_windows,
+    skipped_under_wine,
 };
 
 const LARGE_BYTES: usize = 8 << 20;
+
+/// More than the receive buffer of [`connect_slow`], and less than the kernel accepts for sending.
+const EVENT_BYTES: usize = 400_000;
 
 /// Connects with a small receive buffer, as on a slow network.
 fn connect_slow(server: &Server) -> TcpStream {
@@ -49,6 +53,26 @@ fn late<B: Backend>(limits: LoopLimits) -> (Server, mpsc::Receiver<Responder>, m
         })
     });
     (server, responders, closed)
+}
+
+/// Starts a server whose responses are streams, and reports them and those that were closed.
+fn streaming<B: Backend>(timeouts: Timeouts) -> (Server, mpsc::Receiver<Sender>, mpsc::Receiver<()>) {
+    let (send, streams) = mpsc::channel();
+    let (send_closed, closed) = mpsc::channel();
+    let timeouts = timeouts.presence(Duration::from_millis(50));
+    let server = serve_with::<B, _>(timeouts, LoopLimits::default(), move || {
+        HttpServer::new(move |_: &Request<'_>| {
+            let (response, stream) = Response::channel_with_capacity(EVENT_BYTES);
+            let send_closed = send_closed.clone();
+            stream.on_closed(move || {
+                // The test may have ended.
+                let _ = send_closed.send(());
+            });
+            send.send(stream).expect("the test is receiving");
+            response
+        })
+    });
+    (server, streams, closed)
 }
 
 const GET_LATE: &str = "GET /late HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -131,6 +155,36 @@ on_every_backend! {
         responder.respond("late");
         assert_eq!(client.response().text(), "late");
         client.expect_close();
+    }
+
+    fn a_client_that_reads_nothing_of_an_event_is_disconnected<B>() {
+        if skipped_on_windows("the system does not report acknowledgements") {
+            return;
+        }
+        let timeouts = Timeouts::default().write(Duration::from_millis(300));
+        let (server, streams, closed) = streaming::<B>(timeouts);
+        let mut client = connect_slow(&server);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("open socket");
+        let stream = streams.recv_timeout(WAIT_MAX).expect("a request");
+        // Accepted by the kernel as a whole, so that the server has nothing left to write.
+        stream.send(vec![b'x'; EVENT_BYTES]).expect("an open stream");
+        closed.recv_timeout(WAIT_MAX).expect("the client is known to be gone");
+        assert!(stream.is_closed());
+    }
+
+    fn a_client_that_reads_an_event_slowly_is_not_disconnected<B>() {
+        let limit = Duration::from_millis(600);
+        let (server, streams, closed) = streaming::<B>(Timeouts::default().write(limit));
+        let mut client = connect_slow(&server);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("open socket");
+        let stream = streams.recv_timeout(WAIT_MAX).expect("a request");
+        stream.send(vec![b'x'; EVENT_BYTES]).expect("an open stream");
+        // For several times the timeout.
+        for _ in 0..EVENT_BYTES / 4096 {
+            client.read_exact(&mut [0; 4096]).expect("no reset");
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        assert!(closed.try_recv().is_err() && !stream.is_closed());
     }
 
     fn the_end_of_input_can_mean_that_the_client_is_gone<B>() {

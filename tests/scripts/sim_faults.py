@@ -35,8 +35,11 @@ FAULTS = {
     "burst": ("a client that has taken much may pause no longer than others", [
         ("connection/progress.rs", "now_ms >= silent_until_ms ||", "FAULT || now_ms >= silent_until_ms ||"),
     ]),
+    "vanished": ("a client of a stream that has vanished with unacknowledged output is not noticed", [
+        ("connection/progress.rs", "if self.stream.unacknowledged_bytes().is_none_or", "if FAULT || self.stream.unacknowledged_bytes().is_none_or"),
+    ]),
     "presence": ("a reset of a client that waits for a response is not noticed", [
-        ("event_loop/expire.rs", "Phase::Handling => match", "Phase::Handling if FAULT => Outcome::Open,\nPhase::Handling => match"),
+        ("event_loop/expire.rs", "Phase::Handling => connection", "Phase::Handling if FAULT => Outcome::Open,\nPhase::Handling => connection"),
         ("connection.rs", "if self.hangup {", "if self.hangup && !FAULT {"),
     ]),
     "linger": ("the lingering close takes 5 s in all", [

@@ -53,6 +53,9 @@ const CONNECTIONS_UNLIMITED: usize = 1 << 20;
 /// Default number of seeds.
 const COUNT: u64 = 4;
 
+/// Interval of the pieces of a ticking stream.
+const TICK: Duration = Duration::from_secs(4);
+
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
@@ -114,6 +117,20 @@ fn run_silent<const EDGE: bool>(seed: u64) -> u64 {
         None
     };
     simulate::<EDGE>(seed, Conditions::default(), limits, populate).1
+}
+
+#[test]
+fn a_vanished_reader_of_a_stream_is_noticed_and_a_slow_one_is_not_disconnected() {
+    for seed in 0..20 {
+        let ticking = |steps: Vec<Step>| [vec![send(get("/ticks/1"))], steps].concat();
+        let slow = vec![[Step::Receive("tick\r\n"), Step::Pause(50_000)]; 20].concat();
+        let clients = || {
+            let lost = Client::new("lost", ticking(vec![Step::Receive("tick\r\n"), Step::Vanish]));
+            vec![(0, lost), (0, Client::new("slow", ticking([slow.clone(), vec![Step::Reset]].concat())))]
+        };
+        run_clients::<false>(seed, 2, clients(), None);
+        run_clients::<true>(seed, 2, clients(), None);
+    }
 }
 
 #[test]
@@ -391,14 +408,19 @@ fn handler(
             let bytes = rest.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
             return Response::text("x".repeat(bytes));
         }
-        let is_quiet = path.starts_with("/quiet/");
-        let Some(delay) = path.strip_prefix("/later/").or(is_quiet.then_some("")) else { return Response::text(text) };
+        let (is_quiet, is_ticking) = (path.starts_with("/quiet/"), path.starts_with("/ticks/"));
+        let is_stream = is_quiet || is_ticking;
+        let Some(delay) = path.strip_prefix("/later/").or(is_stream.then_some("")) else { return Response::text(text) };
         let deferral = Arc::<Deferral>::default();
         deferrals.borrow_mut().push(Arc::clone(&deferral));
         let closed = Arc::clone(&deferral);
-        if is_quiet {
+        if is_stream {
             let (response, sender) = Response::channel();
             sender.on_closed(move || closed.closed.store(true, Ordering::Relaxed));
+            if let Some(handle) = handle.borrow().as_ref().filter(|_| is_ticking) {
+                tick(handle.clone(), sender);
+                return response;
+            }
             sender.send("the first piece").expect("an empty queue");
             deferral.sender.set(sender).ok();
             return response;
@@ -410,6 +432,13 @@ fn handler(
             handle.call_later(Duration::from_millis(delay_ms), move || deferral.respond(responder, text));
         }
         response
+    }
+}
+
+/// Sends a piece of a stream every [`TICK`], until the client is gone.
+fn tick(handle: Handle, sender: Sender) {
+    if sender.send("tick").is_ok() {
+        handle.clone().call_later(TICK, move || tick(handle, sender));
     }
 }
 

@@ -113,7 +113,8 @@ fn leaving(number: u64, rng: &mut Rng) -> Vec<Step> {
 
 /// A client that vanishes without a word.
 fn lost(number: u64, rng: &mut Rng, huge_bytes: usize) -> Vec<Step> {
-    let mut script = match rng.below(7) {
+    let mut script = match rng.below(8) {
+        6 => vec![send(get(&format!("/ticks/{number}"))), Step::Receive("tick\r\n")],
         5 => vec![send(get(&format!("/quiet/{number}"))), Step::Receive("the first piece\r\n")],
         0 => vec![],
         1 => vec![send(b"GET / HTTP/1.1\r\nHo".to_vec())],

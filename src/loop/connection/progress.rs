@@ -1,8 +1,8 @@
 //! Measures the progress of the peer, for timeouts that its progress extends: acknowledged output, and the minimum rate
 //! of a message body.
 
-use super::{Connection, Stage};
-use crate::r#loop::app::Phase;
+use super::{Connection, Outcome, Stage};
+use crate::r#loop::app::{CloseReason, Phase};
 use crate::r#loop::limits::{BODY_START, Timeouts};
 use crate::r#loop::readiness::Stream;
 use crate::r#loop::std_ext::millis;
@@ -16,8 +16,8 @@ const TAKEN_PER_SECOND: u64 = 4096;
 /// Maximum silence that a peer is allowed for what it has acknowledged.
 const SILENCE_MAX_MS: u64 = 120_000;
 
-/// The progress of the peer while a body is received, output is blocked or the connection lingers. Allocated only then, so
-/// that other connections need no memory for it.
+/// The progress of the peer while a body is received, output is blocked or unacknowledged, or the connection lingers.
+/// Allocated only then, so that other connections need no memory for it.
 #[derive(Default)]
 pub(super) struct Progress {
     /// Bytes received since the balance of the body was updated; while lingering, since the half-close.
@@ -104,7 +104,26 @@ impl<S: Stream, T> Connection<S, T> {
         now_ms >= silent_until_ms || self.has_stalled(now_ms, limit_ms.saturating_mul(2))
     }
 
-    /// Counts bytes written while output is blocked.
+    /// While the application is preparing output: closes the connection if the peer has reset it, or has acknowledged
+    /// nothing of earlier output for the write timeout.
+    pub(in crate::r#loop) fn check_presence(&mut self, now_ms: u64, limit_ms: u64) -> Outcome {
+        // A level-triggered backend without read interest reports neither a reset nor a hang-up.
+        if let Err(error) = self.stream.check() {
+            return Outcome::Closed(CloseReason::Error(error));
+        }
+        // The kernel sends no keep-alive probes while it retransmits, which it does for about 15 minutes on Linux.
+        if self.stream.unacknowledged_bytes().is_none_or(|bytes| bytes == 0) {
+            self.progress = None;
+            return Outcome::Open;
+        }
+        if !self.write_has_timed_out(now_ms, limit_ms) {
+            return Outcome::Open;
+        }
+        self.stream.abort();
+        Outcome::Closed(CloseReason::TooSlow)
+    }
+
+    /// Counts bytes written while a timeout depends on the peer's acknowledgements.
     pub(super) fn count_written(&mut self, bytes: usize) {
         if let Some(progress) = &mut self.progress {
             progress.written = progress.written.saturating_add(bytes as u64);

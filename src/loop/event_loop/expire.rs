@@ -37,11 +37,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 }
                 Phase::Lingering | Phase::LingeringBriefly => Outcome::Closed(connection.take_reason()),
                 Phase::Body if !connection.body_is_too_slow(&timeouts, now_ms) => Outcome::Open,
-                // A level-triggered backend without read interest reports neither a reset nor a hang-up.
-                Phase::Handling => match connection.stream.check() {
-                    Ok(()) => Outcome::Open,
-                    Err(error) => Outcome::Closed(CloseReason::Error(error)),
-                },
+                Phase::Handling => connection.check_presence(now_ms, write_ms),
                 Phase::Handshake => connection.expire_handshake(id, context, buffer),
                 _ => final_read(connection, context, buffer, id, phase),
             });
