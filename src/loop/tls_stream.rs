@@ -507,12 +507,13 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     fn buffered_bytes(&mut self) -> usize {
-        match &mut self.secure {
+        let own = match &mut self.secure {
             Some(Secure::Open(open) | Secure::Ended(Some(open))) => {
                 open.held.capacity() + open.session.buffered_bytes()
             }
             _ => 0,
-        }
+        };
+        own + self.socket.buffered_bytes()
     }
 
     fn end_output(&mut self) {

@@ -17,6 +17,9 @@ const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 /// Maximum plaintext encrypted in one call, so that a slow client does not cause a copy of a large response.
 const ENCRYPT_BYTES_MAX: usize = 64 * 1024;
 
+/// Length of the header of a record.
+const HEADER_BYTES: usize = 5;
+
 /// Maximum plaintext of a record (RFC 8446 section 5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
@@ -56,6 +59,7 @@ pub(crate) struct Session {
     plaintext: usize,
     /// Ciphertext of the handshake so far.
     handshake_bytes: usize,
+    records: Records,
     /// The peer has sent a `close_notify` alert: no more plaintext follows.
     ended: bool,
     /// The reason for which the session has failed.
@@ -76,6 +80,7 @@ impl Session {
             connection,
             plaintext: 0,
             handshake_bytes: 0,
+            records: Records::default(),
             ended: false,
             failure: None,
             client_certificate: None,
@@ -154,7 +159,9 @@ impl Session {
     /// Passes some ciphertext to rustls.
     fn decrypt(&mut self, ciphertext: &mut &[u8]) -> io::Result<()> {
         let was_handshaking = self.connection.is_handshaking();
+        let before = *ciphertext;
         let count = self.connection.read_tls(ciphertext)?;
+        self.records.follow(&before[..count]);
         match self.connection.process_new_packets() {
             Ok(state) => {
                 self.plaintext = state.plaintext_bytes_to_read();
@@ -235,13 +242,55 @@ impl Session {
 
     /// Returns approximately the memory of all buffers, in bytes.
     pub(crate) fn buffered_bytes(&mut self) -> usize {
-        let handshake_bytes = if self.is_handshaking() { self.handshake_bytes } else { 0 };
-        handshake_bytes + self.plaintext + self.ciphertext_bytes()
+        let received = if self.is_handshaking() { self.handshake_bytes } else { self.records.incomplete };
+        received + self.plaintext + self.ciphertext_bytes()
     }
 
     /// Passes ciphertext to `sink` in one vectored write. Returns the number of bytes written.
     pub(crate) fn send(&mut self, sink: &mut dyn Write) -> io::Result<usize> {
         self.connection.write_tls(sink)
+    }
+}
+
+/// Finds the records in ciphertext, to know how much of an incomplete one rustls keeps.
+#[derive(Default)]
+struct Records {
+    /// The beginning of the current record.
+    header: [u8; HEADER_BYTES],
+    /// Number of bytes of the current record so far; 0 between two records.
+    incomplete: usize,
+}
+
+impl Records {
+    /// Continues with the next bytes, which usually are one complete record.
+    #[inline]
+    fn follow(&mut self, bytes: &[u8]) {
+        let length = bytes.first_chunk().map(|&[_, _, _, high, low]| u16::from_be_bytes([high, low]));
+        if self.incomplete > 0 || length.is_none_or(|length| HEADER_BYTES + usize::from(length) != bytes.len()) {
+            self.follow_outlined(bytes);
+        }
+    }
+
+    /// The part of [`Records::follow`] for all other input.
+    #[inline(never)]
+    fn follow_outlined(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let wanted = if self.incomplete < HEADER_BYTES { HEADER_BYTES } else { self.record_bytes() };
+            let (next, rest) = bytes.split_at(bytes.len().min(wanted - self.incomplete));
+            if let Some(header) = self.header.get_mut(self.incomplete..self.incomplete + next.len()) {
+                header.copy_from_slice(next);
+            }
+            self.incomplete += next.len();
+            bytes = rest;
+            if self.incomplete >= HEADER_BYTES && self.incomplete == self.record_bytes() {
+                self.incomplete = 0;
+            }
+        }
+    }
+
+    /// The length of the current record with its header, which is complete.
+    fn record_bytes(&self) -> usize {
+        HEADER_BYTES + usize::from(u16::from_be_bytes([self.header[3], self.header[4]]))
     }
 }
 
@@ -274,5 +323,26 @@ impl<'a> Slices<'a> {
             (self.slices, self.start) = (others, 0);
         }
         used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incomplete_records_are_found_however_the_input_is_split() {
+        let record = |length: u16| [&[23, 3, 3][..], &length.to_be_bytes(), &vec![7; length.into()]].concat();
+        let bytes = [record(300), record(0), record(1), record(20_000), record(65_535)].concat();
+        let ends = [305, 310, 316, 316 + 20_005, bytes.len()];
+        for size in [1, 2, 5, 7, 300, 4096, bytes.len()] {
+            let (mut records, mut end) = (Records::default(), 0);
+            for piece in bytes.chunks(size) {
+                records.follow(piece);
+                end += piece.len();
+                let last = ends.iter().rev().find(|&&last| last <= end).unwrap_or(&0);
+                assert_eq!(records.incomplete, end - last, "{end} bytes in pieces of {size}");
+            }
+        }
     }
 }

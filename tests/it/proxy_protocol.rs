@@ -1,18 +1,22 @@
 //! The PROXY protocol: which connections begin with a header, and the client that it names.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serverd::ClientIpHeader::XForwardedFor;
+use serverd::tls::Tls;
 use serverd::{
-    AccessLog, App, HttpServer, LogFormat, LoopLimits, Networks, ProxyMode, ProxyProtocol, Timeouts, WithProxy,
+    AccessLog, App, Echo, EventLoop, HttpServer, LogFormat, LoopLimits, Networks, ProxyListener, ProxyMode,
+    ProxyProtocol, Readiness, Timeouts, WithProxy, WithTls,
 };
 
 use crate::access_log::Capture;
-use crate::harness::{Backend, Server, WAIT_MAX, on_every_backend, serve_by};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_by};
 use crate::process::{Running, run};
 use crate::proxies::describe;
+use crate::tls::wait_for;
 
 /// A header of version 1.
 const LINE: &str = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 80\r\n";
@@ -37,6 +41,39 @@ fn serve_proxied<B: Backend, A: App>(
     serve_by::<WithProxy<B>, A>(timeouts, LoopLimits::default(), app, listener, move |event_loop, listener| {
         event_loop.listen_proxied(listener, &protocol)
     })
+}
+
+/// Starts an HTTP server with a limit on the memory of buffers, whose listener is added by `listen`.
+fn serve_proxied_within<B: Readiness>(
+    bytes_max: usize,
+    listen: impl FnOnce(&mut EventLoop<B, Echo>, TcpListener, &ProxyProtocol) -> io::Result<()> + Send + 'static,
+) -> Server {
+    let protocol = ProxyProtocol::new(ProxyMode::Required, &"loopback".parse().expect("valid networks"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let limits = LoopLimits::default().buffered_bytes_max(bytes_max);
+    let timeouts = Timeouts::default().handshake(Duration::from_secs(3600));
+    serve_by::<B, _>(
+        timeouts,
+        limits,
+        || Echo,
+        listener,
+        move |event_loop, listener| listen(event_loop, listener, &protocol),
+    )
+}
+
+/// Checks that connections with incomplete headers of 10 KiB are closed when they exceed 64 KiB in total.
+fn check_buffers(server: &Server) {
+    let header = [&BINARY[..14], &[0x30, 0], &[0; 10 * 1024]].concat();
+    let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&header[..]);
+        client.socket.set_nonblocking(true).expect("an open socket");
+    }
+    let is_open = |client: &mut Client| matches!(client.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    let clients = Mutex::new(clients);
+    let count_open = || clients.lock().unwrap().iter_mut().map(is_open).filter(|&is_open| is_open).count();
+    wait_for("some are closed", || count_open() <= 6);
+    assert!(count_open() >= 2);
 }
 
 /// Starts an HTTP server with the PROXY protocol that describes the client.
@@ -129,6 +166,16 @@ on_every_backend! {
         }
     }
 
+    fn incomplete_proxy_headers_count_as_buffers_also_below_tls<B>() {
+        check_buffers(&serve_proxied_within::<WithProxy<B>>(64 * 1024, |event_loop, listener, protocol| {
+            event_loop.listen_proxied(listener, protocol)
+        }));
+        let tls = Tls::self_signed(["localhost"]).expect("a name");
+        check_buffers(&serve_proxied_within::<WithTls<WithProxy<B>>>(64 * 1024, move |event_loop, listener, protocol| {
+            event_loop.listen_tls(ProxyListener::new(listener, protocol), &tls)
+        }));
+    }
+
     fn a_greeting_follows_the_proxy_header<B>() {
         let greet = || |wire: &mut serverd::Wire<'_, ()>| {
             if wire.input().is_empty() && !wire.ended() {
@@ -149,7 +196,7 @@ on_every_backend! {
     }
 
     fn the_address_in_a_proxy_header_counts_in_the_limit_per_address<B>() {
-        use serverd::{ConnectionLimit, EventLoop};
+        use serverd::ConnectionLimit;
         let trusted: Networks = "loopback".parse().expect("valid networks");
         let limit = ConnectionLimit::new(100).per_address(2).exempt(&trusted);
         let protocol = ProxyProtocol::new(ProxyMode::Optional, &trusted).limit_addresses(&limit);

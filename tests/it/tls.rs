@@ -406,6 +406,34 @@ on_every_backend! {
         assert!(count_open() >= 3);
     }
 
+    fn incomplete_records_count_as_buffers<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let limits = LoopLimits::default().buffered_bytes_max(64 * 1024);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), limits, hello);
+        let mut clients: Vec<_> = (0..6).map(|_| TlsClient::connect(server.address, &config)).collect();
+        for client in &mut clients {
+            assert_eq!(client.send(GET).response().1, b"hello\n");
+        }
+        // Most of a record, which the server cannot decrypt yet.
+        let record = [&[23, 3, 3, 0x40, 0][..], &[0; 16_000]].concat();
+        for client in &clients {
+            // Fails if the server has closed the connection.
+            let _ = (&mut client.socket()).write_all(&record);
+            client.socket().set_nonblocking(true).expect("an open socket");
+        }
+        // Tickets may be waiting to be read.
+        let is_open = |client: &TlsClient| loop {
+            match (&mut client.socket()).read(&mut [0; 1000]) {
+                Ok(1..) => {}
+                outcome => break outcome.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock),
+            }
+        };
+        let count_open = || clients.iter().filter(|client| is_open(client)).count();
+        wait_for("two are closed", || count_open() <= 4);
+        assert!(count_open() >= 3);
+        assert_eq!(TlsClient::connect(server.address, &config).send(GET).response().1, b"hello\n");
+    }
+
     fn waiting_handshakes_are_all_completed<B>() {
         let (_, tls, config) = certified(&["localhost"]);
         let limits = LoopLimits::default().handshakes_per_turn(1);

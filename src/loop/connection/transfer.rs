@@ -94,17 +94,33 @@ impl<S: Stream, T> Connection<S, T> {
                 if self.progress.is_some() {
                     self.count_received(received.bytes);
                 }
+                if S::ENCRYPTS && self.counted > 0 {
+                    self.count_buffers(&context.buffers);
+                }
                 self.record_eager_read(&mut context.eager, true);
                 Ok(Some(received.bytes))
             }
             Err(error) if would_block(&error) => {
                 self.readable = false;
                 self.record_eager_read(&mut context.eager, false);
-                Ok(None)
+                self.keep_encrypted(context)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.keep_encrypted(context),
             Err(error) => Err(error),
         }
+    }
+
+    /// Counts input that the stream buffers because it cannot be decrypted yet. The application does not see it.
+    #[inline]
+    fn keep_encrypted<A: App>(&mut self, context: &LoopContext<A>) -> io::Result<Option<usize>> {
+        if S::ENCRYPTS {
+            self.count_buffers(&context.buffers);
+            let bytes = self.stream.buffered_bytes();
+            if bytes > 0 && !self.stream.has_unsent() && !context.buffers.may_keep(bytes) {
+                return Err(no_memory());
+            }
+        }
+        Ok(None)
     }
 
     /// Updates the eager-read heuristic with the result of a read before registration.
