@@ -190,6 +190,10 @@ impl<B: Readiness> Readiness for WithProxy<B> {
     type Listener = ProxyListener<B::Listener>;
     type Stream = ProxyStream<B::Stream>;
 
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
     pass_to_backend!();
 }
 

@@ -456,8 +456,8 @@ pub trait Readiness: Sized {
     }
 }
 
-/// The items of an implementation of [`Readiness`] for a tuple struct around the backend `B`, except for its listener and
-/// stream types: it is the backend `B`.
+/// The items of an implementation of [`Readiness`] for a tuple struct around the backend `B`, except for its clock,
+/// listener and stream types: it is the backend `B`.
 macro_rules! pass_to_backend {
     () => {
         type Source = B::Source;
@@ -487,10 +487,6 @@ macro_rules! pass_to_backend {
 
         fn waker(&self) -> Waker {
             self.0.waker()
-        }
-
-        fn now(&self) -> Duration {
-            self.0.now()
         }
 
         fn system_time(&self) -> std::time::SystemTime {

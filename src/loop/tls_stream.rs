@@ -7,7 +7,7 @@
 //! kept. A write encrypts and sends at once. Only ciphertext that the socket refuses is kept, and then nothing more is
 //! encrypted until it is sent; plaintext that a write has accepted is never encrypted again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
@@ -40,6 +40,9 @@ const USE_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain;
 thread_local! {
     /// Ciphertext between a read and its decryption. Allocated when the first TLS connection receives something.
     static CIPHERTEXT: RefCell<Box<[u8]>> = RefCell::default();
+
+    /// The time of the backend in this turn of the loop.
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// A backend whose listeners accept plain TCP or TLS; see [`EventLoop::listen_tls`].
@@ -132,6 +135,12 @@ impl<L: From<HandoffListener>> From<HandoffListener> for TlsListener<L> {
 impl<B: Readiness> Readiness for WithTls<B> {
     type Listener = TlsListener<B::Listener>;
     type Stream = TlsStream<B::Stream>;
+
+    fn now(&self) -> Duration {
+        let now = self.0.now();
+        NOW.set(now);
+        now
+    }
 
     pass_to_backend!();
 }
@@ -305,7 +314,7 @@ impl Open {
 
     fn write(&mut self, socket: &mut impl Stream, slices: &[IoSlice<'_>], is_followed: bool) -> io::Result<Sent> {
         self.send(socket, false)?;
-        let bytes = self.session.encrypt(slices)?;
+        let bytes = self.session.encrypt(slices, NOW.get())?;
         match self.send(socket, is_followed) {
             Ok(more) => Ok(Sent { bytes, more }),
             Err(error) if would_block(&error) => Ok(Sent { bytes, more: false }),

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
@@ -69,7 +69,7 @@ pub(crate) struct Session {
     /// Plaintext still to be sent in small records.
     small_records: usize,
     /// When more than a small record was last encrypted.
-    encrypted_at: Option<Instant>,
+    encrypted_at: Option<Duration>,
 }
 
 impl Session {
@@ -194,18 +194,36 @@ impl Session {
     }
 
     /// Encrypts the beginning of the concatenation of `slices`. Returns the number of bytes encrypted, which is 0 only
-    /// if there are none.
-    pub(crate) fn encrypt(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// if there are none. `now` is the time of a monotonic clock.
+    pub(crate) fn encrypt(&mut self, slices: &[IoSlice<'_>], now: Duration) -> io::Result<usize> {
+        match slices {
+            // One record, whatever its limit.
+            [only] if (1..=SMALL_RECORD_BYTES).contains(&only.len()) => {
+                let written = self.connection.writer().write(only)?;
+                self.small_records = self.small_records.saturating_sub(written);
+                if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
+            }
+            _ => self.encrypt_outlined(slices, now),
+        }
+    }
+
+    /// The part of [`Session::encrypt`] for several records, or a record of several slices.
+    #[inline(never)]
+    fn encrypt_outlined(&mut self, slices: &[IoSlice<'_>], now: Duration) -> io::Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total > SMALL_RECORD_BYTES {
-            self.choose_record_size();
+            self.choose_record_size(now);
         }
         let (mut rest, mut encrypted) = (Slices { slices, start: 0 }, 0);
         while encrypted < total.min(ENCRYPT_BYTES_MAX) {
             let limit = if self.small_records > 0 { SMALL_RECORD_BYTES } else { RECORD_BYTES_MAX };
             let mut parts = [IoSlice::new(&[]); SLICES_MAX];
             let used = rest.take(limit, &mut parts);
-            let written = self.connection.writer().write_vectored(&parts[..used])?;
+            // rustls allocates a list of several parts.
+            let written = match &parts[..used] {
+                [only] => self.connection.writer().write(only)?,
+                several => self.connection.writer().write_vectored(several)?,
+            };
             self.small_records = self.small_records.saturating_sub(written);
             encrypted += written;
             // rustls accepts everything while its keys last.
@@ -217,9 +235,8 @@ impl Session {
     }
 
     /// Returns to small records after a pause.
-    fn choose_record_size(&mut self) {
-        let now = Instant::now();
-        if self.encrypted_at.is_some_and(|at| now.duration_since(at) >= PAUSE) {
+    fn choose_record_size(&mut self, now: Duration) {
+        if self.encrypted_at.is_some_and(|at| now.saturating_sub(at) >= PAUSE) {
             self.small_records = SMALL_RECORDS_TOTAL;
         }
         self.encrypted_at = Some(now);
@@ -237,6 +254,9 @@ impl Session {
 
     /// Returns the number of bytes of ciphertext to be sent.
     pub(crate) fn ciphertext_bytes(&mut self) -> usize {
+        if !self.has_ciphertext() {
+            return 0;
+        }
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
     }
 
