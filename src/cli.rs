@@ -223,6 +223,8 @@ mod tests {
             ("serverd --hsts 1d", "--hsts needs TLS; add --tls,"),
             ("serverd files --tls --acme-webroot x", "--acme-webroot needs --https-redirect"),
             ("serverd --tls --port 80 --https-redirect 80", "must differ from --port"),
+            ("serverd --tls --https-port 443", "--https-port needs --https-redirect"),
+            ("serverd --tls --https-redirect 80 --https-port 0", "0 is not in 1..=65535"),
         ] {
             assert!(usage_error(line).contains(message), "{line}");
         }

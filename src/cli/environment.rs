@@ -93,8 +93,10 @@ fn blame_env_var(command: &Command, mut error: clap::Error) -> clap::Error {
 /// Returns whether the environment variable of an option is used. An empty one counts as unset.
 fn is_used(arg: &Arg) -> bool {
     let value = arg.get_env().and_then(std::env::var_os).unwrap_or_default();
-    // Kubernetes and Docker links set SERVERD_PORT=tcp://10.96.0.1:8888 for a service named serverd.
-    let is_address = arg.get_id() == "port" && value.to_string_lossy().contains("://");
+    // Kubernetes and Docker links set SERVERD_PORT=tcp://10.96.0.1:8888 for a service named serverd, and
+    // SERVERD_HTTPS_PORT for one named serverd-https.
+    let is_address =
+        (arg.get_id() == "port" || arg.get_id() == "https_port") && value.to_string_lossy().contains("://");
     !value.is_empty() && !is_address
 }
 

@@ -201,6 +201,14 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "TLS")]
     https_redirect: Option<u16>,
 
+    /// Port in the URLs of redirects to https [default: the port of TLS]
+    ///
+    /// For port mappings: a container whose port 8443 is published as 443 redirects with --https-port 443. Port 443 is
+    /// omitted from the URL.
+    #[arg(long, global = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, help_heading = "TLS")]
+    https_port: Option<u16>,
+
     /// Serve /.well-known/acme-challenge/ from DIR over plain HTTP, without a redirect
     ///
     /// For certbot (--webroot -w DIR), lego (--http.webroot DIR) and other ACME clients, which prove with a file there
@@ -587,6 +595,7 @@ impl Cli {
                 buffered_bytes_max: cli.max_buffered,
                 hsts: cli.hsts,
                 acme_webroot: cli.acme_webroot.clone(),
+                https_port: cli.https_port,
                 client_ip_header: cli.client_ip_header,
             },
             access_log: None,
@@ -625,6 +634,7 @@ impl Cli {
         match self.https_redirect {
             Some(_) if !has_tls => Err("--https-redirect needs TLS; add --tls, or --tls-cert and --tls-key"),
             Some(1..) if self.https_redirect == Some(self.port) => Err("--https-redirect must differ from --port"),
+            None if self.https_port.is_some() => Err("--https-port needs --https-redirect, whose URL it is part of"),
             None if self.acme_webroot.is_some() => Err("--acme-webroot needs --https-redirect, usually with port 80"),
             _ if self.hsts.is_some() && !has_tls => Err("--hsts needs TLS; add --tls, or --tls-cert and --tls-key"),
             _ => Ok(()),

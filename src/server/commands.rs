@@ -122,8 +122,9 @@ fn serve_http<H: Handler + 'static>(
         return config.serve_unflushed(make, on_started);
     }
     let challenges = open_challenges(&mut config)?;
+    let public_port = config.http.https_port;
     let make = move |worker: Worker| {
-        let handler = layers::https_redirect(make(worker.number), worker.port);
+        let handler = layers::https_redirect(make(worker.number), public_port.unwrap_or(worker.port));
         let handler: Box<dyn Handler> = match &challenges {
             Some(files) => Box::new(AcmeChallenges::new(files.clone(), handler)),
             None => Box::new(handler),

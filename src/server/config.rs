@@ -182,6 +182,9 @@ pub struct HttpOptions {
     /// The directory in which an ACME client creates `.well-known/acme-challenge`, which is served over plain HTTP on
     /// the plain port of TLS. Default: none.
     pub acme_webroot: Option<PathBuf>,
+    /// The port in redirects from the plain port to https, for clients that connect to a port other than the one that
+    /// the server listens on, as with the port mapping of a container. Default: the port of TLS.
+    pub https_port: Option<u16>,
     /// The header with which [`Config::trusted_proxies`] name the client of a request. Default: X-Forwarded-For.
     pub client_ip_header: ClientIpHeader,
 }
@@ -198,6 +201,7 @@ impl HttpOptions {
     optional_setters! {
         hsts: Duration,
         acme_webroot: PathBuf,
+        https_port: u16,
     }
 }
 
@@ -210,6 +214,7 @@ impl Default for HttpOptions {
             buffered_bytes_max: 256 << 20,
             hsts: None,
             acme_webroot: None,
+            https_port: None,
             client_ip_header: ClientIpHeader::default(),
         }
     }

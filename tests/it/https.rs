@@ -159,6 +159,15 @@ fn every_http_command_redirects_and_serves_challenges() {
 }
 
 #[test]
+fn redirects_name_the_public_port_behind_a_port_mapping() {
+    for (public, location) in [("443", "https://localhost/x?y"), ("9443", "https://localhost:9443/x?y")] {
+        let (_server, plain) = start(&["http", "--https-port", public]);
+        let response = get(plain, "/x?y");
+        assert_eq!((response.status, response.header("location")), (308, Some(location)));
+    }
+}
+
+#[test]
 fn only_challenges_are_served_in_their_path_and_nothing_is_redirected() {
     let root = webroot();
     let path = root.path().to_str().expect("UTF-8");

@@ -382,6 +382,7 @@ fn former_variable_names_are_used_while_the_current_ones_are_unset() {
 fn unknown_variables_are_reported_and_those_of_service_links_are_not() {
     let links = [
         ("SERVERD_PORT", "tcp://10.96.0.1:8888"),
+        ("SERVERD_HTTPS_PORT", "tcp://10.96.0.1:443"),
         ("SERVERD_SERVICE_HOST", "10.96.0.1"),
         ("SERVERD_SERVICE_PORT_HTTP", "8888"),
         ("SERVERD_PORT_8888_TCP_ADDR", "10.96.0.1"),
