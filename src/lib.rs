@@ -67,6 +67,7 @@
 //! | [`Request`], [`BodyMode`], [`Response`] | a request, the way to receive its body, and the response |
 //! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
 //! | [`Session`] | connections after HTTP: upgrades and tunnels |
+//! | [`SystemListener`], [`SystemStream`], [`Peer`], `UnixSocket` | TCP and Unix sockets |
 //! | [`AccessLog`] | the log of all requests |
 //! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
 //! | [`StartError`] | errors at the start |
@@ -151,12 +152,15 @@ pub use self::httpserver::{
 #[cfg(feature = "testing")]
 #[doc(inline)]
 pub use self::r#loop::Chaos;
+#[cfg(unix)]
+#[doc(inline)]
+pub use self::r#loop::UnixSocket;
 #[doc(inline)]
 pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
-    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Phase, Poller,
-    Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote, Select, SelectLoop, TcpListener,
-    TcpStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
+    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Peer, Phase,
+    Poller, Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote, Select, SelectLoop,
+    SystemListener, SystemSocket, SystemStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

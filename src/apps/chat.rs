@@ -224,7 +224,7 @@ impl App for Chat {
 
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Delivery>) -> (ChatConnection, Flow) {
         let mut chat = self.lock();
-        let stage = if accepted.peer_addr.is_some_and(|addr| chat.is_banned(addr.ip())) {
+        let stage = if accepted.peer_addr().is_some_and(|addr| chat.is_banned(addr.ip())) {
             wire.output().extend(b"* You are banned from this chat.\n");
             Stage::Refused
         } else if self.password.is_some() {

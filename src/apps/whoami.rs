@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::basic::method_response;
 use crate::httpserver::{BodyFlow, BodyMode, BodySink, Handler, Request, RequestHead, Response, Trailers};
-use crate::r#loop::Proxied;
+use crate::r#loop::{Peer, Proxied};
 use crate::tls::{TlsInfo, TlsVersion};
 
 /// A [`Handler`] that responds with a description of the request.
@@ -40,7 +40,7 @@ impl Whoami {
             client_addr: head.client_addr(),
             scheme: if head.is_secure() { "https" } else { "http" },
             proxied: head.proxied().map(describe_proxied),
-            peer_addr: head.peer_addr(),
+            peer: head.peer(),
             local_addr: head.local_addr(),
             tls: head.tls(),
             wants_json: head.weight_of("application/json") > head.weight_of("text/plain"),
@@ -76,7 +76,7 @@ struct Report {
     scheme: &'static str,
     /// The addresses of the PROXY header.
     proxied: Option<String>,
-    peer_addr: Option<SocketAddr>,
+    peer: Option<Peer>,
     local_addr: Option<SocketAddr>,
     tls: Option<TlsInfo>,
     wants_json: bool,
@@ -129,7 +129,7 @@ impl Report {
             "client: {}\nscheme: {}\npeer: {}\nlocal: {}\n{}hostname: {}\nworker: {}\nbody: {length} bytes, SHA-256 {hash}\n",
             self.client_text().as_deref().unwrap_or("unknown"),
             self.scheme,
-            address(self.peer_addr),
+            self.peer.map_or_else(|| "unknown".into(), |peer| peer.to_string()),
             address(self.local_addr),
             self.tls.as_ref().map(tls_text).unwrap_or_default(),
             self.hostname,
@@ -138,9 +138,11 @@ impl Report {
         text
     }
 
-    /// The client's address, with its port if that is known.
+    /// The client's address, with its port if that is known; the peer for a client of a Unix socket.
     fn client_text(&self) -> Option<String> {
-        let client = self.client_addr?;
+        let Some(client) = self.client_addr else {
+            return self.peer.filter(|peer| peer.is_unix()).map(|peer| peer.to_string());
+        };
         Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
     }
 
@@ -151,7 +153,7 @@ impl Report {
             "client": self.client_text(),
             "scheme": self.scheme,
             "proxy_header": self.proxied,
-            "peer": self.peer_addr.map(|peer| peer.to_string()),
+            "peer": self.peer.map(|peer| peer.to_string()),
             "local": self.local_addr.map(|local| local.to_string()),
             "tls": self.tls.as_ref().map(tls_json),
             "hostname": self.hostname,

@@ -389,7 +389,7 @@ impl<H: Handler> App for HttpServer<H> {
 
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.open(wire.id(), accepted.peer_addr);
+            recorder.open(wire.id(), accepted.peer_addr());
         }
         (HttpConnection::new(), Flow::Read(Phase::AwaitingFirstByte))
     }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::http1::Head;
-use crate::r#loop::{Addrs, Networks};
+use crate::r#loop::{Addrs, Networks, Peer};
 
 /// Maximum number of lines of a header that are examined, from the last one.
 const LINES_MAX: usize = 16;
@@ -81,7 +81,7 @@ impl RealClient {
     fn trusts(&self, source: Option<SocketAddr>, addrs: &Addrs<'_>) -> bool {
         match source {
             Some(source) => self.trusted.contains(source.ip()),
-            None => self.trusted.contains_unix() && addrs.is_unix(),
+            None => self.trusted.contains_unix() && addrs.peer().is_some_and(Peer::is_unix),
         }
     }
 

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode;
 use super::real_client::{Lines, RealClient};
 use super::response::Response;
 use crate::http1::{self, Head, Version};
-use crate::r#loop::{Addrs, Handle, Proxied, Wire};
+use crate::r#loop::{Addrs, Handle, Peer, Proxied, Wire};
 
 /// Request data other than the received bytes.
 pub(super) struct Context<'a> {
@@ -236,8 +236,14 @@ impl<'a> RequestHead<'a> {
         text.parse().map_err(|_| ParamError)
     }
 
-    /// Returns the address of the peer, which may be a proxy (see [`RequestHead::client_addr`]); `None` if the connection
-    /// is already closed. Makes a system call.
+    /// Returns the peer, which may be a proxy (see [`RequestHead::client_addr`]): an address, or a Unix socket. `None`
+    /// if the connection is already closed. Makes a system call.
+    pub fn peer(&self) -> Option<Peer> {
+        self.context.addrs.peer()
+    }
+
+    /// Returns the address of the peer, which may be a proxy (see [`RequestHead::client_addr`]); `None` for a Unix
+    /// socket, and if the connection is already closed. Makes a system call.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.context.addrs.peer_addr()
     }
@@ -293,7 +299,8 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.proxied()
     }
 
-    /// Returns the local address of the connection; `None` if it is already closed. Makes a system call.
+    /// Returns the local address of the connection; `None` for a Unix socket, and if it is already closed. Makes a
+    /// system call.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.context.addrs.local_addr()
     }

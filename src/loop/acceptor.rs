@@ -7,7 +7,7 @@
 //! [`HandoffListener`].
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use super::connection_limit::ConnectionLimit;
 use super::handoff::{HandoffListener, HandoffQueue};
 use super::limits::{Counters, LoopLimits};
 use super::listener::{AcceptContext, AcceptRound, AcceptStep, Listeners, is_public};
+use super::peer::Peer;
 use super::poller::{Command, LoopWaker, PollRetry};
-use super::readiness::{Event, Listener, Readiness};
+use super::readiness::{Event, Readiness};
 use super::select::Select;
-use super::socket::TcpListener;
+use super::socket::SystemListener;
 use super::std_ext::millis;
 
 /// Accepts connections for several loops, on a thread of its own, and hands each to the loop with the fewest
@@ -53,7 +54,6 @@ use super::std_ext::millis;
 pub struct Acceptor {
     select: Select,
     listeners: Listeners<Select>,
-    local_addr: SocketAddr,
     accepts_per_turn: usize,
     workers: Vec<Arc<HandoffQueue>>,
     /// The acceptor's share of the connection limit; `None` before a loop is added.
@@ -87,18 +87,15 @@ impl Acceptor {
     ///
     /// # Errors
     /// Returns an error if the system is out of file descriptors, or the listener cannot be made non-blocking.
-    pub fn new(listener: impl Into<TcpListener>, limits: &LoopLimits) -> io::Result<Self> {
-        let listener = listener.into();
-        let local_addr = listener.local_addr()?;
+    pub fn new(listener: impl Into<SystemListener>, limits: &LoopLimits) -> io::Result<Self> {
         let mut select = Select::new()?;
         let mut listeners = Listeners::new();
-        listeners.add(listener, limits.backlog, &mut select)?;
+        listeners.add(listener.into(), limits.backlog, &mut select)?;
         let handle = AcceptorHandle { waker: LoopWaker::new(select.waker()) };
         Ok(Acceptor {
             start: select.now(),
             select,
             listeners,
-            local_addr,
             accepts_per_turn: limits.accepts_per_turn.max(1),
             workers: Vec::new(),
             limit: None,
@@ -118,7 +115,7 @@ impl Acceptor {
     /// Returns an error if the system cannot create a socket pair.
     pub fn add_worker(&mut self, limit: &ConnectionLimit) -> io::Result<HandoffListener> {
         self.limit.get_or_insert_with(|| limit.share());
-        let (queue, listener) = HandoffQueue::open(self.local_addr, limit.clone())?;
+        let (queue, listener) = HandoffQueue::open(limit.clone())?;
         self.workers.push(queue);
         Ok(listener)
     }
@@ -196,21 +193,15 @@ impl Acceptor {
                 }
                 AcceptStep::Done => return,
             };
-            self.has_public_peers = self.has_public_peers || is_public(new.peer_addr);
-            hand_over(&self.workers, self.next, limit, new.stream.into_std(), new.peer_addr);
+            self.has_public_peers = self.has_public_peers || is_public(new.peer);
+            hand_over(&self.workers, self.next, limit, new.stream.into_std(), new.peer);
             self.next = (self.next + 1) % self.workers.len();
         }
     }
 }
 
 /// Hands a connection to the running loop with the fewest connections; closes it if there is none.
-fn hand_over(
-    workers: &[Arc<HandoffQueue>],
-    first: usize,
-    limit: &ConnectionLimit,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-) {
+fn hand_over(workers: &[Arc<HandoffQueue>], first: usize, limit: &ConnectionLimit, mut stream: TcpStream, peer: Peer) {
     let (head, tail) = workers.split_at(first);
     // A loop may end between the choice and the push.
     while let Some(worker) =
@@ -221,5 +212,5 @@ fn hand_over(
             Err(returned) => stream = returned,
         }
     }
-    limit.release(Some(peer.ip()));
+    limit.release(peer.ip());
 }

@@ -13,6 +13,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::output::Output;
+use super::peer::Peer;
 use super::poller::{Handle, LoopWaker, Mailbox};
 use super::proxy_header::Proxied;
 use super::readiness::Stream;
@@ -142,8 +143,8 @@ pub struct Accepted<'a> {
     /// Index of the listener, in the order of the calls to [`EventLoop::listen`](super::EventLoop::listen); `None` for
     /// a stream that was added to the loop.
     pub listener: Option<usize>,
-    /// The peer's address; `None` for a stream that was added to the loop.
-    pub peer_addr: Option<SocketAddr>,
+    /// The peer; `None` for a stream that was added to the loop, and for an outgoing connection.
+    pub peer: Option<Peer>,
     pub(super) stream: &'a dyn Addresses,
 }
 
@@ -154,12 +155,18 @@ pub struct Addrs<'a> {
 }
 
 impl Addrs<'_> {
-    /// Returns the peer's address, or `None` if the socket is disconnected or there is no socket.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.stream?.peer_addr().ok()
+    /// Returns the peer, or `None` if the socket is disconnected or there is no socket.
+    pub fn peer(&self) -> Option<Peer> {
+        self.stream?.peer().ok()
     }
 
-    /// Returns the local address, or `None` if the socket is disconnected or there is no socket.
+    /// Returns the peer's address, or `None` if it has none (see [`Peer::Unix`]), the socket is disconnected or there
+    /// is no socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer()?.addr()
+    }
+
+    /// Returns the local address, or `None` for a Unix socket, or if the socket is disconnected or there is no socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.stream?.local_addr().ok()
     }
@@ -173,11 +180,6 @@ impl Addrs<'_> {
     /// Returns the addresses of the PROXY header; `None` without one.
     pub fn proxied(&self) -> Option<Proxied> {
         self.stream?.proxied()
-    }
-
-    /// Returns whether the connection is one of a Unix socket, which has no addresses.
-    pub fn is_unix(&self) -> bool {
-        self.stream.is_some_and(Addresses::is_unix)
     }
 
     /// Returns whether the connection uses TLS.
@@ -204,13 +206,19 @@ impl<'a> Addrs<'a> {
 impl Accepted<'_> {
     /// Creates a connection without a socket or addresses, for testing an application.
     pub fn detached() -> Self {
-        Accepted { listener: None, peer_addr: None, stream: &NoSocket }
+        Accepted { listener: None, peer: None, stream: &NoSocket }
+    }
+
+    /// Returns the peer's address; `None` for a Unix socket, for a stream that was added to the loop, and for an
+    /// outgoing connection.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer?.addr()
     }
 
     /// Returns the local address, queried from the operating system.
     ///
     /// # Errors
-    /// Returns an error if the socket is disconnected or there is no socket.
+    /// Returns an error for a Unix socket, and if the socket is disconnected or there is no socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
@@ -219,14 +227,10 @@ impl Accepted<'_> {
 /// The object-safe part of a stream that [`Accepted`] needs.
 pub(super) trait Addresses {
     fn local_addr(&self) -> io::Result<SocketAddr>;
-    fn peer_addr(&self) -> io::Result<SocketAddr>;
+    fn peer(&self) -> io::Result<Peer>;
 
     fn proxied(&self) -> Option<Proxied> {
         None
-    }
-
-    fn is_unix(&self) -> bool {
-        false
     }
 
     fn is_secure(&self) -> bool {
@@ -252,7 +256,7 @@ impl Addresses for NoSocket {
         Err(io::ErrorKind::NotConnected.into())
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
+    fn peer(&self) -> io::Result<Peer> {
         Err(io::ErrorKind::NotConnected.into())
     }
 }
@@ -262,16 +266,12 @@ impl<S: Stream> Addresses for S {
         Stream::local_addr(self)
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Stream::peer_addr(self)
+    fn peer(&self) -> io::Result<Peer> {
+        Stream::peer(self)
     }
 
     fn proxied(&self) -> Option<Proxied> {
         Stream::proxied(self)
-    }
-
-    fn is_unix(&self) -> bool {
-        Stream::is_unix(self)
     }
 
     fn is_secure(&self) -> bool {

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::handoff::HandoffListener;
+use super::peer::Peer;
 use super::readiness::{
     Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_listener, pass_to_session,
     pass_to_socket, send_file_by_copy,
 };
+use super::socket::SystemSocket;
 
 /// Number of the next random number generator. Each backend and stream has a generator of its own.
 static NEXT_GENERATOR: AtomicU64 = AtomicU64::new(1);
@@ -71,15 +72,9 @@ pub struct ChaosStream<S> {
     rng: Rng,
 }
 
-impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for ChaosListener<L> {
-    fn from(listener: std::net::TcpListener) -> Self {
-        ChaosListener(listener.into())
-    }
-}
-
-impl<L: From<HandoffListener>> From<HandoffListener> for ChaosListener<L> {
-    fn from(handoff: HandoffListener) -> Self {
-        ChaosListener(handoff.into())
+impl<L: From<T>, T: SystemSocket> From<T> for ChaosListener<L> {
+    fn from(listener: T) -> Self {
+        ChaosListener(L::from(listener))
     }
 }
 
@@ -160,7 +155,7 @@ impl<B> Chaos<B> {
 impl<L: Listener> Listener for ChaosListener<L> {
     type Stream = ChaosStream<L::Stream>;
 
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)> {
         let (inner, peer) = self.0.accept()?;
         Ok((inner.into(), peer))
     }

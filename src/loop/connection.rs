@@ -510,11 +510,11 @@ impl<S: Stream, T> Connection<S, T> {
 #[cfg(all(test, unix, target_pointer_width = "64"))]
 mod tests {
     use super::*;
-    use crate::r#loop::TcpStream;
+    use crate::r#loop::SystemStream;
 
     /// Most connections are idle. What only some of them need is allocated when it is needed.
     #[test]
     fn a_connection_is_small() {
-        assert_eq!(size_of::<Option<Connection<TcpStream, [u64; 5]>>>(), 120);
+        assert_eq!(size_of::<Option<Connection<SystemStream, [u64; 5]>>>(), 120);
     }
 }

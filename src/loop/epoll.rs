@@ -10,7 +10,7 @@ use rustix::event::{Timespec, epoll};
 
 use super::mio_poll::MioPoll;
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
-use super::socket::{TcpListener, TcpStream};
+use super::socket::{SystemListener, SystemStream};
 
 /// Maximum number of events returned by one wait; further ones stay in the kernel until the next.
 const EVENTS_MAX: usize = 1024;
@@ -38,8 +38,8 @@ fn timespec(timeout: Duration) -> Timespec {
 }
 
 impl Readiness for Epoll {
-    type Listener = TcpListener;
-    type Stream = TcpStream;
+    type Listener = SystemListener;
+    type Stream = SystemStream;
     type Source = SystemSource;
 
     const NAME: &'static str = "epoll";

@@ -6,41 +6,41 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::connection_limit::ConnectionLimit;
+use super::peer::Peer;
 use super::readiness::SystemSource;
 use super::socket_waker::SocketWaker;
 use super::std_ext::lock;
 
 /// Accepted connections that a loop has not taken yet.
 pub(super) struct HandoffQueue {
-    streams: Mutex<VecDeque<(TcpStream, SocketAddr)>>,
+    streams: Mutex<VecDeque<(TcpStream, Peer)>>,
     /// The loop has dropped its [`HandoffListener`]. Set while `streams` is locked.
     closed: AtomicBool,
     /// The loop's share of the connection limit.
     limit: ConnectionLimit,
-    local_addr: SocketAddr,
     waker: SocketWaker,
 }
 
 impl HandoffQueue {
     /// Creates a queue and its listener.
-    pub(super) fn open(local_addr: SocketAddr, limit: ConnectionLimit) -> io::Result<(Arc<Self>, HandoffListener)> {
+    pub(super) fn open(limit: ConnectionLimit) -> io::Result<(Arc<Self>, HandoffListener)> {
         let (wakeups, waker) = SocketWaker::pair()?;
         let (streams, closed) = (Mutex::default(), AtomicBool::new(false));
-        let queue = Arc::new(HandoffQueue { streams, closed, limit, local_addr, waker });
+        let queue = Arc::new(HandoffQueue { streams, closed, limit, waker });
         Ok((Arc::clone(&queue), HandoffListener { queue, wakeups }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(TcpStream, SocketAddr)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(TcpStream, Peer)>> {
         lock(&self.streams)
     }
 
     /// Adds a connection that is counted in the acceptor's share `from`. Returns it if the loop is gone.
-    pub(super) fn push(&self, from: &ConnectionLimit, stream: TcpStream, peer: SocketAddr) -> Result<(), TcpStream> {
+    pub(super) fn push(&self, from: &ConnectionLimit, stream: TcpStream, peer: Peer) -> Result<(), TcpStream> {
         let mut streams = self.lock();
         if self.is_closed() {
             return Err(stream);
@@ -72,7 +72,7 @@ pub struct HandoffListener {
 
 impl HandoffListener {
     /// Takes a connection from the queue; returns `WouldBlock` if it is empty.
-    pub(super) fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(super) fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         let first = self.queue.lock().pop_front();
         if let Some(first) = first {
             return Ok(first);
@@ -83,10 +83,6 @@ impl HandoffListener {
         first.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
-    pub(super) fn local_addr(&self) -> SocketAddr {
-        self.queue.local_addr
-    }
-
     pub(super) fn source(&self) -> &SystemSource {
         self.wakeups.source()
     }
@@ -94,7 +90,7 @@ impl HandoffListener {
 
 impl std::fmt::Debug for HandoffListener {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("HandoffListener").field("local_addr", &self.queue.local_addr).finish_non_exhaustive()
+        formatter.debug_struct("HandoffListener").finish_non_exhaustive()
     }
 }
 
@@ -103,7 +99,7 @@ impl Drop for HandoffListener {
         let mut streams = self.queue.lock();
         self.queue.closed.store(true, Ordering::SeqCst);
         for (_, peer) in streams.drain(..) {
-            self.queue.limit.release(Some(peer.ip()));
+            self.queue.limit.release(peer.ip());
         }
     }
 }
@@ -119,23 +115,23 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let all = ConnectionLimit::new(10).per_address(3);
         let (acceptor, worker) = (all.share(), all.share());
-        let (queue, handoff) = HandoffQueue::open(address, worker.clone()).unwrap();
+        let (queue, handoff) = HandoffQueue::open(worker.clone()).unwrap();
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
         for count in 1..=3 {
             let (stream, peer) = listener.accept().unwrap();
             assert!(acceptor.try_reserve() && acceptor.try_reserve_address(peer.ip()));
             acceptor.commit();
-            queue.push(&acceptor, stream, peer).unwrap();
+            queue.push(&acceptor, stream, peer.into()).unwrap();
             assert_eq!((queue.load(), all.open(), acceptor.open_here()), (count, count, 0));
         }
         let taken = handoff.accept().unwrap();
         assert_eq!((queue.load(), all.open()), (3, 3));
         assert!(!all.try_reserve_address(address.ip()));
-        worker.release(Some(taken.1.ip()));
+        worker.release(taken.1.ip());
         drop((taken, handoff));
         assert_eq!((queue.load(), all.open()), (0, 0));
         assert!((0..3).all(|_| all.try_reserve_address(address.ip())));
         let stream = TcpStream::connect(address).unwrap();
-        assert!(queue.push(&acceptor, stream, address).is_err());
+        assert!(queue.push(&acceptor, stream, address.into()).is_err());
     }
 }

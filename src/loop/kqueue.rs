@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::mio_poll::MioPoll;
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
-use super::socket::{TcpListener, TcpStream};
+use super::socket::{SystemListener, SystemStream};
 
 /// Maximum number of events returned by one wait; further ones stay in the kernel until the next.
 const EVENTS_MAX: usize = 1024;
@@ -51,8 +51,8 @@ fn to_event(event: &mio::event::Event) -> Event {
 }
 
 impl Readiness for Kqueue {
-    type Listener = TcpListener;
-    type Stream = TcpStream;
+    type Listener = SystemListener;
+    type Stream = SystemStream;
     type Source = SystemSource;
 
     const NAME: &'static str = "kqueue";

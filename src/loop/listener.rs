@@ -7,10 +7,11 @@
 //! descriptors, it pauses too if a connection is waiting; the caller can make room for it by closing an idle one.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::connection_limit::ConnectionLimit;
 use super::limits::Counters;
+use super::peer::Peer;
 use super::readiness::{Interest, Listener, Readiness, Stream, Token, would_block};
 
 /// Pause after an accept error that is not specific to one connection.
@@ -48,8 +49,8 @@ enum State {
 
 /// Outcome of one accept call.
 enum Accept<S> {
-    /// An accepted connection and its peer address.
-    Connection(S, SocketAddr),
+    /// An accepted connection and its peer.
+    Connection(S, Peer),
     /// The connection failed before it was accepted; the queue may hold others.
     Retry,
     /// A connection is waiting, but the connection limit is reached or the process is out of file descriptors.
@@ -74,7 +75,7 @@ pub(super) struct NewConnection<S> {
     /// Index of the listener, in the order in which they were opened.
     pub(super) listener: usize,
     pub(super) stream: S,
-    pub(super) peer_addr: SocketAddr,
+    pub(super) peer: Peer,
 }
 
 /// A pass over all listeners that accepts up to a quota of connections from each.
@@ -189,9 +190,9 @@ impl<B: Readiness> Listeners<B> {
             while round.left > 0 && listener.due_ms <= context.now_ms {
                 round.left -= 1;
                 match listener.accept_counted(&mut context, enforce_limit) {
-                    Accept::Connection(stream, peer_addr) => {
+                    Accept::Connection(stream, peer) => {
                         let listener = TOKEN_BASE - listener.token.0;
-                        return AcceptStep::Connection(NewConnection { listener, stream, peer_addr });
+                        return AcceptStep::Connection(NewConnection { listener, stream, peer });
                     }
                     Accept::Retry => {}
                     Accept::NoRoom => {
@@ -384,9 +385,10 @@ impl<B: Readiness> ManagedListener<B> {
         if !context.limit.is_per_address() {
             return outcome;
         }
-        if let Accept::Connection(mut stream, peer_addr) = outcome {
-            if context.limit.try_reserve_address(peer_addr.ip()) {
-                return Accept::Connection(stream, peer_addr);
+        if let Accept::Connection(mut stream, peer) = outcome {
+            // A Unix socket has no address to limit.
+            if peer.ip().is_none_or(|address| context.limit.try_reserve_address(address)) {
+                return Accept::Connection(stream, peer);
             }
             context.counters.refused += 1;
             stream.abort();
@@ -484,9 +486,10 @@ impl<B: Readiness> ManagedListener<B> {
     }
 }
 
-/// Returns whether an address is neither of this machine nor of a private network.
-pub(super) fn is_public(address: SocketAddr) -> bool {
-    match address.ip().to_canonical() {
+/// Returns whether a peer is neither on this machine nor in a private network.
+pub(super) fn is_public(peer: Peer) -> bool {
+    let Some(address) = peer.ip() else { return false };
+    match address.to_canonical() {
         IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()),
         IpAddr::V6(ip) => {
             !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified())
@@ -560,8 +563,9 @@ mod tests {
             ("[fe80::1]:1", false),
             ("[2606:2800:220::1]:1", true),
         ] {
-            assert_eq!(is_public(text.parse().unwrap()), expected, "{text}");
+            assert_eq!(is_public(Peer::Tcp(text.parse().unwrap())), expected, "{text}");
         }
+        assert!(!is_public(Peer::Unix));
     }
 
     #[test]

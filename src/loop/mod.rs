@@ -31,6 +31,7 @@ mod listener;
 mod mio_poll;
 mod networks;
 mod output;
+mod peer;
 mod poller;
 mod proxy_header;
 mod proxy_stream;
@@ -52,6 +53,8 @@ mod table;
 mod timers;
 #[cfg(feature = "tls")]
 mod tls_stream;
+#[cfg(unix)]
+mod unix_socket;
 
 #[cfg(target_os = "linux")]
 mod epoll;
@@ -96,6 +99,7 @@ pub use handoff::HandoffListener;
 pub use limits::{Counters, LoopLimits, Timeouts};
 pub use networks::{Networks, NetworksError};
 pub use output::Output;
+pub use peer::Peer;
 pub use poller::{Handle, Poller, Turn};
 pub use proxy_header::Proxied;
 pub(crate) use proxy_header::is_proxy_header;
@@ -103,8 +107,10 @@ pub use proxy_stream::{ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Wit
 pub use readiness::Readiness;
 pub use schedule::Timer;
 pub use select::Select;
-pub use socket::{TcpListener, TcpStream};
+pub use socket::{SystemListener, SystemSocket, SystemStream};
 pub(crate) use std_ext::{lock, millis};
 pub use table::ConnId;
 #[cfg(feature = "tls")]
 pub use tls_stream::{TlsListener, TlsStream, WithTls};
+#[cfg(unix)]
+pub use unix_socket::UnixSocket;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::peer::Peer;
+
 /// A set of IP networks, and optionally the peers of Unix sockets.
 ///
 /// It is parsed from a list that is separated by commas: addresses, networks in CIDR notation, and the names `loopback`
@@ -48,6 +50,11 @@ impl Networks {
         let address = address.to_canonical();
         let after = self.ranges.partition_point(|(first, _)| *first <= address);
         after > 0 && address <= self.ranges[after - 1].1
+    }
+
+    /// Returns whether the set contains a peer.
+    pub fn contains_peer(&self, peer: Peer) -> bool {
+        peer.ip().map_or(self.unix, |address| self.contains(address))
     }
 
     /// Returns whether the set contains the peers of Unix sockets.

@@ -504,7 +504,7 @@ mod tests {
         let file = Arc::new(File::open(&path).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut stream = crate::r#loop::TcpStream::try_from(listener.accept().unwrap().0).unwrap();
+        let mut stream = crate::r#loop::SystemStream::try_from(listener.accept().unwrap().0).unwrap();
         let mut output = Output::new();
         output.extend(&[b'h'; 300]);
         output.push_file(file, 0..64 << 20);

@@ -15,13 +15,14 @@ use std::time::Duration;
 use super::app::App;
 use super::connection_limit::{AddressLimit, ConnectionLimit};
 use super::event_loop::EventLoop;
-use super::handoff::HandoffListener;
 use super::networks::Networks;
+use super::peer::Peer;
 use super::proxy_header::{HEADER_BYTES_MAX, Parsed, Proxied, parse};
 use super::readiness::{
     Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_backend, pass_to_listener,
     pass_to_session, pass_to_socket, would_block,
 };
+use super::socket::SystemSocket;
 
 /// Size of a read.
 const READ_BYTES: usize = 2048;
@@ -76,10 +77,9 @@ impl ProxyProtocol {
         ProxyProtocol(Arc::new(Shared { mode: *mode, trusted: trusted.clone(), addresses }))
     }
 
-    /// Returns the header to expect of a peer; `None` for a peer whose address is not an IP address.
-    fn expect(&self, peer: Option<IpAddr>) -> Header {
-        let trusted = &self.0.trusted;
-        let is_trusted = peer.map_or(trusted.contains_unix(), |peer| trusted.contains(peer));
+    /// Returns the header to expect of a peer.
+    fn expect(&self, peer: Peer) -> Header {
+        let is_trusted = self.0.trusted.contains_peer(peer);
         match self.0.mode {
             ProxyMode::Off => Header::None,
             ProxyMode::Optional if !is_trusted => Header::None,
@@ -174,15 +174,9 @@ impl<S> From<S> for ProxyStream<S> {
     }
 }
 
-impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for ProxyListener<L> {
-    fn from(listener: std::net::TcpListener) -> Self {
-        ProxyListener { inner: listener.into(), protocol: None }
-    }
-}
-
-impl<L: From<HandoffListener>> From<HandoffListener> for ProxyListener<L> {
-    fn from(handoff: HandoffListener) -> Self {
-        ProxyListener { inner: handoff.into(), protocol: None }
+impl<L: From<T>, T: SystemSocket> From<T> for ProxyListener<L> {
+    fn from(listener: T) -> Self {
+        ProxyListener { inner: L::from(listener), protocol: None }
     }
 }
 
@@ -200,9 +194,9 @@ impl<B: Readiness> Readiness for WithProxy<B> {
 impl<L: Listener> Listener for ProxyListener<L> {
     type Stream = ProxyStream<L::Stream>;
 
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)> {
         let (socket, peer) = self.inner.accept()?;
-        let header = self.protocol.as_ref().map_or(Header::None, |protocol| protocol.expect(Some(peer.ip())));
+        let header = self.protocol.as_ref().map_or(Header::None, |protocol| protocol.expect(peer));
         Ok((ProxyStream { socket, header }, peer))
     }
 
@@ -263,7 +257,7 @@ impl<S: Stream> ProxyStream<S> {
 
 /// Logs a connection that was closed because its header is invalid or missing, or because the peer is not trusted.
 #[cold]
-fn report(peer: io::Result<SocketAddr>, error: &io::Error) {
+fn report(peer: io::Result<Peer>, error: &io::Error) {
     if error.kind() == io::ErrorKind::InvalidData {
         let peer = peer.map_or_else(|_| "a peer".to_owned(), |peer| peer.to_string());
         log::warn!(target: "serverd::loop::proxy_protocol", "closed a connection of {peer}: {error}");
@@ -328,7 +322,7 @@ impl<S: Stream> Stream for ProxyStream<S> {
             _ => self.receive_header(),
         };
         if let Err(error) = &outcome {
-            report(self.socket.peer_addr(), error);
+            report(self.socket.peer(), error);
             if error.kind() == io::ErrorKind::ConnectionRefused {
                 self.socket.abort();
             }

@@ -26,6 +26,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use super::file_read::with_block;
+use super::peer::Peer;
 
 /// Reads the monotonic clock directly; subtracting two [`Instant`](std::time::Instant)s costs more than reading both.
 #[cfg(unix)]
@@ -306,24 +307,19 @@ pub trait Stream {
     /// Returns the local address.
     ///
     /// # Errors
-    /// Returns an error if the connection is already gone.
+    /// Returns an error if the connection is already gone, or is one of a Unix socket, which has no address.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Returns the address of the peer.
+    /// Returns the peer.
     ///
     /// # Errors
     /// Returns an error if the connection is already gone.
-    fn peer_addr(&self) -> io::Result<SocketAddr>;
+    fn peer(&self) -> io::Result<Peer>;
 
     /// Returns the addresses that a proxy has reported for this connection (PROXY protocol). The provided
     /// implementation returns `None`.
     fn proxied(&self) -> Option<super::Proxied> {
         None
-    }
-
-    /// Returns whether this is a Unix socket, which has no addresses. The provided implementation returns false.
-    fn is_unix(&self) -> bool {
-        false
     }
 
     /// Returns the source to register with a backend.
@@ -366,7 +362,7 @@ pub trait Listener {
     /// # Errors
     /// Returns `WouldBlock` if the accept queue is empty. Other errors concern a single connection or the resources of
     /// the process; the listener remains usable.
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)>;
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)>;
 
     /// Returns whether a connection is waiting in the accept queue; also true if that is unknown, as in the provided
     /// implementation. A result of false counts as [`Listener::accept`] returning `WouldBlock`: the next time a
@@ -380,12 +376,6 @@ pub trait Listener {
     fn is_counted(&self) -> bool {
         false
     }
-
-    /// Returns the local address.
-    ///
-    /// # Errors
-    /// Returns an error if the system cannot determine it.
-    fn local_addr(&self) -> io::Result<SocketAddr>;
 
     /// Returns the source to register with a backend.
     fn source(&self) -> &<Self::Stream as Stream>::Source;
@@ -514,10 +504,6 @@ macro_rules! pass_to_listener {
             self.$inner.is_counted()
         }
 
-        fn local_addr(&self) -> io::Result<SocketAddr> {
-            self.$inner.local_addr()
-        }
-
         fn source(&self) -> &<L::Stream as Stream>::Source {
             self.$inner.source()
         }
@@ -544,12 +530,8 @@ macro_rules! pass_to_socket {
             self.$inner.local_addr()
         }
 
-        fn peer_addr(&self) -> io::Result<SocketAddr> {
-            self.$inner.peer_addr()
-        }
-
-        fn is_unix(&self) -> bool {
-            self.$inner.is_unix()
+        fn peer(&self) -> io::Result<Peer> {
+            self.$inner.peer()
         }
 
         fn source(&self) -> &S::Source {

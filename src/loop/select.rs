@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::readiness::{Event, Interest, Readiness, SystemSource, Token};
 use super::select_call::{Ready, Sets, Tokens, raw};
-use super::socket::{TcpListener, TcpStream};
+use super::socket::{SystemListener, SystemStream};
 use super::socket_waker::SocketWaker;
 
 /// The select backend: available on every system, level-triggered.
@@ -77,8 +77,8 @@ impl Select {
 }
 
 impl Readiness for Select {
-    type Listener = TcpListener;
-    type Stream = TcpStream;
+    type Listener = SystemListener;
+    type Stream = SystemStream;
     type Source = SystemSource;
 
     const NAME: &'static str = "select";

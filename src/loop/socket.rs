@@ -1,71 +1,194 @@
-//! The operating system's TCP sockets as [`readiness`](super::readiness) streams and listeners: std types, one system
-//! call per method.
+//! The operating system's sockets as [`readiness`](super::readiness) streams and listeners: types of the standard
+//! library, with one system call per method.
+//!
+//! A connected Unix socket is stored in a `std::net::TcpStream` too: that is only a file descriptor, and the methods
+//! used here work for both. The few differences are in cold paths, which ask the system for the kind of the socket.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 #[cfg(not(target_os = "linux"))]
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::handoff::HandoffListener;
+use super::peer::Peer;
 use super::readiness::{Listener, Received, Sent, Stream, SystemSource, send_file_by_copy, would_block};
 use super::select_call::{Sets, raw};
 use super::system;
+#[cfg(unix)]
+use super::unix_socket::{SocketFile, UnixSocket};
 
-/// A listening TCP socket, or a queue of connections accepted for this loop by an [`Acceptor`](super::Acceptor).
+/// A listening TCP or Unix socket, or a queue of connections accepted for this loop by an
+/// [`Acceptor`](super::Acceptor).
+///
+/// # Examples
+/// ```
+/// # #[cfg(unix)] {
+/// use serverd::{DefaultLoop, HttpServer};
+/// use std::net::TcpListener;
+/// use std::os::unix::net::UnixListener;
+///
+/// let directory = tempfile::tempdir()?;
+/// let unix = UnixListener::bind(directory.path().join("hello.sock"))?;
+/// let mut server = DefaultLoop::new(unix, None, HttpServer::new(|_| "hello\n"))?;
+/// server.listen(TcpListener::bind("127.0.0.1:0")?)?;
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct TcpListener(ConnectionSource);
+pub struct SystemListener(ConnectionSource);
 
 #[derive(Debug)]
 enum ConnectionSource {
-    System(std::net::TcpListener),
+    Tcp(std::net::TcpListener),
+    /// The file is `Some` if this listener has to remove it.
+    #[cfg(unix)]
+    Unix(UnixListener, Option<SocketFile>),
     Handoff(HandoffListener),
 }
 
-/// A connected TCP socket.
+/// A connected TCP or Unix socket.
+///
+/// # Examples
+/// ```
+/// # #[cfg(unix)] {
+/// use serverd::{DefaultLoop, Echo, LoopLimits, SystemStream, Timeouts};
+/// use std::os::unix::net::UnixStream;
+///
+/// let (local, remote) = UnixStream::pair()?;
+/// let mut echo = DefaultLoop::with_limits(Timeouts::default(), LoopLimits::default(), Echo)?;
+/// echo.add_stream(SystemStream::try_from(local)?);
+/// # drop(remote);
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct TcpStream(std::net::TcpStream);
+pub struct SystemStream(std::net::TcpStream);
 
-impl TcpStream {
+/// A socket, or another source of connections, from which a [`SystemListener`] can be made. Backends that wrap others
+/// convert it into their own type of listener.
+pub trait SystemSocket: Into<SystemListener> {}
+
+impl SystemSocket for SystemListener {}
+impl SystemSocket for std::net::TcpListener {}
+#[cfg(unix)]
+impl SystemSocket for UnixListener {}
+#[cfg(unix)]
+impl SystemSocket for UnixSocket {}
+impl SystemSocket for HandoffListener {}
+
+impl SystemStream {
     pub(super) fn into_std(self) -> std::net::TcpStream {
         self.0
     }
+
+    /// Connects to a Unix socket, at once: unlike a connect over TCP, this one is never in progress.
+    ///
+    /// # Errors
+    /// Returns an error if the path is too long, there is no socket, or no process listens on it; `WouldBlock` if the
+    /// queue of the listener is full.
+    #[cfg(unix)]
+    pub fn connect_unix(path: impl AsRef<std::path::Path>) -> io::Result<Self> {
+        let address = socket2::SockAddr::unix(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Otherwise the call would wait for a place in the queue.
+        socket.set_nonblocking(true)?;
+        retry(|| socket.connect(&address))?;
+        Ok(SystemStream(socket.into()))
+    }
 }
 
-impl From<std::net::TcpListener> for TcpListener {
+impl SystemListener {
+    /// Returns the local address.
+    ///
+    /// # Errors
+    /// Returns an error if the system cannot determine it, or if this is not a TCP socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            ConnectionSource::Tcp(listener) => listener.local_addr(),
+            #[cfg(unix)]
+            ConnectionSource::Unix(..) => Err(io::ErrorKind::Unsupported.into()),
+            ConnectionSource::Handoff(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Returns the path of a Unix socket; `None` for other sockets, and if it has none.
+    #[cfg(unix)]
+    pub fn unix_path(&self) -> Option<std::path::PathBuf> {
+        match &self.0 {
+            ConnectionSource::Unix(listener, _) => Some(listener.local_addr().ok()?.as_pathname()?.to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Returns whether this is a Unix socket.
+    #[cfg(unix)]
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.0, ConnectionSource::Unix(..))
+    }
+}
+
+impl From<std::net::TcpListener> for SystemListener {
     fn from(listener: std::net::TcpListener) -> Self {
-        TcpListener(ConnectionSource::System(listener))
+        SystemListener(ConnectionSource::Tcp(listener))
     }
 }
 
-impl From<HandoffListener> for TcpListener {
+#[cfg(unix)]
+impl From<UnixListener> for SystemListener {
+    /// The file of the socket is not removed at the end; see [`UnixSocket`](super::UnixSocket).
+    fn from(listener: UnixListener) -> Self {
+        SystemListener(ConnectionSource::Unix(listener, None))
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixSocket> for SystemListener {
+    fn from(socket: UnixSocket) -> Self {
+        let (listener, file) = socket.into_parts();
+        SystemListener(ConnectionSource::Unix(listener, Some(file)))
+    }
+}
+
+impl From<HandoffListener> for SystemListener {
     fn from(handoff: HandoffListener) -> Self {
-        TcpListener(ConnectionSource::Handoff(handoff))
+        SystemListener(ConnectionSource::Handoff(handoff))
     }
 }
 
-impl TryFrom<std::net::TcpStream> for TcpStream {
+#[cfg(unix)]
+impl TryFrom<UnixStream> for SystemStream {
     type Error = io::Error;
 
-    /// Makes the socket non-blocking and disables Nagle's algorithm, which a Unix socket does not have.
+    /// Makes the socket non-blocking.
+    ///
+    /// # Errors
+    /// Returns an error if the system rejects that.
+    fn try_from(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(SystemStream(OwnedFd::from(stream).into()))
+    }
+}
+
+impl TryFrom<std::net::TcpStream> for SystemStream {
+    type Error = io::Error;
+
+    /// Makes the socket non-blocking and disables Nagle's algorithm.
     ///
     /// # Errors
     /// Returns an error if the system rejects one of these options.
     fn try_from(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        if !is_unix(&stream) {
-            stream.set_nodelay(true)?;
-        }
-        Ok(TcpStream(stream))
+        stream.set_nodelay(true)?;
+        Ok(SystemStream(stream))
     }
-}
-
-/// Returns whether a stream is a Unix socket, from which one can be made on Unix.
-fn is_unix(stream: &std::net::TcpStream) -> bool {
-    SockRef::from(stream).local_addr().is_ok_and(|address| address.is_unix())
 }
 
 /// Repeats a call as long as it is interrupted by a signal.
@@ -97,16 +220,23 @@ const DROP_SYN: [socket2::SockFilter; 5] = {
     ]
 };
 
-impl Listener for TcpListener {
-    type Stream = TcpStream;
+impl Listener for SystemListener {
+    type Stream = SystemStream;
 
     fn prepare(&mut self, backlog: u32) -> io::Result<()> {
-        let ConnectionSource::System(listener) = &self.0 else {
-            return Ok(());
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        let listener = match &self.0 {
+            ConnectionSource::Tcp(listener) => listener,
+            #[cfg(unix)]
+            ConnectionSource::Unix(listener, _) => {
+                listener.set_nonblocking(true)?;
+                return SockRef::from(listener).listen(backlog);
+            }
+            ConnectionSource::Handoff(_) => return Ok(()),
         };
         listener.set_nonblocking(true)?;
         // std has called listen with a backlog of 128; a second call only changes that.
-        SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        SockRef::from(listener).listen(backlog)?;
         // On Linux, accepted sockets inherit these options, which saves a call per connection and option; on other
         // systems, keep-alive at least.
         SockRef::from(listener).set_tcp_nodelay(true)?;
@@ -114,24 +244,29 @@ impl Listener for TcpListener {
         limit_unsent(&SockRef::from(listener))
     }
 
-    /// Attaches a filter to the listener that drops SYN segments. Clients retransmit them after a second and are
-    /// refused if the listener is closed by then. Closing it thus resets no connection in mid-handshake.
-    #[cfg(target_os = "linux")]
+    /// Removes the file of a Unix socket, if this listener owns it. A connection to a Unix socket has no handshake, so
+    /// closing the listener can reset only connections in its queue. Attaches a filter to a TCP socket.
     fn stop_new_connections(&mut self) -> bool {
-        matches!(&self.0, ConnectionSource::System(listener) if SockRef::from(listener).attach_filter(&DROP_SYN).is_ok())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn stop_new_connections(&mut self) -> bool {
-        false
+        match &mut self.0 {
+            ConnectionSource::Tcp(listener) => drop_handshakes(listener),
+            #[cfg(unix)]
+            ConnectionSource::Unix(_, file) => {
+                *file = None;
+                true
+            }
+            ConnectionSource::Handoff(_) => false,
+        }
     }
 
     #[inline]
-    fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        match &self.0 {
-            ConnectionSource::System(listener) => accept(listener).map(|(stream, peer)| (TcpStream(stream), peer)),
-            ConnectionSource::Handoff(handoff) => handoff.accept().map(|(stream, peer)| (TcpStream(stream), peer)),
-        }
+    fn accept(&mut self) -> io::Result<(SystemStream, Peer)> {
+        let (stream, peer) = match &self.0 {
+            ConnectionSource::Tcp(listener) => accept(listener)?,
+            #[cfg(unix)]
+            ConnectionSource::Unix(listener, _) => accept_unix(listener)?,
+            ConnectionSource::Handoff(handoff) => handoff.accept()?,
+        };
+        Ok((SystemStream(stream), peer))
     }
 
     fn has_waiting(&mut self) -> bool {
@@ -142,16 +277,11 @@ impl Listener for TcpListener {
         matches!(self.0, ConnectionSource::Handoff(_))
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        match &self.0 {
-            ConnectionSource::System(listener) => listener.local_addr(),
-            ConnectionSource::Handoff(handoff) => Ok(handoff.local_addr()),
-        }
-    }
-
     fn source(&self) -> &SystemSource {
         match &self.0 {
-            ConnectionSource::System(listener) => listener,
+            ConnectionSource::Tcp(listener) => listener,
+            #[cfg(unix)]
+            ConnectionSource::Unix(listener, _) => listener,
             ConnectionSource::Handoff(handoff) => handoff.source(),
         }
     }
@@ -204,30 +334,55 @@ fn limit_unsent(_: &SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Attaches a filter to a listener that drops SYN segments. Clients retransmit them after a second and are refused if
+/// the listener is closed by then. Closing it thus resets no connection in mid-handshake. Returns whether the system
+/// supports it.
+#[cfg(target_os = "linux")]
+fn drop_handshakes(listener: &std::net::TcpListener) -> bool {
+    SockRef::from(listener).attach_filter(&DROP_SYN).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_handshakes(_: &std::net::TcpListener) -> bool {
+    false
+}
+
 /// Accepts with accept4(2), which makes the socket non-blocking in the same call.
 #[cfg(target_os = "linux")]
-fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, Peer)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (stream, peer) = rustix::io::retry_on_intr(|| acceptfrom_with(listener, flags))?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((stream.into(), peer))
+    Ok((stream.into(), Peer::Tcp(peer)))
+}
+
+#[cfg(target_os = "linux")]
+fn accept_unix(listener: &UnixListener) -> io::Result<(std::net::TcpStream, Peer)> {
+    use rustix::net::{SocketFlags, accept_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = rustix::io::retry_on_intr(|| accept_with(listener, flags))?.into();
+    Ok((stream, Peer::Unix))
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn accept_unix(listener: &UnixListener) -> io::Result<(std::net::TcpStream, Peer)> {
+    let (stream, _) = retry(|| listener.accept())?;
+    stream.set_nonblocking(true)?;
+    let stream = OwnedFd::from(stream).into();
+    Ok((stream, Peer::Unix))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    // Unlike std, socket2 makes the socket non-inheritable; otherwise a child process would keep it open.
-    #[cfg(windows)]
-    let (stream, peer) = {
-        let (socket, peer) = retry(|| SockRef::from(listener).accept())?;
-        (std::net::TcpStream::from(socket), peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?)
-    };
-    #[cfg(not(windows))]
-    let (stream, peer) = retry(|| listener.accept())?;
+fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, Peer)> {
+    // socket2 makes the socket non-inheritable on Windows too, where a child process would keep it open otherwise.
+    let (socket, peer) = retry(|| SockRef::from(listener).accept())?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?;
+    let stream = std::net::TcpStream::from(socket);
     stream.set_nonblocking(true)?;
     // Fails if the peer is already gone; the next read reports that.
     let _ = stream.set_nodelay(true);
-    Ok((stream, peer))
+    Ok((stream, Peer::Tcp(peer)))
 }
 
 /// Calls recv(2) directly: the C library's wrapper is a cancellation point, which costs more than the rest of a read.
@@ -250,6 +405,27 @@ fn discard(stream: &mut std::net::TcpStream, buffer: &mut [u8]) -> io::Result<us
     receive(stream, buffer)
 }
 
+/// Returns whether a socket is a Unix socket.
+#[cfg(unix)]
+fn is_unix(stream: &std::net::TcpStream) -> bool {
+    SockRef::from(stream).local_addr().is_ok_and(|address| address.is_unix())
+}
+
+/// Returns whether the peer of a Unix socket has closed it, which no error reports.
+#[cfg(unix)]
+fn is_closed_unix(stream: &std::net::TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut sources = [PollFd::new(stream, PollFlags::empty())];
+    is_unix(stream)
+        && poll(&mut sources, Some(&rustix::event::Timespec::default())).is_ok()
+        && sources[0].revents().contains(PollFlags::HUP)
+}
+
+#[cfg(not(unix))]
+fn is_closed_unix(_: &std::net::TcpStream) -> bool {
+    false
+}
+
 /// Returns a pending error. Winsock reports a reset only to a read.
 fn check(stream: &std::net::TcpStream) -> io::Result<()> {
     if cfg!(windows) {
@@ -258,7 +434,11 @@ fn check(stream: &std::net::TcpStream) -> io::Result<()> {
             _ => Ok(()),
         };
     }
-    stream.take_error()?.map_or(Ok(()), Err)
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None if is_closed_unix(stream) => Err(io::ErrorKind::ConnectionReset.into()),
+        None => Ok(()),
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -281,7 +461,7 @@ fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize
 /// call shows that. Falls back to read and write if sendfile is not supported or not permitted. sendfile has no flag to
 /// suppress SIGPIPE; the Rust runtime ignores that signal from program start.
 #[cfg(target_os = "linux")]
-fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+fn send_file(stream: &mut SystemStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
     use rustix::io::Errno;
     let mut position = offset;
     match rustix::io::retry_on_intr(|| rustix::fs::sendfile(&stream.0, file, Some(&mut position), count)) {
@@ -310,7 +490,7 @@ fn send_more(stream: &mut std::net::TcpStream, bytes: &[u8]) -> io::Result<usize
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send_file(stream: &mut TcpStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
+fn send_file(stream: &mut SystemStream, file: &File, offset: u64, count: usize) -> io::Result<Sent> {
     send_file_by_copy(stream, file, offset, count)
 }
 
@@ -341,7 +521,7 @@ fn send_vectored(mut stream: &std::net::TcpStream, slices: &[IoSlice<'_>]) -> io
     stream.write_vectored(slices)
 }
 
-impl Stream for TcpStream {
+impl Stream for SystemStream {
     type Source = SystemSource;
 
     #[inline]
@@ -400,7 +580,8 @@ impl Stream for TcpStream {
     fn connected(&mut self) -> io::Result<()> {
         match self.0.take_error()? {
             Some(error) => Err(error),
-            None => self.0.peer_addr().map(drop),
+            // std fails for the address of a Unix socket.
+            None => SockRef::from(&self.0).peer_addr().map(drop),
         }
     }
 
@@ -408,12 +589,13 @@ impl Stream for TcpStream {
         self.0.local_addr()
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
-    }
-
-    fn is_unix(&self) -> bool {
-        is_unix(&self.0)
+    fn peer(&self) -> io::Result<Peer> {
+        let address = SockRef::from(&self.0).peer_addr()?;
+        match address.as_socket() {
+            Some(address) => Ok(Peer::Tcp(address)),
+            None if address.is_unix() => Ok(Peer::Unix),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn source(&self) -> &SystemSource {
@@ -425,15 +607,15 @@ impl Stream for TcpStream {
 mod tests {
     use super::*;
 
-    fn listener() -> (TcpListener, SocketAddr) {
+    fn listener() -> (SystemListener, SocketAddr) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let mut listener = TcpListener::from(listener);
+        let mut listener = SystemListener::from(listener);
         listener.prepare(8).unwrap();
         (listener, address)
     }
 
-    fn accept(listener: &mut TcpListener) -> TcpStream {
+    fn accept(listener: &mut SystemListener) -> SystemStream {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => return stream,

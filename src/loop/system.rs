@@ -2,8 +2,9 @@
 //! system.
 #![allow(unsafe_code, reason = "there is no safe wrapper for these calls")]
 
-/// Returns the number of bytes sent on a TCP socket that the peer has not acknowledged, including those the kernel has
-/// not sent yet; `None` if the system cannot report it.
+/// Returns the number of bytes sent on a socket that the peer has not acknowledged, including those the kernel has not
+/// sent yet; `None` if the system cannot report it. On a Unix socket, Linux counts the memory of what the peer has not
+/// read.
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
 pub(super) fn unacknowledged_bytes(socket: &std::net::TcpStream) -> Option<u64> {
     use std::ffi::c_int;

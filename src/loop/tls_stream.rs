@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use super::app::App;
 use super::event_loop::EventLoop;
-use super::handoff::HandoffListener;
+use super::peer::Peer;
 use super::readiness::{
     Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_backend, pass_to_listener,
     pass_to_socket, would_block,
 };
+use super::socket::SystemSocket;
 use crate::tls::{ClientCertificate, Session, Tls, TlsInfo};
 
 /// Maximum ciphertext per read.
@@ -120,15 +121,9 @@ impl<S> From<S> for TlsStream<S> {
     }
 }
 
-impl<L: From<std::net::TcpListener>> From<std::net::TcpListener> for TlsListener<L> {
-    fn from(listener: std::net::TcpListener) -> Self {
-        TlsListener { inner: listener.into(), tls: None }
-    }
-}
-
-impl<L: From<HandoffListener>> From<HandoffListener> for TlsListener<L> {
-    fn from(handoff: HandoffListener) -> Self {
-        TlsListener { inner: handoff.into(), tls: None }
+impl<L: From<T>, T: SystemSocket> From<T> for TlsListener<L> {
+    fn from(listener: T) -> Self {
+        TlsListener { inner: L::from(listener), tls: None }
     }
 }
 
@@ -148,7 +143,7 @@ impl<B: Readiness> Readiness for WithTls<B> {
 impl<L: Listener> Listener for TlsListener<L> {
     type Stream = TlsStream<L::Stream>;
 
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)> {
         let (socket, peer) = self.inner.accept()?;
         Ok((TlsStream { socket, secure: self.tls.clone().map(Secure::New) }, peer))
     }

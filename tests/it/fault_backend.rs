@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use serverd::Readiness;
 use serverd::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
+use serverd::{Peer, Readiness};
 
 /// The kind of call that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl<L: Listener> Listener for FaultyListener<L> {
         self.inner.stop_new_connections()
     }
 
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)> {
         self.plan.check(Call::Accept)?;
         let (inner, peer) = self.inner.accept()?;
         self.plan.open_streams.fetch_add(1, Ordering::SeqCst);
@@ -173,10 +173,6 @@ impl<L: Listener> Listener for FaultyListener<L> {
 
     fn has_waiting(&mut self) -> bool {
         self.inner.has_waiting()
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
     }
 
     fn source(&self) -> &<L::Stream as Stream>::Source {
@@ -233,8 +229,8 @@ impl<S: Stream> Stream for FaultyStream<S> {
         self.inner.local_addr()
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer_addr()
+    fn peer(&self) -> io::Result<Peer> {
+        self.inner.peer()
     }
 
     fn source(&self) -> &Self::Source {

@@ -12,14 +12,16 @@ use std::time::Duration;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use serverd::tls::{Certificate, Tls};
 use serverd::{App, Chaos, EventLoop, Handle, Select, Timeouts, WithTls};
-use serverd::{Counters, HandoffListener, LoopLimits, Readiness};
+use serverd::{Counters, HandoffListener, LoopLimits, Readiness, SystemListener};
 
 /// Maximum time a test waits for anything, much longer than any wait in a passing test, on a busy machine too.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A readiness backend whose listeners are system sockets.
-pub(crate) trait Backend: Readiness<Listener: From<TcpListener> + From<HandoffListener>> + 'static {
-    /// Whether clients connect with TLS.
+pub(crate) trait Backend:
+    Readiness<Listener: From<TcpListener> + From<HandoffListener> + From<SystemListener>> + 'static
+{
+    /// Set if clients connect with TLS.
     const IS_SECURE: bool = false;
 
     /// Adds a listener of the kind that clients expect.
@@ -372,9 +374,20 @@ impl Client {
 
     /// Creates a client from a connected socket.
     pub(crate) fn from_socket(socket: TcpStream) -> Self {
+        socket.set_nodelay(true).expect("the socket is open");
+        Self::with_timeouts(socket)
+    }
+
+    /// Creates a client over a Unix socket.
+    #[cfg(unix)]
+    pub(crate) fn over_unix(path: &std::path::Path) -> Self {
+        let socket = std::os::unix::net::UnixStream::connect(path).expect("a connection");
+        Self::with_timeouts(std::os::fd::OwnedFd::from(socket).into())
+    }
+
+    fn with_timeouts(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
         socket.set_write_timeout(Some(WAIT_MAX)).expect("the socket is open");
-        socket.set_nodelay(true).expect("the socket is open");
         Client { socket, session: None, received: Vec::new() }
     }
 

@@ -150,7 +150,6 @@ on_every_backend! {
 #[test]
 fn a_proxy_can_connect_over_a_unix_socket() {
     use std::io::{Read, Write};
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     use serverd::{LoopLimits, SelectLoop, Timeouts};
@@ -159,8 +158,7 @@ fn a_proxy_can_connect_over_a_unix_socket() {
         let (mut proxy, stream) = UnixStream::pair().expect("a pair of sockets");
         let app = HttpServer::new(describe).trusted_proxies(&trusted.parse().expect("valid"), XForwardedFor);
         let mut event_loop = SelectLoop::with_limits(Timeouts::default(), LoopLimits::default(), app).expect("a loop");
-        let stream = std::net::TcpStream::from(OwnedFd::from(stream));
-        event_loop.add_stream(serverd::TcpStream::try_from(stream).expect("a stream"));
+        event_loop.add_stream(serverd::SystemStream::try_from(stream).expect("a stream"));
         let lines = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: close";
         proxy.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\n").as_bytes()).expect("sending");
         proxy.shutdown(std::net::Shutdown::Write).expect("half-closing");

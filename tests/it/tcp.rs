@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serverd::{
-    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, LoopLimits, Phase, Readiness, Remote, TcpStream, Timeouts, Turn,
-    Wire,
+    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, LoopLimits, Phase, Readiness, Remote, SystemStream, Timeouts,
+    Turn, Wire,
 };
 
 use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with};
@@ -266,19 +266,19 @@ impl App for Inbox {
     }
 }
 
-/// Starts to connect to `address`. The connect is in progress, or already complete on the loopback interface; returns an
-/// error if it has failed and the system accepts no options for the socket then.
-fn connecting<B: Readiness<Stream: From<TcpStream>>>(address: SocketAddr) -> io::Result<B::Stream> {
+/// Starts to connect to `address`. The connect is in progress, or already complete on the loopback interface; returns
+/// an error if it has failed and the system accepts no options for the socket then.
+fn connecting<B: Readiness<Stream: From<SystemStream>>>(address: SocketAddr) -> io::Result<B::Stream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_nonblocking(true).expect("open socket");
     // The stream reports the error, if there is one.
     let _ = socket.connect(&address.into());
-    Ok(TcpStream::try_from(std::net::TcpStream::from(socket))?.into())
+    Ok(SystemStream::try_from(std::net::TcpStream::from(socket))?.into())
 }
 
 /// Runs a loop with one connecting stream, to which `texts` are sent before the first turn, until it is closed. Returns
 /// the reports; `None` if the connect fails before the loop gets the stream.
-fn send_while_connecting<B: Readiness<Stream: From<TcpStream>>>(
+fn send_while_connecting<B: Readiness<Stream: From<SystemStream>>>(
     address: SocketAddr,
     texts: &[&str],
 ) -> Option<Vec<String>> {
@@ -297,7 +297,7 @@ fn send_while_connecting<B: Readiness<Stream: From<TcpStream>>>(
 }
 
 /// Serves added streams, connected or connecting, like accepted ones.
-fn added_streams_are_served<B: Readiness<Stream: From<TcpStream>>>() {
+fn added_streams_are_served<B: Readiness<Stream: From<SystemStream>>>() {
     let (send, reasons) = mpsc::channel();
     let app = Recorder(send, None, None);
     let mut event_loop =
@@ -306,7 +306,7 @@ fn added_streams_are_served<B: Readiness<Stream: From<TcpStream>>>() {
     let address = listener.local_addr().expect("local address");
     let local = std::net::TcpStream::connect(address).expect("connected");
     let (remote, _) = listener.accept().expect("accepted");
-    event_loop.add_stream(TcpStream::try_from(local).expect("open socket").into());
+    event_loop.add_stream(SystemStream::try_from(local).expect("open socket").into());
     event_loop.add_connecting(connecting::<B>(address).expect("a stream"));
     let refused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("local address");
     let is_added = connecting::<B>(refused).map(|stream| event_loop.add_connecting(stream)).is_ok();
@@ -327,7 +327,7 @@ fn added_streams_are_served<B: Readiness<Stream: From<TcpStream>>>() {
     assert!(!is_added || reasons.iter().any(|reason| reason.contains("Refused")), "{reasons:?}");
 }
 
-fn messages_sent_while_connecting_arrive_in_order_after_the_connect<B: Readiness<Stream: From<TcpStream>>>() {
+fn messages_sent_while_connecting_arrive_in_order_after_the_connect<B: Readiness<Stream: From<SystemStream>>>() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("local address");
     let thread = std::thread::spawn(move || Client::from_socket(listener.accept().expect("accepted").0).read_to_end());
@@ -336,14 +336,14 @@ fn messages_sent_while_connecting_arrive_in_order_after_the_connect<B: Readiness
     assert_eq!(thread.join().expect("no panic"), b"firstsecondthirdlast");
 }
 
-fn a_failed_connect_is_reported_as_closed_and_delivers_no_message<B: Readiness<Stream: From<TcpStream>>>() {
+fn a_failed_connect_is_reported_as_closed_and_delivers_no_message<B: Readiness<Stream: From<SystemStream>>>() {
     let refused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let Some(reports) = send_while_connecting::<B>(refused.expect("local address"), &["second"]) else { return };
     assert_eq!(reports.len(), 1, "{reports:?}");
     assert!(reports[0].starts_with("Error("), "{reports:?}");
 }
 
-fn a_connecting_stream_with_too_many_messages_is_closed<B: Readiness<Stream: From<TcpStream>>>() {
+fn a_connecting_stream_with_too_many_messages_is_closed<B: Readiness<Stream: From<SystemStream>>>() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("local address");
     let reports = send_while_connecting::<B>(address, &["more"; 1024]).expect("a stream");
@@ -378,6 +378,7 @@ macro_rules! on_every_socket_backend {
         }
     };
 }
+pub(crate) use on_every_socket_backend;
 
 on_every_socket_backend! {
     added_streams_are_served

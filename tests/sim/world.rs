@@ -22,8 +22,8 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
-use serverd::Readiness;
 use serverd::readiness::{Event, Interest, Listener, Received, Sent, Stream, Token};
+use serverd::{Peer, Readiness};
 
 use super::client::Client;
 
@@ -705,7 +705,7 @@ impl Listener for SimListener {
         !world.backlog.is_empty()
     }
 
-    fn accept(&mut self) -> io::Result<(SimStream, SocketAddr)> {
+    fn accept(&mut self) -> io::Result<(SimStream, Peer)> {
         let world = &mut *self.0.borrow_mut();
         if world.conditions.faulty && world.accept_fails_until_us == 0 && world.rng.one_in(40) {
             world.accept_fails_until_us = world.now_us + world.rng.below(3_000_000);
@@ -733,12 +733,7 @@ impl Listener for SimListener {
         conn.open = true;
         conn.accepted_us = Some(now_us);
         let source = SimSource::Socket(index);
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Ok((SimStream { world: Rc::clone(&self.0), index, source }, peer))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::from(([127, 0, 0, 1], 80)))
+        Ok((SimStream { world: Rc::clone(&self.0), index, source }, peer()))
     }
 
     fn source(&self) -> &SimSource {
@@ -873,13 +868,18 @@ impl Stream for SimStream {
         Ok(SocketAddr::from(([127, 0, 0, 1], 80)))
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+    fn peer(&self) -> io::Result<Peer> {
+        Ok(peer())
     }
 
     fn source(&self) -> &SimSource {
         &self.source
     }
+}
+
+/// The peer of every connection.
+fn peer() -> Peer {
+    Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)))
 }
 
 impl Drop for SimStream {

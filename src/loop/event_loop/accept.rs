@@ -1,7 +1,6 @@
 //! Accepts connections, up to a quota per listener and the connection limit, opens them, and continues their TLS
 //! handshakes: a few per turn, in the order in which their input arrived.
 
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::EventLoop;
@@ -9,6 +8,7 @@ use super::totals::Eviction;
 use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
 use crate::r#loop::connection::{Connection, Outcome};
 use crate::r#loop::listener::{AcceptContext, AcceptRound, AcceptStep};
+use crate::r#loop::peer::Peer;
 use crate::r#loop::readiness::{Handshake, Readiness, Stream};
 use crate::r#loop::table::ConnId;
 
@@ -28,7 +28,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             match self.listeners.accept(&mut round, context) {
                 AcceptStep::Connection(new) => {
                     eviction.is_unused = false;
-                    self.open_connection(new.stream, Some(new.listener), Some(new.peer_addr), false);
+                    self.open_connection(new.stream, (Some(new.listener), Some(new.peer)), false);
                 }
                 AcceptStep::NoRoom if !self.make_room(&mut eviction) => return,
                 AcceptStep::NoRoom => {}
@@ -41,12 +41,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     pub(super) fn open_connection(
         &mut self,
         stream: B::Stream,
-        listener: Option<usize>,
-        peer_addr: Option<SocketAddr>,
+        (listener, peer): (Option<usize>, Option<Peer>),
         connecting: bool,
     ) -> ConnId {
         let id = self.table.next_id();
-        let accepted = Accepted { listener, peer_addr, stream: &stream };
+        let accepted = Accepted { listener, peer, stream: &stream };
         let mut wire = Wire {
             id,
             input: &[],
@@ -67,13 +66,13 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.context.counters.panics += 1;
             log::error!("application panicked while opening a connection; closing it");
             self.context.scratch.clear();
-            self.connection_limit.release(peer_addr.map(|peer| peer.ip()));
+            self.connection_limit.release(peer.and_then(Peer::ip));
             return id;
         };
         if self.connection_limit.is_per_address()
-            && let Some(peer_addr) = peer_addr
+            && let Some(address) = peer.and_then(Peer::ip)
         {
-            self.addresses.insert(id.index, peer_addr.ip());
+            self.addresses.insert(id.index, address);
         }
         let mut connection = Connection::new(stream, state, connecting);
         connection.readable &= self.context.eager.should_try();

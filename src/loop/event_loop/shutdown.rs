@@ -107,7 +107,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Returns whether a connection from a public address is open. Examines at most [`PEERS_EXAMINED_MAX`] connections.
     fn has_public_peers(&mut self) -> bool {
         self.table.ids().into_iter().take(PEERS_EXAMINED_MAX).any(|id| {
-            let peer = self.table.get_mut(id).and_then(|connection| connection.stream.peer_addr().ok());
+            let peer = self.table.get_mut(id).and_then(|connection| connection.stream.peer().ok());
             peer.is_some_and(is_public)
         })
     }
