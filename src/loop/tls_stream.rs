@@ -107,6 +107,13 @@ impl<B: Readiness, A: App> EventLoop<WithTls<B>, A> {
     }
 }
 
+impl<B> From<B> for WithTls<B> {
+    /// Wraps a backend, for [`EventLoop::with_backend`].
+    fn from(backend: B) -> Self {
+        WithTls(backend)
+    }
+}
+
 impl<L> TlsListener<L> {
     /// Wraps a listener whose connections do not use TLS.
     pub fn plain(inner: impl Into<L>) -> Self {
@@ -318,6 +325,14 @@ impl Open {
                 Err(error)
             }
         }
+    }
+}
+
+impl<S> TlsStream<S> {
+    /// Creates the server's end of a TLS connection on a stream that was connected by other means than a
+    /// [`TlsListener`]. The handshake begins when the loop reads.
+    pub fn accept(socket: S, tls: &Tls) -> Self {
+        TlsStream { socket, secure: Some(Secure::New(tls.clone())) }
     }
 }
 

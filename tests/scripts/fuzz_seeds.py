@@ -2,10 +2,11 @@
 """Writes seed inputs for the fuzz targets: fuzz_seeds.py DIRECTORY
 
 Requests are taken from the conformance cases. Each seed begins with a byte that selects the limits and the way the
-input is split (see fuzz/fuzz_targets).
+input is split (see fuzz/fuzz_targets), or for TLS the flights that precede it.
 """
 
 import pathlib
+import ssl
 import sys
 import tomllib
 
@@ -31,7 +32,7 @@ RESPONSES = [
     "SSH-2.0-OpenSSH_9.9\r\n",
 ]
 out = pathlib.Path(sys.argv[1])
-for target in ("head", "chunked", "connection", "response"):
+for target in ("head", "chunked", "connection", "response", "tls"):
     (out / target).mkdir(parents=True, exist_ok=True)
 for case in cases:
     steps = case["send"] if isinstance(case["send"], list) else [case["send"]]
@@ -52,3 +53,39 @@ for case in cases:
 for number, response in enumerate(RESPONSES):
     for limits in (0, 1):
         (out / "response" / f"{number}-{limits}").write_bytes(bytes([limits]) + response.encode("latin-1"))
+
+
+def client_hello(version: ssl.TLSVersion) -> bytes:
+    context = ssl.create_default_context()
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["http/1.1"])
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        context.wrap_bio(received, sent, server_hostname="localhost").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return sent.read()
+
+
+def record(kind: int, content: bytes) -> bytes:
+    return bytes([kind, 3, 3]) + len(content).to_bytes(2, "big") + content
+
+
+HELLO = client_hello(ssl.TLSVersion.TLSv1_3)
+TLS = [
+    HELLO,
+    client_hello(ssl.TLSVersion.TLSv1_2),
+    # The hello in two records, and an older version.
+    record(22, HELLO[5:60]) + record(22, HELLO[60:]),
+    HELLO[:9] + b"\x03\x01" + HELLO[11:],
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\x80\x2e\x01\x00\x02" + bytes(41),
+    record(21, b"\x01\x00"),
+    record(20, b"\x01") * 40,
+    record(23, bytes(64)),
+    record(22, b"\x01\xff\xff\xff" + bytes(16000)) * 4 + record(22, bytes(1900)),
+    record(22, b"\x18\x00\x00\x01\x01"),
+]
+for number, data in enumerate(TLS):
+    for flights in (0, 1, 2, 4, 5) if len(data) < 10_000 else (0,):
+        (out / "tls" / f"{number}-{flights}").write_bytes(bytes([flights]) + data)
