@@ -120,7 +120,9 @@ impl<T> Table<T> {
         self.slots.truncate(left);
         self.slots.shrink_to_fit();
         self.free.retain(|&index| (index as usize) < left);
-        self.free.sort_unstable_by_key(|&index| std::cmp::Reverse(index));
+        // With an order of its own, the sort would be compiled for each type of entries.
+        self.free.sort_unstable();
+        self.free.reverse();
         self.free.shrink_to_fit();
         left
     }

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use super::any_handler::AnyHandler;
 use super::config::{Config, OnReload, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
 use super::start_error::StartError;
-use super::workers::Worker;
+use super::worker_loop::{Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
@@ -92,16 +93,25 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
             // Leaked, since it lives as long as the process anyway; shared bytes would update a reference count with
             // every response.
             let text: &'static str = Box::leak(body.into_boxed_str());
-            serve_http(config, limits, move |_| Fixed::new(text), ("listening on", stdout))
+            if !is_plain(&config) {
+                let make = move |_| AnyHandler::new(Fixed::new(text));
+                return serve_http(config, limits, Arc::new(make), ("listening on", stdout));
+            }
+            // A type of its own: the call by address would take as long as a tenth of a pipelined request.
+            let server = http_server(&config, limits, Box::new(move |_: Worker| Fixed::new(text)));
+            let on_started = Box::new(|started| announce(("listening on", "http"), &started, stdout));
+            config.serve_unflushed(&worker_loops::<Plain, _>(server), on_started)
         }
         Command::Whoami { limits } => {
             let body_bytes_max = limits.body_bytes_max;
-            serve_http(config, limits, move |worker| Whoami::new(worker, body_bytes_max), ("whoami on", stdout))
+            let make = move |worker| AnyHandler::new(Whoami::new(worker, body_bytes_max));
+            serve_http(config, limits, Arc::new(make), ("whoami on", stdout))
         }
         Command::Files(files_config) => run_files(config, &files_config, stdout),
         Command::Echo => {
             Echo::set_watermarks(&mut config.loop_limits);
-            config.serve_unflushed(|_| Echo, |started| announce(("echo on", "tcp"), &started, stdout))
+            let on_started = Box::new(|started| announce(("echo on", "tcp"), &started, stdout));
+            config.serve_unflushed(&worker_loops::<Other, _>(|_| Echo), on_started)
         }
         Command::Chat(chat_config) => {
             run_chat(&config, &chat_config, |started| announce(("chat on", "tcp"), started, stdout))
@@ -109,30 +119,32 @@ fn run_command(mut config: Config, command: Command, stdout: &Sink) -> Result<()
     }
 }
 
+/// Creates the handler of a worker from its number.
+type MakeHandler = Arc<dyn Fn(usize) -> AnyHandler + Send + Sync>;
+
 /// Runs an HTTP server with the handlers made by `make`, with the redirect from http to https if it is configured.
-fn serve_http<H: Handler + 'static>(
+fn serve_http(
     mut config: Config,
     limits: Limits,
-    make: impl Fn(usize) -> H + Send + Sync + 'static,
+    make: MakeHandler,
     (start, stdout): (&str, &Sink),
 ) -> Result<(), StartError> {
-    let on_started = |started| announce((start, "http"), &started, stdout);
+    let on_started = Box::new(|started| announce((start, "http"), &started, stdout));
     if config.tls.as_ref().is_none_or(|tls| tls.plain_port.is_none()) {
-        let make = http_server(&config, limits, move |worker: Worker| make(worker.number));
-        return config.serve_unflushed(make, on_started);
+        let make = Box::new(move |worker: Worker| make(worker.number));
+        return config
+            .serve_unflushed(&worker_loops::<PlainOrOther, _>(http_server(&config, limits, make)), on_started);
     }
     let challenges = open_challenges(&mut config)?;
     let public_port = config.http.https_port;
-    let make = move |worker: Worker| {
+    let make = Box::new(move |worker: Worker| {
         let handler = layers::https_redirect(make(worker.number), public_port.unwrap_or(worker.port));
-        let handler: Box<dyn Handler> = match &challenges {
-            Some(files) => Box::new(AcmeChallenges::new(files.clone(), handler)),
-            None => Box::new(handler),
-        };
-        handler
-    };
-    let make = http_server(&config, limits, make);
-    config.serve_unflushed(make, on_started)
+        match &challenges {
+            Some(files) => AnyHandler::new(AcmeChallenges::new(files.clone(), handler)),
+            None => AnyHandler::new(handler),
+        }
+    });
+    config.serve_unflushed(&worker_loops::<PlainOrOther, _>(http_server(&config, limits, make)), on_started)
 }
 
 /// Opens the directory with the challenges of an ACME client, if there is one.
@@ -150,7 +162,7 @@ fn open_challenges(config: &mut Config) -> Result<Option<Files>, StartError> {
 fn http_server<H: Handler + 'static>(
     config: &Config,
     limits: Limits,
-    make: impl Fn(Worker) -> H + Send + Sync + 'static,
+    make: Box<dyn Fn(Worker) -> H + Send + Sync>,
 ) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
     let (log, options, proxies) = (config.access_log.clone(), config.http.clone(), config.trusted_proxies.clone());
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
@@ -233,7 +245,8 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let reload = files.reloader();
     if files_config.is_plain() {
         config.on_reload = Some(OnReload::new(reload));
-        return serve_http(config, limits, move |_| files.clone(), (&start, stdout));
+        let make = move |_| AnyHandler::Files(Box::new(files.clone()));
+        return serve_http(config, limits, Arc::new(make), (&start, stdout));
     }
     let (layers, reload_users) = files_config.layers()?;
     config.on_reload = Some(OnReload::new(move || {
@@ -242,7 +255,8 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
             reload_users();
         }
     }));
-    serve_http(config, limits, move |_| layers.around(files.clone()), (&start, stdout))
+    let make = move |_| AnyHandler::Other(layers.around(files.clone()));
+    serve_http(config, limits, Arc::new(make), (&start, stdout))
 }
 
 /// Excludes the private keys of TLS, and that of the local authority, from the served files.
@@ -553,12 +567,13 @@ fn run_chat(config: &Config, chat_config: &ChatConfig, announce: impl FnOnce(&St
     let instances = Mutex::new(chats);
     // Each worker takes one of them, in any order.
     let make = move |_| lock(&instances).pop().expect("one per worker");
-    let outcome = config.serve_unflushed(make, |started| {
+    let on_started = |started| {
         announce(&started);
         if let Some(console) = console.filter(|_| io::stdin().is_terminal()) {
             start_console(console);
         }
-    });
+    };
+    let outcome = config.serve_unflushed(&worker_loops::<Other, _>(make), Box::new(on_started));
     if let Some(end) = log_end {
         end.wait(LOG_END_MAX);
     }

@@ -5,6 +5,7 @@
 //! Connections are distributed over the workers by the kernel, with one listener per worker (`SO_REUSEPORT`, on Linux),
 //! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
+mod any_handler;
 #[cfg(feature = "cli")]
 mod commands;
 mod config;
@@ -19,6 +20,7 @@ mod threads;
 mod tls;
 #[cfg(windows)]
 mod windows;
+mod worker_loop;
 mod workers;
 
 #[cfg(feature = "cli")]

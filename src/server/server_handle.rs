@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::config::{Config, Started};
 use super::start_error::StartError;
 use super::threads::Threads;
+use super::worker_loop::{PlainOrOther, worker_loops};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{App, ConnectionLimit, Handle};
 
@@ -39,7 +40,10 @@ impl Config {
         &self,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
-        self.launch(|shares| self.open(shares), move |worker| make(worker.number))
+        self.launch(
+            Box::new(|shares| self.open(shares)),
+            &worker_loops::<PlainOrOther, _>(move |worker| make(worker.number)),
+        )
     }
 
     /// Starts a server as [`Config::start`] does, on listeners that are bound already, such as those of a socket activation.
@@ -65,7 +69,8 @@ impl Config {
         listeners: impl IntoIterator<Item = TcpListener>,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
-        self.launch(|shares| self.open_bound(listeners, shares), move |worker| make(worker.number))
+        let open = Box::new(|shares: &[ConnectionLimit]| self.open_bound(listeners, shares));
+        self.launch(open, &worker_loops::<PlainOrOther, _>(move |worker| make(worker.number)))
     }
 }
 

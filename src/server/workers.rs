@@ -4,7 +4,7 @@
 //! There are one or more sockets for each address of the host. No other process can listen on them.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,13 +17,9 @@ use super::server_handle::ServerHandle;
 use super::signals;
 use super::start_error::{StartError, StartErrorKind};
 use super::threads::{Control, Threads};
+use super::worker_loop::{BuildLoop, PlainOrOther, Role, Security, Setup, Worker, worker_loops};
 use crate::httpserver::AccessLog;
-use crate::r#loop::{
-    Acceptor, App, ConnectionLimit, EventLoop, Handle, HandoffListener, LoopLimits, Poller, ProxyMode, ProxyProtocol,
-    Readiness, Select, WithProxy,
-};
-#[cfg(feature = "tls")]
-use crate::r#loop::{ProxyListener, TlsListener, WithTls};
+use crate::r#loop::{Acceptor, App, ConnectionLimit, Handle, LoopLimits, ProxyMode, SystemListener};
 
 impl Config {
     /// Runs a server until SIGINT (Ctrl-C), SIGTERM or SIGQUIT, then shuts down gracefully: it stops accepting,
@@ -51,7 +47,8 @@ impl Config {
         make: impl Fn(usize) -> A + Send + Sync + 'static,
         on_started: impl FnOnce(Started),
     ) -> Result<(), StartError> {
-        let outcome = self.serve_unflushed(move |worker| make(worker.number), on_started);
+        let build = worker_loops::<PlainOrOther, _>(move |worker| make(worker.number));
+        let outcome = self.serve_unflushed(&build, Box::new(on_started));
         if let Some(log) = &self.access_log {
             log.flush();
         }
@@ -59,12 +56,12 @@ impl Config {
     }
 
     /// Runs a server as [`Config::serve_with`] does, but leaves flushing the access log to the caller.
-    pub(super) fn serve_unflushed<A: App + 'static>(
+    pub(super) fn serve_unflushed(
         &self,
-        make: impl Fn(Worker) -> A + Send + Sync + 'static,
-        on_started: impl FnOnce(Started),
+        build: &Arc<BuildLoop>,
+        on_started: Box<dyn FnOnce(Started) + '_>,
     ) -> Result<(), StartError> {
-        let mut server = self.launch(|shares| self.open(shares), make)?;
+        let mut server = self.launch(Box::new(|shares| self.open(shares)), build)?;
         let (control, reload) = (Arc::clone(&server.threads.control), Arc::clone(&server.reload));
         let _signals = signals::watch(move || control.drain(None), move || reload(), server.connections.clone())
             .map_err(|error| StartError::from_io("cannot register signal handlers", error))?;
@@ -72,11 +69,11 @@ impl Config {
         server.threads.join()
     }
 
-    /// Starts the threads of a server with the connection sources that `open` creates.
-    pub(super) fn launch<A: App + 'static>(
+    /// Starts the threads of a server with the connection sources that `open` creates, and the loops that `build` does.
+    pub(super) fn launch(
         &self,
-        open: impl FnOnce(&[ConnectionLimit]) -> Result<Opened, StartError>,
-        make: impl Fn(Worker) -> A + Send + Sync + 'static,
+        open: Box<OpenSources<'_>>,
+        build: &Arc<BuildLoop>,
     ) -> Result<ServerHandle, StartError> {
         let backend = self.backend.resolve()?;
         if self.proxy_protocol != ProxyMode::Off && self.trusted_proxies.is_empty() {
@@ -90,14 +87,15 @@ impl Config {
         let Opened { local_addrs, plain_addrs, sources, acceptors } = open(&shares)?;
         let security = Security::open(self, &local_addrs)?;
         let (send, receive) = mpsc::channel();
-        let (make, port) = (Arc::new(make), local_addrs[0].port());
+        let port = local_addrs[0].port();
         // If start-up fails below, dropping this stops the workers that have started.
         let mut threads = Threads::default();
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
-            let (config, make, security) = (self.clone(), Arc::clone(&make), security.clone());
+            let (config, build, security) = (self.clone(), Arc::clone(build), security.clone());
             let run = move |on_started: &dyn Fn(Handle)| {
-                let make = || make(Worker { number, port });
-                run_worker(backend, &config, &limit, make, (sources, &security), on_started)
+                let worker = Worker { number, port };
+                let setup = Setup { worker, config: &config, limit: &limit, sources, security: &security };
+                run_worker(backend, setup, &*build, on_started)
             };
             let send = send.clone();
             threads.spawn(format!("worker-{number}"), move |control| supervise(number, run, control, &send))?;
@@ -163,7 +161,7 @@ impl Config {
             let local_addr = listener.local_addr();
             let local_addr = local_addr.map_err(|error| StartError::from_io("cannot use a listener", error))?;
             opened.local_addrs.push(local_addr);
-            opened.add(vec![listener], Role::Main, &self.loop_limits, shares)?;
+            opened.add(vec![listener.into()], Role::Main, &self.loop_limits, shares)?;
         }
         if opened.local_addrs.is_empty() {
             return Err(StartError::new("there is no listener"));
@@ -172,22 +170,15 @@ impl Config {
     }
 }
 
-/// A worker, as passed to the function that creates its application.
-#[derive(Clone, Copy)]
-pub(super) struct Worker {
-    /// Its number, starting at 0.
-    pub(super) number: usize,
-    /// The port of the server: with TLS, if it is configured.
-    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for redirects of the built-in applications"))]
-    pub(super) port: u16,
-}
+/// Creates the connection sources of workers, which have these shares of the connection limit.
+type OpenSources<'a> = dyn FnOnce(&[ConnectionLimit]) -> Result<Opened, StartError> + 'a;
 
 /// The sockets of a server before its threads start.
 pub(super) struct Opened {
     local_addrs: Vec<SocketAddr>,
     plain_addrs: Vec<SocketAddr>,
     /// The sources of each worker: one for each address.
-    sources: Vec<Vec<(ConnectionSource, Role)>>,
+    sources: Vec<Vec<(SystemListener, Role)>>,
     /// An acceptor for each address, if the workers share its listener.
     acceptors: Vec<Acceptor>,
 }
@@ -201,13 +192,12 @@ impl Opened {
     /// Adds the listeners of an address: one for each worker, or one for all of them.
     fn add(
         &mut self,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<SystemListener>,
         role: Role,
         limits: &LoopLimits,
         shares: &[ConnectionLimit],
     ) -> Result<(), StartError> {
         if listeners.len() == shares.len() {
-            let listeners = listeners.into_iter().map(ConnectionSource::Listener);
             self.sources.iter_mut().zip(listeners).for_each(|(sources, listener)| sources.push((listener, role)));
             return Ok(());
         }
@@ -221,114 +211,18 @@ impl Opened {
     /// Creates an acceptor that hands the connections of `listener` to all workers.
     fn share(
         &mut self,
-        listener: TcpListener,
+        listener: SystemListener,
         role: Role,
         limits: &LoopLimits,
         shares: &[ConnectionLimit],
     ) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener, limits)?;
         for (share, sources) in shares.iter().zip(&mut self.sources) {
-            sources.push((ConnectionSource::Handoff(acceptor.add_worker(share)?), role));
+            sources.push((acceptor.add_worker(share)?.into(), role));
         }
         self.acceptors.push(acceptor);
         Ok(())
     }
-}
-
-/// TLS of all listeners, if it is configured.
-#[derive(Clone, Default)]
-struct Security {
-    #[cfg(feature = "tls")]
-    tls: Option<crate::tls::Tls>,
-}
-
-#[cfg(feature = "tls")]
-impl Security {
-    /// Reads the certificates, or creates one for the addresses of the server.
-    fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, StartError> {
-        let tls = config.tls.as_ref().map(|tls| tls.open(&config.host, addresses)).transpose();
-        tls.map(|tls| Security { tls })
-            .map_err(|error| StartError::of_kind(StartErrorKind::Tls, format!("TLS: {error}")).with_source(error))
-    }
-
-    /// Returns the port for plain connections beside those with TLS.
-    fn plain_port(config: &Config) -> Option<u16> {
-        config.tls.as_ref()?.plain_port
-    }
-
-    /// Adds a listener, whose connections use TLS if it is configured and the listener is not the plain one.
-    fn listen<B: Readiness, A: App>(
-        &self,
-        event_loop: &mut EventLoop<WithTls<B>, A>,
-        listener: B::Listener,
-        role: Role,
-    ) -> io::Result<()> {
-        match &self.tls {
-            Some(tls) if role == Role::Main => event_loop.listen_tls(listener, tls),
-            _ => event_loop.listen(TlsListener::plain(listener)),
-        }
-    }
-
-    fn fingerprint(&self) -> Option<String> {
-        self.tls.as_ref().map(crate::tls::Tls::fingerprint)
-    }
-
-    /// Watches the certificate files. Returns a function that makes the thread read them at once.
-    fn watch(&self, config: &Config) -> Result<impl Fn() + Send + Sync + use<>, StartError> {
-        let mut read = None;
-        if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| config.has_files())) {
-            let watch = config.watch(tls.clone());
-            read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", error))?);
-        }
-        Ok(move || read.iter().for_each(|read| read()))
-    }
-}
-
-#[cfg(not(feature = "tls"))]
-#[allow(clippy::unnecessary_wraps, reason = "can fail with TLS")]
-impl Security {
-    fn open(_: &Config, _: &[SocketAddr]) -> Result<Self, StartError> {
-        Ok(Security::default())
-    }
-
-    fn plain_port(_: &Config) -> Option<u16> {
-        None
-    }
-
-    fn fingerprint(&self) -> Option<String> {
-        let Security {} = self;
-        None
-    }
-
-    fn watch(&self, _: &Config) -> Result<impl Fn() + Send + Sync + use<>, StartError> {
-        let Security {} = self;
-        Ok(|| {})
-    }
-}
-
-/// The source of a worker's connections.
-enum ConnectionSource {
-    Listener(TcpListener),
-    Handoff(HandoffListener),
-}
-
-impl ConnectionSource {
-    /// Returns the listener of a backend.
-    fn listener<B: Readiness<Listener: From<TcpListener> + From<HandoffListener>>>(self) -> B::Listener {
-        match self {
-            ConnectionSource::Listener(listener) => listener.into(),
-            ConnectionSource::Handoff(listener) => listener.into(),
-        }
-    }
-}
-
-/// The role of a listener.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Accepts connections with TLS if it is configured, plain ones otherwise.
-    Main,
-    /// Accepts plain connections.
-    Plain,
 }
 
 /// Number and handle of a worker that has started, or the reason why it has not.
@@ -362,9 +256,12 @@ fn supervise(
 /// Waits until `count` workers have started. Returns the handles of their loops by number.
 fn await_start(outcomes: &mpsc::Receiver<StartOutcome>, count: usize) -> Result<Vec<Handle>, StartError> {
     let exited = |_| Err(StartError::of_kind(StartErrorKind::Worker, "a worker exited during start-up"));
-    let started: Result<BTreeMap<usize, Handle>, _> =
-        (0..count).map(|_| outcomes.recv().unwrap_or_else(exited)).collect();
-    Ok(started?.into_values().collect())
+    let mut started: Vec<Option<Handle>> = vec![None; count];
+    for _ in 0..count {
+        let (number, handle) = outcomes.recv().unwrap_or_else(exited)?;
+        started[number] = Some(handle);
+    }
+    Ok(started.into_iter().flatten().collect())
 }
 
 /// Runs an acceptor on its thread.
@@ -377,98 +274,24 @@ fn accept(acceptor: Acceptor, control: &Control) {
     control.acceptor_ended();
 }
 
-/// Creates and runs the loop of one worker, with its listeners and their security.
-fn run_worker<A: App + 'static>(
+/// Creates and runs the loop of one worker.
+fn run_worker(
     backend: Backend,
-    config: &Config,
-    limit: &ConnectionLimit,
-    make: impl FnOnce() -> A,
-    sources: (Vec<(ConnectionSource, Role)>, &Security),
+    setup: Setup<'_>,
+    build: &BuildLoop,
     on_started: &dyn Fn(Handle),
 ) -> Result<(), StartError> {
-    // The only place that maps the name of a backend to its type.
-    let poller = match backend {
-        #[cfg(target_os = "linux")]
-        Backend::Epoll => build_loop::<crate::r#loop::Epoll, A>(config, limit, make(), sources),
-        #[cfg(any(all(unix, not(target_os = "linux")), serverd_kqueue_by_epoll))]
-        Backend::Kqueue => build_loop::<crate::r#loop::Kqueue, A>(config, limit, make(), sources),
-        // `Backend::resolve` has rejected any other.
-        _ => build_loop::<Select, A>(config, limit, make(), sources),
-    };
+    let poller = build(backend, setup);
     let mut poller = poller.map_err(|error| StartError::from_io("cannot create an event loop", error))?;
     on_started(poller.handle());
     poller.run().map_err(|error| StartError::from_io("the event loop failed", error))
-}
-
-/// Creates the loop of a worker: each combination of TLS and the PROXY protocol that is in use is a type.
-fn build_loop<B, A>(
-    config: &Config,
-    limit: &ConnectionLimit,
-    app: A,
-    (sources, security): (Vec<(ConnectionSource, Role)>, &Security),
-) -> io::Result<Box<dyn Poller>>
-where
-    B: Readiness + 'static,
-    B::Listener: From<TcpListener> + From<HandoffListener>,
-    A: App + 'static,
-{
-    let proxy = (config.proxy_protocol != ProxyMode::Off)
-        .then(|| ProxyProtocol::new(config.proxy_protocol, &config.trusted_proxies).limit_addresses(limit));
-    #[cfg(feature = "tls")]
-    if let Some(proxy) = proxy {
-        // One type with and without TLS, since each type of loop adds to the size of the binary.
-        let listen = |event_loop: &mut EventLoop<WithTls<WithProxy<B>>, A>, source: ConnectionSource, role: Role| {
-            let listener = ProxyListener::new(source.listener::<B>(), &proxy);
-            security.listen(event_loop, listener, role)
-        };
-        return listening_loop(config, limit, app, sources, listen);
-    }
-    #[cfg(feature = "tls")]
-    if security.tls.is_some() {
-        let listen = |event_loop: &mut EventLoop<WithTls<B>, A>, source: ConnectionSource, role: Role| {
-            security.listen(event_loop, source.listener::<B>(), role)
-        };
-        return listening_loop(config, limit, app, sources, listen);
-    }
-    #[cfg(not(feature = "tls"))]
-    let Security {} = security;
-    #[cfg(not(feature = "tls"))]
-    if let Some(proxy) = proxy {
-        let listen = |event_loop: &mut EventLoop<WithProxy<B>, A>, source: ConnectionSource, _: Role| {
-            event_loop.listen_proxied(source.listener::<B>(), &proxy)
-        };
-        return listening_loop(config, limit, app, sources, listen);
-    }
-    let listen =
-        |event_loop: &mut EventLoop<B, A>, source: ConnectionSource, _: Role| event_loop.listen(source.listener::<B>());
-    listening_loop(config, limit, app, sources, listen)
-}
-
-/// Creates a loop with the limits of a worker, and adds its sources with `listen`.
-fn listening_loop<B: Readiness + 'static, A: App + 'static>(
-    config: &Config,
-    limit: &ConnectionLimit,
-    app: A,
-    sources: Vec<(ConnectionSource, Role)>,
-    listen: impl Fn(&mut EventLoop<B, A>, ConnectionSource, Role) -> io::Result<()>,
-) -> io::Result<Box<dyn Poller>> {
-    let mut timeouts = config.timeouts.clone();
-    if let Some(max) = config.timeout {
-        timeouts.cap(max);
-    }
-    let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
-    event_loop.share_connection_limit(limit);
-    for (source, role) in sources {
-        listen(&mut event_loop, source, role)?;
-    }
-    Ok(Box::new(event_loop))
 }
 
 /// Number of attempts to find a port that is free on all addresses.
 const FREE_PORT_ATTEMPTS: usize = 16;
 
 /// An address with its listeners.
-type Endpoint = (SocketAddr, Vec<TcpListener>);
+type Endpoint = (SocketAddr, Vec<SystemListener>);
 
 /// Binds `count` listeners to each address of `host` that can be bound. If `port` is 0, all of them get the same free
 /// port.
@@ -545,7 +368,7 @@ fn cannot_listen(address: SocketAddr, error: io::Error) -> StartError {
     StartError::of_kind(StartErrorKind::Listen(address), message).with_source(error)
 }
 
-fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<SystemListener>> {
     let first = open(address)?;
     // The first bind is without SO_REUSEPORT, so that another server on the port is detected. Only then is the port
     // shared among the workers.
@@ -562,7 +385,7 @@ fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<V
         }
     }
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| socket.into())).collect()
+    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| TcpListener::from(socket).into())).collect()
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
