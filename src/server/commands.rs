@@ -186,7 +186,7 @@ fn http_server<H: Handler + 'static>(
 ///
 /// `scheme` is the one of plain TCP. With TLS, the fingerprint of the certificate is printed too.
 fn announce((what, scheme): (&str, &str), started: &Started, stdout: &Sink) {
-    let Started { local_addrs, plain_addrs, backend, workers, fingerprint } = started;
+    let Started { local_addrs, plain_addrs, backend, workers, fingerprint, .. } = started;
     let plural = if *workers == 1 { "" } else { "s" };
     let (scheme, print) = match fingerprint {
         Some(print) => (if scheme == "http" { "https" } else { "tls" }, format!(", certificate {print}")),

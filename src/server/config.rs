@@ -261,10 +261,13 @@ pub enum Balance {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Started {
-    /// Addresses the server is listening on: one, unless [`Config::host`] is a name with several.
+    /// Addresses the server is listening on: one, unless [`Config::host`] is a name with several, or listeners were
+    /// passed to [`Config::start_on`].
     pub local_addrs: Vec<SocketAddr>,
     /// Addresses on which plain connections are accepted beside those with TLS; usually none.
     pub plain_addrs: Vec<SocketAddr>,
+    /// Paths of the Unix sockets the server is listening on; see [`Config::start_on`].
+    pub unix_paths: Vec<PathBuf>,
     /// Name of the backend.
     pub backend: &'static str,
     /// Number of workers.

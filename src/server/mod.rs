@@ -6,6 +6,7 @@
 //! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
 mod any_handler;
+mod bound_listener;
 #[cfg(feature = "cli")]
 mod commands;
 mod config;
@@ -23,6 +24,7 @@ mod windows;
 mod worker_loop;
 mod workers;
 
+pub use bound_listener::BoundListener;
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
 pub use config::{Backend, Balance, Config, HttpOptions, OnReload, Started};

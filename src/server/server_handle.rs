@@ -2,10 +2,11 @@
 //! started and ended with the same code.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bound_listener::BoundListener;
 use super::config::{Config, Started};
 use super::start_error::StartError;
 use super::threads::Threads;
@@ -46,9 +47,9 @@ impl Config {
         )
     }
 
-    /// Starts a server as [`Config::start`] does, on listeners that are bound already, such as those of a socket activation.
-    /// [`Config::host`] and [`Config::port`] are not used. Several workers share the listeners
-    /// ([`Balance::LeastConnections`](super::Balance::LeastConnections)).
+    /// Starts a server as [`Config::start`] does, on listeners that are already bound: TCP sockets, such as those from
+    /// socket activation, and on Unix also Unix sockets. [`Config::host`] and [`Config::port`] are not used. Several
+    /// workers share the listeners ([`Balance::LeastConnections`](super::Balance::LeastConnections)).
     ///
     /// # Errors
     /// Returns the errors of [`Config::start`], and an error if there is no listener or the connections of several
@@ -64,9 +65,26 @@ impl Config {
     /// # drop(server);
     /// # Ok::<(), serverd::StartError>(())
     /// ```
+    ///
+    /// With a Unix socket (see `UnixSocket`):
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use serverd::{BoundListener, Config, HttpServer, UnixSocket};
+    /// use std::net::TcpListener;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let listeners: [BoundListener; 2] = [
+    ///     TcpListener::bind("127.0.0.1:0")?.into(),
+    ///     UnixSocket::bind(directory.path().join("hello.sock"), 0o660)?.into(),
+    /// ];
+    /// let server = Config::default().start_on(listeners, |_worker| HttpServer::new(|_| "hello\n"))?;
+    /// # drop(server);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start_on<A: App + 'static>(
         &self,
-        listeners: impl IntoIterator<Item = TcpListener>,
+        listeners: impl IntoIterator<Item: Into<BoundListener>>,
         make: impl Fn(usize) -> A + Send + Sync + 'static,
     ) -> Result<ServerHandle, StartError> {
         let open = Box::new(|shares: &[ConnectionLimit]| self.open_bound(listeners, shares));
@@ -108,9 +126,11 @@ impl fmt::Debug for ServerHandle {
 
 impl ServerHandle {
     /// Returns the first address that the server listens on.
+    ///
+    /// # Panics
+    /// Panics if the server was started with [`Config::start_on`] on Unix sockets only; see [`Started::unix_paths`].
     pub fn local_addr(&self) -> SocketAddr {
-        // A server without an address does not start.
-        self.started.local_addrs[0]
+        *self.started.local_addrs.first().expect("the server listens on an address, not only on Unix sockets")
     }
 
     /// Returns all addresses that the server listens on.

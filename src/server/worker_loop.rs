@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::bound_listener::Role;
 use super::config::{Backend, Config};
 use super::start_error::StartError;
 #[cfg(feature = "tls")]
@@ -27,18 +28,9 @@ pub(super) type BuildLoop = dyn Fn(Backend, Setup<'_>) -> io::Result<Box<dyn Pol
 pub(super) struct Worker {
     /// Its number, starting at 0.
     pub(super) number: usize,
-    /// The port of the server: with TLS, if it is configured.
+    /// The port of the server: with TLS, if it is configured. 0 if it has only Unix sockets.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for redirects of the built-in applications"))]
     pub(super) port: u16,
-}
-
-/// The role of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Accepts connections with TLS if it is configured, plain ones otherwise.
-    Main,
-    /// Accepts plain connections.
-    Plain,
 }
 
 /// The configuration of a worker's loop.

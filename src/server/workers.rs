@@ -8,16 +8,18 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::bound_listener::{BoundListener, Role};
 use super::config::{Backend, Balance, Config, Started, connections_max, worker_count};
 use super::server_handle::ServerHandle;
 use super::signals;
 use super::start_error::{StartError, StartErrorKind};
 use super::threads::{Control, Threads};
-use super::worker_loop::{BuildLoop, PlainOrOther, Role, Security, Setup, Worker, worker_loops};
+use super::worker_loop::{BuildLoop, PlainOrOther, Security, Setup, Worker, worker_loops};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{Acceptor, App, ConnectionLimit, Handle, LoopLimits, ProxyMode, SystemListener};
 
@@ -84,10 +86,10 @@ impl Config {
             .per_address(self.loop_limits.connections_per_address_max)
             .exempt(&self.trusted_proxies);
         let shares: Vec<ConnectionLimit> = (0..count).map(|_| limit.share()).collect();
-        let Opened { local_addrs, plain_addrs, sources, acceptors } = open(&shares)?;
+        let Opened { local_addrs, plain_addrs, unix_paths, sources, acceptors } = open(&shares)?;
         let security = Security::open(self, &local_addrs)?;
         let (send, receive) = mpsc::channel();
-        let port = local_addrs[0].port();
+        let port = local_addrs.first().map_or(0, SocketAddr::port);
         // If start-up fails below, dropping this stops the workers that have started.
         let mut threads = Threads::default();
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
@@ -107,8 +109,10 @@ impl Config {
             threads.spawn("acceptor".into(), |control| accept(acceptor, control))?;
         }
         let (reload, fingerprint) = (self.reloader(&security)?, security.fingerprint());
-        let started = Started { local_addrs, plain_addrs, backend: backend.name(), workers: count, fingerprint };
-        Ok(ServerHandle { started, loops, reload, access_log: self.access_log.clone(), connections: limit, threads })
+        let started =
+            Started { local_addrs, plain_addrs, unix_paths, backend: backend.name(), workers: count, fingerprint };
+        let access_log = self.access_log.clone();
+        Ok(ServerHandle { started, loops, reload, access_log, connections: limit, threads })
     }
 
     /// Returns a function that reopens the log and reads all files again.
@@ -149,7 +153,7 @@ impl Config {
     /// Creates the connection sources of each worker from bound listeners.
     pub(super) fn open_bound(
         &self,
-        listeners: impl IntoIterator<Item = TcpListener>,
+        listeners: impl IntoIterator<Item: Into<BoundListener>>,
         shares: &[ConnectionLimit],
     ) -> Result<Opened, StartError> {
         if self.balance == Balance::Kernel && shares.len() > 1 {
@@ -157,13 +161,12 @@ impl Config {
             return Err(StartError::of_kind(StartErrorKind::Balance, message));
         }
         let mut opened = Opened::new(shares.len());
-        for listener in listeners {
-            let local_addr = listener.local_addr();
-            let local_addr = local_addr.map_err(|error| StartError::from_io("cannot use a listener", error))?;
-            opened.local_addrs.push(local_addr);
-            opened.add(vec![listener.into()], Role::Main, &self.loop_limits, shares)?;
+        for bound in listeners.into_iter().map(Into::into) {
+            let BoundListener { listener, role } = bound;
+            opened.record(&listener, role).map_err(|error| StartError::from_io("cannot use a listener", error))?;
+            opened.add(vec![listener], role, &self.loop_limits, shares)?;
         }
-        if opened.local_addrs.is_empty() {
+        if opened.sources.iter().all(Vec::is_empty) {
             return Err(StartError::new("there is no listener"));
         }
         Ok(opened)
@@ -177,6 +180,7 @@ type OpenSources<'a> = dyn FnOnce(&[ConnectionLimit]) -> Result<Opened, StartErr
 pub(super) struct Opened {
     local_addrs: Vec<SocketAddr>,
     plain_addrs: Vec<SocketAddr>,
+    unix_paths: Vec<PathBuf>,
     /// The sources of each worker: one for each address.
     sources: Vec<Vec<(SystemListener, Role)>>,
     /// An acceptor for each address, if the workers share its listener.
@@ -186,7 +190,25 @@ pub(super) struct Opened {
 impl Opened {
     fn new(workers: usize) -> Self {
         let sources = (0..workers).map(|_| Vec::new()).collect();
-        Opened { local_addrs: Vec::new(), plain_addrs: Vec::new(), sources, acceptors: Vec::new() }
+        Opened {
+            local_addrs: Vec::new(),
+            plain_addrs: Vec::new(),
+            unix_paths: Vec::new(),
+            sources,
+            acceptors: Vec::new(),
+        }
+    }
+
+    /// Records the address of a bound listener, or its path if it has one.
+    fn record(&mut self, listener: &SystemListener, role: Role) -> io::Result<()> {
+        #[cfg(unix)]
+        if listener.is_unix() {
+            self.unix_paths.extend(listener.unix_path());
+            return Ok(());
+        }
+        let addresses = if role == Role::Main { &mut self.local_addrs } else { &mut self.plain_addrs };
+        addresses.push(listener.local_addr()?);
+        Ok(())
     }
 
     /// Adds the listeners of an address: one for each worker, or one for all of them.

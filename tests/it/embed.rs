@@ -257,7 +257,7 @@ fn errors_are_typed_and_name_no_flags() {
         assert!(!error.to_string().contains("--"), "{error}");
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
 
-        let error = config.start_on([], hello).unwrap_err();
+        let error = config.start_on([] as [serverd::BoundListener; 0], hello).unwrap_err();
         assert_eq!(error.kind(), StartErrorKind::Configuration, "{error}");
         let files = TlsConfig::from_files([("no-such-chain.pem", "no-such-key.pem")]);
         let error = config.clone().tls(files).start(hello).unwrap_err();

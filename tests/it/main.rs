@@ -54,5 +54,7 @@ mod tcp;
 mod tidy;
 mod timeouts;
 mod tls;
+#[cfg(unix)]
+mod unix_sockets;
 mod uploads;
 mod whoami;
