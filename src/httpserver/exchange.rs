@@ -88,7 +88,7 @@ impl<H: Handler> HttpServer<H> {
 }
 
 fn sink_panicked(wire: &mut Wire<'_, Wakeup>) -> Response {
-    log::error!("body sink panicked; replied 500");
+    log::error!("body sink panicked on a request of {}; replied 500", wire.addrs().client());
     wire.count_panic();
     response::internal_error()
 }
@@ -155,7 +155,8 @@ impl<H: Handler> HttpServer<H> {
             }
             _ => return Step::Parse,
         };
-        log::debug!("rejected an upload with 503: the limit on buffered request bodies is reached");
+        let client = wire.addrs();
+        log::debug!("rejected an upload of {} with 503: the limit on buffered bodies is reached", client.client());
         let response = Response::error(StatusCode::SERVICE_UNAVAILABLE, "too many uploads in progress\n");
         self.respond(state, wire, context, response.header("Retry-After", "5"))
     }

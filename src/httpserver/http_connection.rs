@@ -240,12 +240,17 @@ pub(super) fn error_response(error: Error) -> Response {
     Response::error(error.status(), format!("{error}\n")).close()
 }
 
-/// Creates the response to a malformed request, which begins with `input`.
-fn rejection(error: Error, input: &[u8]) -> Response {
-    if !is_proxy_header(input) {
+/// Creates the response to a malformed request.
+fn rejection(error: Error, wire: &Wire<'_, Wakeup>) -> Response {
+    if !is_proxy_header(wire.input()) {
         return error_response(error);
     }
-    log::warn!(target: "serverd::httpserver::proxy_protocol", "a client sends a PROXY protocol header, which is not expected");
+    let client = wire.addrs();
+    log::warn!(
+        target: "serverd::httpserver::proxy_protocol",
+        "{} sends a PROXY protocol header, which is not expected",
+        client.client()
+    );
     let message = "this server expects no PROXY protocol header from this address\n";
     Response::error(StatusCode::BAD_REQUEST, message).close()
 }
@@ -321,16 +326,18 @@ impl<H: Handler> HttpServer<H> {
 
     /// Sends a response that describes a client error, followed by a lingering close so that the client can read it.
     fn reject(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, error: Error) -> Flow {
-        log::debug!("request rejected: {error}");
+        let client = wire.addrs();
+        log::debug!("rejected a request of {}: {error}", client.client());
         if wire.input().first() == Some(&TLS_HANDSHAKE) {
-            log::warn!(target: "serverd::httpserver::tls", "a client uses TLS where plain HTTP is expected");
+            let client = client.client();
+            log::warn!(target: "serverd::httpserver::tls", "{client} uses TLS where plain HTTP is expected");
         }
         let context = ReplyContext::for_malformed(self.is_head_method(state));
         state.http1.fail(error);
         if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {
             feed.end(Err(io::ErrorKind::InvalidData));
         }
-        let response = rejection(error, wire.input());
+        let response = rejection(error, wire);
         if let Body::Bytes(body) = &response.body {
             self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {

@@ -89,7 +89,8 @@ fn begin_request(
 }
 
 fn panicked(wire: &mut Wire<'_, Wakeup>, head: &RequestHead<'_>) -> Response {
-    log::error!("handler panicked on {} {}; replied 500", head.method(), head.target());
+    let client = head.client_addr().map_or_else(|| "an unknown client".to_owned(), |client| client.to_string());
+    log::error!("handler panicked on {} {} of {client}; replied 500", head.method(), head.target());
     wire.count_panic();
     response::internal_error()
 }

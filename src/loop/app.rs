@@ -5,6 +5,7 @@
 //! same application can therefore be tested over a byte slice, runs on every backend, and would run on a
 //! completion-based loop as well.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -175,6 +176,23 @@ impl Addrs<'_> {
     /// otherwise the peer's.
     pub fn source_addr(&self) -> Option<SocketAddr> {
         self.proxied().and_then(|proxied| proxied.source).or_else(|| self.peer_addr())
+    }
+
+    /// Returns the client's address for log messages. Formatting it queries the operating system.
+    pub(crate) fn client(&self) -> impl fmt::Display {
+        struct Client<'a>(Addrs<'a>);
+
+        impl fmt::Display for Client<'_> {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match (self.0.source_addr(), self.0.peer()) {
+                    (Some(source), _) => write!(formatter, "{source}"),
+                    (None, Some(peer)) => write!(formatter, "{peer}"),
+                    (None, None) => formatter.write_str("an unknown client"),
+                }
+            }
+        }
+
+        Client(*self)
     }
 
     /// Returns the addresses of the PROXY header; `None` without one.

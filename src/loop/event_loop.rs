@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::app::{App, CloseInfo, CloseReason, Phase, Remote};
+use super::app::{Addrs, App, CloseInfo, CloseReason, Phase, Remote};
 use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Stage};
 use super::connection_limit::{Buffers, ConnectionLimit, CountedAddresses};
 use super::file_read;
@@ -525,8 +525,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     #[cold]
     fn close_after_panic(&mut self, id: ConnId) {
         self.context.counters.panics += 1;
-        log::error!("application panicked while serving {id:?}; resetting the connection");
         if let Some(connection) = self.table.get_mut(id) {
+            let addrs = Addrs { stream: Some(&connection.stream) };
+            log::error!("application panicked while serving {}; resetting the connection", addrs.client());
             connection.stream.abort();
         }
         self.close_connection(id, CloseReason::Panicked);
@@ -554,7 +555,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
         }
         self.context.counters.closes += 1;
-        log::debug!("closed {id:?}: {reason:?}");
+        log::debug!("closed {id:?} of {}: {reason:?}", Addrs { stream: Some(&connection.stream) }.client());
         let Connection { mut stream, state, pending, .. } = connection;
         let unsent = pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64;
         let info = CloseInfo {

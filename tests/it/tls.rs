@@ -620,7 +620,7 @@ fn tls_on_a_plain_port_is_logged() {
     client.send(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00");
     assert_eq!(client.response().status, 400);
     let log = server.stop_and_log();
-    assert!(log.contains("a client uses TLS where plain HTTP is expected (see --tls)"), "{log}");
+    assert!(log.contains(" uses TLS where plain HTTP is expected (see --tls)"), "{log}");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::{Connection, FileCache, LoopContext, Outcome, Registration, Stage};
-use crate::r#loop::app::{App, CloseReason, Phase};
+use crate::r#loop::app::{Addrs, App, CloseReason, Phase};
 use crate::r#loop::file_read::Readahead;
 use crate::r#loop::limits::LoopLimits;
 use crate::r#loop::output::Flushed;
@@ -495,7 +495,7 @@ impl<S: Stream, T> Connection<S, T> {
         A: App<State = T>,
     {
         context.counters.failed_handshakes += 1;
-        log::debug!("handshake failed: {error}");
+        log::debug!("handshake of {} failed: {error}", Addrs { stream: Some(&self.stream) }.client());
         self.pending = None;
         self.ended = error.kind() != io::ErrorKind::InvalidData;
         let reason =

@@ -64,7 +64,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         let opened = catch_unwind(AssertUnwindSafe(|| self.context.app.open(&accepted, &mut wire)));
         let Ok((state, flow)) = opened else {
             self.context.counters.panics += 1;
-            log::error!("application panicked while opening a connection; closing it");
+            let client = Addrs { stream: Some(&stream) };
+            log::error!("application panicked while opening a connection of {}; closing it", client.client());
             self.context.scratch.clear();
             self.connection_limit.release(peer.and_then(Peer::ip));
             return id;
