@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serverd::{EventSender, HttpServer, Response, Router, SelectLoop, ServerEvent, StatusCode};
+use serverd::{DefaultLoop, EventSender, HttpServer, Response, Router, ServerEvent, StatusCode};
 
 const PAGE: &str = r#"<!doctype html>
 <html lang="en">
@@ -58,7 +58,7 @@ fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8888".into());
     let listener = TcpListener::bind(address)?;
     println!("listening on http://{}", listener.local_addr()?);
-    let mut server = SelectLoop::new(listener, None, HttpServer::with(router))?;
+    let mut server = DefaultLoop::new(listener, None, HttpServer::with(router))?;
     let start = Instant::now();
     server.handle().call_every(Duration::from_secs(1), move || tick(&for_timer, start.elapsed().as_secs()));
     server.run()

@@ -1,5 +1,6 @@
 //! Runs each example as a separate process and tests its behavior.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -29,9 +30,14 @@ fn binary(name: &str) -> PathBuf {
 }
 
 fn start(name: &str) -> Example {
+    start_with::<&str>(name, &[])
+}
+
+/// Starts an example with arguments after its address.
+fn start_with<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> Example {
     let mut command = program(binary(name));
-    let mut child =
-        command.arg("127.0.0.1:0").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an example");
+    command.arg("127.0.0.1:0").args(arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an example");
     let (mut line, mut stdout) = (String::new(), BufReader::new(child.stdout.take().expect("piped")));
     stdout.read_line(&mut line).expect("a start line");
     let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
@@ -129,16 +135,60 @@ fn hello_tcp_says_hello() {
 }
 
 #[test]
-fn router_json_stores_notes() {
-    let example = start("router_json");
+fn json_api_creates_reads_replaces_and_deletes_tasks() {
+    let example = start("json_api");
     let mut client = example.connect();
-    let body = r#"{"text": "buy milk"}"#;
-    client.send(format!("POST /notes HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-    let response = client.response();
-    assert_eq!((response.status, response.header("location")), (201, Some("/notes/1")));
-    assert_eq!(example.get("/notes/1").text(), r#"{"id":1,"text":"buy milk"}"#);
-    assert_eq!(example.get("/notes").text(), r#"[{"id":1,"text":"buy milk"}]"#);
-    assert_eq!(example.get("/notes/2").status, 404);
+    let mut request = |method: &str, path: &str, body: &str| {
+        let length = body.len();
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"));
+        client.response()
+    };
+    let created = request("POST", "/tasks", r#"{"title": "buy milk"}"#);
+    assert_eq!((created.status, created.header("location")), (201, Some("/tasks/1")));
+    assert_eq!(created.text(), r#"{"id":1,"title":"buy milk","done":false}"#);
+    let replaced = request("PUT", "/tasks/1", r#"{"title": "buy tea", "done": true}"#);
+    assert_eq!((replaced.status, replaced.text().as_str()), (200, r#"{"id":1,"title":"buy tea","done":true}"#));
+    assert_eq!(request("GET", "/tasks/1", "").text(), replaced.text());
+    assert_eq!(request("GET", "/tasks", "").text(), format!("[{}]", replaced.text()));
+    for (method, path, body, status) in [
+        ("POST", "/tasks", r#"{"done": true}"#, 400),
+        ("PUT", "/tasks/2", r#"{"title": ""}"#, 404),
+        ("GET", "/tasks/x", "", 404),
+        ("PATCH", "/tasks/1", "", 405),
+        ("DELETE", "/tasks/1", "", 204),
+        ("DELETE", "/tasks/1", "", 404),
+        ("GET", "/tasks/1", "", 404),
+    ] {
+        assert_eq!(request(method, path, body).status, status, "{method} {path} {body}");
+    }
+    assert_eq!(request("GET", "/tasks", "").text(), "[]");
+}
+
+#[test]
+fn resp_stores_values_and_rejects_wrong_input() {
+    let example = start("resp");
+    let mut client = example.connect();
+    // Pipelined, and the last command in two parts.
+    client.send("*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nping\r\n$2\r\nhi\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$4\r\n1\r\n2\r\n");
+    client.send("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n*4\r\n$3\r\nDEL\r\n$1\r\na\r\n$1\r");
+    client.send("\nb\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    let expected = "+PONG\r\n$2\r\nhi\r\n+OK\r\n$4\r\n1\r\n2\r\n$-1\r\n:1\r\n$-1\r\n";
+    assert_eq!(String::from_utf8_lossy(&client.read(expected.len())), expected);
+    client.send("*1\r\n$3\r\nGET\r\n*1\r\n$5\r\nFLUSH\r\n");
+    assert_eq!(client.line(), "-ERR wrong number of arguments\r");
+    assert_eq!(client.line(), "-ERR unknown command\r");
+    for (input, problem) in [
+        ("GET a\r\n", "expected an array of bulk strings"),
+        ("*1\r\n:1\r\n", "expected an array of bulk strings"),
+        ("*1\r\n$99999999999999999999\r\n", "invalid length"),
+        ("*1\r\n$65537\r\n", "invalid length"),
+        ("*-1\r\n", "invalid length"),
+        ("*1\r\n$4\r\nPING\n\n", "expected CRLF"),
+    ] {
+        let mut client = example.connect();
+        client.send(input);
+        assert_eq!(String::from_utf8_lossy(&client.read_to_end()), format!("-ERR Protocol error: {problem}\r\n"));
+    }
 }
 
 #[test]
