@@ -67,6 +67,7 @@
 //! | [`Request`], [`BodyMode`], [`Response`] | a request, the way to receive its body, and the response |
 //! | [`Responder`], [`Sender`], [`EventSender`], [`BodyReader`], [`Pool`] | responses and bodies from other threads |
 //! | [`Session`] | connections after HTTP: upgrades and tunnels |
+//! | [`PerListener`] | several applications on one loop, each with its own listeners |
 //! | [`SystemListener`], [`SystemStream`], [`Peer`], `UnixSocket` | TCP and Unix sockets |
 //! | [`AccessLog`] | the log of all requests |
 //! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
@@ -158,9 +159,9 @@ pub use self::r#loop::UnixSocket;
 #[doc(inline)]
 pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
-    DefaultLoop, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Peer, Phase,
-    Poller, Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote, Select, SelectLoop,
-    SystemListener, SystemSocket, SystemStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
+    DefaultLoop, Either, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Peer,
+    PerListener, Phase, Poller, Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote,
+    Select, SelectLoop, SystemListener, SystemSocket, SystemStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

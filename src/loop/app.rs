@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::output::Output;
 use super::peer::Peer;
-use super::poller::{Handle, LoopWaker, Mailbox};
+use super::poller::{Handle, LoopWaker, Mailbox, Post};
 use super::proxy_header::Proxied;
 use super::readiness::Stream;
 use super::std_ext::millis;
@@ -480,6 +480,35 @@ impl<'a, M> Wire<'a, M> {
         }
     }
 
+    /// Calls a closure with a view of this connection for an application with another message type. Messages that it
+    /// sends are appended to `messages`.
+    #[inline]
+    pub(super) fn with_messages<N, R>(
+        &mut self,
+        messages: &mut Vec<(ConnId, N)>,
+        call: impl FnOnce(&mut Wire<'_, N>) -> R,
+    ) -> R {
+        let mut inner = Wire {
+            id: self.id,
+            input: self.input,
+            consumed: self.consumed,
+            output: self.output,
+            messages,
+            echoed: self.echoed.clone(),
+            addrs: self.addrs,
+            unix_time: self.unix_time,
+            now_ms: self.now_ms,
+            restarted: self.restarted,
+            panics: self.panics,
+            ended: self.ended,
+            draining: self.draining,
+        };
+        let outcome = call(&mut inner);
+        let Wire { consumed, echoed, restarted, panics, .. } = inner;
+        (self.consumed, self.echoed, self.restarted, self.panics) = (consumed, echoed, restarted, panics);
+        outcome
+    }
+
     /// Sets the connection id and the time since the loop was created, for testing an application.
     #[must_use]
     pub fn detached(self, id: ConnId, now: Duration) -> Self {
@@ -597,7 +626,8 @@ impl<'a, M> Wire<'a, M> {
 
 /// Sends messages to the connections of one loop from any thread, and wakes the loop.
 pub struct Remote<M> {
-    pub(super) mailbox: Arc<Mailbox<M>>,
+    /// The mailbox of the loop, or one that passes messages on to it.
+    pub(super) mailbox: Arc<dyn Post<M>>,
 }
 
 impl<M> Clone for Remote<M> {
@@ -629,16 +659,19 @@ impl<M: Send> Remote<M> {
 
     /// Returns a handle that controls the loop.
     pub fn handle(&self) -> Handle {
-        Handle { waker: Arc::clone(&self.mailbox.waker) }
+        Handle { waker: Arc::clone(self.mailbox.waker()) }
     }
 
     /// Makes the loop run one turn, and thus call [`App::end_of_turn`].
     pub fn wake(&self) {
-        self.mailbox.waker.wake();
+        self.mailbox.waker().wake();
     }
 
     /// Creates a remote that belongs to no loop and drops all messages, for testing an application.
-    pub fn detached() -> Self {
+    pub fn detached() -> Self
+    where
+        M: 'static,
+    {
         Remote { mailbox: Mailbox::new(LoopWaker::new(Waker::noop().clone())) }
     }
 }

@@ -238,7 +238,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Returns a sender of messages to connections of this loop, usable from any thread.
     pub fn remote(&self) -> Remote<A::Message> {
-        Remote { mailbox: Arc::clone(&self.mailbox) }
+        Remote { mailbox: Arc::<Mailbox<_>>::clone(&self.mailbox) }
     }
 
     fn start_app(&mut self) {

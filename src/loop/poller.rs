@@ -392,6 +392,25 @@ impl LoopWaker {
     }
 }
 
+/// Receives messages of type `M` for the connections of a loop, from any thread.
+pub(super) trait Post<M>: Send + Sync {
+    fn send(&self, to: ConnId, message: M);
+
+    /// Returns the waker of the loop.
+    fn waker(&self) -> &Arc<LoopWaker>;
+}
+
+impl<M: Send> Post<M> for Mailbox<M> {
+    fn send(&self, to: ConnId, message: M) {
+        lock(&self.messages).push((to, message));
+        self.waker.notify();
+    }
+
+    fn waker(&self) -> &Arc<LoopWaker> {
+        &self.waker
+    }
+}
+
 /// The mailbox of a loop with messages of type `M`.
 pub(super) struct Mailbox<M> {
     messages: Mutex<Vec<(ConnId, M)>>,
@@ -401,11 +420,6 @@ pub(super) struct Mailbox<M> {
 impl<M> Mailbox<M> {
     pub(super) fn new(waker: Arc<LoopWaker>) -> Arc<Self> {
         Arc::new(Mailbox { messages: Mutex::new(Vec::new()), waker })
-    }
-
-    pub(super) fn send(&self, to: ConnId, message: M) {
-        lock(&self.messages).push((to, message));
-        self.waker.notify();
     }
 
     /// Moves all messages to `into`.

@@ -135,6 +135,22 @@ fn hello_tcp_says_hello() {
 }
 
 #[test]
+fn two_protocols_share_a_count() {
+    let mut example = start("two_protocols");
+    let mut line = String::new();
+    example.stdout.read_line(&mut line).expect("a second start line");
+    let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok()).expect("an address");
+    let mut client = Client::new(address);
+    client.send("a\nb\n");
+    assert_eq!((client.line(), client.line()), ("line 1".to_owned(), "line 2".to_owned()));
+    assert_eq!(example.get("/").text(), "2 lines\n");
+    // A line without an end.
+    client.send([b'x'; 2000]);
+    assert_eq!(client.read_to_end(), b"");
+    assert_eq!(example.get("/").text(), "2 lines\n");
+}
+
+#[test]
 fn json_api_creates_reads_replaces_and_deletes_tasks() {
     let example = start("json_api");
     let mut client = example.connect();

@@ -37,6 +37,7 @@ mod limits;
 mod mutual_tls;
 mod panics;
 mod peers;
+mod per_listener;
 mod process;
 mod process_env;
 mod properties;
