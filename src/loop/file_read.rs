@@ -10,24 +10,15 @@
 //! reads the file itself.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::std_ext::lock;
+use super::work_queue::WorkQueue;
 
 /// Maximum pool threads. Disks handle a few requests in parallel; further threads would only use memory.
 const THREADS_MAX: usize = 4;
-
-/// Maximum queued jobs. Each holds an open file, and one that waits longer than the write timeout is useless.
-const QUEUE_MAX: usize = 1024;
-
-/// Idle time after which a thread exits.
-const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// Size of a thread's read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -96,54 +87,22 @@ struct Job {
     done: Box<dyn FnOnce() + Send>,
 }
 
-struct State {
-    queue: VecDeque<Job>,
-    threads: usize,
-    idle: usize,
-}
-
-static STATE: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 });
-static JOB_ADDED: Condvar = Condvar::new();
+static READAHEADS: WorkQueue<Job> = WorkQueue::new(THREADS_MAX);
 
 /// Queues a read for the thread pool, which calls `done` when it is finished. Returns false, without calling
 /// `done`, if the queue is full or no thread can be started.
 pub(super) fn request(readahead: Readahead, done: impl FnOnce() + Send + 'static) -> bool {
-    let mut state = lock(&STATE);
-    if state.queue.len() >= QUEUE_MAX {
-        return false;
-    }
-    if state.idle <= state.queue.len() && state.threads < THREADS_MAX {
-        let started = thread::Builder::new().name("read-ahead".into()).spawn(run_worker);
-        state.threads += usize::from(started.is_ok());
-    }
-    if state.threads == 0 {
-        return false;
-    }
-    state.queue.push_back(Job { readahead, done: Box::new(done) });
-    drop(state);
-    JOB_ADDED.notify_one();
-    true
+    let job = Job { readahead, done: Box::new(done) };
+    READAHEADS.push(job, ("read-ahead", run_worker)).is_ok()
 }
 
 /// The main function of a pool thread.
 fn run_worker() {
     let mut buffer = vec![0; READ_BYTES];
-    while let Some(Job { readahead, done }) = next_job() {
+    while let Some(Job { readahead, done }) = READAHEADS.next() {
         readahead.read(&mut buffer);
         done();
     }
-}
-
-/// Waits for the next job. Returns `None` if the thread has been idle for too long and should exit.
-fn next_job() -> Option<Job> {
-    let mut state = lock(&STATE);
-    state.idle += 1;
-    let waited = JOB_ADDED.wait_timeout_while(state, IDLE_MAX, |state| state.queue.is_empty());
-    state = waited.unwrap_or_else(PoisonError::into_inner).0;
-    state.idle -= 1;
-    let job = state.queue.pop_front();
-    state.threads -= usize::from(job.is_none());
-    job
 }
 
 impl Readahead {
@@ -202,6 +161,6 @@ mod tests {
         reported.sort_unstable();
         accepted.sort_unstable();
         assert_eq!(reported, accepted);
-        assert!(lock(&STATE).threads <= THREADS_MAX);
+        assert!(READAHEADS.threads() <= THREADS_MAX);
     }
 }

@@ -56,6 +56,7 @@ mod timers;
 mod tls_stream;
 #[cfg(unix)]
 mod unix_socket;
+mod work_queue;
 
 #[cfg(target_os = "linux")]
 mod epoll;
