@@ -70,6 +70,7 @@
 //! | [`PerListener`] | several applications on one loop, each with its own listeners |
 //! | [`SystemListener`], [`SystemStream`], [`Peer`], `UnixSocket` | TCP and Unix sockets |
 //! | [`AccessLog`] | the log of all requests |
+//! | [`Target`], [`Handle::connect`] | outgoing connections of a running loop |
 //! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
 //! | [`StartError`] | errors at the start |
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
@@ -161,7 +162,8 @@ pub use self::r#loop::{
     Accepted, Acceptor, AcceptorHandle, Addrs, App, CloseInfo, CloseReason, ConnId, ConnectionLimit, Counters,
     DefaultLoop, Either, EventLoop, Flow, Handle, HandoffListener, LoopLimits, Networks, NetworksError, Output, Peer,
     PerListener, Phase, Poller, Proxied, ProxyListener, ProxyMode, ProxyProtocol, ProxyStream, Readiness, Remote,
-    Select, SelectLoop, SystemListener, SystemSocket, SystemStream, Timeouts, Timer, Turn, Wire, WithProxy, readiness,
+    Select, SelectLoop, SystemListener, SystemSocket, SystemStream, Target, TargetError, Timeouts, Timer, Turn, Wire,
+    WithProxy, readiness,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

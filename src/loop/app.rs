@@ -5,6 +5,7 @@
 //! same application can therefore be tested over a byte slice, runs on every backend, and would run on a
 //! completion-based loop as well.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::connect::ContextCell;
 use super::output::Output;
 use super::peer::Peer;
 use super::poller::{Handle, LoopWaker, Mailbox, Post};
@@ -142,11 +144,13 @@ pub struct CloseInfo {
 #[non_exhaustive]
 pub struct Accepted<'a> {
     /// Index of the listener, in the order of the calls to [`EventLoop::listen`](super::EventLoop::listen); `None` for
-    /// a stream that was added to the loop.
+    /// a stream that was added to the loop, and for an outgoing connection.
     pub listener: Option<usize>,
     /// The peer; `None` for a stream that was added to the loop, and for an outgoing connection.
     pub peer: Option<Peer>,
     pub(super) stream: &'a dyn Addresses,
+    /// The value passed to [`Handle::connect`].
+    pub(super) context: Option<&'a ContextCell>,
 }
 
 /// The addresses of a connection, queried from the operating system on demand, and its TLS session.
@@ -224,13 +228,25 @@ impl<'a> Addrs<'a> {
 impl Accepted<'_> {
     /// Creates a connection without a socket or addresses, for testing an application.
     pub fn detached() -> Self {
-        Accepted { listener: None, peer: None, stream: &NoSocket }
+        Accepted { listener: None, peer: None, stream: &NoSocket, context: None }
     }
 
     /// Returns the peer's address; `None` for a Unix socket, for a stream that was added to the loop, and for an
     /// outgoing connection.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer?.addr()
+    }
+
+    /// Takes the value that was passed to [`Handle::connect`] for this connection, if it has the type `T`.
+    pub fn take_context<T: Any>(&self) -> Option<T> {
+        let cell = self.context?;
+        match cell.take()?.downcast() {
+            Ok(context) => Some(*context),
+            Err(other) => {
+                cell.set(Some(other));
+                None
+            }
+        }
     }
 
     /// Returns the local address, queried from the operating system.

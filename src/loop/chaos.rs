@@ -111,6 +111,10 @@ impl<B: Readiness> Readiness for Chaos<B> {
         self.inner.remove(source, token)
     }
 
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Stream> {
+        self.inner.connect(address).map(From::from)
+    }
+
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         let before = events.len();
         // One wait in eight returns no events, as if interrupted; pending readiness is reported by a later wait.

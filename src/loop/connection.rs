@@ -12,6 +12,7 @@ use std::io;
 use self::progress::Progress;
 pub(super) use self::transfer::EagerRead;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};
+use super::connect::Connects;
 use super::connection_limit::Buffers;
 use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits};
@@ -117,6 +118,7 @@ pub(super) struct LoopContext<A: App> {
     pub(super) scratch: Output,
     pub(super) messages: Vec<(ConnId, A::Message)>,
     pub(super) held_messages: HeldMessages<A::Message>,
+    pub(super) connects: Connects,
     pub(super) limits: LoopLimits,
     pub(super) counters: Counters,
     pub(super) eager: EagerRead,
@@ -195,6 +197,13 @@ impl<S: Stream, T> Connection<S, T> {
             restart: false,
             registered: Registration::NONE,
         }
+    }
+
+    /// Continues a connect with another stream. The output and the state are kept.
+    pub(super) fn replace_stream(&mut self, stream: S) {
+        self.stream = stream;
+        self.registered = Registration::NONE;
+        (self.readable, self.writable, self.hangup) = (false, false, false);
     }
 
     /// The readiness events this connection needs.
@@ -362,6 +371,7 @@ impl<S: Stream, T> Connection<S, T> {
                 return Ok(false);
             }
             context.held_messages.release(id, &mut context.messages);
+            context.connects.remove(id);
         }
         if (self.pending.is_some() || self.stream.has_unsent()) && self.writable {
             self.flush_pending(id, context)?;

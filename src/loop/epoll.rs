@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -86,6 +87,10 @@ impl Readiness for Epoll {
             }
         }
         Ok(())
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<SystemStream> {
+        SystemStream::connect(address)
     }
 
     fn waker(&self) -> Waker {

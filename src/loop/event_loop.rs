@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::app::{Addrs, App, CloseInfo, CloseReason, Phase, Remote};
+use super::connect::Connects;
 use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Stage};
 use super::connection_limit::{Buffers, ConnectionLimit, CountedAddresses};
 use super::file_read;
@@ -20,7 +21,7 @@ use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::output::{LITTLE_BYTES, Output};
-use super::poller::{Handle, LoopWaker, Mailbox, PollRetry, Poller, Running, Turn, sealed};
+use super::poller::{Handle, LoopWaker, Mailbox, Notice, PollRetry, Poller, Running, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
 use super::schedule::Schedule;
 use super::std_ext::millis;
@@ -29,6 +30,7 @@ use super::timers::Timers;
 use totals::Rest;
 
 mod accept;
+mod connect;
 mod expire;
 mod shutdown;
 mod totals;
@@ -125,6 +127,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             scratch: Output::new(),
             messages: Vec::new(),
             held_messages: HeldMessages::new(),
+            connects: Connects::default(),
             read_bytes: 0,
             little_bytes: limits.write_bytes_per_turn.min(LITTLE_BYTES),
             limits,
@@ -201,7 +204,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.start_app();
         self.connection_limit.reserve();
         self.connection_limit.commit();
-        self.open_connection(stream, (None, None), connecting)
+        self.open_connection(stream, (None, None), connecting, None)
     }
 
     /// Runs one turn: waits for events or the next deadline, then handles what is due.
@@ -465,6 +468,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     fn after_step(&mut self, id: ConnId, outcome: Outcome) {
         match outcome {
+            Outcome::Closed(_) if !self.context.connects.is_empty() && self.try_next_address(id) => {}
             Outcome::Closed(reason) => self.close_connection(id, reason),
             Outcome::Open => {
                 if let Err(error) = self.update_registration(id) {
@@ -554,6 +558,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.context.held_messages.drop_all(id);
             }
         }
+        if !self.context.connects.is_empty() {
+            self.context.connects.remove(id);
+        }
         self.context.counters.closes += 1;
         log::debug!("closed {id:?} of {}: {reason:?}", Addrs { stream: Some(&connection.stream) }.client());
         let Connection { mut stream, state, pending, .. } = connection;
@@ -588,11 +595,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 let waker = &self.mailbox.waker;
                 self.schedule.extend(&mut waker.take_tasks(), &waker.cancelled_count);
                 self.exchange_room();
-                for id in self.mailbox.waker.take_readahead_done() {
-                    self.with_connection(id, |connection, context, buffer| {
-                        connection.readahead_done();
-                        connection.step_outlined(id, context, buffer)
-                    });
+                for notice in self.mailbox.waker.take_notices() {
+                    match notice {
+                        Notice::ReadaheadDone(id) => self.with_connection(id, |connection, context, buffer| {
+                            connection.readahead_done();
+                            connection.step_outlined(id, context, buffer)
+                        }),
+                        Notice::Connect(step) => self.step_connect(step),
+                    }
                 }
             }
             self.deliver_messages(batch);

@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -82,6 +83,10 @@ impl Readiness for Kqueue {
         }
         events.extend(self.events.iter().map(to_event).filter(|event| event.token != Token::RESERVED));
         Ok(())
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<SystemStream> {
+        SystemStream::connect(address)
     }
 
     fn waker(&self) -> Waker {

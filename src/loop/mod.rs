@@ -18,6 +18,7 @@ mod acceptor;
 mod app;
 #[cfg(feature = "testing")]
 mod chaos;
+mod connect;
 mod connection;
 mod connection_limit;
 mod event_loop;
@@ -30,6 +31,7 @@ mod listener;
 #[cfg(unix)]
 mod mio_poll;
 mod networks;
+mod outgoing;
 mod output;
 mod peer;
 mod per_listener;
@@ -37,6 +39,7 @@ mod poller;
 mod proxy_header;
 mod proxy_stream;
 pub mod readiness;
+mod resolver;
 mod schedule;
 mod select;
 // The system call, for the backend and for sockets.
@@ -51,6 +54,7 @@ mod socket_waker;
 mod std_ext;
 mod system;
 mod table;
+mod target;
 mod timers;
 #[cfg(feature = "tls")]
 mod tls_stream;
@@ -113,6 +117,7 @@ pub use select::Select;
 pub use socket::{SystemListener, SystemSocket, SystemStream};
 pub(crate) use std_ext::{lock, millis};
 pub use table::ConnId;
+pub use target::{Target, TargetError};
 #[cfg(feature = "tls")]
 pub use tls_stream::{TlsListener, TlsStream, WithTls};
 #[cfg(unix)]

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::connect::ConnectStep;
 use super::schedule::{Task, Timer};
 use super::std_ext::{lock, millis};
 use super::table::ConnId;
@@ -265,6 +266,13 @@ pub(super) enum Command {
     Stop,
 }
 
+/// A report to the loop that is not a message.
+pub(super) enum Notice {
+    /// The file read-ahead for this connection has finished.
+    ReadaheadDone(ConnId),
+    Connect(ConnectStep),
+}
+
 /// The part of a mailbox that does not depend on the message type: wakes the loop and passes commands and closures.
 pub(super) struct LoopWaker {
     command: AtomicU8,
@@ -277,8 +285,7 @@ pub(super) struct LoopWaker {
     tasks: Mutex<Vec<Task>>,
     /// Number of tasks that were cancelled and may not have been dropped.
     pub(super) cancelled_count: Arc<AtomicUsize>,
-    /// Connections whose file read-ahead has finished.
-    readahead_done: Mutex<Vec<ConnId>>,
+    notices: Mutex<Vec<Notice>>,
     waker: Waker,
 }
 
@@ -291,7 +298,7 @@ impl LoopWaker {
             notified: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
             cancelled_count: Arc::default(),
-            readahead_done: Mutex::default(),
+            notices: Mutex::default(),
             waker,
         })
     }
@@ -377,13 +384,22 @@ impl LoopWaker {
 
     /// Reports that the file read-ahead for a connection has finished.
     pub(super) fn readahead_done(&self, id: ConnId) {
-        lock(&self.readahead_done).push(id);
+        self.add_notice(Notice::ReadaheadDone(id));
+    }
+
+    /// Adds a step of an outgoing connection.
+    pub(super) fn connect(&self, step: ConnectStep) {
+        self.add_notice(Notice::Connect(step));
+    }
+
+    fn add_notice(&self, notice: Notice) {
+        lock(&self.notices).push(notice);
         self.notify();
     }
 
-    /// Takes the connections whose read-ahead has finished since the last call.
-    pub(super) fn take_readahead_done(&self) -> Vec<ConnId> {
-        std::mem::take(&mut *lock(&self.readahead_done))
+    /// Takes the notices added since the last call.
+    pub(super) fn take_notices(&self) -> Vec<Notice> {
+        std::mem::take(&mut *lock(&self.notices))
     }
 
     /// Takes the closures added since the last call.

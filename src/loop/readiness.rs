@@ -424,6 +424,16 @@ pub trait Readiness: Sized {
     /// May return an error if the source is not registered.
     fn remove(&mut self, source: &Self::Source, token: Token) -> io::Result<()>;
 
+    /// Creates a stream and begins to connect it, without blocking. Once it is writable, [`Stream::connected`] returns
+    /// the outcome. The provided implementation returns an error of the kind `Unsupported`.
+    ///
+    /// # Errors
+    /// Returns an error if the system is out of resources, or if the connect fails at once.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Stream> {
+        let _ = address;
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this backend opens no connections"))
+    }
+
     /// Waits for readiness for up to `timeout` (`None`: indefinitely) and appends the events to `events`. Wake-ups by
     /// [`Readiness::waker`] end the wait but are not reported as events.
     ///
@@ -469,6 +479,10 @@ macro_rules! pass_to_backend {
 
         fn remove(&mut self, source: &B::Source, token: Token) -> io::Result<()> {
             self.0.remove(source, token)
+        }
+
+        fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Stream> {
+            self.0.connect(address).map(From::from)
         }
 
         fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! confines the unsafe code.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -131,6 +132,10 @@ impl Readiness for Select {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             outcome => outcome,
         }
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<SystemStream> {
+        SystemStream::connect(address)
     }
 
     fn waker(&self) -> Waker {

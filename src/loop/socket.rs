@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::handoff::HandoffListener;
 use super::peer::Peer;
@@ -85,6 +85,19 @@ impl SystemSocket for UnixSocket {}
 impl SystemSocket for HandoffListener {}
 
 impl SystemStream {
+    /// Creates a socket and begins to connect it.
+    pub(super) fn connect(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        set_keep_alive(&SockRef::from(&socket))?;
+        limit_unsent(&SockRef::from(&socket))?;
+        match socket.connect(&address.into()) {
+            Err(error) if !is_in_progress(&error) => Err(error),
+            _ => Ok(SystemStream(socket.into())),
+        }
+    }
+
     pub(super) fn into_std(self) -> std::net::TcpStream {
         self.0
     }
@@ -189,6 +202,15 @@ impl TryFrom<std::net::TcpStream> for SystemStream {
         stream.set_nodelay(true)?;
         Ok(SystemStream(stream))
     }
+}
+
+/// Returns whether a non-blocking connect continues in the background. One that is interrupted by a signal does too.
+fn is_in_progress(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) {
+        return true;
+    }
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Repeats a call as long as it is interrupted by a signal.

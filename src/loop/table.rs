@@ -68,6 +68,15 @@ impl<T> Table<T> {
         ConnId { index, serial: self.first_serial }
     }
 
+    /// Returns an id that is not used by any insertion.
+    #[cold]
+    pub(super) fn skip_id(&mut self) -> ConnId {
+        let id = self.next_id();
+        let slot = &mut self.slots[id.index as usize];
+        slot.serial = slot.serial.wrapping_add(1);
+        id
+    }
+
     /// Inserts an entry under the id that [`Table::next_id`] has just returned.
     #[allow(clippy::inline_always, reason = "hot path of a connection")]
     #[inline(always)]

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::EventLoop;
 use super::totals::Eviction;
 use crate::r#loop::app::{Accepted, Addrs, App, Flow, Wire};
+use crate::r#loop::connect::ContextCell;
 use crate::r#loop::connection::{Connection, Outcome};
 use crate::r#loop::listener::{AcceptContext, AcceptRound, AcceptStep};
 use crate::r#loop::peer::Peer;
@@ -28,7 +29,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             match self.listeners.accept(&mut round, context) {
                 AcceptStep::Connection(new) => {
                     eviction.is_unused = false;
-                    self.open_connection(new.stream, (Some(new.listener), Some(new.peer)), false);
+                    self.open_connection(new.stream, (Some(new.listener), Some(new.peer)), false, None);
                 }
                 AcceptStep::NoRoom if !self.make_room(&mut eviction) => return,
                 AcceptStep::NoRoom => {}
@@ -43,9 +44,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         stream: B::Stream,
         (listener, peer): (Option<usize>, Option<Peer>),
         connecting: bool,
+        context: Option<&ContextCell>,
     ) -> ConnId {
         let id = self.table.next_id();
-        let accepted = Accepted { listener, peer, stream: &stream };
+        let accepted = Accepted { listener, peer, stream: &stream, context };
         let mut wire = Wire {
             id,
             input: &[],
