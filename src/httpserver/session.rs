@@ -41,7 +41,7 @@ pub trait Session: Send {
     /// input were received, or to continue after [`Flow::Yield`].
     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow;
 
-    /// Called after [`SessionWaker::wake`], and sometimes without it. Does nothing by default.
+    /// Called after [`SessionWaker::wake`], once for several calls in short succession. Does nothing by default.
     fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
         let _ = wire;
         Flow::Unchanged
@@ -109,12 +109,56 @@ impl ActiveSession {
     }
 
     pub(super) fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
-        // Before the call: a later wake-up is for data that it may not see.
-        self.woken.store(false, Ordering::SeqCst);
+        // Before the call: a later wake-up is for data that it may not see. A message without a wake-up was sent for
+        // the deferred response that started the session.
+        if !self.woken.swap(false, Ordering::SeqCst) {
+            return Flow::Unchanged;
+        }
         self.session.message(wire)
     }
 
     pub(super) fn closed(self, info: CloseInfo) {
         self.session.closed(info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::r#loop::Output;
+
+    /// Sends its waker, and writes a byte for each message.
+    struct Counting(std::sync::mpsc::Sender<SessionWaker>);
+
+    impl Session for Counting {
+        fn open(&mut self, waker: SessionWaker) {
+            self.0.send(waker).expect("the test is receiving");
+        }
+
+        fn receive(&mut self, _: &mut Wire<'_, Wakeup>) -> Flow {
+            Flow::Unchanged
+        }
+
+        fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+            wire.output().extend(b"x");
+            Flow::Unchanged
+        }
+    }
+
+    #[test]
+    fn only_wake_ups_of_the_session_reach_it() {
+        let (send, wakers) = std::sync::mpsc::channel();
+        let mut active = ActiveSession::open(Box::new(Counting(send)), None);
+        let waker = wakers.recv().expect("opened");
+        let (mut output, mut messages) = (Output::new(), Vec::new());
+        let mut wire = Wire::from_bytes(b"", false, &mut output, &mut messages);
+        // For the deferred response that started the session.
+        active.message(&mut wire);
+        assert_eq!(wire.output().to_vec(), b"");
+        waker.wake();
+        waker.wake();
+        active.message(&mut wire);
+        active.message(&mut wire);
+        assert_eq!(wire.output().to_vec(), b"x");
     }
 }
