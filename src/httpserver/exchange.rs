@@ -277,12 +277,14 @@ impl<H: Handler> HttpServer<H> {
     }
 }
 
-impl<H: Handler> HttpServer<H> {
+impl<H> HttpServer<H> {
     /// Returns the id through which other threads wake the loop for the exchange that begins now.
     pub(super) fn exchange_id(&self, wire: &Wire<'_, Wakeup>) -> Option<ExchangeId> {
         Some(ExchangeId { remote: self.remote.clone()?, connection: wire.id() })
     }
+}
 
+impl<H: Handler> HttpServer<H> {
     /// Writes the response, starts waiting for a deferred one, or starts streaming the body.
     pub(super) fn respond(
         &mut self,

@@ -27,7 +27,7 @@ use super::exchange_handle::Wakeup;
 use super::handler::{BodySink, Handler};
 use super::response::{Body, PendingReply, Response};
 use super::server::HttpServer;
-use super::session::ActiveSession;
+use super::session::{ActiveSession, Session};
 use crate::http1::{self, Error, Event, Framing, Head, Next, ReplyContext};
 use crate::r#loop::{
     Accepted, App, CloseInfo, CloseReason, ConnId, FileTruncated, Flow, Phase, Remote, Wire, is_proxy_header,
@@ -386,6 +386,17 @@ impl<H: Handler> HttpServer<H> {
     }
 }
 
+impl<H> HttpServer<H> {
+    /// Starts the session of an outgoing connection.
+    #[cold]
+    fn open_session(&mut self, session: Box<dyn Session>, wire: &Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
+        let mut connection = HttpConnection::new();
+        let active = ActiveSession::open(session, self.exchange_id(wire));
+        connection.exchange = Some(Box::new(Exchange::Session(active)));
+        (connection, Flow::Read(Phase::Unlimited))
+    }
+}
+
 impl<H: Handler> App for HttpServer<H> {
     type State = HttpConnection;
     type Message = Wakeup;
@@ -395,6 +406,11 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
+        if accepted.listener.is_none()
+            && let Some(session) = accepted.take_context()
+        {
+            return self.open_session(session, wire);
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.open(wire.id(), accepted.peer_addr());
         }

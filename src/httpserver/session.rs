@@ -1,4 +1,4 @@
-//! Sessions: what a connection becomes when it leaves HTTP, by an upgrade or as a tunnel.
+//! Sessions: connections that leave HTTP, by an upgrade or as a tunnel, and outgoing connections.
 //!
 //! The response head is the last of HTTP on the connection. All input after the request goes to the [`Session`],
 //! including bytes that were received with the request. A request that does not permit the change is refused, and the
@@ -7,11 +7,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::exchange_handle::{ExchangeId, Wakeup};
-use crate::r#loop::{CloseInfo, ConnId, Flow, Phase, Remote, Wire};
+use crate::r#loop::{CloseInfo, ConnId, Flow, Handle, Phase, Remote, Target, Wire};
 
-/// A connection after HTTP: the protocol that a client upgraded to, or a tunnel. Its methods correspond to those of
+/// A connection after HTTP: the protocol that a client upgraded to, or a tunnel; or an outgoing connection
+/// ([`Handle::connect_session`]). Its methods correspond to those of
 /// [`App`](crate::App).
 ///
 /// # Examples
@@ -37,8 +39,8 @@ pub trait Session: Send {
         drop(waker);
     }
 
-    /// Called once at the start, with the bytes that were received after the request, if any; then when bytes or the end of
-    /// input were received, or to continue after [`Flow::Yield`].
+    /// Called once at the start of an upgrade or tunnel, with the bytes that were received after the request, if any;
+    /// then when bytes or the end of input were received, or to continue after [`Flow::Yield`].
     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow;
 
     /// Called after [`SessionWaker::wake`], once for several calls in short succession. Does nothing by default.
@@ -71,8 +73,56 @@ pub trait Session: Send {
     }
 }
 
-/// Wakes a [`Session`] from any thread, which has [`Session::message`] called. The session shares its data with the other
-/// thread in a way of its own, such as a channel.
+impl Handle {
+    /// Opens a connection from the loop to `target`, within `limit`, and runs `session` on it. The application of the
+    /// loop must be an [`HttpServer`](crate::HttpServer); any other closes the connection.
+    ///
+    /// [`Session::open`] is called first, and [`Session::message`] once the connection is established: after
+    /// [`SessionWaker::wake`], which may be called in [`Session::open`]. If the connect fails, [`Session::closed`] is
+    /// called with an error; see [`Handle::connect`].
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{CloseInfo, Flow, HttpServer, Phase, Request, Session, SessionWaker, Wakeup, Wire};
+    /// use std::time::Duration;
+    ///
+    /// /// Sends a line to a statistics server.
+    /// struct Count;
+    ///
+    /// impl Session for Count {
+    ///     fn open(&mut self, waker: SessionWaker) {
+    ///         waker.wake();
+    ///     }
+    ///
+    ///     fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+    ///         wire.output().extend(b"requests:1|c\n");
+    ///         Flow::Close
+    ///     }
+    ///
+    ///     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+    ///         wire.consume(wire.input().len());
+    ///         Flow::Read(Phase::Idle)
+    ///     }
+    ///
+    ///     fn closed(self: Box<Self>, info: CloseInfo) {
+    ///         println!("{:?}", info.reason);
+    ///     }
+    /// }
+    ///
+    /// let server = HttpServer::new(|request: &Request<'_>| {
+    ///     request.handle().connect_session(("localhost", 8125), Duration::from_secs(5), Count);
+    ///     "counted\n"
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn connect_session(&self, target: impl Into<Target>, limit: Duration, session: impl Session + 'static) {
+        let session: Box<dyn Session> = Box::new(session);
+        self.connect(target, limit, session);
+    }
+}
+
+/// Wakes a [`Session`] from any thread: its [`Session::message`] is called. To pass data to the session, share it by
+/// other means, such as a channel.
 #[derive(Clone)]
 pub struct SessionWaker {
     id: ExchangeId,
@@ -81,7 +131,12 @@ pub struct SessionWaker {
 }
 
 impl SessionWaker {
-    /// Wakes the session, unless a wake-up is pending. Without effect if its connection is closed.
+    /// Returns a handle of the loop of the session.
+    pub fn handle(&self) -> Handle {
+        self.id.remote.handle()
+    }
+
+    /// Wakes the session, unless a wake-up is pending. Has no effect if its connection is closed.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::SeqCst) {
             self.id.remote.send(self.id.connection, Wakeup::new());

@@ -11,6 +11,7 @@ mod chat;
 mod check_connect;
 mod compress;
 mod conformance;
+mod connecting;
 #[cfg(windows)]
 mod console;
 mod deferred;
