@@ -128,11 +128,7 @@ impl Encoder {
         if !head.headers.is_empty() {
             out.extend_from_slice(head.headers);
         }
-        match head.persistence {
-            Persistence::Implicit => out.extend_from_slice(b"\r\n"),
-            Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),
-            Persistence::Close => out.extend_from_slice(b"Connection: close\r\n\r\n"),
-        }
+        end_head(out, head.persistence);
     }
 
     /// Fast path: appends the head of a 200 (OK) response with Content-Length, without additional headers, on a
@@ -161,14 +157,7 @@ impl Encoder {
         if let Some(content_type) = head.content_type {
             content_type_line(out, content_type);
         }
-        match head.length {
-            Length::Known(length) => {
-                out.extend_from_slice(CONTENT_LENGTH);
-                decimal_line(out, length);
-            }
-            Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-            Length::Unspecified => {}
-        }
+        length_line(out, head.length);
     }
 
     #[cold]
@@ -213,6 +202,28 @@ fn is_same(one: Option<&'static str>, other: Option<&'static str>) -> bool {
         (Some(one), Some(other)) => std::ptr::eq(one, other),
         (None, None) => true,
         _ => false,
+    }
+}
+
+/// Appends the header that delimits the content, if there is one.
+pub(super) fn length_line(out: &mut Vec<u8>, length: Length) {
+    match length {
+        Length::Known(length) => {
+            out.extend_from_slice(CONTENT_LENGTH);
+            decimal_line(out, length);
+        }
+        Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Length::Unspecified => {}
+    }
+}
+
+/// Appends the Connection header, if there is one, and the empty line.
+#[inline]
+pub(super) fn end_head(out: &mut Vec<u8>, persistence: Persistence) {
+    match persistence {
+        Persistence::Implicit => out.extend_from_slice(b"\r\n"),
+        Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n\r\n"),
+        Persistence::Close => out.extend_from_slice(b"Connection: close\r\n\r\n"),
     }
 }
 

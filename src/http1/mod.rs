@@ -1,10 +1,10 @@
 //! Sans-I/O HTTP/1.1 (RFC 9112).
 //!
 //! [`Connection`] is the server side, a state machine of both directions: [`Connection::receive`] parses requests, and
-//! [`Connection::respond`] decides how a response is framed and whether the connection persists, and writes its head with
-//! an [`Encoder`]. [`SendFraming`] frames the content that follows. [`ResponseReader`] parses a response on the client
-//! side. Nothing here uses a socket, a clock or a thread: the caller passes input bytes and gets events, or passes the
-//! parts of a response and gets bytes.
+//! [`Connection::respond`] decides how a response is framed and whether the connection persists, and writes its head
+//! with an [`Encoder`]. [`SendFraming`] frames the content that follows. On the client side, [`RequestHead`] encodes
+//! the head of a request, and [`ResponseReader`] parses a response. Nothing here uses a socket, a clock or a thread:
+//! the caller passes input bytes and gets events, or passes the parts of a message and gets bytes.
 //!
 //! [`Limits`] bounds the size of a request. Three more limits are fixed: 4,096 bytes for a chunk line, 16 KiB for all
 //! chunk extensions of a body, and 8 empty lines before a request line.
@@ -51,6 +51,7 @@ mod connection;
 mod encode;
 mod error;
 mod head;
+mod request;
 mod respond;
 mod response;
 mod syntax;
@@ -59,7 +60,9 @@ pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
 pub use error::{Error, HEAD_BYTES_MAX, Limits};
 pub use head::{Framing, Head, Version};
+pub use request::RequestHead;
 pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};
+pub(crate) use syntax::list_elements;
 pub use syntax::{TargetForm, is_header_value, is_token};
 pub(crate) use syntax::{authority, path_and_query};

@@ -1,7 +1,8 @@
-//! Client-side parser for one response to a GET (RFC 9112 sections 4 and 6.3).
+//! Client-side parser for one response (RFC 9112 sections 4 and 6.3).
 //!
 //! Interim responses (1xx) are skipped. Where the RFC leaves a choice the parser is strict: folded lines,
-//! Transfer-Encoding together with Content-Length, differing Content-Length values and a truncated body are errors.
+//! Transfer-Encoding together with Content-Length or in HTTP/1.0, differing Content-Length values and a truncated body
+//! are errors.
 
 use std::fmt;
 
@@ -102,12 +103,70 @@ pub struct ResponseReader {
     limits: Limits,
     state: State,
     interim: u8,
+    /// The request had the method HEAD: the response has no content.
+    is_head: bool,
+    facts: Facts,
+    trailers: Vec<u8>,
+}
+
+/// The properties of the final response that its head determines.
+#[derive(Clone, Copy, Debug, Default)]
+struct Facts {
+    /// The value of Content-Length.
+    length: Option<u64>,
+    chunked: bool,
+    /// There is a transfer coding other than chunked.
+    is_coded: bool,
+    /// The connection persists after the response, if its end is known.
+    persists: bool,
 }
 
 impl ResponseReader {
-    /// Creates a reader for one response.
+    /// Creates a reader for the response to a request with a method other than HEAD and CONNECT.
     pub fn new(limits: Limits) -> Self {
-        ResponseReader { limits, state: State::Head(0), interim: 0 }
+        let (facts, trailers) = (Facts::default(), Vec::new());
+        ResponseReader { limits, state: State::Head(0), interim: 0, is_head: false, facts, trailers }
+    }
+
+    /// Sets the method of the request: the response to HEAD has no content, whatever its headers declare.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::http1::{Limits, ResponseEvent, ResponseReader};
+    ///
+    /// let mut reader = ResponseReader::new(Limits::default()).method("HEAD");
+    /// let (used, _) = reader.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")?;
+    /// assert_eq!((reader.receive(b"")?, reader.content_length()), ((0, ResponseEvent::End), Some(2)));
+    /// # Ok::<(), serverd::http1::ResponseError>(())
+    /// ```
+    #[must_use]
+    pub fn method(self, method: &str) -> Self {
+        ResponseReader { is_head: method == "HEAD", ..self }
+    }
+
+    /// Returns the value of Content-Length, once the head is complete.
+    pub fn content_length(&self) -> Option<u64> {
+        self.facts.length
+    }
+
+    /// Returns whether the content has a transfer coding other than chunked, which is not removed.
+    pub fn is_coded(&self) -> bool {
+        self.facts.is_coded
+    }
+
+    /// Returns whether the response is complete and another request may follow on the connection.
+    pub fn is_reusable(&self) -> bool {
+        matches!(self.state, State::Done) && self.facts.persists
+    }
+
+    /// Returns the trailer lines, each ending in CRLF, once the response is complete.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
+    }
+
+    /// Returns the names and values of the headers in the head of [`ResponseEvent::Head`], in order.
+    pub fn headers(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+        fields(head).filter_map(Result::ok)
     }
 
     /// Parses `input`, which must begin with the bytes the previous call did not consume. Returns the number of bytes
@@ -124,6 +183,7 @@ impl ResponseReader {
                     Piece::NeedMore => ResponseEvent::NeedMore,
                     Piece::Data(bytes) => ResponseEvent::Body(bytes),
                     Piece::End => {
+                        self.trailers = body.take_trailers();
                         self.state = State::Done;
                         ResponseEvent::End
                     }
@@ -165,7 +225,8 @@ impl ResponseReader {
             }
             let (status, line) = status_line(head)?;
             if (200..=999).contains(&status) {
-                self.state = match body_framing(status, head, &self.limits)? {
+                self.facts = read_facts(head, &self.limits)?;
+                self.state = match body_framing(status, self.is_head, self.facts)? {
                     Some(framing) => State::Body(Body::new(framing, u64::MAX).map_err(ResponseError::Body)?),
                     None => State::UntilClose,
                 };
@@ -244,9 +305,10 @@ fn fields(head: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), ResponseEr
     })
 }
 
-/// Determines how the body is delimited (RFC 9112 section 6.3). Returns `None` if the close of the connection ends it.
-fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Framing>, ResponseError> {
-    let (mut length, mut chunked, mut coded) = (None, false, false);
+/// Reads the headers that determine the framing of the body and whether the connection persists.
+fn read_facts(head: &[u8], limits: &Limits) -> Result<Facts, ResponseError> {
+    let is_http10 = head.starts_with(b"HTTP/1.0");
+    let (mut facts, mut close, mut keep_alive) = (Facts::default(), false, false);
     for (count, field) in fields(head).enumerate() {
         let (name, value) = field?;
         if count >= limits.headers_max {
@@ -254,27 +316,38 @@ fn body_framing(status: u16, head: &[u8], limits: &Limits) -> Result<Option<Fram
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             let number = content_length(value)?;
-            if length.is_some_and(|known| known != number) {
+            if facts.length.is_some_and(|known| known != number) {
                 return Err(ResponseError::Framing);
             }
-            length = Some(number);
+            facts.length = Some(number);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if is_http10 || list_elements(value).next().is_none() {
+                return Err(ResponseError::Framing);
+            }
             for coding in list_elements(value) {
                 // chunked must be the last coding.
-                if chunked {
+                if facts.chunked {
                     return Err(ResponseError::Framing);
                 }
-                coded = true;
-                chunked = coding.eq_ignore_ascii_case(b"chunked");
+                facts.chunked = coding.eq_ignore_ascii_case(b"chunked");
+                facts.is_coded |= !facts.chunked;
             }
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            close |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+            keep_alive |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
         }
     }
-    if status == 204 || status == 304 {
-        return Ok(Some(Framing::None));
-    }
-    match (coded, length) {
+    facts.persists = !close && (keep_alive || !is_http10);
+    Ok(facts)
+}
+
+/// Determines how the body is delimited (RFC 9112 section 6.3). Returns `None` if the close of the connection ends it.
+fn body_framing(status: u16, is_head: bool, facts: Facts) -> Result<Option<Framing>, ResponseError> {
+    let has_coding = facts.chunked || facts.is_coded;
+    match (has_coding, facts.length) {
+        _ if is_head || status == 204 || status == 304 => Ok(Some(Framing::None)),
         (true, Some(_)) => Err(ResponseError::Framing),
-        (true, None) => Ok(chunked.then_some(Framing::Chunked)),
+        (true, None) => Ok(facts.chunked.then_some(Framing::Chunked)),
         (false, Some(0)) => Ok(Some(Framing::None)),
         (false, Some(length)) => Ok(Some(Framing::Length(length))),
         (false, None) => Ok(None),
@@ -345,6 +418,39 @@ mod tests {
     }
 
     #[test]
+    fn the_method_and_the_headers_decide_about_content_and_reuse() {
+        for (method, input, length, reusable) in [
+            ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", Some(2), true),
+            ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", Some(2), true),
+            ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None, true),
+            ("GET", "HTTP/1.1 200 OK\r\nConnection: a, Close\r\nContent-Length: 0\r\n\r\n", Some(0), false),
+            ("GET", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", Some(0), false),
+            ("GET", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", Some(0), true),
+            ("GET", "HTTP/1.1 304 OK\r\n\r\n", None, true),
+            ("GET", "HTTP/1.1 200 OK\r\n\r\nhi", None, false),
+        ] {
+            let mut reader = ResponseReader::new(Limits::default()).method(method);
+            let mut at = 0;
+            while at < input.len() {
+                at += reader.receive(&input.as_bytes()[at..]).unwrap().0;
+            }
+            reader.receive(b"").unwrap();
+            assert_eq!((reader.content_length(), reader.is_reusable()), (length, reusable), "{method} {input}");
+        }
+    }
+
+    #[test]
+    fn trailers_are_kept_apart_from_the_headers() {
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\nA: b \r\n\r\n";
+        let mut reader = ResponseReader::new(Limits::default());
+        assert!(matches!(reader.receive(head), Ok((_, ResponseEvent::Head { status: 200, .. }))));
+        assert_eq!(ResponseReader::headers(head).last(), Some((&b"A"[..], &b"b"[..])));
+        assert!(reader.is_coded() && reader.trailers().is_empty());
+        assert_eq!(reader.receive(b"0\r\nX-T: v\r\n\r\n"), Ok((13, ResponseEvent::End)));
+        assert_eq!(reader.trailers(), b"X-T: v\r\n");
+    }
+
+    #[test]
     fn interim_responses_are_skipped_within_bounds() {
         let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
         let last = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
@@ -370,6 +476,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: \r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", ResponseError::Body(Error::ChunkSize)),
             ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", ResponseError::Truncated),
             ("HTTP/1.1 200 OK\r\n", ResponseError::Truncated),
