@@ -27,7 +27,7 @@ docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked;
 features() { # the library without features, with each alone, and with all of them
     local feature crates crates_max=23
     cargo clippy --locked --no-default-features --lib -- -D warnings
-    for feature in files chat compress basic-auth json tls http-types testing; do
+    for feature in files chat compress basic-auth json tls system-roots http-types testing; do
         cargo clippy --locked --no-default-features --features $feature --lib -- -D warnings
     done
     cargo test --locked --no-default-features --features files --lib --test allocations

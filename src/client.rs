@@ -16,6 +16,7 @@ pub mod cert;
 pub mod check;
 pub mod connect;
 mod stream;
+pub mod tls_options;
 
 /// The maximum length of a password: bcrypt ignores any further bytes.
 const PASSWORD_BYTES_MAX: usize = 72;

@@ -80,8 +80,8 @@
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
 //! The Cargo feature `cli` (default) builds the binary. Without default features, `chat`, `files`, `compress`,
-//! `basic-auth`, `json`, `tls` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a fault-injecting
-//! backend for tests.
+//! `basic-auth`, `json`, `tls`, `system-roots` and `http-types` can be chosen one by one; `testing` adds `Chaos`, a
+//! fault-injecting backend for tests.
 
 /// Defines a setter for each field of a struct, which makes a value from its default in one expression.
 macro_rules! setters {

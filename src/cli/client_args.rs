@@ -12,8 +12,8 @@ use super::values::duration;
 use crate::client::cert::{Cert, parse_name};
 use crate::client::check::{Check, Expect, Print, Target};
 use crate::client::connect::{Authority, Connect};
+use crate::client::tls_options::{TlsOptions, Trust};
 use crate::client::{Client, Hash};
-use crate::tls::{ClientTls, Trust};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -182,8 +182,8 @@ impl TlsArgs {
         self.ca.is_some() || self.insecure || self.cert.is_some()
     }
 
-    fn tls(self) -> ClientTls {
-        let mut tls = ClientTls::from(match self.ca {
+    fn tls(self) -> TlsOptions {
+        let mut tls = TlsOptions::from(match self.ca {
             Some(path) => Trust::File(path),
             None if self.insecure => Trust::Any,
             None => Trust::System,
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn certificates_are_verified_unless_options_say_otherwise() {
         let parsed_check = check("serverd check https://a/ --min-days 7");
-        assert_eq!((parsed_check.tls, parsed_check.days_min), (ClientTls::default(), Some(7)));
+        assert_eq!((parsed_check.tls, parsed_check.days_min), (TlsOptions::default(), Some(7)));
         assert_eq!(check("serverd check tls://a:1 --insecure").tls, Trust::Any.into());
         let tls = check("serverd check https://a/ --ca b --cert c --key d").tls;
         assert_eq!((tls.trust, tls.certificate), (Trust::File("b".into()), Some(("c".into(), "d".into()))));
@@ -310,7 +310,7 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(tls("serverd connect tcp://a:1"), None);
-        assert_eq!(tls("serverd connect tls://a:1"), Some(ClientTls::default()));
+        assert_eq!(tls("serverd connect tls://a:1"), Some(TlsOptions::default()));
         assert_eq!(tls("serverd connect a:1 --tls --insecure"), Some(Trust::Any.into()));
     }
 

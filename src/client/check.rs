@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::connect::{Authority, Deadline, DialError};
 use super::stream::{Connection, TimedSocket};
+use super::tls_options::TlsOptions;
 use crate::http1::{Limits, ResponseError, ResponseEvent, ResponseReader};
-use crate::tls::{ClientSession, ClientStream, ClientTls, Expiry};
+use crate::tls::{ClientStream, Expiry};
 
 /// The server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +164,7 @@ pub struct Check {
     /// The delay between attempts.
     pub interval: Duration,
     /// The accepted certificates and the client's own, with TLS.
-    pub tls: ClientTls,
+    pub tls: TlsOptions,
     /// Fails if the certificate expires in fewer days.
     pub days_min: Option<u16>,
 }
@@ -248,7 +249,8 @@ impl Check {
             return Ok((Connection::Plain(socket), None));
         }
         let protocols: &[&str] = if matches!(self.target, Target::Http { .. }) { &["http/1.1"] } else { &[] };
-        let session = ClientSession::open(&mut socket, &self.target.authority().host, &self.tls, protocols)
+        let host = &self.target.authority().host;
+        let session = (self.tls.open(&mut socket, host, protocols))
             .map_err(|error| CheckError::Dial(deadline.dial_error(error)))?;
         let expiry = session.expiry();
         Ok((Connection::Secure(Box::new(ClientStream { session, socket })), expiry))

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::stream::{Outgoing, TimedSocket, split};
-use crate::tls::{ClientSession, ClientTls};
+use super::tls_options::TlsOptions;
 
 /// The size of the buffer for each direction.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -22,7 +22,7 @@ pub struct Connect {
     /// The timeout for establishing the connection. There is no timeout afterwards.
     pub timeout: Duration,
     /// Uses TLS with this configuration; `None` for plain TCP.
-    pub tls: Option<ClientTls>,
+    pub tls: Option<TlsOptions>,
 }
 
 /// The reason a connection failed.
@@ -66,7 +66,7 @@ impl Connect {
             return copy(input, writer, stream, output);
         };
         let mut socket = TimedSocket { socket: stream, deadline: deadline.end() };
-        let session = ClientSession::open(&mut socket, &self.authority.host, tls, &[])
+        let session = (tls.open(&mut socket, &self.authority.host, &[]))
             .map_err(|error| ConnectError::Dial(deadline.dial_error(error)))?;
         let (reader, writer) = split(session, socket.socket).map_err(connection_error)?;
         copy(input, writer, reader, output)

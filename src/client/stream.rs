@@ -131,7 +131,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     fn send(&self, socket: &mut TcpStream, plaintext: &[u8]) -> io::Result<()> {
         let mut ciphertext = Vec::new();
-        lock(&self.session).encrypt(plaintext, &mut ciphertext)?;
+        lock(&self.session).encrypt([plaintext], &mut ciphertext).map_err(io::Error::other)?;
         socket.write_all(&ciphertext)
     }
 }
@@ -160,7 +160,8 @@ impl SecureReader {
     fn decrypt(&mut self, ciphertext: &[u8]) -> io::Result<()> {
         self.plaintext.clear();
         self.taken = 0;
-        self.has_ended = lock(&self.shared.session).decrypt(ciphertext, &mut self.plaintext)?;
+        self.has_ended =
+            lock(&self.shared.session).decrypt(ciphertext, &mut self.plaintext).map_err(io::Error::other)?;
         // A reply of the protocol, such as to a change of keys. The other thread sends it if it is sending.
         if let Ok(mut socket) = self.shared.socket.try_lock() {
             self.shared.send(&mut socket, &[])?;

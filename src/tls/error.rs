@@ -10,6 +10,12 @@ impl TlsError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
         TlsError(message.into())
     }
+
+    /// Returns an error of the kind `InvalidData`, for a caller with other errors of I/O.
+    #[cfg(feature = "cli")]
+    pub(crate) fn into_io(self) -> std::io::Error {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, self)
+    }
 }
 
 impl fmt::Display for TlsError {

@@ -1,4 +1,4 @@
-//! TLS: certificates, the configuration of a server, sessions without I/O, and the client of `serverd check`.
+//! TLS: certificates, configurations of servers and clients, sessions without I/O, and streams for the client commands.
 //!
 //! Only this module names types of rustls, which implements the protocol, and of rcgen, which creates certificates. The
 //! loop passes bytes in and out.
@@ -6,9 +6,11 @@
 #[cfg(feature = "cli")]
 mod authority;
 mod certificate;
-#[cfg(feature = "cli")]
-mod client;
 mod client_auth;
+mod client_config;
+mod client_session;
+#[cfg(feature = "cli")]
+mod client_stream;
 mod config;
 mod der;
 mod distinguished_name;
@@ -22,11 +24,11 @@ pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
 pub(crate) use certificate::{file_hash, read as read_pem};
-#[cfg(feature = "cli")]
-pub(crate) use client::{ClientSession, ClientStream};
-#[cfg(feature = "cli")]
-pub use client::{ClientTls, Trust};
 pub use client_auth::{ClientAuth, ClientCertificate};
+pub use client_config::ClientTls;
+pub(crate) use client_session::{ClientSession, closed_in_handshake};
+#[cfg(feature = "cli")]
+pub(crate) use client_stream::ClientStream;
 pub use config::{Tls, TlsVersion};
 pub use error::TlsError;
 pub(crate) use machine::{interface_addresses, machine_name};
