@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 
@@ -15,6 +16,8 @@ use crate::r#loop::lock;
 /// High watermark: number of buffered bytes at which reading from the client pauses.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
 
+type OnReadable = Arc<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Bytes>,
@@ -26,6 +29,8 @@ struct State {
     abandoned: bool,
     /// The memory of the buffer, until the body has ended.
     lease: Option<Lease>,
+    /// Called when there is something to read.
+    on_readable: Option<OnReadable>,
 }
 
 impl State {
@@ -81,10 +86,14 @@ impl Pipe {
         state.pieces.push_back(Bytes::copy_from_slice(bytes));
         state.paused = state.bytes >= READ_AHEAD_BYTES;
         self.changed.notify_one();
-        match state.count(bytes.len()) {
+        let status = match state.count(bytes.len()) {
             Status::Running if state.paused => Status::Waiting,
             status => status,
-        }
+        };
+        let call = state.on_readable.clone();
+        drop(state);
+        call_readable(call);
+        status
     }
 
     /// Returns whether to read from the client: not while the reader is behind, nor at the limit for all bodies.
@@ -97,20 +106,50 @@ impl Pipe {
         }
     }
 
+    /// Takes a piece, if there is one.
+    fn take(&self, mut state: MutexGuard<'_, State>) -> io::Result<Option<Bytes>> {
+        if let Some(piece) = state.pieces.pop_front() {
+            state.bytes -= cost(&piece);
+            state.count(0);
+            if state.paused && state.bytes <= READ_AHEAD_BYTES / 2 {
+                state.paused = false;
+                drop(state);
+                self.handle.wake();
+            }
+            return Ok(Some(piece));
+        }
+        match &state.end {
+            Some(Ok(_)) => Ok(None),
+            Some(Err(kind)) => Err((*kind).into()),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Ends the body, either successfully, with its trailers, or with an error.
     pub(super) fn end(&self, end: Result<Trailers, io::ErrorKind>) {
-        let lease = {
+        let (lease, call) = {
             let mut state = lock(&self.state);
             state.end.get_or_insert(end);
-            state.lease.take()
+            (state.lease.take(), state.on_readable.take())
         };
         drop(lease);
         self.changed.notify_one();
         self.handle.release();
+        call_readable(call);
     }
 }
 
-/// A request body, readable on any thread except the loop's. Created by [`BodyMode::read`](super::BodyMode::read).
+/// Calls a closure of the program, which may panic.
+fn call_readable(call: Option<OnReadable>) {
+    if let Some(call) = call
+        && catch_unwind(AssertUnwindSafe(|| call())).is_err()
+    {
+        log::error!("on_readable callback panicked");
+    }
+}
+
+/// A request body to be read on any thread other than the loop's, or with [`BodyReader::try_next_piece`] on the loop's
+/// thread too. Created by [`BodyMode::read`](super::BodyMode::read).
 ///
 /// Reading blocks until the client sends more. It fails with `ConnectionAborted` if the connection was closed, and with
 /// `InvalidData` if the body was rejected (too large, too slow or malformed). A rejection has already been answered by
@@ -130,23 +169,34 @@ impl BodyReader {
         if self.current.has_remaining() {
             return Ok(Some(std::mem::take(&mut self.current)));
         }
+        let waiting = |state: &mut State| state.pieces.is_empty() && state.end.is_none();
+        let state = self.pipe.changed.wait_while(lock(&self.pipe.state), waiting);
+        self.pipe.take(state.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the next piece of the body, or `None` at the end, without blocking: for readers on the loop's thread.
+    ///
+    /// # Errors
+    /// Returns an error of the kind `WouldBlock` if nothing is available (see [`BodyReader::on_readable`]), and
+    /// otherwise the errors of [`BodyReader::next_piece`].
+    pub fn try_next_piece(&mut self) -> io::Result<Option<Bytes>> {
+        if self.current.has_remaining() {
+            return Ok(Some(std::mem::take(&mut self.current)));
+        }
+        self.pipe.take(lock(&self.pipe.state))
+    }
+
+    /// Sets a closure to call on the loop's thread whenever a piece has arrived, and at the end of the body. If there
+    /// is something to read already, it is also called immediately, on this thread. It must not block.
+    pub fn on_readable(&self, call: impl Fn() + Send + Sync + 'static) {
         let mut state = lock(&self.pipe.state);
-        loop {
-            if let Some(piece) = state.pieces.pop_front() {
-                state.bytes -= cost(&piece);
-                state.count(0);
-                if state.paused && state.bytes <= READ_AHEAD_BYTES / 2 {
-                    state.paused = false;
-                    drop(state);
-                    self.pipe.handle.wake();
-                }
-                return Ok(Some(piece));
-            }
-            match &state.end {
-                Some(Ok(_)) => return Ok(None),
-                Some(Err(kind)) => return Err((*kind).into()),
-                None => state = self.pipe.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
+        let call: OnReadable = Arc::new(call);
+        let is_readable = !state.pieces.is_empty() || state.end.is_some();
+        let previous = state.on_readable.replace(Arc::clone(&call));
+        drop(state);
+        drop(previous);
+        if is_readable {
+            call_readable(Some(call));
         }
     }
 
@@ -179,9 +229,9 @@ impl Drop for BodyReader {
         state.pieces.clear();
         state.bytes = 0;
         state.paused = false;
-        let lease = state.lease.take();
+        let (lease, call) = (state.lease.take(), state.on_readable.take());
         drop(state);
-        drop(lease);
+        drop((lease, call));
         self.pipe.handle.wake();
     }
 }
