@@ -3,7 +3,8 @@
 //! ```text
 //! main -> cli -> server          flags -> config -> listeners, workers, loops, apps
 //!          |      |              client: check and connect, built on http1
-//!         apps    |    httpserver      handler -> status line, headers, body
+//!         apps    |  httpclient, above httpserver: requests to other servers
+//!          |      |    httpserver      handler -> status line, headers, body
 //!            \    |     /      \
 //!             v   v    v        v
 //!           loop (Poller, App, Wire)   http1      pure protocol: bytes <-> events
@@ -70,6 +71,7 @@
 //! | [`PerListener`] | several applications on one loop, each with its own listeners |
 //! | [`SystemListener`], [`SystemStream`], [`Peer`], `UnixSocket` | TCP and Unix sockets |
 //! | [`AccessLog`] | the log of all requests |
+//! | [`Client`], [`ClientRequest`] | requests to other servers, from handlers and timers |
 //! | [`Target`], [`Handle::connect`] | outgoing connections of a running loop |
 //! | [`serve`], [`Config`], [`ServerHandle`] | servers with workers: in the foreground with signals, in the background without |
 //! | [`StartError`] | errors at the start |
@@ -117,6 +119,7 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod client;
 pub mod http1;
+pub mod httpclient;
 pub mod httpserver;
 pub mod r#loop;
 pub mod server;
@@ -141,6 +144,8 @@ pub use self::apps::{
 };
 #[doc(inline)]
 pub use self::http1::Limits;
+#[doc(inline)]
+pub use self::httpclient::{Client, ClientError, ClientLimits, ClientRequest, Fetched};
 #[cfg(feature = "http-types")]
 #[doc(inline)]
 pub use self::httpserver::http_types;

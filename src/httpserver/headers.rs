@@ -197,7 +197,7 @@ impl Trailers {
     }
 
     /// Creates trailers from the lines of a request, which the parser has validated.
-    pub(super) fn received(lines: &[u8]) -> Self {
+    pub(crate) fn received(lines: &[u8]) -> Self {
         Trailers { lines: lines.to_vec() }
     }
 
@@ -231,7 +231,7 @@ impl Trailers {
         self.lines.is_empty()
     }
 
-    pub(super) fn lines(&self) -> &[u8] {
+    pub(crate) fn lines(&self) -> &[u8] {
         &self.lines
     }
 }

@@ -291,6 +291,17 @@ impl Response {
         }
     }
 
+    /// Creates a response from header lines that are valid.
+    pub(crate) fn from_lines(status: StatusCode, headers: Vec<u8>, body: Bytes) -> Self {
+        Response { headers, body: Body::Bytes(body), ..Response::new(status) }
+    }
+
+    /// Takes the body of another response.
+    #[must_use]
+    pub(crate) fn with_body_of(self, other: Response) -> Self {
+        Response { body: other.body, ..self }
+    }
+
     /// Returns whether this response suspends its request.
     pub(super) fn is_suspended(&self) -> bool {
         matches!(&self.body, Body::Deferred(pending) if pending.suspended)

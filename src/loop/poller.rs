@@ -157,6 +157,11 @@ impl Handle {
         Handle { waker: LoopWaker::new(Waker::noop().clone()) }
     }
 
+    /// Identifies the loop among those that exist.
+    pub(crate) fn loop_id(&self) -> usize {
+        Arc::as_ptr(&self.waker).addr()
+    }
+
     /// Starts a graceful shutdown: stops new connections, accepts those already in the queue, closes the listeners,
     /// finishes in-flight requests, and ends the loop. [`LoopLimits::drain`](super::LoopLimits::drain) limits how long
     /// this may take.

@@ -32,6 +32,7 @@ mod files;
 mod handlers;
 mod harness;
 mod help;
+mod http_client;
 mod https;
 mod keepalive;
 mod limits;

@@ -72,6 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("loop", &["tls"]),
     ("httpserver", &["http1", "loop", "tls"]),
+    ("httpclient", &["http1", "httpserver", "loop", "tls"]),
     ("apps", &["http1", "httpserver", "loop", "tls"]),
     ("server", &["apps", "http1", "httpserver", "loop", "tls"]),
     ("client", &["http1", "tls"]),

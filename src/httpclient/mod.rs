@@ -1,0 +1,28 @@
+//! An HTTP/1.1 client on the event loop of a server, for handlers and scheduled closures.
+//!
+//! ```text
+//! Client ---- ClientRequest --> pool: an idle connection of the loop, a new one, or a place in the queue
+//!                                 |
+//!   callback or Response <--- Upstream, the session of one connection: request head and content out, response in
+//! ```
+//!
+//! A connection to an upstream is a [`Session`](crate::Session) of the loop's [`HttpServer`](crate::HttpServer), so that
+//! requests cost other connections nothing. The pool
+//! belongs to the [`Client`], and is shared by all loops that use it; a request prefers connections of its own loop.
+
+mod client;
+mod error;
+mod fetched;
+mod forward;
+mod headers;
+mod job;
+mod limits;
+mod pool;
+mod request;
+mod upstream;
+
+pub use client::Client;
+pub use error::ClientError;
+pub use fetched::Fetched;
+pub use limits::ClientLimits;
+pub use request::ClientRequest;

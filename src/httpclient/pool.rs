@@ -1,0 +1,276 @@
+//! The connections to each upstream, and the requests that wait for one.
+//!
+//! A request takes an unused connection of its own loop, or else opens one, or else takes an unused one of another loop, or
+//! else waits. A connection that becomes unused serves a waiting request first. No callback is called under the lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::error::ClientError;
+use super::job::Job;
+use super::limits::ClientLimits;
+use crate::httpserver::SessionWaker;
+use crate::r#loop::{Handle, Timer, lock};
+
+/// An upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// The scheme is https.
+    pub(super) is_secure: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// A connection, as shared by the pool and its session.
+pub(super) struct Line {
+    pub(super) key: Key,
+    /// Identifies the loop of the connection.
+    loop_id: usize,
+    pub(super) waker: OnceLock<SessionWaker>,
+    /// The request that the session is to send next.
+    job: Mutex<Option<Job>>,
+    /// The number of the last exchange whose response nothing receives any more.
+    cancelled: AtomicU64,
+}
+
+impl Line {
+    /// Creates the shared part of a connection that is being opened for a request.
+    pub(super) fn new(key: Key, handle: &Handle, job: Job) -> Self {
+        let (waker, job, cancelled) = (OnceLock::new(), Mutex::new(Some(job)), AtomicU64::new(0));
+        Line { key, loop_id: handle.loop_id(), waker, job, cancelled }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    /// Returns a closure that wakes the session, without keeping the connection alive.
+    pub(super) fn waking(self: &Arc<Self>) -> impl Fn() + Send + Sync + 'static {
+        let line = Arc::downgrade(self);
+        move || {
+            if let Some(line) = line.upgrade() {
+                line.wake();
+            }
+        }
+    }
+
+    /// Returns a closure that ends an exchange, as [`Line::cancel`] does, without keeping the connection alive.
+    pub(super) fn cancelling(self: &Arc<Self>, serial: u64) -> impl FnOnce() + Send + 'static {
+        let line = Arc::downgrade(self);
+        move || {
+            if let Some(line) = line.upgrade() {
+                line.cancel(serial);
+            }
+        }
+    }
+
+    pub(super) fn take_job(&self) -> Option<Job> {
+        lock(&self.job).take()
+    }
+
+    pub(super) fn put_job(&self, job: Job) {
+        *lock(&self.job) = Some(job);
+        self.wake();
+    }
+
+    /// Ends an exchange when nothing receives its response any more, unless the connection is used for a later one.
+    fn cancel(&self, serial: u64) {
+        self.cancelled.fetch_max(serial, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Closes the connection, which is not used, for one to another upstream.
+    fn retire(&self) {
+        self.cancel(u64::MAX);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_cancelled(u64::MAX)
+    }
+
+    pub(super) fn is_cancelled(&self, serial: u64) -> bool {
+        self.cancelled.load(Ordering::Relaxed) >= serial
+    }
+}
+
+/// A request that waits for a connection.
+struct Waiting {
+    serial: u64,
+    job: Job,
+    timer: Timer,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: usize,
+    idle: Vec<Arc<Line>>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Default)]
+struct State {
+    upstreams: HashMap<Key, Connections>,
+    open: usize,
+    serial: u64,
+}
+
+impl State {
+    /// Forgets an upstream without connections and requests.
+    fn forget(&mut self, key: &Key) {
+        if self.upstreams.get(key).is_some_and(|connections| connections.open == 0 && connections.waiting.is_empty()) {
+            self.upstreams.remove(key);
+        }
+    }
+
+    /// Closes an unused connection, so that one to another upstream can be opened.
+    fn retire_idle(&mut self) {
+        let idle = self.upstreams.values_mut().find(|connections| !connections.idle.is_empty());
+        if let Some(connections) = idle {
+            connections.idle.remove(0).retire();
+        }
+    }
+}
+
+/// The connections of a client.
+pub(super) struct Pool {
+    pub(super) limits: ClientLimits,
+    state: Mutex<State>,
+}
+
+/// The way in which a request proceeds.
+pub(super) enum Plan {
+    Use(Arc<Line>, Job),
+    Open(Job),
+    Wait,
+    Refuse(Job),
+}
+
+impl Pool {
+    pub(super) fn new(limits: ClientLimits) -> Self {
+        Pool { limits, state: Mutex::default() }
+    }
+
+    /// Returns whether connections to this upstream can be opened.
+    pub(super) fn supports(&self, key: &Key) -> bool {
+        let _ = self;
+        !key.is_secure
+    }
+
+    /// Decides how a request proceeds. A connection to open, or one that is returned, counts from now on.
+    pub(super) fn plan(self: &Arc<Self>, handle: &Handle, key: &Key, job: Job) -> Plan {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let is_full = state.open >= self.limits.connections_max;
+        if !state.upstreams.contains_key(key) {
+            state.upstreams.insert(key.clone(), Connections::default());
+        }
+        let Some(connections) = state.upstreams.get_mut(key) else { return Plan::Refuse(job) };
+        let loop_id = handle.loop_id();
+        // A request that has failed on a reused connection is sent on a new one.
+        if !job.is_retry
+            && let Some(at) = connections.idle.iter().rposition(|line| line.loop_id == loop_id)
+        {
+            return Plan::Use(connections.idle.remove(at), job);
+        }
+        if job.is_retry || (connections.open < self.limits.upstream_connections_max && !is_full) {
+            connections.open += 1;
+            state.open += 1;
+            return Plan::Open(job);
+        }
+        if let Some(line) = connections.idle.pop() {
+            return Plan::Use(line, job);
+        }
+        if connections.waiting.len() >= self.limits.queue_max {
+            state.forget(key);
+            return Plan::Refuse(job);
+        }
+        let (serial, pool, owner) = (state.serial, Arc::downgrade(self), key.clone());
+        state.serial += 1;
+        let timer = handle.call_later(self.limits.connect_timeout, move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.give_up(&owner, serial);
+            }
+        });
+        connections.waiting.push_back(Waiting { serial, job, timer });
+        if connections.open < self.limits.upstream_connections_max {
+            state.retire_idle();
+        }
+        Plan::Wait
+    }
+
+    /// Ends the wait of a request for a connection.
+    fn give_up(&self, key: &Key, serial: u64) {
+        let mut state = lock(&self.state);
+        let Some(connections) = state.upstreams.get_mut(key) else { return };
+        let found = connections.waiting.iter().position(|waiting| waiting.serial == serial);
+        let late = found.and_then(|at| connections.waiting.remove(at));
+        state.forget(key);
+        drop(state);
+        if let Some(late) = late {
+            late.job.sink.fail(ClientError::Timeout);
+        }
+    }
+
+    /// Offers a connection whose response is complete: returns the request to send next, or keeps it as an unused one.
+    /// Returns an error if the connection is to be closed.
+    pub(super) fn release(&self, line: &Arc<Line>) -> Result<Option<Job>, ()> {
+        // Dropped after the lock is released.
+        let mut closed = Vec::new();
+        let mut state = lock(&self.state);
+        let Some(connections) = state.upstreams.get_mut(&line.key) else { return Err(()) };
+        while let Some(Waiting { job, timer, .. }) = connections.waiting.pop_front() {
+            timer.cancel();
+            if !job.sink.is_closed() {
+                return Ok(Some(job));
+            }
+            closed.push(job);
+        }
+        if connections.idle.len() >= self.limits.idle_connections_max {
+            return Err(());
+        }
+        connections.idle.push(Arc::clone(line));
+        Ok(None)
+    }
+
+    /// Removes an unused connection. Returns false if a request has just been given to it.
+    pub(super) fn withdraw(&self, line: &Arc<Line>) -> bool {
+        let mut state = lock(&self.state);
+        let Some(connections) = state.upstreams.get_mut(&line.key) else { return false };
+        let found = connections.idle.iter().position(|idle| Arc::ptr_eq(idle, line));
+        found.is_some_and(|at| {
+            connections.idle.remove(at);
+            true
+        })
+    }
+
+    /// Counts a connection that was closed. Returns a request that waits, to send on a new connection, which counts from now
+    /// on.
+    pub(super) fn closed(&self, key: &Key, may_open: bool) -> Option<(Key, Job)> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        state.open -= 1;
+        if let Some(connections) = state.upstreams.get_mut(key) {
+            connections.open -= 1;
+        }
+        state.forget(key);
+        let has_room = |connections: &Connections| {
+            !connections.waiting.is_empty() && connections.open < self.limits.upstream_connections_max
+        };
+        let key = match state.upstreams.get(key) {
+            _ if !may_open => None,
+            Some(connections) if has_room(connections) => Some(key.clone()),
+            // Only the limit of all upstreams can keep requests to another one waiting.
+            _ if state.open + 1 < self.limits.connections_max => None,
+            _ => state.upstreams.iter().find(|(_, connections)| has_room(connections)).map(|(key, _)| key.clone()),
+        }?;
+        let connections = state.upstreams.get_mut(&key)?;
+        let Waiting { job, timer, .. } = connections.waiting.pop_front()?;
+        timer.cancel();
+        connections.open += 1;
+        state.open += 1;
+        Some((key, job))
+    }
+}

@@ -1,0 +1,580 @@
+//! One connection to an upstream: sends requests and receives their responses, one after the other.
+//!
+//! A response that is complete in the first read is passed on as one piece. Otherwise its body goes through the bounded queue
+//! of a [`Sender`]; while that is full, nothing is read from the upstream. The content of a request is taken from its source
+//! only while little output is unsent.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::error::ClientError;
+use super::fetched::Fetched;
+use super::headers::{response, trailer_names, valid_trailers};
+use super::job::{Content, Job, Piece, Receiver, call};
+use super::pool::{Key, Line, Plan, Pool};
+use crate::http1::{ResponseEvent, ResponseReader};
+use crate::httpserver::{Response, Sender, Session, SessionWaker, Wakeup};
+use crate::r#loop::{CloseInfo, CloseReason, Flow, Handle, Phase, Target, Timer, Wire, lock};
+
+/// Unsent output at which no more content is taken from its source.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Sends a request, or queues it.
+pub(super) fn dispatch(pool: &Arc<Pool>, key: &Key, job: Job) {
+    let Some(handle) = Handle::current() else { return job.sink.fail(ClientError::NoLoop) };
+    match pool.plan(&handle, key, job) {
+        Plan::Use(line, job) => line.put_job(job),
+        Plan::Open(job) => open(pool, &handle, key.clone(), job),
+        Plan::Refuse(job) => job.sink.fail(ClientError::Busy),
+        Plan::Wait => {}
+    }
+}
+
+/// Opens a connection that counts already.
+fn open(pool: &Arc<Pool>, handle: &Handle, key: Key, job: Job) {
+    let target = Target::from((key.host.as_str(), key.port));
+    let line = Arc::new(Line::new(key, handle, job));
+    let (limit, upstream) = (pool.limits.connect_timeout, Upstream::new(Arc::clone(pool), Arc::clone(&line)));
+    handle.connect_session(target, limit, upstream);
+}
+
+/// The session of a connection.
+pub(super) struct Upstream {
+    pool: Arc<Pool>,
+    line: Arc<Line>,
+    exchange: Option<Box<Exchange>>,
+    stage: Stage,
+    /// A response was received completely before.
+    is_reused: bool,
+    /// Reading is paused, because a client is too slow.
+    is_paused: bool,
+    /// Unsent output besides that of the wire.
+    unsent_ciphertext: usize,
+    /// The input has ended without the end of the TLS session, so that its end may be missing.
+    is_truncated: bool,
+    /// The timer that wakes the session, and its time, which is not after the deadline.
+    timer: Option<(Duration, Timer)>,
+    /// The number of exchanges so far.
+    serial: u64,
+    /// When the current exchange, or the time without one, has lasted too long; `None` while a client is too slow.
+    deadline: Option<Duration>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Open,
+    /// No further request is sent.
+    Ended,
+    /// The end of the connection was reported to the pool.
+    Over,
+}
+
+/// A request and its response.
+struct Exchange {
+    job: Job,
+    serial: u64,
+    /// The content of the request has been sent completely, or is not sent any further.
+    is_sent: bool,
+    /// The content of the request is incomplete.
+    is_given_up: bool,
+    reader: ResponseReader,
+    response: Receiving,
+}
+
+/// The progress of a response.
+enum Receiving {
+    /// Nothing was received.
+    Awaited,
+    /// The head was received, but nothing was passed on.
+    Head(StatusCode, Vec<u8>),
+    Collecting(StatusCode, Vec<u8>, Vec<u8>),
+    Forwarding(Sender, Arc<Mutex<Vec<u8>>>),
+    Done,
+}
+
+impl Exchange {
+    fn has_begun(&self) -> bool {
+        !matches!(self.response, Receiving::Awaited)
+    }
+
+    /// Returns whether a part of the response was passed on.
+    fn is_passed_on(&self) -> bool {
+        matches!(self.response, Receiving::Forwarding(..) | Receiving::Done)
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(pool: Arc<Pool>, line: Arc<Line>) -> Self {
+        Upstream {
+            pool,
+            line,
+            exchange: None,
+            stage: Stage::Connecting,
+            is_reused: false,
+            is_paused: false,
+            unsent_ciphertext: 0,
+            is_truncated: false,
+            timer: None,
+            serial: 0,
+            deadline: None,
+        }
+    }
+
+    /// Begins to send a request.
+    fn begin(&mut self, mut job: Job, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        self.serial += 1;
+        job.sink.on_closed(self.line.cancelling(self.serial));
+        if let Content::Reader(reader) = &mut job.content {
+            reader.on_readable(self.line.waking());
+        }
+        wire.output().extend(&job.head);
+        let reader = ResponseReader::new(self.pool.limits.head.clone());
+        let reader = reader.method(if job.is_head { "HEAD" } else { "GET" });
+        self.exchange = Some(Box::new(Exchange {
+            job,
+            serial: self.serial,
+            is_sent: false,
+            is_given_up: false,
+            reader,
+            response: Receiving::Awaited,
+        }));
+        self.send_content(wire)
+    }
+
+    /// Sends as much of the content as is available, up to a batch.
+    fn send_content(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let Some(exchange) = self.exchange.as_deref_mut() else { return Flow::Read(Phase::Idle) };
+        let before = wire.output().len();
+        let batch_bytes = BATCH_BYTES.saturating_sub(self.unsent_ciphertext);
+        while !exchange.is_sent && wire.output().len() < batch_bytes {
+            match exchange.job.content.next_piece() {
+                Ok(Piece::Bytes(mut piece)) => {
+                    piece.truncate(exchange.job.framing.allowed(piece.len()));
+                    if piece.is_empty() {
+                        continue;
+                    }
+                    let (before, after) = exchange.job.framing.frame(piece.len());
+                    wire.output().extend(before.as_bytes());
+                    wire.output().push(&piece);
+                    wire.output().extend(after);
+                }
+                Ok(Piece::Wait) => break,
+                Ok(Piece::End(trailers)) => {
+                    exchange.is_sent = true;
+                    if exchange.job.framing.finish(wire.output().buffer(), &trailers).is_err() {
+                        return self.fail(ClientError::Body(std::io::ErrorKind::UnexpectedEof));
+                    }
+                }
+                // The response to the client has begun, so that its upload has ended.
+                Err(_) if exchange.is_passed_on() => (exchange.is_sent, exchange.is_given_up) = (true, true),
+                Err(error) => return self.fail(ClientError::Body(error.kind())),
+            }
+        }
+        // If the socket accepts all of it at once, nothing else continues.
+        if !exchange.is_sent && wire.output().len() > before {
+            self.line.wake();
+        }
+        self.extend_deadline(wire);
+        Flow::Read(Phase::Unlimited)
+    }
+
+    /// Continues to send the content, and to read a response that was paused.
+    fn continue_exchange(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let Some(exchange) = &self.exchange else { return Flow::Unchanged };
+        if !exchange.is_sent && self.send_content(wire) == Flow::Abort {
+            return Flow::Abort;
+        }
+        let is_blocked = self.exchange.as_ref().is_some_and(|exchange| exchange.is_blocked());
+        if !self.is_paused || is_blocked {
+            return Flow::Unchanged;
+        }
+        self.is_paused = false;
+        self.extend_deadline(wire);
+        Flow::Yield(Phase::Unlimited)
+    }
+
+    /// Allows the upstream the response timeout from now on.
+    fn extend_deadline(&mut self, wire: &Wire<'_, Wakeup>) {
+        self.set_deadline(wire, self.pool.limits.response_timeout);
+    }
+
+    /// Sets the deadline, and starts a timer that wakes the session unless one is running that ends earlier.
+    fn set_deadline(&mut self, wire: &Wire<'_, Wakeup>, limit: Duration) {
+        let deadline = wire.now().saturating_add(limit);
+        self.deadline = Some(deadline);
+        if self.timer.as_ref().is_some_and(|(at, _)| *at <= deadline) {
+            return;
+        }
+        self.stop_timer();
+        if let Some(waker) = self.line.waker.get() {
+            self.timer = Some((deadline, waker.handle().call_later(limit, self.line.waking())));
+        }
+    }
+
+    fn stop_timer(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
+            timer.cancel();
+        }
+    }
+
+    /// Checks the deadline after the timer has woken the session. Returns whether it has passed.
+    fn check_deadline(&mut self, wire: &Wire<'_, Wakeup>) -> bool {
+        if self.timer.as_ref().is_some_and(|(at, _)| *at <= wire.now()) {
+            self.timer = None;
+        }
+        let Some(left) = self.deadline.map(|deadline| deadline.saturating_sub(wire.now())) else { return false };
+        if left > Duration::ZERO {
+            self.set_deadline(wire, left);
+        }
+        left == Duration::ZERO
+    }
+
+    /// Fails the current request, and resets the connection, whose state is unknown.
+    fn fail(&mut self, error: ClientError) -> Flow {
+        if let Some(exchange) = self.exchange.take() {
+            fail_exchange(*exchange, error);
+        }
+        Flow::Abort
+    }
+
+    /// Parses input until more is needed or the receiver is too slow.
+    fn receive_response(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        loop {
+            let Some(exchange) = self.exchange.as_deref_mut() else { return self.receive_unexpected(wire) };
+            if exchange.is_blocked() {
+                if exchange.is_passed_on() {
+                    self.deadline = None;
+                }
+                self.is_paused = true;
+                return Flow::Pause;
+            }
+            let (used, event) = match exchange.reader.receive(wire.input()) {
+                Ok(result) => result,
+                Err(error) => return self.fail(ClientError::Response(error)),
+            };
+            let outcome = match event {
+                ResponseEvent::NeedMore if wire.ended() => match exchange.reader.finish() {
+                    Ok(()) if !self.is_truncated => return self.complete(wire, true),
+                    Err(_) if !exchange.has_begun() && wire.input().is_empty() => return self.lose(),
+                    _ => return self.fail(ClientError::Closed),
+                },
+                ResponseEvent::NeedMore => {
+                    wire.consume(used);
+                    exchange.await_body(&self.line);
+                    // The head as a whole has a limit.
+                    if exchange.has_begun() && wire.consumed() > 0 {
+                        self.extend_deadline(wire);
+                    }
+                    return Flow::Read(Phase::Unlimited);
+                }
+                ResponseEvent::Head { status, head, .. } => exchange.begin_response(status, head),
+                ResponseEvent::Body(bytes) => exchange.add(&self.line, bytes, self.pool.limits.body_bytes_max),
+                ResponseEvent::End => {
+                    wire.consume(used);
+                    return self.complete(wire, false);
+                }
+            };
+            wire.consume(used);
+            if let Err(error) = outcome {
+                return self.fail(error);
+            }
+        }
+    }
+
+    /// Handles input or its end while no response is expected.
+    fn receive_unexpected(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        let is_unexpected = !wire.input().is_empty();
+        wire.consume(wire.input().len());
+        if !is_unexpected && !wire.ended() {
+            return Flow::Read(Phase::Idle);
+        }
+        self.pool.withdraw(&self.line);
+        self.stage = Stage::Ended;
+        // A request that was given to the connection just now is sent on another one.
+        if is_unexpected { Flow::Abort } else { Flow::Close }
+    }
+
+    /// Passes the end of the response on, and keeps the connection if possible. `at_close` if the close has ended the body.
+    fn complete(&mut self, wire: &mut Wire<'_, Wakeup>, at_close: bool) -> Flow {
+        let Some(mut exchange) = self.exchange.take() else { return Flow::Abort };
+        exchange.end(&self.line);
+        let is_reusable = !at_close
+            && exchange.reader.is_reusable()
+            && exchange.is_sent
+            && !exchange.is_given_up
+            && wire.input().is_empty()
+            && !wire.ended()
+            && !wire.draining();
+        drop(exchange);
+        self.is_reused = true;
+        if !is_reusable {
+            return Flow::Close;
+        }
+        self.set_deadline(wire, self.pool.limits.idle_timeout);
+        match self.pool.release(&self.line) {
+            Ok(Some(job)) => self.begin(job, wire),
+            Ok(None) => Flow::Read(Phase::Idle),
+            Err(()) => Flow::Close,
+        }
+    }
+
+    /// The connection ended before any byte of the response: repeats the request if possible.
+    fn lose(&mut self) -> Flow {
+        if let Some(exchange) = self.exchange.take() {
+            self.retry_or_fail(exchange.job, ClientError::Closed);
+        }
+        Flow::Abort
+    }
+
+    /// Sends a request, of which no response was received, on another connection, or reports the error.
+    fn retry_or_fail(&self, mut job: Job, error: ClientError) {
+        if !(self.is_reused && job.may_retry()) {
+            return job.sink.fail(error);
+        }
+        job.rewind();
+        dispatch(&self.pool, &self.line.key, job);
+    }
+
+    /// Ends the session.
+    fn end(&mut self, error: ClientError, is_stopping: bool) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        if stage == Stage::Over {
+            return;
+        }
+        self.stop_timer();
+        self.pool.withdraw(&self.line);
+        let unsent = self.line.take_job();
+        if let Some(exchange) = self.exchange.take() {
+            match *exchange {
+                exchange if is_stopping || exchange.has_begun() => fail_exchange(exchange, error),
+                exchange if matches!(error, ClientError::Closed) => self.retry_or_fail(exchange.job, error),
+                exchange => exchange.job.sink.fail(error),
+            }
+            if let Some(job) = unsent {
+                job.sink.fail(ClientError::Closed);
+            }
+        } else if let Some(mut job) = unsent {
+            if stage != Stage::Connecting && !is_stopping {
+                // Not sent at all.
+                job.rewind();
+                dispatch(&self.pool, &self.line.key, job);
+            } else {
+                job.sink.fail(error);
+            }
+        }
+        let handle = Handle::current();
+        if let Some((key, job)) = self.pool.closed(&self.line.key, handle.is_some())
+            && let Some(handle) = handle
+        {
+            open(&self.pool, &handle, key, job);
+        }
+    }
+}
+
+/// Reports the failure of a request, as far as that is still possible.
+fn fail_exchange(exchange: Exchange, error: ClientError) {
+    let Exchange { mut job, response, .. } = exchange;
+    log::debug!("a request to an upstream failed: {error}");
+    if let Some(receiver) = job.sink.take() {
+        receiver.fail(error);
+    }
+    // A response that is being forwarded breaks off when its sender is dropped.
+    drop(response);
+}
+
+impl Exchange {
+    /// Returns whether the response is not read now: its client is too slow, or still uploads. A response to the client ends
+    /// its upload, so that a success is passed on only after it.
+    fn is_blocked(&self) -> bool {
+        match &self.response {
+            Receiving::Forwarding(sender, _) => sender.is_full(),
+            Receiving::Head(status, _) => {
+                status.is_success() && !self.is_sent && matches!(self.job.content, Content::Reader(_))
+            }
+            _ => false,
+        }
+    }
+
+    fn begin_response(&mut self, status: u16, head: &[u8]) -> Result<(), ClientError> {
+        if self.reader.is_coded() {
+            return Err(ClientError::Coding);
+        }
+        let status = StatusCode::from_u16(status).map_err(|_| ClientError::Closed)?;
+        self.response = Receiving::Head(status, head.to_vec());
+        Ok(())
+    }
+
+    /// Passes on the head of a response whose body has not arrived.
+    fn await_body(&mut self, line: &Arc<Line>) {
+        if matches!(self.response, Receiving::Head(..)) {
+            self.open_body(line);
+        }
+    }
+
+    /// Chooses the destination of the body.
+    fn open_body(&mut self, line: &Arc<Line>) {
+        let Receiving::Head(status, head) = std::mem::replace(&mut self.response, Receiving::Done) else { return };
+        match self.job.sink.take() {
+            Some(Receiver::Forward(responder)) => {
+                let trailers = Arc::<Mutex<Vec<u8>>>::default();
+                let (template, sender) = Response::channel();
+                sender.on_drained(line.waking());
+                sender.on_closed(line.cancelling(self.serial));
+                let mut forwarded = response(status, &head).with_body_of(template);
+                if let Some(length) = self.reader.content_length() {
+                    forwarded = forwarded.length(length);
+                }
+                let names = trailer_names(ResponseReader::headers(&head));
+                if !names.is_empty() {
+                    let lines = Arc::clone(&trailers);
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    forwarded = forwarded.trailers(&names, move || valid_trailers(&lock(&lines)));
+                }
+                self.response = Receiving::Forwarding(sender, trailers);
+                responder.respond(forwarded);
+            }
+            Some(collect) => {
+                self.job.sink = super::job::Sink::new(collect);
+                self.response = Receiving::Collecting(status, head, Vec::new());
+            }
+            None => {}
+        }
+    }
+
+    /// Adds a piece of the body.
+    fn add(&mut self, line: &Arc<Line>, bytes: &[u8], bytes_max: usize) -> Result<(), ClientError> {
+        if let Receiving::Head(status, head) = &self.response {
+            let is_complete = self.reader.content_length() == Some(bytes.len() as u64);
+            if is_complete && let Some(responder) = self.job.sink.take_responder() {
+                responder.respond(response(*status, head).body(Bytes::copy_from_slice(bytes)));
+                self.response = Receiving::Done;
+                return Ok(());
+            }
+            self.open_body(line);
+        }
+        match &mut self.response {
+            Receiving::Collecting(_, _, body) if body.len() + bytes.len() > bytes_max => Err(ClientError::TooLarge),
+            Receiving::Collecting(_, _, body) => {
+                body.extend_from_slice(bytes);
+                Ok(())
+            }
+            Receiving::Forwarding(sender, _) => {
+                sender.send(Bytes::copy_from_slice(bytes)).map_err(|_| ClientError::Stopped)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes on the end of the response.
+    fn end(&mut self, line: &Arc<Line>) {
+        if let Receiving::Head(status, head) = &self.response
+            && let Some(responder) = self.job.sink.take_responder()
+        {
+            let response = response(*status, head);
+            // In response to HEAD, the length is that of the content that is not sent.
+            let length = self.reader.content_length().filter(|&length| self.job.is_head && length > 0);
+            responder.respond(match length {
+                Some(length) => response.with_body_of(Response::stream(Vec::<Bytes>::new())).length(length),
+                None if self.job.is_head => response.with_body_of(Response::stream(Vec::<Bytes>::new())),
+                None => response,
+            });
+            self.response = Receiving::Done;
+            return;
+        }
+        self.await_body(line);
+        match std::mem::replace(&mut self.response, Receiving::Done) {
+            Receiving::Collecting(status, head, body) => {
+                if let Some(Receiver::Collect(callback)) = self.job.sink.take() {
+                    call(callback, Ok(Fetched::new(status, head, body.into())));
+                }
+            }
+            Receiving::Forwarding(sender, trailers) => {
+                *lock(&trailers) = self.reader.trailers().to_vec();
+                sender.finish();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Session for Upstream {
+    fn open(&mut self, waker: SessionWaker) {
+        // The message arrives once the connection is established.
+        waker.wake();
+        let _ = self.line.waker.set(waker);
+    }
+
+    fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        if self.stage == Stage::Connecting {
+            self.stage = Stage::Open;
+        }
+        if self.exchange.is_some() && self.line.is_cancelled(self.serial) {
+            self.exchange = None;
+            return Flow::Abort;
+        }
+        if self.exchange.is_none() {
+            if self.stage == Stage::Ended {
+                return Flow::Unchanged;
+            }
+            if let Some(job) = self.line.take_job() {
+                return self.begin(job, wire);
+            }
+            if self.line.is_retired() {
+                self.stage = Stage::Ended;
+                return Flow::Close;
+            }
+        }
+        if self.check_deadline(wire) {
+            if self.exchange.is_some() {
+                return self.fail(ClientError::Timeout);
+            }
+            return if self.pool.withdraw(&self.line) { Flow::Close } else { Flow::Unchanged };
+        }
+        self.continue_exchange(wire)
+    }
+
+    fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        self.receive_response(wire)
+    }
+
+    fn output_drained(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        self.continue_exchange(wire)
+    }
+
+    fn timer(&mut self, phase: Phase, _: &mut Wire<'_, Wakeup>) -> Flow {
+        match phase {
+            Phase::Idle if self.pool.withdraw(&self.line) => Flow::Close,
+            phase => Flow::Read(phase),
+        }
+    }
+
+    fn drain(&mut self, _: &mut Wire<'_, Wakeup>) -> Flow {
+        if self.exchange.is_none() && self.pool.withdraw(&self.line) { Flow::Close } else { Flow::Unchanged }
+    }
+
+    fn closed(mut self: Box<Self>, info: CloseInfo) {
+        let is_connected = self.stage != Stage::Connecting;
+        let is_stopping = matches!(info.reason, CloseReason::Drain);
+        let error = match info.reason {
+            CloseReason::Drain => ClientError::Stopped,
+            CloseReason::Error(error) if !is_connected && error.kind() == std::io::ErrorKind::TimedOut => {
+                ClientError::Timeout
+            }
+            CloseReason::Error(error) if !is_connected => ClientError::Connect(error),
+            CloseReason::TooSlow => ClientError::Timeout,
+            _ => ClientError::Closed,
+        };
+        self.end(error, is_stopping);
+    }
+}
+
+impl Drop for Upstream {
+    /// Reports the end of a session that was dropped without being opened.
+    fn drop(&mut self) {
+        self.end(ClientError::Stopped, true);
+    }
+}
