@@ -7,6 +7,8 @@ use super::limits::ClientLimits;
 use super::pool::Pool;
 use super::request::ClientRequest;
 use crate::httpserver::RequestHead;
+#[cfg(feature = "tls")]
+use crate::tls::ClientTls;
 
 /// An HTTP/1.1 client for the handlers of an [`HttpServer`](crate::HttpServer), and for closures that its loop calls. Clones
 /// share connections and limits.
@@ -61,7 +63,27 @@ impl Client {
         Client { pool: Arc::new(Pool::new(limits)) }
     }
 
-    /// Creates a GET request. `url` is `http://host[:port]/path?query`. Errors are
+    /// Sets TLS for URLs with the scheme https. Returns a client with connections of its own.
+    ///
+    /// The certificate of an upstream must be valid for the host in the URL. Sessions are resumed, and the handshake counts
+    /// in the connect timeout.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use serverd::{Client, HttpServer, tls::ClientTls};
+    ///
+    /// let client = Client::new().tls(&ClientTls::system_roots()?);
+    /// let server = HttpServer::new(move |_| client.get("https://example.org/").respond());
+    /// # drop(server);
+    /// # Ok::<(), serverd::TlsError>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self, tls: &ClientTls) -> Self {
+        Client { pool: Arc::new(Pool::with_tls(self.pool.limits.clone(), tls.protocols(&["http/1.1"]))) }
+    }
+
+    /// Creates a GET request. `url` is `http[s]://host[:port]/path?query`, and https needs `Client::tls`. Errors are
     /// reported when the request is sent.
     pub fn get(&self, url: &str) -> ClientRequest {
         self.request("GET", url)
@@ -74,7 +96,7 @@ impl Client {
 
     /// Creates a request that forwards one of a client of this server, as a proxy does: with its method, its target, its
     /// headers except those that concern only the connection (RFC 9110 section 7.6.1), and a Via header. Host is that of the
-    /// client. `upstream` is `http://host[:port]`. Expect is not forwarded: this server sends 100 (Continue) itself.
+    /// client. `upstream` is `http[s]://host[:port]`. Expect is not forwarded: this server sends 100 (Continue) itself.
     ///
     /// The content is not part of the head: add it with [`ClientRequest::body_reader`], which keeps its length.
     ///

@@ -7,6 +7,8 @@ use http::StatusCode;
 
 use crate::http1;
 use crate::httpserver::Response;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// The reason for which a request failed.
 ///
@@ -17,7 +19,7 @@ use crate::httpserver::Response;
 pub enum ClientError {
     /// The URL is malformed, or its scheme is neither http nor https.
     Url,
-    /// The scheme of the URL is https, which is not supported.
+    /// The scheme of the URL is https, and the client has no configuration of TLS, see `Client::tls`.
     NoTls,
     /// The method or the target is invalid.
     Request(http1::Error),
@@ -27,6 +29,9 @@ pub enum ClientError {
     NoLoop,
     /// The name could not be resolved, or the connection was refused.
     Connect(io::Error),
+    /// The TLS handshake or session failed: the upstream is not trusted, does not speak TLS or refuses the client.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
     /// The connection was not established in time, or the upstream sent nothing for too long.
     Timeout,
     /// The upstream closed the connection before the response was complete.
@@ -60,11 +65,16 @@ impl fmt::Display for ClientError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientError::Url => formatter.write_str("invalid URL: expected http[s]://host[:port]/path"),
-            ClientError::NoTls => formatter.write_str("https is not supported"),
+            ClientError::NoTls if cfg!(feature = "tls") => {
+                formatter.write_str("https needs a configuration of TLS, set with Client::tls")
+            }
+            ClientError::NoTls => formatter.write_str("https needs the feature tls of the crate serverd"),
             ClientError::Request(error) => write!(formatter, "invalid request: {error}"),
             ClientError::Header => formatter.write_str("invalid header, or one that the client sets itself"),
             ClientError::NoLoop => formatter.write_str("no loop is running on this thread"),
             ClientError::Connect(error) => write!(formatter, "cannot connect to the upstream: {error}"),
+            #[cfg(feature = "tls")]
+            ClientError::Tls(error) => write!(formatter, "cannot connect to the upstream: {error}"),
             ClientError::Timeout => formatter.write_str("the upstream did not respond in time"),
             ClientError::Closed => {
                 formatter.write_str("the upstream closed the connection before its response was complete")
@@ -85,6 +95,8 @@ impl std::error::Error for ClientError {
             ClientError::Request(error) => Some(error),
             ClientError::Connect(error) => Some(error),
             ClientError::Response(error) => Some(error),
+            #[cfg(feature = "tls")]
+            ClientError::Tls(error) => Some(error),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A connection to an upstream is a [`Session`](crate::Session) of the loop's [`HttpServer`](crate::HttpServer), so that
-//! requests cost other connections nothing. The pool
+//! requests cost other connections nothing. TLS, for upstreams with https, is a session around that session. The pool
 //! belongs to the [`Client`], and is shared by all loops that use it; a request prefers connections of its own loop.
 
 mod client;
@@ -19,6 +19,8 @@ mod job;
 mod limits;
 mod pool;
 mod request;
+#[cfg(feature = "tls")]
+mod secure;
 mod upstream;
 
 pub use client::Client;

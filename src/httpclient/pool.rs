@@ -12,6 +12,12 @@ use super::job::Job;
 use super::limits::ClientLimits;
 use crate::httpserver::SessionWaker;
 use crate::r#loop::{Handle, Timer, lock};
+#[cfg(feature = "tls")]
+use crate::tls::ClientTls;
+
+/// Without TLS, there is no configuration of it.
+#[cfg(not(feature = "tls"))]
+type ClientTls = std::convert::Infallible;
 
 /// An upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -137,6 +143,8 @@ impl State {
 /// The connections of a client.
 pub(super) struct Pool {
     pub(super) limits: ClientLimits,
+    /// TLS of connections to https upstreams.
+    pub(super) tls: Option<ClientTls>,
     state: Mutex<State>,
 }
 
@@ -150,13 +158,18 @@ pub(super) enum Plan {
 
 impl Pool {
     pub(super) fn new(limits: ClientLimits) -> Self {
-        Pool { limits, state: Mutex::default() }
+        Pool { limits, tls: None, state: Mutex::default() }
+    }
+
+    /// Creates a pool for connections with TLS, too.
+    #[cfg(feature = "tls")]
+    pub(super) fn with_tls(limits: ClientLimits, tls: ClientTls) -> Self {
+        Pool { tls: Some(tls), ..Pool::new(limits) }
     }
 
     /// Returns whether connections to this upstream can be opened.
     pub(super) fn supports(&self, key: &Key) -> bool {
-        let _ = self;
-        !key.is_secure
+        self.tls.is_some() || !key.is_secure
     }
 
     /// Decides how a request proceeds. A connection to open, or one that is returned, counts from now on.

@@ -15,6 +15,8 @@ use super::fetched::Fetched;
 use super::headers::{response, trailer_names, valid_trailers};
 use super::job::{Content, Job, Piece, Receiver, call};
 use super::pool::{Key, Line, Plan, Pool};
+#[cfg(feature = "tls")]
+use super::secure::{Inner, Secure};
 use crate::http1::{ResponseEvent, ResponseReader};
 use crate::httpserver::{Response, Sender, Session, SessionWaker, Wakeup};
 use crate::r#loop::{CloseInfo, CloseReason, Flow, Handle, Phase, Target, Timer, Wire, lock};
@@ -38,6 +40,10 @@ fn open(pool: &Arc<Pool>, handle: &Handle, key: Key, job: Job) {
     let target = Target::from((key.host.as_str(), key.port));
     let line = Arc::new(Line::new(key, handle, job));
     let (limit, upstream) = (pool.limits.connect_timeout, Upstream::new(Arc::clone(pool), Arc::clone(&line)));
+    #[cfg(feature = "tls")]
+    if let Some(tls) = pool.tls.as_ref().filter(|_| line.key.is_secure) {
+        return handle.connect_session(target, limit, Secure::new(upstream, &line.key.host, tls, limit));
+    }
     handle.connect_session(target, limit, upstream);
 }
 
@@ -569,6 +575,23 @@ impl Session for Upstream {
             _ => ClientError::Closed,
         };
         self.end(error, is_stopping);
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Inner for Upstream {
+    fn set_tls_state(&mut self, unsent_ciphertext: usize, is_truncated: bool) {
+        (self.unsent_ciphertext, self.is_truncated) = (unsent_ciphertext, is_truncated);
+    }
+
+    fn fail(&mut self, error: ClientError) -> Flow {
+        if self.stage != Stage::Connecting {
+            return Upstream::fail(self, error);
+        }
+        if let Some(job) = self.line.take_job() {
+            job.sink.fail(error);
+        }
+        Flow::Abort
     }
 }
 

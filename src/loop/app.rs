@@ -525,6 +525,36 @@ impl<'a, M> Wire<'a, M> {
         outcome
     }
 
+    /// Calls a closure with this connection as one with other input and output, for a session that decrypts and encrypts.
+    /// Also returns the number of bytes of `input` that it has consumed.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_streams<R>(
+        &mut self,
+        (input, ended): (&[u8], bool),
+        output: &mut Output,
+        call: impl FnOnce(&mut Wire<'_, M>) -> R,
+    ) -> (R, usize) {
+        let mut inner = Wire {
+            id: self.id,
+            input,
+            consumed: 0,
+            output,
+            messages: &mut *self.messages,
+            echoed: 0..0,
+            addrs: self.addrs,
+            unix_time: self.unix_time,
+            now_ms: self.now_ms,
+            restarted: self.restarted,
+            panics: self.panics,
+            ended,
+            draining: self.draining,
+        };
+        let outcome = call(&mut inner);
+        let Wire { consumed, restarted, panics, .. } = inner;
+        (self.restarted, self.panics) = (restarted, panics);
+        (outcome, consumed)
+    }
+
     /// Sets the connection id and the time since the loop was created, for testing an application.
     #[must_use]
     pub fn detached(self, id: ConnId, now: Duration) -> Self {

@@ -34,6 +34,7 @@ mod harness;
 mod help;
 mod http_client;
 mod https;
+mod https_client;
 mod keepalive;
 mod limits;
 mod mutual_tls;
