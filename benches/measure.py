@@ -1,9 +1,11 @@
 """Runs a server and a load generator on separate cores (or on one), and measures the CPU time per request."""
+import contextlib
 import json
 import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -23,6 +25,9 @@ function done(summary)
    io.write(string.format('{"requests": %d, "errors": %d}\\n', summary.requests, e.status + e.connect + e.read + e.write + e.timeout))
 end
 """
+# Directories for the temporary files of nginx, below that of the measurement.
+NGINX_PATHS = """client_body_temp_path %(dir)s/b; proxy_temp_path %(dir)s/p; fastcgi_temp_path %(dir)s/f;
+    uwsgi_temp_path %(dir)s/u; scgi_temp_path %(dir)s/s;"""
 NGINX = """
 daemon off; master_process off; worker_processes 1; pid FOLDER/nginx.pid; error_log /dev/null crit;
 events { worker_connections 16000; }
@@ -87,23 +92,56 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Server:
+class Listening:
+    """A running server that listens on a port, on any core."""
+
+    def __init__(self, command: list[str], port: int) -> None:
+        self.port = port
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            if time.monotonic() > deadline:
+                raise SystemExit(f"server does not listen: {' '.join(command)}")
+            time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """The process that serves. A master process listens before it starts its child."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0]) if children else self.process.pid
+
+    def cpu_ns(self) -> int:
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def callgrind(output: Path) -> list[str]:
+    """Return the beginning of a command whose instructions are counted."""
+    return ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={output}"]
+
+
+def instructions(output: Path) -> int:
+    """Return the number of instructions of a command that has ended."""
+    lines = output.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(("summary:", "totals:")))
+
+
+class Server(Listening):
     """A running server on core 0."""
 
     def __init__(self, workspace: Workspace, command: str, scenario: Scenario) -> None:
-        self.port, nginx = free_port(), workspace.folder / "nginx.conf"
-        nginx.write_text(NGINX.replace("PORT", str(self.port)).replace("FOLDER", str(workspace.folder)))
+        port, nginx = free_port(), workspace.folder / "nginx.conf"
+        nginx.write_text(NGINX.replace("PORT", str(port)).replace("FOLDER", str(workspace.folder)))
         mode = "close" if scenario.request == "close" else "keep"
-        args = command.format(port=self.port, mode=mode, nginx=nginx).split()
+        args = command.format(port=port, mode=mode, nginx=nginx).split()
         batch = ["chrt", "--batch", "0"] if scenario.one_core else []
-        self.process = subprocess.Popen(["taskset", "-c", "0", *batch, *args], stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                return socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-        raise SystemExit(f"server does not start: {' '.join(args)}")
+        super().__init__(["taskset", "-c", "0", *batch, *args], port)
 
     def __enter__(self) -> "Server":
         return self

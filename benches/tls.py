@@ -14,16 +14,17 @@ import multiprocessing
 import os
 import resource
 import selectors
-import signal
 import socket
 import ssl
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import measure
+from measure import NGINX_PATHS, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 5
@@ -42,8 +43,7 @@ NGINX = """daemon off; pid %(dir)s/pid; error_log %(dir)s/error.log; worker_proc
 events { worker_connections 8192; }
 http {
     access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 600;
-    client_body_temp_path %(dir)s/b; proxy_temp_path %(dir)s/p; fastcgi_temp_path %(dir)s/f; uwsgi_temp_path %(dir)s/u;
-    scgi_temp_path %(dir)s/s;
+    """ + NGINX_PATHS + """
     server {
         listen 127.0.0.1:%(port)d ssl; root %(root)s;
         ssl_certificate %(tls)s/a.pem; ssl_certificate_key %(tls)s/a.key; ssl_protocols TLSv1.3; ssl_ecdh_curve X25519;
@@ -52,24 +52,8 @@ http {
 """
 
 
-class Server:
-    """A running server, and the process that serves."""
-
-    def __init__(self, name: str, process: subprocess.Popen, port: int):
-        self.name, self.process, self.port = name, process, port
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            if time.monotonic() > deadline:
-                raise SystemExit(f"tls.py: {name} does not listen")
-            time.sleep(0.05)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        self.pid = int(children[0]) if children else process.pid
-
-    def cpu_ns(self) -> int:
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+class Server(measure.Listening):
+    """A running server."""
 
     def memory(self) -> int:
         fields = Path(f"/proc/{self.pid}/smaps_rollup").read_text().split("Private_Dirty:")
@@ -142,12 +126,6 @@ def idle_bytes(server: Server) -> float:
         for _ in range(IDLE):
             get(streams.enter_context(server.connect()), b"small")
         return (server.memory() - start) / IDLE
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def client_hello() -> bytes:
@@ -235,12 +213,10 @@ def print_instructions(binary: str, directory: Path) -> None:
         totals = []
         for count in COUNTED:
             output = directory / "callgrind"
-            wrapper = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={output}"]
-            with started(peer, binary, directory, wrapper) as server, server.connect() as stream:
+            with started(peer, binary, directory, measure.callgrind(output)) as server, server.connect() as stream:
                 for _ in range(count):
                     get(stream, b"small")
-            lines = output.read_text().splitlines()
-            totals.append(next(int(line.split()[1]) for line in lines if line.startswith(("summary:", "totals:"))))
+            totals.append(measure.instructions(output))
         print(f"{peer:26} {(totals[1] - totals[0]) / (COUNTED[1] - COUNTED[0]):10,.0f} instructions per request")
 
 
@@ -250,8 +226,7 @@ def started(name: str, binary: str, directory: Path, wrapper: list[str] | None =
     try:
         yield server
     finally:
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait()
+        server.stop()
 
 
 def start(name: str, binary: str, directory: Path, wrapper: list[str]) -> Server:
@@ -265,8 +240,7 @@ def start(name: str, binary: str, directory: Path, wrapper: list[str]) -> Server
     else:
         command = [binary, "files", str(root), "--port", str(port), "--tls-cert", f"{tls}/a.pem", "--tls-key",
                    f"{tls}/a.key", "--access-log", "off", "--idle-timeout", "10m"]
-    command = wrapper + command
-    return Server(name, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port)
+    return Server(wrapper + command, port)
 
 
 def main() -> None:
