@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use serverd::{LoopLimits, Timeouts};
+
 use crate::harness::{Client, program};
 
 struct Example {
@@ -250,4 +252,64 @@ fn chat_tcp_minimal_relays_lines_between_clients() {
     drop(two);
     let mut three = example.connect();
     assert!(three.line().starts_with("welcome, "));
+}
+
+#[test]
+fn reverse_proxy_forwards_requests_and_says_who_the_client_is() {
+    let upstream = crate::harness::serve::<serverd::Select, _>(|| {
+        let mut pending = Vec::new();
+        serverd::HttpServer::new(move |request: &serverd::Request<'_>| match request.path() {
+            "/slow" => {
+                let (response, responder) = serverd::Response::later();
+                pending.push(responder);
+                response
+            }
+            _ => serverd::Response::text([request.head().as_bytes(), request.body()].concat()).header("X-Up", "1"),
+        })
+    });
+    let proxy = start_with("reverse_proxy", &[format!("http://{}", upstream.address).as_str(), "0.2"]);
+    let mut client = proxy.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: a.test:81\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\n\r\n");
+    let response = client.response();
+    let text = response.text();
+    assert_eq!((response.status, response.header("X-Up")), (200, Some("1")));
+    for line in [
+        "GET /a HTTP/1.1",
+        "Host: a.test:81",
+        "Forwarded: for=127.0.0.1;proto=http;host=\"a.test:81\"",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Host: a.test:81",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+    }
+    assert!(!text.contains("1.2.3.4"), "{text}");
+    client.send("HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(client.response_to("HEAD").header("Content-Length").is_some());
+    client.begin_upload(5).send("hello");
+    assert!(client.response().text().ends_with("hello"));
+    client.send("TRACE / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.response().status, 405);
+    assert_eq!(proxy.get("/slow").status, 504);
+    upstream.drain();
+    assert_eq!(proxy.get("/a").status, 502);
+}
+
+#[test]
+fn reverse_proxy_forwards_to_an_upstream_with_tls() {
+    let pem = |name: &str| std::fs::read(format!("tests/tls/{name}")).expect("a file");
+    let tls = serverd::tls::Tls::from_pem(&pem("a.pem"), &pem("a.key")).expect("a certificate");
+    let upstream =
+        crate::tls::serve_tls::<serverd::Select, _>(&tls, Timeouts::default(), LoopLimits::default(), || {
+            serverd::HttpServer::new(|request: &serverd::Request<'_>| serverd::Response::text(request.body().to_vec()))
+        });
+    let url = format!("https://{}", upstream.address);
+    for (authority, status, text) in [("tests/tls/a.pem", 200, "hello"), ("tests/tls/b.pem", 502, "Bad Gateway\n")] {
+        let proxy = start_with("reverse_proxy", &[&url, "60", authority]);
+        let mut client = proxy.connect();
+        client.begin_upload(5).send("hello");
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (status, text));
+    }
+    upstream.drain();
 }
