@@ -163,7 +163,7 @@ impl Response {
     ///
     /// # Examples
     /// ```
-    /// use serverd::{HttpServer, Pool, Response, layers};
+    /// use serverd::{HttpServer, Pool, PoolFull, Responder, Response, layers};
     ///
     /// #[derive(Clone)]
     /// struct Verdict(bool);
@@ -175,8 +175,11 @@ impl Response {
     ///     Some(Verdict(false)) => Some(serverd::StatusCode::FORBIDDEN.into()),
     ///     None => {
     ///         let (response, responder) = Response::suspend();
-    ///         let queued = pool.run(move || responder.resume(Verdict(std::path::Path::new("/tmp").exists())));
-    ///         Some(queued.map_or_else(|_| serverd::StatusCode::SERVICE_UNAVAILABLE.into(), |()| response))
+    ///         let check = |responder: Responder| responder.resume(Verdict(std::path::Path::new("/tmp").exists()));
+    ///         if let Err(PoolFull((responder, _))) = pool.run_with(responder, check) {
+    ///             responder.respond(PoolFull(())); // 503
+    ///         }
+    ///         Some(response)
     ///     }
     /// }));
     /// # drop(server);

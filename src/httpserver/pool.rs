@@ -128,23 +128,68 @@ impl Pool {
                 responder.respond_with(move || then(result));
             }
         };
-        match self.push(Box::new(job)) {
+        match self.run(job) {
             Ok(()) => response,
-            Err(job) => {
+            Err(full) => {
                 // Drop the response first, so that the responder in the job finds the exchange closed.
                 drop(response);
-                drop(job);
-                Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", RETRY_AFTER)
+                full.into()
             }
         }
     }
 
-    /// Queues `work` to run on a pool thread.
+    /// Queues `work` to run on a pool thread. Use [`Pool::run_with`] for work that contains a
+    /// [`Responder`](super::Responder) or another value that is needed when the queue is full.
     ///
     /// # Errors
-    /// Returns an error if the queue is full; `work` is then dropped without being run.
-    pub fn run(&self, work: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
-        self.push(Box::new(work)).map_err(|_| PoolFull)
+    /// Returns an error with `work` if the queue is full.
+    pub fn run<F: FnOnce() + Send + 'static>(&self, work: F) -> Result<(), PoolFull<F>> {
+        self.push(work, |work| Box::new(work)).map_err(PoolFull)
+    }
+
+    /// Queues `work` to run on a pool thread, with a value that the caller gets back if the queue is full: a
+    /// [`Responder`](super::Responder) or [`Resume`](super::Resume) can then respond with 503.
+    ///
+    /// # Errors
+    /// Returns an error with `value` and `work` if the queue is full.
+    ///
+    /// # Examples
+    /// Each upload occupies a thread until it is complete; further ones get a 503:
+    /// ```
+    /// use serverd::{BodyMode, BodyReader, Handler, Pool, PoolFull, Request, RequestHead, Responder, Response, StatusCode};
+    /// use std::io;
+    ///
+    /// struct Import(Pool);
+    ///
+    /// impl Handler for Import {
+    ///     fn head(&mut self, _: &RequestHead<'_>) -> BodyMode {
+    ///         let pool = self.0.clone();
+    ///         BodyMode::read(1 << 30, move |body, responder| {
+    ///             let queued = pool.run_with((body, responder), |(mut body, responder): (BodyReader, Responder)| {
+    ///                 match io::copy(&mut body, &mut io::sink()) {
+    ///                     Ok(bytes) => responder.respond(format!("{bytes} bytes\n")),
+    ///                     Err(_) => responder.respond(StatusCode::BAD_REQUEST), // the client disconnected
+    ///                 }
+    ///             });
+    ///             if let Err(PoolFull(((_body, responder), _work))) = queued {
+    ///                 responder.respond(PoolFull(()));
+    ///             }
+    ///         })
+    ///     }
+    ///
+    ///     fn call(&mut self, _: &Request<'_>) -> Response {
+    ///         Response::error(StatusCode::BAD_REQUEST, "no body\n")
+    ///     }
+    /// }
+    /// # drop(Import(Pool::new(4, 0)?));
+    /// # Ok::<(), io::Error>(())
+    /// ```
+    pub fn run_with<T, F>(&self, value: T, work: F) -> Result<(), PoolFull<(T, F)>>
+    where
+        T: Send + 'static,
+        F: FnOnce(T) + Send + 'static,
+    {
+        self.push((value, work), |(value, work)| Box::new(move || work(value))).map_err(PoolFull)
     }
 
     /// Queues `work` for a client; `None` is one client too. Clients take turns, so that one with many jobs does not
@@ -184,13 +229,13 @@ impl Pool {
         self.shared.changed.notify_one();
     }
 
-    /// Queues a job, or returns it if the pool is full.
-    fn push(&self, job: Job) -> Result<(), Job> {
+    /// Queues a job that is made of `work`, or returns `work` if the pool is full.
+    fn push<T>(&self, work: T, make_job: impl FnOnce(T) -> Job) -> Result<(), T> {
         let mut queue = lock(&self.shared.queue);
         if queue.jobs.len() + queue.busy >= self.shared.jobs_max {
-            return Err(job);
+            return Err(work);
         }
-        queue.jobs.push(None, job);
+        queue.jobs.push(None, make_job(work));
         drop(queue);
         self.shared.changed.notify_one();
         Ok(())
@@ -260,17 +305,30 @@ fn work(shared: &Shared) {
     }
 }
 
-/// Error returned by [`Pool::run`] and [`Pool::stream`] when the queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolFull;
+/// Error returned by [`Pool::run`], [`Pool::run_with`] and [`Pool::stream`] when the queue is full, with the work that
+/// was not accepted. Converts into a 503 response with Retry-After.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PoolFull<T = ()>(pub T);
 
-impl std::fmt::Display for PoolFull {
+impl<T> From<PoolFull<T>> for Response {
+    fn from(_: PoolFull<T>) -> Self {
+        Response::from(StatusCode::SERVICE_UNAVAILABLE).header("Retry-After", RETRY_AFTER)
+    }
+}
+
+impl<T> std::fmt::Debug for PoolFull<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("PoolFull").finish_non_exhaustive()
+    }
+}
+
+impl<T> std::fmt::Display for PoolFull<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("the thread pool's queue is full")
     }
 }
 
-impl std::error::Error for PoolFull {}
+impl<T> std::error::Error for PoolFull<T> {}
 
 /// Maximum number of pieces one job produces before it yields its thread to other jobs.
 const PIECES_PER_JOB: usize = 16;
@@ -295,15 +353,12 @@ impl Pool {
     ///
     /// # Examples
     /// ```
-    /// use serverd::{HttpServer, Pool, Response, StatusCode};
+    /// use serverd::{HttpServer, Pool};
     ///
     /// let pool = Pool::new(2, 64)?;
     /// let server = HttpServer::new(move |_| {
     ///     let primes = (2_u32..100_000).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0));
-    ///     match pool.stream(primes.map(|prime| Ok(format!("{prime}\n")))) {
-    ///         Ok(response) => response,
-    ///         Err(_) => Response::from(StatusCode::SERVICE_UNAVAILABLE),
-    ///     }
+    ///     pool.stream(primes.map(|prime| Ok(format!("{prime}\n"))))
     /// });
     /// # drop(server);
     /// # Ok::<(), std::io::Error>(())
@@ -316,8 +371,7 @@ impl Pool {
         let (response, sender) = Response::channel();
         let pieces = pieces.into_iter().map(|piece| piece.map(Into::into));
         let stream = PoolStream { pieces, unsent: None, sender: Arc::new(sender), pool: self.clone() };
-        self.run(move || stream.advance())?;
-        Ok(response)
+        self.run(move || stream.advance()).map(|()| response).map_err(|_| PoolFull(()))
     }
 }
 
@@ -391,7 +445,7 @@ mod tests {
         (0..80).for_each(|number| push(1, number));
         (0..3).for_each(|number| push(2, number));
         (0..2).for_each(|number| push(3, number));
-        assert_eq!(pool.run(|| ()), Err(PoolFull));
+        assert_eq!(pool.run_with(7, |_| ()).map_err(|PoolFull((value, _))| value), Err(7));
         drop((open, send));
         let order: Vec<_> = done.iter().collect();
         assert_eq!(order, [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3), (1, 4)]);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use serverd::{HttpServer, LoopLimits, Pool, Request, Responder, Response, StatusCode, Timeouts};
+use serverd::{HttpServer, LoopLimits, Pool, PoolFull, Request, Responder, Response, StatusCode, Timeouts};
 
 use crate::harness::{
     Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_in_emulator,
@@ -339,6 +339,40 @@ on_every_backend! {
         assert!(responses.iter().all(|response| response.status == 503 || response.text() == "done"));
         other.send(get("/slow"));
         assert_eq!(other.response().text(), "done");
+    }
+
+    fn a_full_pool_gives_the_responder_back<B>() {
+        let (send_start, started) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(released));
+        let server = serve::<B, _>(move || {
+            let pool = Pool::new(1, 0).expect("a thread");
+            HttpServer::new(move |_: &Request<'_>| {
+                let (response, responder) = Response::later();
+                let (gate, send_start) = (Arc::clone(&gate), send_start.clone());
+                let queued = pool.run_with(responder, move |responder: Responder| {
+                    send_start.send(()).expect("the test is receiving");
+                    gate.lock().expect("not poisoned").recv().expect_err("released");
+                    responder.respond("done");
+                });
+                if let Err(PoolFull((responder, work))) = queued {
+                    drop(work);
+                    assert!(!responder.is_closed());
+                    responder.respond(Response::from(PoolFull(())).header("X-Full", "yes"));
+                }
+                response
+            })
+        });
+        let (mut first, mut second) = (server.connect(), server.connect());
+        first.send(get("/"));
+        started.recv_timeout(WAIT_MAX).expect("the job starts");
+        second.send(get("/"));
+        let response = second.response();
+        let headers = ["x-full", "retry-after"].map(|name| response.header(name));
+        assert_eq!((response.status, headers), (503, [Some("yes"), Some("1")]));
+        drop(release);
+        assert_eq!(first.response().text(), "done");
+        while second.send(get("/")).response().status == 503 {}
     }
 
     fn a_panicking_job_replies_500_and_the_pool_keeps_working<B>() {

@@ -251,10 +251,13 @@ impl Site {
                 responder.resume(PageCacheFilled);
             }
         };
-        match self.readers.get_or_init(start).as_ref().map(|pool| pool.run(read)) {
-            Some(Ok(())) => response,
-            _ => status_response(StatusCode::SERVICE_UNAVAILABLE, false),
+        let queued = self.readers.get_or_init(start).as_ref().map(|pool| pool.run(read));
+        if matches!(queued, Some(Ok(()))) {
+            return response;
         }
+        // Before the work, so that its responder finds the exchange closed.
+        drop(response);
+        status_response(StatusCode::SERVICE_UNAVAILABLE, false)
     }
 
     /// Records that a file or an entry of the directory was served.
