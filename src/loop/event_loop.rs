@@ -510,7 +510,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if self.timers.enter(id.index, phase, connection.restart, now_ms) {
             let is_new = std::mem::take(&mut connection.restart);
             if phase.depends_on_progress() {
-                connection.start_phase(phase, &self.timeouts, now_ms, is_new, self.context.read_bytes);
+                if connection.start_phase(phase, &self.timeouts, now_ms, is_new, self.context.read_bytes) {
+                    self.timers.expire_now(id.index, phase, now_ms);
+                }
+            } else if phase == Phase::Handling {
+                connection.pause_body(&self.timeouts, now_ms);
             }
         }
         if connection.is_unfinished() && !connection.queued {
@@ -682,7 +686,21 @@ fn update_quiescent<S: Stream, A: App>(
     if timers.enter(id.index, phase, connection.restart, context.now_ms) {
         let is_new = std::mem::take(&mut connection.restart);
         if phase == Phase::Body {
-            connection.start_phase(phase, timeouts, context.now_ms, is_new, context.read_bytes);
+            start_body((timers, timeouts), connection, id, context, is_new);
         }
+    }
+}
+
+/// The part of [`update_quiescent`] for a connection that receives a body, which is rare.
+#[inline(never)]
+fn start_body<S: Stream, A: App>(
+    (timers, timeouts): (&mut Timers, &Timeouts),
+    connection: &mut Connection<S, A::State>,
+    id: ConnId,
+    context: &LoopContext<A>,
+    is_new: bool,
+) {
+    if connection.start_phase(Phase::Body, timeouts, context.now_ms, is_new, context.read_bytes) {
+        timers.expire_now(id.index, Phase::Body, context.now_ms);
     }
 }

@@ -199,6 +199,25 @@ impl Timers {
         list.last = slot;
     }
 
+    /// Makes the timer of a slot in `phase` expire at once, if the phase has a timeout.
+    #[cold]
+    pub(super) fn expire_now(&mut self, slot: u32, phase: Phase, now_ms: u64) {
+        if self.lists[phase as usize].limit_ms == u64::MAX {
+            return;
+        }
+        self.cancel(slot);
+        let list = &mut self.lists[phase as usize];
+        // The first of the list, which stays sorted, as no other timer of it is due much earlier.
+        let due = Due::new(now_ms.saturating_sub(list.lazy_ms), phase);
+        self.links[slot as usize] = Link { prev: NONE, next: list.first, due };
+        match self.links.get_mut(list.first as usize) {
+            Some(next) => next.prev = slot,
+            None => list.last = slot,
+        }
+        list.first = slot;
+        self.wake_ms = self.wake_ms.min(now_ms);
+    }
+
     /// Stops the timer of a slot.
     #[inline]
     pub(super) fn cancel(&mut self, slot: u32) {
@@ -326,6 +345,28 @@ mod tests {
         let wake = timers.wake_ms();
         assert!((141..=141 + 6).contains(&wake), "{wake}");
         assert_eq!(timers.expired(wake), Some((0, Phase::Head)));
+    }
+
+    #[test]
+    fn a_timer_that_expires_at_once_precedes_the_others() {
+        let mut timers = timers();
+        for slot in 0..3 {
+            timers.enter(slot, Phase::Head, false, 1000);
+        }
+        for slot in [1, 2] {
+            timers.expire_now(slot, Phase::Head, 1010);
+            assert_eq!(timers.wake_ms(), 1010);
+            assert_eq!(timers.expired(1010), Some((slot, Phase::Head)));
+            timers.cancel(slot);
+        }
+        timers.expire_now(0, Phase::Unlimited, 1010);
+        assert_eq!(timers.expired(1010), None);
+        assert_eq!(timers.expired(1106), Some((0, Phase::Head)));
+        timers.expire_now(0, Phase::Head, 1106);
+        timers.enter(1, Phase::Head, false, 1106);
+        assert_eq!(timers.expired(1106), Some((0, Phase::Head)));
+        timers.cancel(0);
+        assert_eq!(timers.expired(1300), Some((1, Phase::Head)));
     }
 
     #[test]

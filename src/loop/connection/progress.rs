@@ -36,6 +36,8 @@ pub(super) struct Progress {
     silent_until_ms: u64,
     /// The balance of the body, see [`Timeouts::body`].
     balance_ms: u64,
+    /// The application has paused the body, and the balance is up to date.
+    is_paused: bool,
 }
 
 impl Progress {
@@ -57,7 +59,7 @@ impl Progress {
 }
 
 impl<S: Stream, T> Connection<S, T> {
-    /// Begins a phase in which the timeout depends on the progress of the peer.
+    /// Begins a phase in which the timeout depends on the progress of the peer. Returns whether it has expired already.
     #[inline(never)]
     pub(in crate::r#loop) fn start_phase(
         &mut self,
@@ -66,11 +68,12 @@ impl<S: Stream, T> Connection<S, T> {
         now_ms: u64,
         is_new: bool,
         read_bytes: usize,
-    ) {
-        match phase {
-            Phase::Body => self.start_body(timeouts, now_ms, is_new, read_bytes),
-            _ => self.start_progress(now_ms),
+    ) -> bool {
+        if phase == Phase::Body {
+            return self.start_body(timeouts, now_ms, is_new, read_bytes);
         }
+        self.start_progress(now_ms);
+        false
     }
 
     /// Begins to measure the acknowledgements of the peer.
@@ -149,14 +152,30 @@ impl<S: Stream, T> Connection<S, T> {
 
     /// Begins or continues to receive a body. `read_bytes` is what was read in this step: bytes of the body
     /// that were received with its head count. Time in which the loop did not read from the connection does not count.
-    fn start_body(&mut self, timeouts: &Timeouts, now_ms: u64, is_new: bool, read_bytes: usize) {
+    ///
+    /// Returns whether the balance was used up before a pause. A pause adds nothing to it: an application may pause
+    /// after every chunk, and a peer that sends one byte at a time would otherwise be allowed any low rate.
+    fn start_body(&mut self, timeouts: &Timeouts, now_ms: u64, is_new: bool, read_bytes: usize) -> bool {
         let start_ms = millis(timeouts.body.map_or(BODY_START, |max| max.min(BODY_START)));
         let is_new = is_new || self.progress.is_none();
         let progress = self.progress.get_or_insert_default();
-        progress.balance_ms = if is_new { start_ms } else { progress.balance_ms.max(start_ms) };
+        let was_paused = std::mem::take(&mut progress.is_paused) && !is_new;
         progress.updated_ms = now_ms;
         if is_new {
+            progress.balance_ms = start_ms;
             progress.received = read_bytes as u64;
+        } else if !was_paused {
+            progress.balance_ms = progress.balance_ms.max(start_ms);
+        }
+        was_paused && progress.balance_ms == 0
+    }
+
+    /// Updates the balance of a body that the application pauses.
+    #[cold]
+    pub(in crate::r#loop) fn pause_body(&mut self, timeouts: &Timeouts, now_ms: u64) {
+        if self.phase == Phase::Body && self.progress.as_ref().is_some_and(|progress| !progress.is_paused) {
+            self.body_is_too_slow(timeouts, now_ms);
+            self.progress.get_or_insert_default().is_paused = true;
         }
     }
 
@@ -164,15 +183,16 @@ impl<S: Stream, T> Connection<S, T> {
     pub(in crate::r#loop) fn body_is_too_slow(&mut self, timeouts: &Timeouts, now_ms: u64) -> bool {
         let progress = self.progress.get_or_insert_default();
         let max_ms = timeouts.body.map_or(u64::MAX, millis);
-        let gained_ms = match (progress.received, timeouts.body_rate) {
-            (0, _) => 0,
-            (_, 0) => max_ms,
-            (bytes, rate) => bytes.saturating_mul(1000) / u64::from(rate),
+        let (gained_ms, remainder) = match (progress.received, u64::from(timeouts.body_rate)) {
+            (0, _) => (0, 0),
+            (_, 0) => (max_ms, 0),
+            // The bytes of a fraction of a millisecond count next time.
+            (bytes, rate) => (bytes.saturating_mul(1000) / rate, bytes.saturating_mul(1000) % rate / 1000),
         };
         let elapsed_ms = now_ms.saturating_sub(progress.updated_ms);
         progress.balance_ms = progress.balance_ms.saturating_add(gained_ms).saturating_sub(elapsed_ms).min(max_ms);
         progress.updated_ms = now_ms;
-        progress.received = 0;
+        progress.received = remainder;
         progress.balance_ms == 0
     }
 }

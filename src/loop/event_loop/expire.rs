@@ -59,10 +59,17 @@ where
     S: Stream,
     A: App,
 {
+    let is_yielded = connection.stage == Stage::Yielded;
     connection.readable = true;
-    let outcome = connection.step_outlined(id, context, buffer);
+    let mut outcome = connection.step_outlined(id, context, buffer);
+    if is_yielded && matches!(outcome, Outcome::Open) {
+        // That step only delivered input that was read before.
+        connection.readable = true;
+        outcome = connection.step_outlined(id, context, buffer);
+    }
     let timed_out = match phase {
         Phase::AwaitingFirstByte | Phase::Head => connection.timed_phase() == phase && !connection.restart,
+        Phase::Body if connection.timed_phase() != phase => false,
         _ => context.read_bytes == 0 && !connection.has_ended(),
     };
     match outcome {
