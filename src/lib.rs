@@ -151,10 +151,10 @@ pub use self::httpclient::{Client, ClientError, ClientLimits, ClientRequest, Fet
 pub use self::httpserver::http_types;
 #[doc(inline)]
 pub use self::httpserver::{
-    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BufferLimit, ClientIpHeader,
-    Closure, ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer, LogFormat,
-    ParamError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Router, SendError, Sender,
-    ServerEvent, Session, SessionWaker, Trailers, Wakeup, layers,
+    AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BodyWait, BufferLimit,
+    ClientIpHeader, Closure, ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer,
+    LogFormat, ParamError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Resume, Router, SendError,
+    Sender, ServerEvent, Session, SessionWaker, Trailers, Wakeup, layers,
 };
 #[cfg(feature = "testing")]
 #[doc(inline)]

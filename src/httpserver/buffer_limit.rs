@@ -1,4 +1,5 @@
-//! The limit on the memory of request bodies that are collected or wait for a reader, for all connections together.
+//! The limit on the memory of request bodies that are collected, wait for a reader or are held by a sink that waits,
+//! for all connections together.
 //!
 //! ```text
 //!            below the limit                    memory released
@@ -39,7 +40,9 @@ const EXCESS_BYTES_MIN: usize = 1 << 20;
 /// Memory that a resumed upload is expected to need next: one read.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// Limits the memory of request bodies that are collected or wait for a [`BodyReader`](crate::BodyReader); clones share one limit, for the servers of several workers.
+/// Limits the memory of request bodies that are collected, wait for a [`BodyReader`](crate::BodyReader), or are held by
+/// a sink that waits ([`BodyFlow::wait`](crate::BodyFlow::wait)); clones share one limit, for the servers of several
+/// workers.
 ///
 /// An eighth of the limit, at most 32 MiB, is reserved for bodies of up to 16 KiB. When the rest is used up, reading
 /// from clients that upload more pauses until memory is released. After 5 seconds without success, the upload that has

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::body_stream::{BATCH_BYTES, BodyWriter, Progress, Stream};
+use super::body_wait::{BodyWait, Resumed};
 use super::buffer_limit::Status;
 use super::deferred::Responder;
 use super::exchange_handle::{ExchangeId, Wakeup};
@@ -50,6 +51,7 @@ impl<H: Handler> HttpServer<H> {
                 let status = request.status();
                 self.follow(state, wire, status)
             }
+            Some(Exchange::Streaming(..)) => self.advance_sink(state, wire),
             Some(Exchange::Reading(reply, feed, pending)) => {
                 let Some(Outcome::Response(response)) = pending.take() else {
                     let status = feed.status();
@@ -106,10 +108,14 @@ impl<H: Handler> HttpServer<H> {
                 request.push(bytes);
                 return self.count_body(state, wire, bytes.len());
             }
-            Some(Exchange::Streaming(reply, sink)) => {
+            Some(Exchange::Streaming(reply, body)) => {
                 let reply = *reply;
-                let response = match catch_panic(|| sink.chunk(bytes)) {
+                let response = match catch_panic(|| body.sink.chunk(bytes)) {
                     Some(BodyFlow::Continue) => return Step::Parse,
+                    Some(BodyFlow::Wait(wait)) => {
+                        self.start_wait(state, wire, wait, bytes.len());
+                        return Step::Parse;
+                    }
                     Some(BodyFlow::Respond(response)) => response,
                     None => sink_panicked(wire),
                 };
@@ -123,6 +129,44 @@ impl<H: Handler> HttpServer<H> {
             _ => {}
         }
         Step::Parse
+    }
+
+    /// Pauses the upload until the sink, which holds a chunk of `held_bytes`, is resumed. Takes effect in
+    /// [`HttpServer::advance`].
+    fn start_wait(
+        &mut self,
+        state: &mut HttpConnection,
+        wire: &mut Wire<'_, Wakeup>,
+        mut wait: BodyWait,
+        held_bytes: usize,
+    ) {
+        let id = self.exchange_id(wire);
+        let Some(Exchange::Streaming(_, body)) = state.exchange.as_deref_mut() else { return };
+        if let Some(id) = id {
+            wait.attach(id.clone(), wire.draining());
+            body.lease.get_or_insert_with(|| self.buffer_limit.add(id)).set(held_bytes, held_bytes);
+        }
+        body.wait = Some(wait);
+    }
+
+    /// Continues an upload whose sink waits or has waited.
+    fn advance_sink(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>) -> Step {
+        let Some(Exchange::Streaming(reply, body)) = state.exchange.as_deref_mut() else { return Step::Parse };
+        let mut status = body.status();
+        if status != Status::Rejected
+            && let Some(wait) = &mut body.wait
+        {
+            match wait.take() {
+                None => return Step::Flow(Flow::Pause),
+                Some(Resumed::Continue) => status = body.end_wait(),
+                Some(Resumed::Respond(response)) => {
+                    let reply = *reply;
+                    state.exchange = None;
+                    return self.respond(state, wire, reply, response);
+                }
+            }
+        }
+        self.follow(state, wire, status)
     }
 
     /// Counts a chunk towards the memory of all bodies. Pauses reading at the limit.
@@ -153,6 +197,7 @@ impl<H: Handler> HttpServer<H> {
                 feed.end(Err(io::ErrorKind::InvalidData));
                 *reply
             }
+            Some(Exchange::Streaming(reply, _)) => *reply,
             _ => return Step::Parse,
         };
         let client = wire.addrs();
@@ -166,9 +211,9 @@ impl<H: Handler> HttpServer<H> {
         let Some(exchange) = state.exchange.take() else { return Step::Parse };
         match *exchange {
             Exchange::Collecting(collected) => self.call_collected(state, wire, collected),
-            Exchange::Streaming(reply, sink) => {
+            Exchange::Streaming(reply, body) => {
                 let trailers = Trailers::received(state.http1.trailers());
-                let response = catch_panic(|| sink.end(&trailers)).unwrap_or_else(|| sink_panicked(wire));
+                let response = catch_panic(|| body.sink.end(&trailers)).unwrap_or_else(|| sink_panicked(wire));
                 self.respond(state, wire, reply, response)
             }
             Exchange::Reading(reply, feed, pending) => {

@@ -1,12 +1,16 @@
 //! The [`Handler`] trait, how a handler receives request bodies, and handlers over the types of the `http` crate.
 
+use std::sync::{Arc, Mutex};
+
 use http::StatusCode;
 
 use super::body_reader::BodyReader;
+use super::body_wait::{BodyWait, Resume};
 use super::deferred::Responder;
 use super::headers::Trailers;
 use super::request::{Request, RequestHead};
 use super::response::Response;
+use crate::r#loop::lock;
 
 /// Responds to requests. Each worker has its own handler, so a handler's state needs no lock.
 ///
@@ -150,7 +154,10 @@ impl BodyMode {
         match self {
             BodyMode::Default | BodyMode::Discard | BodyMode::Collect(_) => self,
             BodyMode::Reject(response) => BodyMode::Reject(response.map(change)),
-            BodyMode::Stream { bytes_max, sink } => BodyMode::stream(bytes_max, Mapped { sink, change: Some(change) }),
+            BodyMode::Stream { bytes_max, sink } => {
+                let change = Arc::new(Mutex::new(Some(change)));
+                BodyMode::stream(bytes_max, Mapped { sink, change })
+            }
             BodyMode::Read { bytes_max, start } => {
                 BodyMode::read(bytes_max, |body, responder| start(body, responder.map(change)))
             }
@@ -191,20 +198,70 @@ pub enum BodyFlow {
     Continue,
     /// Send this response without reading the rest of the body, then close the connection.
     Respond(Response),
+    /// Pause the upload until the [`Resume`] of this value is used; see [`BodyFlow::wait`].
+    Wait(BodyWait),
+}
+
+impl BodyFlow {
+    /// Pauses the upload until another thread, or a later callback on the loop, uses the [`Resume`]: back-pressure for
+    /// a sink that passes the body on to a file, a database or another server, without a thread per upload.
+    ///
+    /// The chunk counts as accepted. Neither the next chunk nor the end of the body is delivered until then. The server
+    /// stops reading, so that the client stops sending; other connections are served. The body timeout does not run,
+    /// and the chunk counts towards the [`BufferLimit`](super::BufferLimit). A sink should collect small chunks, and
+    /// pause once for several.
+    ///
+    /// # Examples
+    /// Writes an upload to a file, on a thread pool:
+    /// ```
+    /// use serverd::{BodyFlow, BodySink, Pool, PoolFull, Response, Resume, StatusCode, Trailers};
+    /// use std::fs::File;
+    /// use std::io::Write;
+    /// use std::sync::Arc;
+    ///
+    /// struct Save {
+    ///     file: Arc<File>,
+    ///     pool: Pool,
+    /// }
+    ///
+    /// impl BodySink for Save {
+    ///     fn chunk(&mut self, bytes: &[u8]) -> BodyFlow {
+    ///         let (flow, resume) = BodyFlow::wait();
+    ///         let (file, bytes) = (Arc::clone(&self.file), bytes.to_vec());
+    ///         let queued = self.pool.run_with(resume, move |resume: Resume| match (&*file).write_all(&bytes) {
+    ///             Ok(()) => resume.resume(),
+    ///             Err(_) => resume.respond(StatusCode::INSUFFICIENT_STORAGE),
+    ///         });
+    ///         if let Err(PoolFull((resume, _))) = queued {
+    ///             resume.respond(PoolFull(())); // 503
+    ///         }
+    ///         flow
+    ///     }
+    ///
+    ///     fn end(self: Box<Self>, _: &Trailers) -> Response {
+    ///         StatusCode::CREATED.into()
+    ///     }
+    /// }
+    /// ```
+    pub fn wait() -> (Self, Resume) {
+        let (wait, resume) = BodyWait::new();
+        (BodyFlow::Wait(wait), resume)
+    }
 }
 
 /// A sink that transforms the response of another sink.
 struct Mapped<F> {
     sink: Box<dyn BodySink>,
-    /// `None` once it has been applied.
-    change: Option<F>,
+    /// `None` once it has been applied. Shared with the responses of [`Resume::respond`], which do not pass the sink.
+    change: Arc<Mutex<Option<F>>>,
 }
 
 /// Applies `change` to the response unless it has already been applied.
-fn apply<F>(response: Response, change: Option<F>) -> Response
+fn apply<F>(response: Response, change: &Mutex<Option<F>>) -> Response
 where
     F: FnOnce(Response) -> Response + Send + 'static,
 {
+    let change = lock(change).take();
     if let Some(change) = change { response.map(change) } else { response }
 }
 
@@ -212,13 +269,17 @@ impl<F: FnOnce(Response) -> Response + Send + 'static> BodySink for Mapped<F> {
     fn chunk(&mut self, bytes: &[u8]) -> BodyFlow {
         match self.sink.chunk(bytes) {
             BodyFlow::Continue => BodyFlow::Continue,
-            BodyFlow::Respond(response) => BodyFlow::Respond(apply(response, self.change.take())),
+            BodyFlow::Respond(response) => BodyFlow::Respond(apply(response, &self.change)),
+            BodyFlow::Wait(wait) => {
+                let change = Arc::clone(&self.change);
+                BodyFlow::Wait(wait.map(move |response| apply(response, &change)))
+            }
         }
     }
 
     fn end(self: Box<Self>, trailers: &Trailers) -> Response {
         let Mapped { sink, change } = *self;
-        apply(sink.end(trailers), change)
+        apply(sink.end(trailers), &change)
     }
 }
 

@@ -22,6 +22,7 @@ use http::{Extensions, StatusCode};
 
 use super::body_reader::BodyFeed;
 use super::body_stream::{BATCH_BYTES, BodyWriter};
+use super::body_wait::BodyWait;
 use super::buffer_limit::{Lease, Status};
 use super::exchange_handle::Wakeup;
 use super::handler::{BodySink, Handler};
@@ -55,7 +56,7 @@ pub(super) enum Exchange {
     /// The request body is collected in memory, or discarded.
     Collecting(Collected),
     /// The request body is passed to a [`BodySink`] as it arrives.
-    Streaming(ReplyContext, Box<dyn BodySink>),
+    Streaming(ReplyContext, Streaming),
     /// The request body is read on another thread, which may respond before the body ends.
     Reading(ReplyContext, BodyFeed, Box<PendingReply>),
     /// A deferred response is pending.
@@ -69,6 +70,32 @@ pub(super) enum Exchange {
     Flushing(Next, u64),
     /// The connection has left HTTP.
     Session(ActiveSession),
+}
+
+/// A request body that is passed to a sink.
+pub(super) struct Streaming {
+    pub(super) sink: Box<dyn BodySink>,
+    /// The sink waits, and nothing is read.
+    pub(super) wait: Option<BodyWait>,
+    /// The memory of the chunk for which the sink waits; `None` until it waits for the first time.
+    pub(super) lease: Option<Lease>,
+}
+
+impl Streaming {
+    pub(super) fn new(sink: Box<dyn BodySink>) -> Self {
+        Streaming { sink, wait: None, lease: None }
+    }
+
+    /// Returns whether the body may be read, given the memory of all bodies.
+    pub(super) fn status(&self) -> Status {
+        self.lease.as_ref().map_or(Status::Running, Lease::status)
+    }
+
+    /// Ends the wait of the sink, which then holds nothing. Returns whether the body may be read.
+    pub(super) fn end_wait(&mut self) -> Status {
+        self.wait = None;
+        self.lease.as_ref().map_or(Status::Running, |lease| lease.set(0, 0))
+    }
 }
 
 /// A pending deferred response, and the headers that were added to its placeholder.
@@ -203,7 +230,8 @@ impl HttpConnection {
     /// Returns whether the connection is waiting for input only.
     fn is_reading(&self) -> bool {
         match self.exchange.as_deref() {
-            None | Some(Exchange::Streaming(..)) => true,
+            None => true,
+            Some(Exchange::Streaming(_, body)) => body.wait.is_none() && body.status() == Status::Running,
             Some(Exchange::Collecting(request)) => request.status() == Status::Running,
             _ => false,
         }

@@ -15,7 +15,9 @@ use super::deferred::Responder;
 use super::exchange_handle::Wakeup;
 use super::handler::{BodyMode, Handler};
 use super::headers::HeaderBlock;
-use super::http_connection::{BodyStart, Collected, Exchange, HttpConnection, Step, error_response, flow_after};
+use super::http_connection::{
+    BodyStart, Collected, Exchange, HttpConnection, Step, Streaming, error_response, flow_after,
+};
 use super::request::{Context, Request, RequestHead};
 use super::response::{self, Body, PendingReply, Response};
 use super::server::{HttpServer, Options};
@@ -317,7 +319,7 @@ impl<H: Handler> HttpServer<H> {
         }
         let reply = ReplyContext::with_trailers(head.head, head.bytes);
         match mode {
-            BodyMode::Stream { sink, .. } => BodyStart::Receive(Exchange::Streaming(reply, sink)),
+            BodyMode::Stream { sink, .. } => BodyStart::Receive(Exchange::Streaming(reply, Streaming::new(sink))),
             BodyMode::Read { start, .. } => BodyStart::Receive(self.start_reader(wire, reply, start)),
             BodyMode::Discard => BodyStart::Discard,
             _ => BodyStart::Collect,

@@ -103,8 +103,9 @@ impl<H> HttpServer<H> {
         HttpServer { limits, ..self }
     }
 
-    /// Limits the memory of request bodies that are collected or wait for a reader, together with that of other servers with the same limit, in
-    /// particular the servers of other workers. Default: a limit of 256 MiB of its own.
+    /// Limits the memory of request bodies that are collected, wait for a reader or are held by a sink that waits,
+    /// together with that of other servers with the same limit, in particular the servers of other workers. Default: a
+    /// limit of 256 MiB of its own.
     #[must_use]
     pub fn buffer_limit(self, limit: &BufferLimit) -> Self {
         HttpServer { buffer_limit: limit.clone(), ..self }

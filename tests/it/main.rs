@@ -5,6 +5,7 @@ mod acceptor;
 mod access_log;
 mod basic_auth;
 mod bodies;
+mod body_wait;
 mod buffers;
 mod cert;
 mod chat;

@@ -12,6 +12,7 @@ mod chat;
 mod client;
 mod slow;
 mod totals;
+mod uploads;
 mod world;
 
 use std::cell::RefCell;
@@ -29,6 +30,7 @@ use serverd::{
 };
 
 use self::client::{Client, Outcome, Step};
+use self::uploads::Uploads;
 use self::world::{Conditions, Rng, Sim, SimListener, World};
 
 /// Body size of a large response.
@@ -211,7 +213,7 @@ fn simulate<const EDGE: bool>(
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
     let connections_max = limits.connections_max;
     let deferrals = Deferrals::default();
-    let app = HttpServer::new(handler(&handle, &deferrals));
+    let app = HttpServer::with(Uploads::new(&handle, handler(&handle, &deferrals)));
     let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
     event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
     *handle.borrow_mut() = Some(event_loop.handle());
