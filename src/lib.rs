@@ -78,6 +78,7 @@
 //! | [`Echo`], `Chat`, [`Fixed`], `Files` | the applications of the `serverd` binary |
 //! | `Tls`, `WithTls` | TLS on the listeners of a loop |
 //! | [`Networks`], [`WithProxy`] | trusted proxies, and the PROXY protocol on the listeners of a loop |
+//! | [`multipart`] | forms with files |
 //! | [`http1`] | HTTP/1.1 without I/O, for other clients and servers |
 //! | [`readiness`] | the contract of backends, for new ones |
 //!
@@ -122,6 +123,7 @@ pub mod http1;
 pub mod httpclient;
 pub mod httpserver;
 pub mod r#loop;
+pub mod multipart;
 pub mod server;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -14,6 +14,7 @@ use super::real_client::{Lines, RealClient};
 use super::response::Response;
 use crate::http1::{self, Head, Version};
 use crate::r#loop::{Addrs, Handle, Peer, Proxied, Wire};
+use crate::multipart;
 
 /// Request data other than the received bytes.
 pub(super) struct Context<'a> {
@@ -412,6 +413,40 @@ impl<'a> Request<'a> {
         'a: 'b,
     {
         Request { head: self.head.routed(params, mount), body: self.body }
+    }
+}
+
+impl RequestHead<'_> {
+    /// Creates a reader for the body, which must be a form with the type `multipart/form-data`. See the
+    /// [module](crate::multipart) for a body that is streamed.
+    ///
+    /// # Errors
+    /// Returns an error if the Content-Type is missing, repeated or not `multipart/form-data`, or has no valid
+    /// boundary. The error converts into a 415 or 400 response.
+    ///
+    /// # Examples
+    /// A form that is collected in memory:
+    /// ```
+    /// use serverd::{HttpServer, Request, Response, multipart};
+    ///
+    /// let server = HttpServer::new(|request: &Request<'_>| -> Result<Response, multipart::Error> {
+    ///     let parts = request.multipart()?.read_all(request.body())?;
+    ///     Ok(Response::text(format!("{} parts\n", parts.len())))
+    /// });
+    /// # drop(server);
+    /// ```
+    pub fn multipart(&self) -> Result<multipart::Reader, multipart::Error> {
+        let mut types = self.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
+        match (types.next(), types.next()) {
+            (Some((_, value)), None) => multipart::Reader::new(value),
+            _ => Err(multipart::Error::NotMultipart),
+        }
+    }
+}
+
+impl From<multipart::Error> for Response {
+    fn from(error: multipart::Error) -> Self {
+        Response::error(error.status(), format!("{error}\n"))
     }
 }
 

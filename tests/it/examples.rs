@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serverd::{LoopLimits, Timeouts};
 
-use crate::harness::{Client, program};
+use crate::harness::{Client, WAIT_MAX, program};
 
 struct Example {
     child: Child,
@@ -207,6 +207,47 @@ fn resp_stores_values_and_rejects_wrong_input() {
         client.send(input);
         assert_eq!(String::from_utf8_lossy(&client.read_to_end()), format!("-ERR Protocol error: {problem}\r\n"));
     }
+}
+
+#[test]
+fn multipart_upload_saves_complete_files_and_no_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let example = start_with("multipart_upload", &[directory.path()]);
+    assert!(example.get("/").text().contains("multipart/form-data"));
+    let content = b"\r\n--a\r\n-b--".repeat(100_000);
+    let part = |name: &str, content: &[u8]| {
+        let header = format!("--b\r\nContent-Disposition: form-data; name=f; filename=\"{name}\"\r\n\r\n");
+        [header.as_bytes(), content, b"\r\n"].concat()
+    };
+    let text = b"--b\r\nContent-Disposition: form-data; name=note\r\n\r\nnot saved\r\n".to_vec();
+    let form = [text, part("../one.txt", b"hello"), part("two.bin", &content), b"--b--\r\n".to_vec()].concat();
+    let post = |body: &[u8], length: usize| {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n";
+        let mut client = example.connect();
+        client.send(format!("{head}Content-Length: {length}\r\n\r\n")).send(body);
+        client
+    };
+    let response = post(&form, form.len()).response();
+    assert_eq!(response.text(), format!("one.txt: 5 bytes\ntwo.bin: {} bytes\n", content.len()));
+    // A name that is taken, a malformed form, and a client that disconnects.
+    let taken = [part("one.txt", b"other"), part("three.txt", b"")].concat();
+    assert_eq!(post(&taken, 100_000).response().status, 409);
+    assert_eq!(post(b"--b?", 100_000).response().status, 400);
+    post(&part("four.txt", b"incomplete"), 100_000).finish().expect_close();
+    let files = || {
+        let entries = std::fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry"));
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().expect("UTF-8")).collect();
+        names.sort();
+        names
+    };
+    // The incomplete file is removed after its connection is closed.
+    let start = Instant::now();
+    while files().len() > 2 && start.elapsed() < WAIT_MAX {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(files(), ["one.txt", "two.bin"]);
+    assert_eq!(std::fs::read(directory.path().join("one.txt")).expect("a file"), b"hello");
+    assert!(std::fs::read(directory.path().join("two.bin")).expect("a file") == content);
 }
 
 #[test]

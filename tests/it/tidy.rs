@@ -69,9 +69,10 @@ const TERMS: &[&[&str]] = &[
 /// independent of each other.
 const LAYERS: &[(&str, &[&str])] = &[
     ("http1", &[]),
+    ("multipart", &[]),
     ("tls", &[]),
     ("loop", &["tls"]),
-    ("httpserver", &["http1", "loop", "tls"]),
+    ("httpserver", &["http1", "loop", "multipart", "tls"]),
     ("httpclient", &["http1", "httpserver", "loop", "tls"]),
     ("apps", &["http1", "httpserver", "loop", "tls"]),
     ("server", &["apps", "http1", "httpserver", "loop", "tls"]),

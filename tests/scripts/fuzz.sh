@@ -21,7 +21,7 @@ cargo fuzz --version 2>/dev/null || cargo install cargo-fuzz --locked --quiet ||
 
 cargo +nightly fuzz build
 jobs=() failed=0
-targets=(head chunked connection response)
+targets=(head chunked connection response multipart)
 # A handshake takes so long under the sanitizer that a short run tries few.
 [ "$seconds" -lt 300 ] || targets+=(tls)
 for target in "${targets[@]}"; do
