@@ -20,6 +20,7 @@ use super::file_read;
 use super::held_messages::HeldMessages;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
+use super::metrics::{LoopMetrics, clock_nanos};
 use super::output::{LITTLE_BYTES, Output};
 use super::poller::{Handle, LoopWaker, Mailbox, Notice, PollRetry, Poller, Running, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
@@ -71,6 +72,8 @@ pub struct EventLoop<B: Readiness, A: App> {
     next_wakeup_ms: u64,
     wakeup_dirty: bool,
     rest: Rest,
+    /// Metrics for other threads, if they are read.
+    metrics: Option<Arc<LoopMetrics>>,
 }
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
@@ -163,6 +166,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             next_wakeup_ms: 0,
             wakeup_dirty: true,
             rest: Rest::new(),
+            metrics: None,
         }
     }
 
@@ -172,6 +176,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.connection_limit = connection_limit.clone();
         self.connection_limit.register(&self.mailbox.waker);
         self.context.buffers.share(connection_limit.buffered());
+    }
+
+    /// Records each turn of [`EventLoop::run`] in these metrics.
+    pub(crate) fn record_metrics(&mut self, metrics: &Arc<LoopMetrics>) {
+        self.metrics = Some(Arc::clone(metrics));
     }
 
     /// Adds a listener. Its index, counted from 0, is passed to the application in
@@ -220,8 +229,17 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// # Errors
     /// Returns an error if polling the backend fails repeatedly.
     pub fn run(&mut self) -> io::Result<()> {
-        while self.run_turns(u64::MAX)? == Turn::Again {}
-        Ok(())
+        let outcome = loop {
+            match self.run_turns(u64::MAX) {
+                Ok(Turn::Again) => {}
+                outcome => break outcome.map(drop),
+            }
+        };
+        if let Some(metrics) = &self.metrics {
+            metrics.publish(&self.context.counters, self.table.len(), self.context.now_ms);
+            metrics.end();
+        }
+        outcome
     }
 
     /// Returns a handle that controls the loop from any thread.
@@ -300,7 +318,11 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.ready.append(&mut self.next);
             }
             self.poll_retry.check(self.backend.wait(&mut self.events, poll_timeout))?;
-            if self.clock.tick(&self.backend, &mut self.context) {
+            let now = self.backend.now();
+            if let Some(metrics) = &self.metrics {
+                metrics.turn_start_ns.set(clock_nanos(now));
+            }
+            if self.clock.tick(now, &self.backend, &mut self.context) {
                 self.observe_load();
             }
             if self.next_wakeup_ms <= self.context.now_ms {
@@ -324,6 +346,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             // A command wakes the loop, so without a wake-up there is no new one.
             let may_end = notified || self.context.life.is_draining();
             let stopped = may_end && self.apply_commands();
+            if self.metrics.is_some() {
+                self.record_turn(notified);
+            }
             self.end_turn();
             count -= 1;
             if may_end && (stopped || self.is_drained()) {
@@ -331,6 +356,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             }
             if count == 0 {
                 return Ok(Turn::Again);
+            }
+        }
+    }
+}
+
+impl<B: Readiness, A: App> EventLoop<B, A> {
+    /// Records a turn, whose connections have been served. Out of line, since most loops have no metrics.
+    #[inline(never)]
+    fn record_turn(&mut self, notified: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.record(clock_nanos(self.backend.now()));
+            if notified && metrics.is_due(self.context.now_ms) {
+                metrics.publish(&self.context.counters, self.table.len(), self.context.now_ms);
             }
         }
     }
@@ -362,15 +400,15 @@ impl Clock {
     /// Starts the loop's clock at zero.
     fn start<A: App>(backend: &impl Readiness, context: &mut LoopContext<A>) -> Self {
         let mut clock = Clock { start_ms: clock_ms(backend.now()), unix_time_until_ms: 0 };
-        clock.tick(backend, context);
+        clock.tick(backend.now(), backend, context);
         clock
     }
 
     /// Sets the time of the turn. Returns whether the wall clock was read too, at most once per second.
     #[allow(clippy::inline_always, reason = "hot path")]
     #[inline(always)]
-    fn tick<A: App>(&mut self, backend: &impl Readiness, context: &mut LoopContext<A>) -> bool {
-        context.now_ms = clock_ms(backend.now()).saturating_sub(self.start_ms);
+    fn tick<A: App>(&mut self, now: Duration, backend: &impl Readiness, context: &mut LoopContext<A>) -> bool {
+        context.now_ms = clock_ms(now).saturating_sub(self.start_ms);
         let is_new_second = context.now_ms >= self.unix_time_until_ms;
         if is_new_second {
             let wall_clock = backend.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -566,6 +604,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.context.connects.remove(id);
         }
         self.context.counters.closes += 1;
+        if let Some(metrics) = &self.metrics {
+            metrics.count_close(&reason);
+        }
         log::debug!("closed {id:?} of {}: {reason:?}", Addrs { stream: Some(&connection.stream) }.client());
         let Connection { mut stream, state, pending, .. } = connection;
         let unsent = pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::app::Phase;
+use super::error_numbers::ErrorNumbers;
 
 /// Resource limits of a loop and of each of its connections.
 #[derive(Clone, Debug)]
@@ -119,6 +120,7 @@ pub struct Counters {
     pub accepts: u64,
     /// Failed accepts other than `WouldBlock`.
     pub accept_errors: u64,
+    pub(super) accept_error_numbers: ErrorNumbers,
     /// Connections refused because their client address had as many open as allowed
     /// ([`LoopLimits::connections_per_address_max`]).
     pub refused: u64,

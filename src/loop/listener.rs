@@ -418,6 +418,7 @@ impl<B: Readiness> ManagedListener<B> {
             return Accept::Done;
         }
         counters.accept_errors += 1;
+        counters.accept_error_numbers.count(&error);
         self.handle_error(backend, now_ms, &error)
     }
 

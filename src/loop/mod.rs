@@ -21,6 +21,7 @@ mod chaos;
 mod connect;
 mod connection;
 mod connection_limit;
+mod error_numbers;
 mod event_loop;
 mod file_range;
 mod file_read;
@@ -28,6 +29,7 @@ mod handoff;
 mod held_messages;
 mod limits;
 mod listener;
+pub(crate) mod metrics;
 #[cfg(unix)]
 mod mio_poll;
 mod networks;

@@ -32,7 +32,7 @@ use super::peer::Peer;
 #[cfg(unix)]
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "nanoseconds are below a billion")]
-fn monotonic() -> Duration {
+pub(super) fn monotonic() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::Monotonic);
     // This clock is never negative.
@@ -40,7 +40,7 @@ fn monotonic() -> Duration {
 }
 
 #[cfg(not(unix))]
-fn monotonic() -> Duration {
+pub(super) fn monotonic() -> Duration {
     use std::sync::OnceLock;
     use std::time::Instant;
     static START: OnceLock<Instant> = OnceLock::new();

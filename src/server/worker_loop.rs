@@ -13,6 +13,7 @@ use super::config::{Backend, Config};
 use super::start_error::StartError;
 #[cfg(feature = "tls")]
 use super::start_error::StartErrorKind;
+use crate::r#loop::metrics::LoopMetrics;
 use crate::r#loop::{
     App, ConnectionLimit, EventLoop, Poller, ProxyListener, ProxyMode, ProxyProtocol, Readiness, Select,
     SystemListener, WithProxy,
@@ -38,6 +39,8 @@ pub(super) struct Setup<'a> {
     pub(super) worker: Worker,
     pub(super) config: &'a Config,
     pub(super) limit: &'a ConnectionLimit,
+    /// The metrics of the loop, if there is an admin listener.
+    pub(super) metrics: Option<&'a Arc<LoopMetrics>>,
     pub(super) sources: Vec<(SystemListener, Role)>,
     pub(super) security: &'a Security,
 }
@@ -232,6 +235,9 @@ fn listening_loop<B: Readiness + 'static, A: App + 'static>(
     }
     let mut event_loop = EventLoop::<B, A>::with_limits(timeouts, config.loop_limits.clone(), app)?;
     event_loop.share_connection_limit(setup.limit);
+    if let Some(metrics) = setup.metrics {
+        event_loop.record_metrics(metrics);
+    }
     for (source, role) in setup.sources {
         listen(&mut event_loop, source, role)?;
     }

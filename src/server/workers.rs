@@ -96,7 +96,8 @@ impl Config {
             let (config, build, security) = (self.clone(), Arc::clone(build), security.clone());
             let run = move |on_started: &dyn Fn(Handle)| {
                 let worker = Worker { number, port };
-                let setup = Setup { worker, config: &config, limit: &limit, sources, security: &security };
+                let setup =
+                    Setup { worker, config: &config, limit: &limit, metrics: None, sources, security: &security };
                 run_worker(backend, setup, &*build, on_started)
             };
             let send = send.clone();

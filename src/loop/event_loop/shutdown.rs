@@ -50,7 +50,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// drains the connections. With a `limit`, it takes at most that long and idle connections get no grace period.
     fn start_drain(&mut self, limit: Option<Duration>) {
         // The command may have arrived late in a long turn.
-        self.clock.tick(&self.backend, &mut self.context);
+        self.clock.tick(self.backend.now(), &self.backend, &mut self.context);
         let deadline_ms = self.drain_deadline_ms(limit.unwrap_or(self.context.limits.drain));
         self.context.life = Life::Draining { deadline_ms };
         let can_block = self.listeners.start_closing();
