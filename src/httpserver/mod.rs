@@ -33,6 +33,7 @@ mod exchange_handle;
 mod fair_queue;
 mod handler;
 mod headers;
+pub(crate) mod hosts;
 mod http_connection;
 pub mod layers;
 mod log_sink;
