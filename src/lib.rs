@@ -155,8 +155,8 @@ pub use self::httpserver::http_types;
 pub use self::httpserver::{
     AcceptedCodings, AccessLog, BodyError, BodyFlow, BodyMode, BodyReader, BodySink, BodyWait, BufferLimit,
     ClientIpHeader, Closure, ContentCoding, EventSender, Handler, HeaderBlock, HeaderError, HttpConnection, HttpServer,
-    LogFormat, ParamError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Resume, Router, SendError,
-    Sender, ServerEvent, Session, SessionWaker, Trailers, Wakeup, layers,
+    LogFormat, LogFormatError, ParamError, Part, Pool, PoolFull, Request, RequestHead, Responder, Response, Resume,
+    Router, SendError, Sender, ServerEvent, Session, SessionWaker, Trailers, Wakeup, layers,
 };
 #[cfg(feature = "testing")]
 #[doc(inline)]

@@ -10,10 +10,11 @@ use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
-    buffered_size, duration, head_size, host, hsts, log_target, queue_size, size, tls_version, turn_size, workers,
+    LogFormatValue, buffered_size, duration, head_size, host, hsts, log_format, log_target, queue_size, size,
+    tls_version, turn_size, workers,
 };
 use crate::http1::Limits;
-use crate::httpserver::{ClientIpHeader, LogFormat};
+use crate::httpserver::ClientIpHeader;
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Timeouts};
 use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
 use crate::tls::{ClientAuth, TlsVersion};
@@ -444,10 +445,15 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Logging")]
     access_log: Option<LogTarget>,
 
-    /// Format of the access log [default: short on a terminal, else combined]
-    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    /// Format of the access log: short, combined, json or a template [default: short on a terminal, else combined]
+    ///
+    /// A template contains variables like those of nginx, such as '$remote_addr "$request" $status $request_time'. In a
+    /// template that begins with {, values are escaped for JSON strings. docs/OPERATIONS.md lists the variables and the
+    /// members of JSON.
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = log_format)]
     #[arg(hide_short_help = true, help_heading = "Logging")]
-    log_format: Option<LogFormat>,
+    #[allow(clippy::doc_markdown, reason = "a help text")]
+    log_format: Option<LogFormatValue>,
 
     /// Log more to stderr: -v logs closed connections, -vv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -661,7 +667,14 @@ impl Cli {
         let default = if self.quiet { LogTarget::Off } else { LogTarget::Terminal };
         Logging {
             target: self.access_log.clone().unwrap_or(default),
-            format: self.log_format,
+            format: match &self.log_format {
+                Some(LogFormatValue::Named(format)) => Some(*format),
+                Some(LogFormatValue::Template(_)) | None => None,
+            },
+            template: match &self.log_format {
+                Some(LogFormatValue::Template(template)) => Some(template.clone()),
+                Some(LogFormatValue::Named(_)) | None => None,
+            },
             color: match self.color {
                 Color::Auto => None,
                 Color::Always => Some(true),

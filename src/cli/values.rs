@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::http1::HEAD_BYTES_MAX;
+use crate::httpserver::LogFormat;
 use crate::server::LogTarget;
 use crate::tls::TlsVersion;
 
@@ -115,6 +118,24 @@ pub(super) fn log_target(text: &str) -> Result<LogTarget, String> {
         "off" => Ok(LogTarget::Off),
         path => Ok(LogTarget::File(path.into())),
     }
+}
+
+/// The value of `--log-format`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LogFormatValue {
+    Named(LogFormat),
+    Template(String),
+}
+
+/// Parses the value of `--log-format`.
+pub(super) fn log_format(text: &str) -> Result<LogFormatValue, String> {
+    if text.contains('$') {
+        LogFormat::check_template(text).map_err(|error| error.to_string())?;
+        return Ok(LogFormatValue::Template(text.to_owned()));
+    }
+    LogFormat::from_str(text, false)
+        .map(LogFormatValue::Named)
+        .map_err(|_| "must be short, combined, json, or a template with variables such as $request".into())
 }
 
 /// Parses the value of `--tls-min-version`.

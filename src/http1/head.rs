@@ -406,6 +406,18 @@ impl Head {
     pub fn headers<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         self.fields.iter().map(|field| (field.name.of(bytes), field.value.of(bytes)))
     }
+
+    /// Returns the headers as [`Head::headers`] does, but only those whose names have one of these lengths: bit `n` for
+    /// names of `n` bytes, and bit 63 for all longer ones.
+    #[inline]
+    pub(crate) fn headers_with_lengths<'a>(
+        &'a self,
+        bytes: &'a [u8],
+        lengths: u64,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let fields = self.fields.iter().filter(move |field| lengths >> field.name.len.min(63) & 1 == 1);
+        fields.map(|field| (field.name.of(bytes), field.value.of(bytes)))
+    }
 }
 
 fn is_digits(value: &[u8]) -> bool {

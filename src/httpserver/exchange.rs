@@ -103,6 +103,9 @@ impl<H: Handler> HttpServer<H> {
         wire: &mut Wire<'_, Wakeup>,
         bytes: &[u8],
     ) -> Step {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add_received(wire, bytes.len());
+        }
         match state.exchange.as_deref_mut() {
             Some(Exchange::Collecting(request)) if !request.discards => {
                 request.push(bytes);
@@ -449,11 +452,13 @@ impl<H: Handler> HttpServer<H> {
                 if with_body {
                     body.push(wire.output());
                 }
-                self.log_status(wire, response.status);
                 if !(with_body && logs_after_flush) {
-                    self.log_end(wire, if with_body { len } else { 0 });
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.end_at_once(wire, response.status, if with_body { len } else { 0 });
+                    }
                     return Step::Responded(next);
                 }
+                self.log_status(wire, response.status);
                 Exchange::Flushing(next, len)
             }
         };

@@ -370,8 +370,8 @@ impl<H: Handler> HttpServer<H> {
             self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {
                 recorder.begin_malformed(wire, wire.input());
-                recorder.set_status(wire, response.status);
-                recorder.end(wire, if context.is_head() { 0 } else { body.len() as u64 });
+                let bytes = if context.is_head() { 0 } else { body.len() as u64 };
+                recorder.end_at_once(wire, response.status, bytes);
             }
         }
         Flow::Refuse
@@ -431,6 +431,7 @@ impl<H: Handler> App for HttpServer<H> {
 
     fn start(&mut self, remote: Remote<Wakeup>) {
         self.remote = Some(remote);
+        self.complete();
     }
 
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
@@ -440,7 +441,7 @@ impl<H: Handler> App for HttpServer<H> {
             return self.open_session(session, wire);
         }
         if let Some(recorder) = &mut self.recorder {
-            recorder.open(wire.id(), accepted.peer_addr());
+            recorder.open(wire.id(), accepted.peer);
         }
         (HttpConnection::new(), Flow::Read(Phase::AwaitingFirstByte))
     }

@@ -13,7 +13,7 @@
 //! | `serve_head`, `exchange` | the steps of an exchange: the handler's call; the request body and the response |
 //! | `session`, `upgrade` | connections after HTTP: upgrades and tunnels |
 //! | `handler`, `request`, `response` | the types of a handler's interface |
-//! | `body_stream`, `body_sender`, `body_reader` | streamed bodies, in both directions |
+//! | `body_stream`, `body_sender`, `body_reader`, `body_wait` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
 //! | `router`, `negotiation`, `headers` | what handlers are built with |
@@ -36,11 +36,14 @@ mod headers;
 pub(crate) mod hosts;
 mod http_connection;
 pub mod layers;
+mod log_format;
 mod log_sink;
 mod negotiation;
 mod pool;
 mod real_client;
+mod recorder;
 mod request;
+mod request_id;
 mod response;
 mod router;
 mod serve_head;
@@ -48,7 +51,7 @@ mod server;
 mod session;
 mod upgrade;
 
-pub use access_log::{AccessLog, LogFormat};
+pub use access_log::AccessLog;
 pub use body_reader::BodyReader;
 pub use body_sender::{EventSender, SendError, Sender, ServerEvent};
 pub use body_wait::{BodyWait, Resume};
@@ -60,6 +63,7 @@ pub use handler::http_types;
 pub use handler::{BodyFlow, BodyMode, BodySink, Closure, Handler};
 pub use headers::{HeaderBlock, HeaderError, Trailers};
 pub use http_connection::HttpConnection;
+pub use log_format::{LogFormat, LogFormatError};
 #[cfg(feature = "cli")]
 pub(crate) use log_sink::{Sink, Target};
 pub use negotiation::{AcceptedCodings, ContentCoding};

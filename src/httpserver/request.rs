@@ -165,6 +165,14 @@ impl<'a> RequestHead<'a> {
         }
     }
 
+    /// Returns what [`RequestHead::host`] does, if the value of the Host header is known already.
+    pub(super) fn host_of(&self, header: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        match self.head.form() {
+            http1::TargetForm::Absolute => Some(http1::authority(self.head.target(self.bytes))),
+            _ => header,
+        }
+    }
+
     /// Returns `false` if the request has no conditional header: If-Match, If-None-Match, If-Modified-Since,
     /// If-Unmodified-Since or If-Range (RFC 9110 section 13.1). Returns `true` if there may be one: this is a fast
     /// check to make before searching for them.
@@ -187,6 +195,12 @@ impl<'a> RequestHead<'a> {
     /// Returns the names and values of all headers in order, as received.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         self.head.headers(self.bytes)
+    }
+
+    /// Returns the headers with names of these lengths; see [`Head::headers_with_lengths`].
+    #[inline]
+    pub(super) fn headers_with_lengths(&self, lengths: u64) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.head.headers_with_lengths(self.bytes, lengths)
     }
 
     /// Returns the bytes of the head as received, including the final empty line.

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::access_log::Recorder;
 use super::body_reader::{BodyReader, Pipe};
+use super::body_stream::BATCH_BYTES;
 use super::deferred::Responder;
 use super::exchange_handle::Wakeup;
 use super::handler::{BodyMode, Handler};
@@ -18,6 +18,7 @@ use super::headers::HeaderBlock;
 use super::http_connection::{
     BodyStart, Collected, Exchange, HttpConnection, Step, Streaming, error_response, flow_after,
 };
+use super::recorder::Recorder;
 use super::request::{Context, Request, RequestHead};
 use super::response::{self, Body, PendingReply, Response};
 use super::server::{HttpServer, Options};
@@ -74,20 +75,30 @@ fn write_ok_with_headers(
     output.push(body);
 }
 
-/// Begins a request on a server with an access log or options. Returns the response if the handler must not be called.
+/// Begins a request on a server with a recorder or options. Returns the response if the handler must not be called.
 #[inline(never)]
 fn begin_request(
-    recorder: Option<&mut Recorder>,
-    options: Option<&Options>,
+    (recorder, options): (Option<&mut Recorder>, Option<&Options>),
     state: &mut HttpConnection,
     wire: &Wire<'_, Wakeup>,
     head: &RequestHead<'_>,
+    has_body: bool,
 ) -> Option<Response> {
-    if let Some(recorder) = recorder {
-        recorder.begin(wire, head);
-    }
     state.requests = state.requests.saturating_add(1);
-    options.and_then(|options| options.refuse_host(head))
+    let refusal = options.and_then(|options| options.refuse_host(head));
+    if let Some(recorder) = recorder {
+        recorder.arrive();
+        if has_body || refusal.is_some() {
+            recorder.begin(wire, head);
+        }
+    }
+    refusal
+}
+
+/// Begins the record of a request that is not answered on the fast path.
+#[inline(never)]
+fn begin_late(recorder: &mut Recorder, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
+    recorder.begin(wire, head);
 }
 
 fn panicked(wire: &mut Wire<'_, Wakeup>, head: &RequestHead<'_>) -> Response {
@@ -122,6 +133,9 @@ impl<H: Handler> HttpServer<H> {
         let input = wire.input();
         wire.consume(span.end);
         let head = request_head(&input[span], &self.scratch, &context);
+        if let Some(recorder) = &mut self.recorder {
+            begin_late(recorder, wire, &head);
+        }
         let (response, reply) = (panicked(wire, &head), ReplyContext::new(head.head));
         match self.respond(state, wire, reply, response) {
             Step::Responded(next) => flow_after(next).unwrap_or(Flow::Linger),
@@ -163,8 +177,8 @@ impl<H: Handler> HttpServer<H> {
         let real_client = self.real_client();
         let context = Context::new(wire, None, real_client.as_deref());
         let head = request_head(&input[span.clone()], &self.scratch, &context);
-        let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref());
-        if let Some(response) = begin_request(recorder, options, state, wire, &head) {
+        let recorded = (self.recorder.as_deref_mut(), self.options.as_deref());
+        if let Some(response) = begin_request(recorded, state, wire, &head, false) {
             let reply = ReplyContext::new(head.head);
             wire.consume(span.end);
             return self.respond(state, wire, reply, response);
@@ -172,7 +186,7 @@ impl<H: Handler> HttpServer<H> {
         self.call_and_respond::<false>(state, wire, input, span)
     }
 
-    /// Calls the handler for a request without a body. `PLAIN`: the server has neither an access log nor options.
+    /// Calls the handler for a request without a body. `PLAIN`: [`HttpServer::is_plain`].
     #[allow(clippy::inline_always, reason = "hot path; a response is large, and a call would copy it")]
     #[inline(always)]
     fn call_and_respond<const PLAIN: bool>(
@@ -192,7 +206,7 @@ impl<H: Handler> HttpServer<H> {
         let Response { status, content_type, headers, shared_headers, body, close } = self.handler.call(&request);
         self.current_request = 0..0;
         wire.consume(end);
-        let is_fast_path = PLAIN
+        let is_fast_path = (PLAIN || self.keeps_heads)
             && self.scratch.allows_fast_response()
             && status == StatusCode::OK
             && headers.is_empty()
@@ -200,7 +214,7 @@ impl<H: Handler> HttpServer<H> {
             && content_type.is_none_or(|value| std::ptr::eq(value, self.content_type))
             && !wire.draining();
         match body {
-            Body::Bytes(body) if is_fast_path => {
+            Body::Bytes(body) if is_fast_path && (body.len() <= BATCH_BYTES || self.recorder.is_none()) => {
                 wire.restart_timer();
                 let now = wire.unix_time();
                 match shared_headers {
@@ -209,12 +223,19 @@ impl<H: Handler> HttpServer<H> {
                         write_ok_with_headers(&shared, &mut self.encoder, wire.output(), now, content_type, &body);
                     }
                 }
+                if let Some(recorder) = &mut self.recorder {
+                    let bytes = body.len() as u64;
+                    recorder.end_ok(wire, &request.head, bytes);
+                }
                 discard(context);
                 Step::Responded(Next::Request)
             }
             body => {
                 let response = Response { status, content_type, headers, shared_headers, body, close };
                 let head = request.head;
+                if let Some(recorder) = &mut self.recorder {
+                    begin_late(recorder, wire, &head);
+                }
                 let reply = reply_context(&head, &response);
                 if response.is_suspended() {
                     let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
@@ -241,9 +262,9 @@ impl<H: Handler> HttpServer<H> {
         let scratch = std::mem::take(&mut self.scratch);
         let rest = &input[span.end..];
         let head = request_head(&input[span], &scratch, &context);
-        if !self.is_plain
-            && let (recorder, options) = (self.recorder.as_deref_mut(), self.options.as_deref())
-            && let Some(response) = begin_request(recorder, options, state, wire, &head)
+        let recorded = (self.recorder.as_deref_mut(), self.options.as_deref());
+        if (recorded.0.is_some() || recorded.1.is_some())
+            && let Some(response) = begin_request(recorded, state, wire, &head, true)
         {
             let reply = ReplyContext::new(head.head);
             self.scratch = scratch;
@@ -304,6 +325,9 @@ impl<H: Handler> HttpServer<H> {
         {
             state.http1.body_taken();
             wire.consume(length);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.add_received(wire, length);
+            }
             let body = if discards { &[] } else { body };
             let response = self.call_handler(wire, &Request { head: *head, body });
             if !response.is_suspended() {

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::access_log::{AccessLog, Recorder};
+use super::access_log::AccessLog;
 use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
 use super::handler::{Closure, Handler};
 use super::hosts::Hosts;
 use super::real_client::{ClientIpHeader, RealClient};
+use super::recorder::Recorder;
 use super::request::{Request, RequestHead};
 use super::response::Response;
 use crate::http1::{Encoder, Head, Limits};
@@ -51,8 +52,10 @@ pub struct HttpServer<H> {
     pub(super) buffer_limit: BufferLimit,
     /// Options that are off in most servers; `None` if all are off.
     pub(super) options: Option<Box<Options>>,
-    /// Neither an access log nor an option is on, which the fast path needs.
+    /// Neither an access log nor an option is enabled; set at the start.
     pub(super) is_plain: bool,
+    /// No enabled option changes the heads of responses, which the fast path requires; set at the start.
+    pub(super) keeps_heads: bool,
 }
 
 impl HttpServer<()> {
@@ -92,7 +95,8 @@ impl<H: Handler> HttpServer<H> {
             recorder: None,
             buffer_limit: BufferLimit::default(),
             options: None,
-            is_plain: true,
+            is_plain: false,
+            keeps_heads: false,
         }
     }
 }
@@ -114,13 +118,20 @@ impl<H> HttpServer<H> {
 
     /// Logs each request to `log`; `None` turns the access log off.
     #[must_use]
-    pub fn access_log<'a>(self, log: impl Into<Option<&'a AccessLog>>) -> Self {
-        let recorder = log.into().map(|log| Box::new(Recorder::new(log.clone())));
-        HttpServer { is_plain: recorder.is_none() && self.options.is_none(), recorder, ..self }
+    pub fn access_log<'a>(mut self, log: impl Into<Option<&'a AccessLog>>) -> Self {
+        let log = log.into();
+        if log.is_some() || self.recorder.is_some() {
+            self.recorder_mut().set_log(log);
+        }
+        self
     }
 
-    /// Announces the idle timeout of the loop to clients with the Keep-Alive header, in whole seconds, so that they do not
-    /// send a request on a connection that is about to be closed. Off by default, and with `None`.
+    fn recorder_mut(&mut self) -> &mut Recorder {
+        self.recorder.get_or_insert_with(|| Box::new(Recorder::new()))
+    }
+
+    /// Announces the idle timeout of the loop to clients with the Keep-Alive header, in whole seconds, so that they do
+    /// not send a request on a connection that is about to be closed. Off by default, and with `None`.
     #[must_use]
     pub fn keep_alive_header(mut self, idle_timeout: impl Into<Option<Duration>>) -> Self {
         if let Some(timeout) = idle_timeout.into() {
@@ -214,8 +225,14 @@ impl<H> HttpServer<H> {
         self.options.as_ref()?.real_client.clone()
     }
 
+    /// Sets the fields that are derived from the options and the recorder.
+    pub(super) fn complete(&mut self) {
+        let (options, recorder) = (self.options.as_deref(), self.recorder.as_deref());
+        self.keeps_heads = options.is_none_or(Options::keep_heads);
+        self.is_plain = options.is_none() && recorder.is_none();
+    }
+
     fn options_mut(&mut self) -> &mut Options {
-        self.is_plain = false;
         self.options.get_or_insert_default()
     }
 }
@@ -258,6 +275,11 @@ impl Options {
             head.extend_from_slice(&self.hsts);
             head.extend_from_slice(b"\r\n");
         }
+    }
+
+    /// Returns whether the options do not change the heads of responses.
+    fn keep_heads(&self) -> bool {
+        self.keep_alive.is_empty() && self.hsts.is_empty() && self.requests_max == u32::MAX
     }
 
     /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed.

@@ -117,7 +117,7 @@ pub use readiness::Readiness;
 pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{SystemListener, SystemSocket, SystemStream};
-pub(crate) use std_ext::{lock, millis};
+pub(crate) use std_ext::lock;
 pub use table::ConnId;
 pub use target::{Target, TargetError};
 #[cfg(feature = "tls")]

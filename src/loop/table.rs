@@ -26,6 +26,12 @@ impl ConnId {
         ConnId { index: number, serial: 0 }
     }
 
+    /// Returns the number of the slot, which is less than the maximum number of open connections so far.
+    #[inline]
+    pub(crate) fn slot(self) -> usize {
+        self.index as usize
+    }
+
     #[inline]
     pub(super) fn token(self) -> Token {
         Token((self.serial as usize & SERIAL_MASK) << INDEX_BITS | self.index as usize)

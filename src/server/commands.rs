@@ -171,7 +171,7 @@ fn http_server<H: Handler + 'static>(
     move |worker| {
         HttpServer::with(make(worker))
             .limits(limits.clone())
-            .access_log(log.as_ref())
+            .access_log(log.clone().map(|log| log.worker(worker.number)).as_ref())
             .buffer_limit(&buffer_limit)
             .keep_alive_header(idle)
             .requests_max(options.requests_max)

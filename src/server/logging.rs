@@ -18,7 +18,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::start_error::StartError;
 #[cfg(windows)]
 use super::windows::enable_escape_sequences;
-use crate::httpserver::{AccessLog, LogFormat, Sink, Target};
+use crate::httpserver::{AccessLog, LogFormat, LogFormatError, Sink, Target};
 use crate::r#loop::lock;
 
 /// Maximum length of the beginning of a message in bytes. Requests determine the length of paths in messages.
@@ -44,7 +44,9 @@ pub struct Logging {
     pub target: LogTarget,
     /// The format of a line; `None` for [`LogFormat::Short`] on a terminal and [`LogFormat::Combined`] otherwise.
     pub format: Option<LogFormat>,
-    /// Whether to color the status code; `None` to do so only on a terminal that supports it.
+    /// A template, in place of the format; see [`AccessLog::template`].
+    pub template: Option<String>,
+    /// Use of colors for the status code; `None` for colors only on a terminal that supports them.
     pub color: Option<bool>,
 }
 
@@ -78,8 +80,19 @@ impl Logging {
                 StartError::new(format!("cannot write the access log {path}: {error}; specify a writable file"))
             })?,
         };
+        let log = self.select(log).map_err(|error| StartError::new(format!("access log: {error}")))?;
         let color = self.color.unwrap_or_else(|| to_terminal && wants_color());
         Ok(Some(log.with_color(color && (!to_terminal || enable_escape_sequences(&io::stdout())))))
+    }
+}
+
+impl Logging {
+    /// Selects the requests and the details to log.
+    fn select(&self, mut log: AccessLog) -> Result<AccessLog, LogFormatError> {
+        if let Some(template) = &self.template {
+            log = log.template(template)?;
+        }
+        Ok(log)
     }
 }
 

@@ -38,6 +38,7 @@ mod https;
 mod https_client;
 mod keepalive;
 mod limits;
+mod log_formats;
 mod multipart;
 mod mutual_tls;
 mod panics;
