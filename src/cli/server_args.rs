@@ -10,7 +10,7 @@ use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
-    LogFormatValue, buffered_size, duration, head_size, host, hsts, log_format, log_target, queue_size, size,
+    LogFormatValue, buffered_size, duration, head_size, host, hsts, log_format, log_skip, log_target, queue_size, size,
     tls_version, turn_size, workers,
 };
 use crate::http1::Limits;
@@ -97,6 +97,15 @@ pub enum Color {
     Always,
     /// Never
     Never,
+}
+
+/// The use of queries in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogQuery {
+    /// Queries are logged
+    Keep,
+    /// Queries are omitted, also those in Referer
+    Drop,
 }
 
 #[derive(Debug, Parser)]
@@ -455,6 +464,25 @@ pub(super) struct Cli {
     #[allow(clippy::doc_markdown, reason = "a help text")]
     log_format: Option<LogFormatValue>,
 
+    /// Do not log requests for paths that match GLOB, or from clients in CIDR (repeatable)
+    ///
+    /// GLOB begins with / or *, and each * matches any text: /healthz, /static/*, *.png. In the environment variable,
+    /// values are separated by commas.
+    #[arg(long, global = true, value_name = "GLOB|CIDR", value_delimiter = ',', value_parser = log_skip)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    log_skip: Vec<String>,
+
+    /// Keep queries in the access log or drop them, since they may contain secrets
+    #[arg(long, global = true, value_enum, value_name = "WHAT", default_value_t = LogQuery::Keep)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    log_query: LogQuery,
+
+    /// Log one in N requests, and every request with an error status
+    #[arg(long, global = true, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    log_sample: u32,
+
     /// Log more to stderr: -v logs closed connections, -vv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     #[arg(hide_short_help = true, help_heading = "Logging")]
@@ -675,6 +703,9 @@ impl Cli {
                 Some(LogFormatValue::Template(template)) => Some(template.clone()),
                 Some(LogFormatValue::Named(_)) | None => None,
             },
+            skip: self.log_skip.clone(),
+            drop_query: self.log_query == LogQuery::Drop,
+            sample: self.log_sample,
             color: match self.color {
                 Color::Auto => None,
                 Color::Always => Some(true),

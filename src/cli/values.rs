@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::http1::HEAD_BYTES_MAX;
 use crate::httpserver::LogFormat;
+use crate::r#loop::Networks;
 use crate::server::LogTarget;
 use crate::tls::TlsVersion;
 
@@ -136,6 +137,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormatValue, String> {
     LogFormat::from_str(text, false)
         .map(LogFormatValue::Named)
         .map_err(|_| "must be short, combined, json, or a template with variables such as $request".into())
+}
+
+/// Parses a value of `--log-skip`.
+pub(super) fn log_skip(text: &str) -> Result<String, String> {
+    if text.starts_with(['/', '*']) || text.parse::<Networks>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("must be a path that begins with / or *, or a network such as 10.0.0.0/8".into())
 }
 
 /// Parses the value of `--tls-min-version`.

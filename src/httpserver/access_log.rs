@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::log_format::{Format, LogFormat, LogFormatError};
 use super::log_sink::{Sink, Target};
+use crate::r#loop::{Networks, Peer};
 
 /// An access log with one line per request. Clones share one log, for any number of loops.
 ///
@@ -34,6 +35,18 @@ pub struct AccessLog {
     pub(super) format: Arc<Format>,
     pub(super) color: bool,
     pub(super) worker: usize,
+    pub(super) filter: Arc<Filter>,
+}
+
+/// Requests that are not logged, and parts of them that are not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    /// Path patterns.
+    paths: Vec<String>,
+    clients: Networks,
+    pub(super) drops_query: bool,
+    /// One in this many requests is logged; 0 and 1 for all.
+    pub(super) sample: u32,
 }
 
 impl AccessLog {
@@ -61,7 +74,7 @@ impl AccessLog {
     /// Creates a log that shares the writer thread of `sink`.
     pub(crate) fn with_sink(sink: Arc<Sink>, format: LogFormat) -> Self {
         let format = Arc::new(Format::from(format));
-        AccessLog { sink, format, color: false, worker: 0 }
+        AccessLog { sink, format, color: false, worker: 0, filter: Arc::default() }
     }
 
     /// Sets a template for lines, in place of the format, with the variables of nginx: `$NAME` or `${NAME}`. Unknown values
@@ -87,6 +100,50 @@ impl AccessLog {
     #[must_use]
     pub fn worker(self, worker: usize) -> Self {
         AccessLog { worker, ..self }
+    }
+
+    /// Does not log requests for paths that match a pattern, which begins with `/` or `*`, or of clients in a set of
+    /// networks. In a pattern, `*` matches any text. Can be called repeatedly.
+    ///
+    /// # Errors
+    /// Returns an error if the text is neither a pattern nor a set of [`Networks`].
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{AccessLog, LogFormat};
+    ///
+    /// let log = AccessLog::to(std::io::stderr(), LogFormat::Combined)?;
+    /// let log = log.skip("/healthz")?.skip("*.png")?.skip("10.0.0.0/8")?;
+    /// # drop(log);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn skip(mut self, entry: &str) -> Result<Self, LogFormatError> {
+        let filter = Arc::make_mut(&mut self.filter);
+        if entry.starts_with(['/', '*']) {
+            filter.paths.push(entry.to_owned());
+        } else {
+            let networks = entry.parse::<Networks>().map_err(|error| {
+                LogFormatError::new(format!("{error}; a path pattern begins with / or *, e.g. /healthz"))
+            })?;
+            filter.clients = std::mem::take(&mut filter.clients).union(&networks);
+        }
+        Ok(self)
+    }
+
+    /// Sets whether queries are omitted, which may contain secrets: those of targets and of the Referer header. Default:
+    /// false.
+    #[must_use]
+    pub fn drop_query(mut self, drop_query: bool) -> Self {
+        Arc::make_mut(&mut self.filter).drops_query = drop_query;
+        self
+    }
+
+    /// Logs only one in `count` requests; 0 and 1 for all, which is the default. Requests with an error status (400 and
+    /// above) are always logged.
+    #[must_use]
+    pub fn sample(mut self, count: u32) -> Self {
+        Arc::make_mut(&mut self.filter).sample = count;
+        self
     }
 
     /// Sets whether [`LogFormat::Short`] uses terminal colors.
@@ -142,6 +199,56 @@ impl AccessLog {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("AccessLog").field("worker", &self.worker).finish_non_exhaustive()
+        formatter.debug_struct("AccessLog").field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
+impl Filter {
+    pub(super) fn skips(&self, client: Option<Peer>, path: &str) -> bool {
+        self.paths.iter().any(|pattern| matches(pattern.as_bytes(), path.as_bytes()))
+            || client.is_some_and(|client| self.clients.contains_peer(client))
+    }
+}
+
+/// Returns whether a text matches a pattern, in which `*` matches any text.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut pattern_at, mut text_at, mut star) = (0, 0, None);
+    while text_at < text.len() {
+        if pattern.get(pattern_at) == Some(&b'*') {
+            star = Some((pattern_at, text_at));
+            pattern_at += 1;
+        } else if pattern.get(pattern_at) == Some(&text[text_at]) {
+            (pattern_at, text_at) = (pattern_at + 1, text_at + 1);
+        } else if let Some((at, matched)) = star {
+            // Let the last star match one byte more.
+            star = Some((at, matched + 1));
+            (pattern_at, text_at) = (at + 1, matched + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[pattern_at..].iter().all(|&byte| byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_in_a_pattern_matches_any_text() {
+        for (pattern, text, expected) in [
+            ("/healthz", "/healthz", true),
+            ("/healthz", "/healthz/", false),
+            ("/static/*", "/static/a/b", true),
+            ("/static/*", "/static", false),
+            ("*.png", "/a.png", true),
+            ("*.png", "/a.png.txt", false),
+            ("*/a*b", "/x/aab", true),
+            ("*/a*b", "/x/aac", false),
+            ("**", "", true),
+            ("*a*a*a*a*b", "/aaaaaaaaaaaaaaaaaaaaaaaaaaaa", false),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
     }
 }

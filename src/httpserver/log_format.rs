@@ -528,6 +528,8 @@ pub(super) struct Arrival<'a> {
     pub(super) is_tls: bool,
     /// The number of the request on its connection.
     pub(super) number: u64,
+    /// Omit queries.
+    pub(super) drops_query: bool,
 }
 
 /// Addresses of a connection as text, which is kept for its next request.
@@ -592,15 +594,17 @@ pub(super) struct Outcome<'a> {
 
 impl<'a> Arrival<'a> {
     fn target(&self) -> Option<&'a [u8]> {
-        Some(self.head?.target().as_bytes())
+        let target = self.head?.target().as_bytes();
+        Some(if self.drops_query { without_query(target) } else { target })
     }
 
     /// Returns the value of the header with this index.
     fn header(&self, index: usize, headers: &LoggedHeaders) -> Option<&'a [u8]> {
-        match self.headers.get(index) {
-            Some(value) => *value,
-            None => self.head?.header(&headers.names[index]),
-        }
+        let value = match self.headers.get(index) {
+            Some(value) => (*value)?,
+            None => self.head?.header(&headers.names[index])?,
+        };
+        Some(if self.drops_query && headers.names[index] == "referer" { without_query(value) } else { value })
     }
 
     /// Returns the subject and the fingerprint of the client's certificate.
@@ -611,6 +615,10 @@ impl<'a> Arrival<'a> {
 
 fn protocol(head: &RequestHead<'_>) -> &'static str {
     if head.version() == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" }
+}
+
+fn without_query(target: &[u8]) -> &[u8] {
+    &target[..memchr::memchr2(b'?', b'#', target).unwrap_or(target.len())]
 }
 
 /// Returns the user name of Basic authentication, decoded, if the credentials are well-formed.
@@ -762,6 +770,7 @@ impl Writer<'_> {
             Early::Method => self.text(head.map(RequestHead::method_bytes)),
             Early::Target => self.text(arrival.target()),
             Early::Path => self.text(head.map(|head| head.path().as_bytes())),
+            Early::Query if arrival.drops_query => self.text(None),
             Early::Query => self.text(head.and_then(RequestHead::query).map(str::as_bytes)),
             Early::Protocol => self.word(head.map_or("", protocol)),
             Early::Scheme => self.word(head.map_or("", |head| if head.is_secure() { "https" } else { "http" })),

@@ -133,6 +133,7 @@ impl ConnectionRecord {
             id,
             is_tls: self.values.tls_version.is_some(),
             number: self.requests,
+            drops_query: log.filter.drops_query,
         }
     }
 }
@@ -193,10 +194,14 @@ impl Recorder {
         let mut record = None;
         if !self.only_counts() {
             let connection = self.connections.begin_request(wire);
-            let source = connection.source;
+            let (source, peer) = (connection.source, connection.values.peer);
             let client = head.client_addr_from(source);
             let id = self.request_id();
-            record = self.fill_record(wire, (Some(*head), &[]), (client, &id));
+            let from = client.map(Peer::Tcp).or(peer);
+            let is_logged = self.lines.as_ref().is_some_and(|lines| !lines.log.filter.skips(from, head.path()));
+            if is_logged {
+                record = self.fill_record(wire, (Some(*head), &[]), (client, &id));
+            }
         }
         self.insert(wire, record, head.as_bytes().len());
     }
@@ -263,12 +268,16 @@ impl Recorder {
         let Some(lines) = &mut self.lines else { return };
         let connection = self.connections.begin_request(wire);
         let client = head.client_addr_from(connection.source);
+        let from = client.map(Peer::Tcp).or(connection.values.peer);
         let mut now_us = 0;
         if lines.is_precise() {
             now_us = clock_us();
             self.last_us = now_us;
         }
         let status = StatusCode::OK.as_u16();
+        if lines.log.filter.skips(from, head.path()) || !lines.is_sampled(status) {
+            return;
+        }
         let id = if lines.log.format.has_id { self.ids.next() } else { Default::default() };
         let arrival = connection.arrival(&lines.log, (Some(*head), &[]), (client, &id));
         let time = lines.time(now_us, wire.unix_time());
@@ -357,12 +366,14 @@ struct Lines {
     spares: Vec<LogRecord>,
     batch: Vec<u8>,
     count: u64,
+    /// Requests since the last one that was logged, if only a sample is.
+    unsampled: u32,
 }
 
 impl Lines {
     fn new(log: AccessLog) -> Self {
         let (date, wall_clock) = (Date::default(), WallClock::default());
-        Lines { log, date, wall_clock, spares: Vec::new(), batch: Vec::new(), count: 0 }
+        Lines { log, date, wall_clock, spares: Vec::new(), batch: Vec::new(), count: 0, unsampled: 0 }
     }
 
     fn is_precise(&self) -> bool {
@@ -371,7 +382,7 @@ impl Lines {
 
     fn write(&mut self, record: LogRecord, in_flight: &InFlight, end: &End) {
         let status = in_flight.status.unwrap_or(CLIENT_CLOSED_REQUEST);
-        {
+        if self.is_sampled(status) {
             let millis = self.time(end.now_us, end.unix_time);
             let outcome = Outcome {
                 date: &self.date,
@@ -407,6 +418,16 @@ impl Lines {
         if self.batch.len() >= BATCH_BYTES {
             self.pass_on();
         }
+    }
+
+    /// Returns whether a request that has ended with this status is one of the sample.
+    fn is_sampled(&mut self, status: u16) -> bool {
+        let sample = self.log.filter.sample;
+        if status >= 400 || sample <= 1 {
+            return true;
+        }
+        self.unsampled = (self.unsampled + 1) % sample;
+        self.unsampled == 1
     }
 
     /// Passes the lines on to the writer.

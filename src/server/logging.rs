@@ -46,6 +46,12 @@ pub struct Logging {
     pub format: Option<LogFormat>,
     /// A template, in place of the format; see [`AccessLog::template`].
     pub template: Option<String>,
+    /// Requests that are not logged; see [`AccessLog::skip`].
+    pub skip: Vec<String>,
+    /// Omit queries; see [`AccessLog::drop_query`].
+    pub drop_query: bool,
+    /// Log one in this many requests; see [`AccessLog::sample`].
+    pub sample: u32,
     /// Use of colors for the status code; `None` for colors only on a terminal that supports them.
     pub color: Option<bool>,
 }
@@ -92,7 +98,10 @@ impl Logging {
         if let Some(template) = &self.template {
             log = log.template(template)?;
         }
-        Ok(log)
+        for entry in &self.skip {
+            log = log.skip(entry)?;
+        }
+        Ok(log.drop_query(self.drop_query).sample(self.sample))
     }
 }
 

@@ -146,4 +146,27 @@ on_every_backend! {
             assert!(seconds[2] > 1e9, "{line}");
         }
     }
+
+    fn only_the_selected_requests_are_logged<B>() {
+        let logged = |change: fn(AccessLog) -> Result<AccessLog, LogFormatError>| {
+            let handler = |request: &Request<'_>| match request.path() {
+                "/fails" => Response::from(StatusCode::INTERNAL_SERVER_ERROR),
+                _ => Response::text("plain"),
+            };
+            let (server, capture) = start_changed::<B>(move |log| change(log)?.template("$request_uri $http_referer"), handler);
+            let mut client = server.connect();
+            for path in ["/healthz", "/a.png", "/b?c=d", "/fails", "/e"] {
+                client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\nReferer: http://x/?y\r\n\r\n")).response();
+            }
+            server.drain();
+            capture.lines().join("|").replace(" http://x/?y", "")
+        };
+        assert_eq!(logged(Ok), "/healthz|/a.png|/b?c=d|/fails|/e");
+        assert_eq!(logged(|log| log.skip("/healthz")?.skip("*.png")), "/b?c=d|/fails|/e");
+        assert_eq!(logged(|log| log.skip("10.0.0.0/8,::1")), "/healthz|/a.png|/b?c=d|/fails|/e");
+        assert_eq!(logged(|log| log.skip("loopback")), "");
+        assert_eq!(logged(|log| Ok(log.sample(3))), "/healthz|/fails|/e");
+        let without_query = "/healthz http://x/|/a.png http://x/|/b http://x/|/fails http://x/|/e http://x/";
+        assert_eq!(logged(|log| Ok(log.drop_query(true))), without_query);
+    }
 }
