@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 use sha2::{Digest, Sha256};
@@ -39,6 +40,7 @@ impl Whoami {
             worker: self.worker,
             client_addr: head.client_addr(),
             scheme: if head.is_secure() { "https" } else { "http" },
+            request_id: head.request_id(),
             proxied: head.proxied().map(describe_proxied),
             peer: head.peer(),
             local_addr: head.local_addr(),
@@ -74,6 +76,7 @@ struct Report {
     worker: usize,
     client_addr: Option<SocketAddr>,
     scheme: &'static str,
+    request_id: Option<Arc<str>>,
     /// The addresses of the PROXY header.
     proxied: Option<String>,
     peer: Option<Peer>,
@@ -121,8 +124,9 @@ impl Report {
         }
         let address = |address: Option<SocketAddr>| address.map_or_else(|| "unknown".into(), |known| known.to_string());
         text.push('\n');
-        if let Some(proxied) = &self.proxied {
-            let _ = writeln!(text, "proxy header: {proxied}");
+        let lines = [("request id", self.request_id.as_deref()), ("proxy header", self.proxied.as_deref())];
+        for (name, value) in lines.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+            let _ = writeln!(text, "{name}: {value}");
         }
         let _ = write!(
             text,
@@ -152,6 +156,7 @@ impl Report {
             "fields": self.headers,
             "client": self.client_text(),
             "scheme": self.scheme,
+            "request_id": self.request_id.as_deref(),
             "proxy_header": self.proxied,
             "peer": self.peer.map(|peer| peer.to_string()),
             "local": self.local_addr.map(|local| local.to_string()),

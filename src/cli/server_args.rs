@@ -10,8 +10,8 @@ use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
-    LogFormatValue, buffered_size, duration, head_size, host, hsts, log_format, log_skip, log_target, queue_size, size,
-    tls_version, turn_size, workers,
+    LogFormatValue, buffered_size, duration, head_size, header_name, host, hsts, log_format, log_skip, log_target,
+    queue_size, size, tls_version, turn_size, workers,
 };
 use crate::http1::Limits;
 use crate::httpserver::ClientIpHeader;
@@ -483,6 +483,15 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Logging")]
     log_sample: u32,
 
+    /// Assign an id to each HTTP request, and return it in HEADER of the response, such as X-Request-Id
+    ///
+    /// An id that a trusted proxy sends in the same header is kept. The access log contains the id in JSON, and as
+    /// $request_id.
+    #[arg(long, global = true, value_name = "HEADER", value_parser = header_name)]
+    #[arg(hide_short_help = true, help_heading = "Logging")]
+    #[allow(clippy::doc_markdown, reason = "a help text")]
+    request_id: Option<http::HeaderName>,
+
     /// Log more to stderr: -v logs closed connections, -vv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     #[arg(hide_short_help = true, help_heading = "Logging")]
@@ -631,6 +640,7 @@ impl Cli {
                 acme_webroot: cli.acme_webroot.clone(),
                 https_port: cli.https_port,
                 client_ip_header: cli.client_ip_header,
+                request_id: cli.request_id.clone(),
             },
             access_log: None,
             tls: cli.tls_config(),

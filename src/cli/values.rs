@@ -147,6 +147,11 @@ pub(super) fn log_skip(text: &str) -> Result<String, String> {
     Err("must be a path that begins with / or *, or a network such as 10.0.0.0/8".into())
 }
 
+/// Parses the value of `--request-id`.
+pub(super) fn header_name(text: &str) -> Result<http::HeaderName, String> {
+    text.parse().map_err(|_| "must be the name of a header, e.g. X-Request-Id".into())
+}
+
 /// Parses the value of `--tls-min-version`.
 pub(super) fn tls_version(text: &str) -> Result<TlsVersion, String> {
     match text {

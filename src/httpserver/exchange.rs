@@ -424,6 +424,9 @@ impl<H: Handler> HttpServer<H> {
         reply: ReplyContext,
         mut response: Response,
     ) -> Step {
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| !matches!(response.body, Body::Deferred(_))) {
+            response = recorder.add_id(wire, response);
+        }
         let exchange = match std::mem::replace(&mut response.body, Body::Bytes(Bytes::new())) {
             Body::Deferred(mut pending) => {
                 // The request is not kept here, so it cannot be resumed.

@@ -365,11 +365,14 @@ impl<H: Handler> HttpServer<H> {
         if let Some(Exchange::Reading(_, feed, _)) = state.exchange.take().as_deref() {
             feed.end(Err(io::ErrorKind::InvalidData));
         }
-        let response = rejection(error, wire);
+        let mut response = rejection(error, wire);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin_malformed(wire, wire.input());
+            response = recorder.add_id(wire, response);
+        }
         if let Body::Bytes(body) = &response.body {
             self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {
-                recorder.begin_malformed(wire, wire.input());
                 let bytes = if context.is_head() { 0 } else { body.len() as u64 };
                 recorder.end_at_once(wire, response.status, bytes);
             }

@@ -78,7 +78,8 @@ impl RealClient {
         parse_scheme(last.trim_ascii())
     }
 
-    fn trusts(&self, source: Option<SocketAddr>, addrs: &Addrs<'_>) -> bool {
+    /// Returns whether the connection comes from a trusted proxy.
+    pub(super) fn trusts(&self, source: Option<SocketAddr>, addrs: &Addrs<'_>) -> bool {
         match source {
             Some(source) => self.trusted.contains(source.ip()),
             None => self.trusted.contains_unix() && addrs.peer().is_some_and(Peer::is_unix),

@@ -1,16 +1,17 @@
-//! Records the requests of one loop: their lines in the access log.
+//! Records the requests of one loop: their lines in the access log and their ids.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::access_log::AccessLog;
 use super::exchange_handle::Wakeup;
 use super::log_format::{Arrival, ConnectionValues, Date, LogRecord, Outcome, Texts};
 use super::request::RequestHead;
-use super::request_id::RequestIds;
+use super::request_id::{RequestId, RequestIds, is_id};
+use super::response::Response;
 use crate::r#loop::metrics::{clock_micros, clock_us};
 use crate::r#loop::{CloseInfo, CloseReason, ConnId, Peer, Wire};
 
@@ -26,6 +27,8 @@ const SPARES_MAX: usize = 64;
 /// Records the requests of one loop.
 pub(crate) struct Recorder {
     lines: Option<Lines>,
+    /// The header for the id of a request, if ids are passed on.
+    id_header: Option<HeaderName>,
     ids: RequestIds,
     connections: Connections,
     /// When the last request of the turn ended, or the first one arrived, if the clock is read; 0 between turns.
@@ -43,6 +46,8 @@ struct ConnectionRecord {
     values: ConnectionValues,
     texts: Texts,
     in_flight: Option<InFlight>,
+    /// The id of the request in progress, if ids are passed on.
+    request_id: Option<RequestId>,
 }
 
 /// A request whose response has not ended.
@@ -141,7 +146,7 @@ impl ConnectionRecord {
 impl Recorder {
     pub(crate) fn new() -> Self {
         let (connections, ids) = (Connections::default(), RequestIds::new());
-        Recorder { lines: None, ids, connections, last_us: 0 }
+        Recorder { lines: None, id_header: None, ids, connections, last_us: 0 }
     }
 
     /// Sets the log, or removes it.
@@ -150,9 +155,21 @@ impl Recorder {
         self.connections.has_addresses = !self.only_counts();
     }
 
+    /// Passes the ids of requests on in this header.
+    pub(crate) fn set_id_header(&mut self, name: HeaderName) {
+        self.id_header = Some(name);
+        self.connections.has_addresses = true;
+    }
+
     /// Returns whether nothing of requests is used.
     pub(super) fn only_counts(&self) -> bool {
-        self.lines.is_none()
+        self.lines.is_none() && self.id_header.is_none()
+    }
+
+    /// Returns whether ids are passed on. Responses then have a header for them, and a request is begun before its handler
+    /// is called; otherwise only if its response is not complete at once.
+    pub(super) fn passes_ids(&self) -> bool {
+        self.id_header.is_some()
     }
 
     pub(crate) fn open(&mut self, id: ConnId, peer: Option<Peer>) {
@@ -196,7 +213,12 @@ impl Recorder {
             let connection = self.connections.begin_request(wire);
             let (source, peer) = (connection.source, connection.values.peer);
             let client = head.client_addr_from(source);
-            let id = self.request_id();
+            let id = self.request_id(source, head);
+            if self.id_header.is_some() {
+                let id = RequestId::new(&id);
+                head.insert(id.clone());
+                self.connections.of(wire).request_id = Some(id);
+            }
             let from = client.map(Peer::Tcp).or(peer);
             let is_logged = self.lines.as_ref().is_some_and(|lines| !lines.log.filter.skips(from, head.path()));
             if is_logged {
@@ -206,9 +228,15 @@ impl Recorder {
         self.insert(wire, record, head.as_bytes().len());
     }
 
-    /// Returns a new id if lines contain one.
-    fn request_id(&mut self) -> Vec<u8> {
-        let is_used = self.lines.as_ref().is_some_and(|lines| lines.log.format.has_id);
+    /// Returns the id that a trusted proxy has sent, or else a new one if it is used.
+    fn request_id(&mut self, source: Option<SocketAddr>, head: &RequestHead<'_>) -> Vec<u8> {
+        if let Some(name) = &self.id_header
+            && head.is_from_trusted_proxy(source)
+            && let Some(id) = head.header(name).filter(|id| is_id(id))
+        {
+            return id.to_vec();
+        }
+        let is_used = self.id_header.is_some() || self.lines.as_ref().is_some_and(|lines| lines.log.format.has_id);
         if is_used { self.ids.next().to_vec() } else { Vec::new() }
     }
 
@@ -221,6 +249,7 @@ impl Recorder {
         let client = self.connections.begin_request(wire).source;
         let line = &input[..memchr::memchr2(b'\r', b'\n', input).unwrap_or(input.len())];
         let id = self.ids.next();
+        self.connections.of(wire).request_id = Some(RequestId::new(&id));
         let record = self.fill_record(wire, (None, line), (client, &id));
         self.insert(wire, record, 0);
     }
@@ -246,6 +275,15 @@ impl Recorder {
             Some(InFlight { record, began_us, first_byte_us: None, head_bytes, bytes_in: 0, status: None });
     }
 
+    /// Adds the id of the request to its response, if ids are passed on.
+    pub(crate) fn add_id(&mut self, wire: &Wire<'_, Wakeup>, response: Response) -> Response {
+        let Some(name) = self.id_header.clone() else { return response };
+        match &self.connections.of(wire).request_id {
+            Some(RequestId(id)) => response.header(name, id.as_bytes()),
+            None => response,
+        }
+    }
+
     /// Counts bytes of a request body.
     pub(crate) fn add_received(&mut self, wire: &Wire<'_, Wakeup>, bytes: usize) {
         if let Some(in_flight) = &mut self.connections.of(wire).in_flight {
@@ -257,6 +295,9 @@ impl Recorder {
 impl Recorder {
     /// Records a response with the status 200 that is complete at once; `bytes` is the length of its content.
     pub(crate) fn end_ok(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>, bytes: u64) {
+        if self.passes_ids() {
+            return self.end_at_once(wire, StatusCode::OK, bytes);
+        }
         if self.lines.is_some() {
             self.log_ok(wire, head, bytes);
         }
@@ -327,6 +368,8 @@ impl Recorder {
             self.last_us = now_us;
         }
         let connection = self.connections.of(wire);
+        // A response that follows may be to a request that is not recorded.
+        connection.request_id = None;
         if let Some(in_flight) = connection.in_flight.take() {
             self.write(in_flight, &End { bytes_out, unix_time: wire.unix_time(), now_us, how: "complete" });
         }

@@ -11,6 +11,7 @@ use http::{Extensions, StatusCode};
 use percent_encoding::percent_decode;
 
 use super::real_client::{Lines, RealClient};
+use super::request_id::RequestId;
 use super::response::Response;
 use crate::http1::{self, Head, Version};
 use crate::r#loop::{Addrs, Handle, Peer, Proxied, Wire};
@@ -318,6 +319,17 @@ impl<'a> RequestHead<'a> {
     /// system call.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.context.addrs.local_addr()
+    }
+
+    /// Returns the id of the request; `None` unless the server gives requests ids (see
+    /// [`HttpServer::request_id`](super::HttpServer::request_id)).
+    pub fn request_id(&self) -> Option<std::sync::Arc<str>> {
+        self.extension::<RequestId>().map(|id| id.0)
+    }
+
+    /// Returns whether the connection comes from a trusted proxy.
+    pub(super) fn is_from_trusted_proxy(&self, source: Option<SocketAddr>) -> bool {
+        self.context.real_client.is_some_and(|real_client| real_client.trusts(source, &self.context.addrs))
     }
 
     /// Returns whether the client uses TLS: to connect to the proxy, if a trusted one says so (see

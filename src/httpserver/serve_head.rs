@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Extensions, StatusCode};
 
 use super::body_reader::{BodyReader, Pipe};
 use super::body_stream::BATCH_BYTES;
@@ -88,17 +88,19 @@ fn begin_request(
     let refusal = options.and_then(|options| options.refuse_host(head));
     if let Some(recorder) = recorder {
         recorder.arrive();
-        if has_body || refusal.is_some() {
+        if has_body || refusal.is_some() || recorder.passes_ids() {
             recorder.begin(wire, head);
         }
     }
     refusal
 }
 
-/// Begins the record of a request that is not answered on the fast path.
+/// Begins the record of a request that is not answered on the fast path, unless it was begun before the handler was called.
 #[inline(never)]
 fn begin_late(recorder: &mut Recorder, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
-    recorder.begin(wire, head);
+    if !recorder.passes_ids() {
+        recorder.begin(wire, head);
+    }
 }
 
 fn panicked(wire: &mut Wire<'_, Wakeup>, head: &RequestHead<'_>) -> Response {
@@ -159,7 +161,7 @@ impl<H: Handler> HttpServer<H> {
         span: Range<usize>,
     ) -> Step {
         if self.is_plain {
-            self.call_and_respond::<true>(state, wire, input, span)
+            self.call_and_respond::<true>(state, wire, input, span, None)
         } else {
             self.on_head_outlined(state, wire, input, span)
         }
@@ -183,7 +185,8 @@ impl<H: Handler> HttpServer<H> {
             wire.consume(span.end);
             return self.respond(state, wire, reply, response);
         }
-        self.call_and_respond::<false>(state, wire, input, span)
+        let extensions = context.extensions.into_inner();
+        self.call_and_respond::<false>(state, wire, input, span, extensions)
     }
 
     /// Calls the handler for a request without a body. `PLAIN`: [`HttpServer::is_plain`].
@@ -195,9 +198,10 @@ impl<H: Handler> HttpServer<H> {
         wire: &mut Wire<'_, Wakeup>,
         input: &[u8],
         span: Range<usize>,
+        extensions: Option<Box<Extensions>>,
     ) -> Step {
         let real_client = if PLAIN { None } else { self.real_client() };
-        let context = Context::new(wire, None, real_client.as_deref());
+        let context = Context::new(wire, extensions, real_client.as_deref());
         let end = span.end;
         let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
         // Panics are caught for the whole batch; see `recover`.

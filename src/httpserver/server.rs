@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::access_log::AccessLog;
 use super::buffer_limit::BufferLimit;
@@ -46,13 +46,13 @@ pub struct HttpServer<H> {
     pub(super) current_request: Range<usize>,
     /// Wakes connections of this loop from other threads.
     pub(super) remote: Option<Remote<Wakeup>>,
-    /// Access log records of in-flight requests; `None` without an access log.
+    /// Access log records and ids of in-flight requests; `None` without an access log and ids.
     pub(super) recorder: Option<Box<Recorder>>,
     /// Limits the memory of collected request bodies.
     pub(super) buffer_limit: BufferLimit,
     /// Options that are off in most servers; `None` if all are off.
     pub(super) options: Option<Box<Options>>,
-    /// Neither an access log nor an option is enabled; set at the start.
+    /// Neither an access log, ids nor an option is enabled; set at the start.
     pub(super) is_plain: bool,
     /// No enabled option changes the heads of responses, which the fast path requires; set at the start.
     pub(super) keeps_heads: bool,
@@ -123,6 +123,24 @@ impl<H> HttpServer<H> {
         if log.is_some() || self.recorder.is_some() {
             self.recorder_mut().set_log(log);
         }
+        self
+    }
+
+    /// Assigns an id to each request, returns it in this header of the response, and adds it to the line in the access
+    /// log. A handler gets it with [`RequestHead::request_id`](crate::RequestHead::request_id). An id that a trusted
+    /// proxy sends in the same header of the request is kept (see [`HttpServer::trusted_proxies`]); otherwise the id
+    /// consists of 32 random hexadecimal digits. Off by default.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::HttpServer;
+    ///
+    /// let server = HttpServer::new(|_| "hello\n").request_id(http::HeaderName::from_static("x-request-id"));
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn request_id(mut self, header: HeaderName) -> Self {
+        self.recorder_mut().set_id_header(header);
         self
     }
 
@@ -228,7 +246,7 @@ impl<H> HttpServer<H> {
     /// Sets the fields that are derived from the options and the recorder.
     pub(super) fn complete(&mut self) {
         let (options, recorder) = (self.options.as_deref(), self.recorder.as_deref());
-        self.keeps_heads = options.is_none_or(Options::keep_heads);
+        self.keeps_heads = options.is_none_or(Options::keep_heads) && !recorder.is_some_and(Recorder::passes_ids);
         self.is_plain = options.is_none() && recorder.is_none();
     }
 

@@ -169,7 +169,7 @@ fn http_server<H: Handler + 'static>(
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
     let idle = idle.filter(|_| options.keep_alive_header);
     move |worker| {
-        HttpServer::with(make(worker))
+        let server = HttpServer::with(make(worker))
             .limits(limits.clone())
             .access_log(log.clone().map(|log| log.worker(worker.number)).as_ref())
             .buffer_limit(&buffer_limit)
@@ -177,7 +177,11 @@ fn http_server<H: Handler + 'static>(
             .requests_max(options.requests_max)
             .allow_hosts(&options.allowed_hosts)
             .hsts(options.hsts)
-            .trusted_proxies(&proxies, options.client_ip_header)
+            .trusted_proxies(&proxies, options.client_ip_header);
+        match &options.request_id {
+            Some(header) => server.request_id(header.clone()),
+            None => server,
+        }
     }
 }
 

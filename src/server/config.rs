@@ -187,6 +187,9 @@ pub struct HttpOptions {
     pub https_port: Option<u16>,
     /// The header with which [`Config::trusted_proxies`] name the client of a request. Default: X-Forwarded-For.
     pub client_ip_header: ClientIpHeader,
+    /// The header for the ids of requests; see [`HttpServer::request_id`](crate::HttpServer::request_id). Default:
+    /// none.
+    pub request_id: Option<http::HeaderName>,
 }
 
 impl HttpOptions {
@@ -202,6 +205,7 @@ impl HttpOptions {
         hsts: Duration,
         acme_webroot: PathBuf,
         https_port: u16,
+        request_id: http::HeaderName,
     }
 }
 
@@ -216,6 +220,7 @@ impl Default for HttpOptions {
             acme_webroot: None,
             https_port: None,
             client_ip_header: ClientIpHeader::default(),
+            request_id: None,
         }
     }
 }

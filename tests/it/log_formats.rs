@@ -169,4 +169,32 @@ on_every_backend! {
         let without_query = "/healthz http://x/|/a.png http://x/|/b http://x/|/fails http://x/|/e http://x/";
         assert_eq!(logged(|log| Ok(log.drop_query(true))), without_query);
     }
+
+    fn a_request_id_is_in_the_response_and_the_log<B>() {
+        for (trusted, is_kept) in [("loopback", true), ("10.0.0.0/8", false)] {
+            let capture = Capture::default();
+            let log = AccessLog::to(capture.clone(), LogFormat::Json).expect("starting the writer thread");
+            let server = serve_with::<B, _>(Timeouts::default(), LoopLimits::default(), move || {
+                let handler = |request: &Request<'_>| request.request_id().expect("an id").to_string();
+                HttpServer::new(handler)
+                    .access_log(&log)
+                    .trusted_proxies(&trusted.parse().expect("valid"), ClientIpHeader::XForwardedFor)
+                    .request_id(serverd::http::HeaderName::from_static("x-request-id"))
+            });
+            let mut client = server.connect();
+            client.send("GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: abc-1\r\n\r\n");
+            let response = client.response();
+            let id = response.header("x-request-id").expect("an id").to_owned();
+            assert_eq!((id == "abc-1", response.text()), (is_kept, id.clone()));
+            client.send("GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: not valid\r\n\r\n");
+            assert_eq!(client.response().header("x-request-id").expect("an id").len(), 32);
+            client.send("rubbish\r\n\r\n");
+            let rejected = client.response().header("x-request-id").expect("an id").to_owned();
+            drop(client);
+            server.drain();
+            let lines = capture.lines();
+            assert!(lines[0].contains(&format!("\"id\":\"{id}\"")), "{lines:?}");
+            assert!(lines[2].contains(&format!("\"id\":\"{rejected}\"")), "{lines:?}");
+        }
+    }
 }
