@@ -1,13 +1,13 @@
 //! The writer thread of a log, so that a slow disk or pipe does not block a loop.
 //!
-//! Each loop adds the complete lines of a turn to a shared buffer. Lines added during a write are combined into the
-//! next write, so a busy server makes fewer writes than turns. The buffer is bounded: if it is full, lines are dropped
-//! and counted, and their number is logged every 10 s.
+//! Each loop adds the complete lines of a turn to a shared buffer. Lines added during a write, or shortly after it, are
+//! combined into the next write, so a busy server makes fewer writes than turns. The buffer is bounded: if it is full,
+//! lines are dropped and counted, and their number is logged every 10 s.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,12 @@ use crate::r#loop::lock;
 
 /// Limit of the buffer that all loops share: several thousand lines, which a disk writes in milliseconds.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Minimum time from one write to the next, in which lines are gathered.
+const GATHER_TIME: Duration = Duration::from_millis(5);
+
+/// Size of the buffer at which it is written without gathering more lines.
+const GATHER_BYTES: usize = 64 * 1024;
 
 /// Maximum time to wait for the writer when flushing.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -79,6 +85,8 @@ struct State {
     held: bool,
     reopen: bool,
     closed: bool,
+    /// A thread waits for the lines to be written.
+    flushing: bool,
     /// A write is in progress.
     busy: bool,
     /// A flush timed out, and nothing has been written since.
@@ -105,7 +113,7 @@ impl Sink {
     /// Starts the writer thread. `name` is the name of the log in messages.
     pub(crate) fn start(name: &'static str, target: Target) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let writer = Writer { shared: Arc::clone(&shared), name, target, mid_line: false, failing: false };
+        let writer = Writer::new(Arc::clone(&shared), name, target);
         thread::Builder::new().name(name.replace(' ', "-")).spawn(move || writer.run())?;
         Ok(Sink { shared, name })
     }
@@ -128,12 +136,17 @@ impl Sink {
             return false;
         }
         state.lines += lines;
-        if state.queue.is_empty() {
+        let before = state.queue.len();
+        if before == 0 {
             std::mem::swap(&mut state.queue, batch);
-            drop(state);
-            self.shared.changed.notify_one();
         } else {
             state.queue.append(batch);
+        }
+        // The writer waits for the first line, and then for so many that it gathers no more.
+        let is_awaited = before == 0 || (before < GATHER_BYTES && state.queue.len() >= GATHER_BYTES);
+        drop(state);
+        if is_awaited {
+            self.shared.changed.notify_one();
         }
         true
     }
@@ -180,7 +193,7 @@ impl Sink {
         if state.gave_up {
             return;
         }
-        state.held = false;
+        (state.held, state.flushing) = (false, true);
         self.shared.changed.notify_one();
         let is_busy = |state: &mut State| state.busy || !state.queue.is_empty();
         let wait = deadline.saturating_duration_since(Instant::now());
@@ -226,6 +239,11 @@ impl State {
         self.dropped += lines;
     }
 
+    /// Returns whether the writer may wait for more lines.
+    fn may_gather(&self) -> bool {
+        self.queue.len() < GATHER_BYTES && !self.reopen && !self.closed && !self.flushing
+    }
+
     fn has_work(&self) -> bool {
         (!self.queue.is_empty() && !self.held) || self.reopen || self.closed
     }
@@ -240,27 +258,34 @@ struct Writer {
     mid_line: bool,
     /// The last write failed.
     failing: bool,
+    /// When the last write began.
+    written_at: Option<Instant>,
 }
 
 impl Writer {
+    fn new(shared: Arc<Shared>, name: &'static str, target: Target) -> Self {
+        Writer { shared, name, target, mid_line: false, failing: false, written_at: None }
+    }
+
     fn run(mut self) {
         let mut batch = Vec::new();
         loop {
             let state = lock(&self.shared.state);
             let waited = self.shared.changed.wait_while(state, |state| !state.has_work());
-            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.gather(waited.unwrap_or_else(PoisonError::into_inner));
             let mut lines = 0;
             if !state.held {
                 std::mem::swap(&mut state.queue, &mut batch);
                 lines = std::mem::take(&mut state.lines);
             }
-            state.busy = !batch.is_empty();
+            (state.busy, state.flushing) = (!batch.is_empty(), false);
             let (reopen, closed) = (std::mem::take(&mut state.reopen), state.closed);
             drop(state);
             if reopen {
                 self.target.reopen();
             }
             if !batch.is_empty() {
+                self.written_at = Some(Instant::now());
                 self.write(&batch, lines);
                 batch.clear();
                 let mut state = lock(&self.shared.state);
@@ -275,6 +300,17 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Waits for more lines if the last write was a moment ago. A line that is alone is thus written at once.
+    fn gather<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let since = self.written_at.map_or(GATHER_TIME, |at| at.elapsed());
+        let wait = GATHER_TIME.saturating_sub(since);
+        if wait.is_zero() || !state.may_gather() {
+            return state;
+        }
+        let waited = self.shared.changed.wait_timeout_while(state, wait, |state| state.may_gather());
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn write(&mut self, batch: &[u8], lines: u64) {
