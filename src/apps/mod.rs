@@ -19,3 +19,5 @@ pub use chat::Chat;
 pub use files::Files;
 #[cfg(feature = "cli")]
 pub use whoami::Whoami;
+#[cfg(feature = "cli")]
+pub(crate) use whoami::hostname;

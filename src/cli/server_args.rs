@@ -445,9 +445,10 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "Event loop")]
     turn_accepts: u16,
 
-    /// Write an HTTP access log to FILE; - for stdout, off to disable
+    /// Write an HTTP access log to FILE; - for stdout, syslog for the local syslog service, off to disable
     ///
-    /// SIGHUP and SIGUSR1 reopen FILE, for log rotation.
+    /// SIGHUP and SIGUSR1 reopen FILE, for log rotation. syslog:unix:PATH and syslog:udp:HOST:PORT are other syslog
+    /// services; each line is a message of RFC 5424, with facility local7 and severity info.
     ///
     /// [default: stdout if it is a terminal, else off]
     #[arg(long, global = true, value_name = "FILE", value_parser = log_target)]

@@ -115,6 +115,10 @@ pub(super) fn turn_size(text: &str) -> Result<usize, String> {
 pub(super) fn log_target(text: &str) -> Result<LogTarget, String> {
     match text {
         "" => Err("missing file name; use - for stdout, off to disable".into()),
+        _ if text == "syslog" || text.starts_with("syslog:") => {
+            let address = text.trim_start_matches("syslog").trim_start_matches(':');
+            address.parse().map(LogTarget::Syslog)
+        }
         "-" => Ok(LogTarget::Stdout),
         "off" => Ok(LogTarget::Off),
         path => Ok(LogTarget::File(path.into())),

@@ -19,7 +19,9 @@
 //! | `router`, `negotiation`, `headers` | what handlers are built with |
 //! | `layers` | middleware |
 //! | `real_client` | the client of a request that comes through trusted proxies |
-//! | `access_log`, `log_sink` | one line per request, and the thread that writes it |
+//! | `hosts` | the hosts for which a server answers |
+//! | `recorder`, `metrics`, `request_id` | what is recorded of requests, counters of them, and their ids |
+//! | `access_log`, `log_format`, `log_sink`, `syslog` | one line per request, its format, the thread that writes it, and syslog |
 
 mod access_log;
 mod body_reader;
@@ -49,6 +51,8 @@ mod router;
 mod serve_head;
 mod server;
 mod session;
+#[cfg(feature = "cli")]
+mod syslog;
 mod upgrade;
 
 pub use access_log::AccessLog;
@@ -80,3 +84,7 @@ pub use router::Router;
 pub(crate) use router::push_byte;
 pub use server::HttpServer;
 pub use session::{Session, SessionWaker};
+#[cfg(feature = "cli")]
+pub(crate) use syslog::Syslog;
+#[cfg(feature = "cli")]
+pub use syslog::SyslogAddress;

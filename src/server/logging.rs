@@ -18,7 +18,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::start_error::StartError;
 #[cfg(windows)]
 use super::windows::enable_escape_sequences;
-use crate::httpserver::{AccessLog, LogFormat, LogFormatError, Sink, Target};
+use crate::apps::hostname;
+use crate::httpserver::{AccessLog, LogFormat, LogFormatError, Sink, Syslog, SyslogAddress, Target};
 use crate::r#loop::lock;
 
 /// Maximum length of the beginning of a message in bytes. Requests determine the length of paths in messages.
@@ -69,13 +70,15 @@ pub enum LogTarget {
     Stdout,
     /// A file; lines are appended.
     File(PathBuf),
+    /// A syslog service, to which each line is sent as a message.
+    Syslog(SyslogAddress),
 }
 
 impl Logging {
     /// Opens the log; `None` if it is disabled. If it is written to standard output, it shares `stdout`.
     pub(super) fn open(&self, stdout: &Arc<Sink>) -> Result<Option<AccessLog>, StartError> {
         let terminal = io::stdout().is_terminal();
-        let to_terminal = terminal && !matches!(self.target, LogTarget::File(_));
+        let to_terminal = terminal && !matches!(self.target, LogTarget::File(_) | LogTarget::Syslog(_));
         let format = self.format.unwrap_or(if to_terminal { LogFormat::Short } else { LogFormat::Combined });
         let log = match &self.target {
             LogTarget::Off => return Ok(None),
@@ -85,6 +88,12 @@ impl Logging {
                 let path = path.display();
                 StartError::new(format!("cannot write the access log {path}: {error}; specify a writable file"))
             })?,
+            LogTarget::Syslog(address) => {
+                let syslog = Syslog::connect(address, &hostname());
+                syslog.and_then(|syslog| AccessLog::to(syslog, format)).map_err(|error| {
+                    StartError::new(format!("cannot send the access log to syslog at {address}: {error}"))
+                })?
+            }
         };
         let log = self.select(log).map_err(|error| StartError::new(format!("access log: {error}")))?;
         let color = self.color.unwrap_or_else(|| to_terminal && wants_color());
@@ -135,12 +144,13 @@ impl ProcessLog {
         let color = color.unwrap_or_else(|| io::stderr().is_terminal() && wants_color());
         let color = color && enable_escape_sequences(&io::stderr());
         let style = if color { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
-        let formatter = env_logger::Builder::new()
-            .filter_level(level)
-            .parse_default_env()
-            .write_style(style)
-            .target(env_logger::Target::Pipe(Box::new(Queue(Arc::clone(&sink)))))
-            .build();
+        let mut builder = env_logger::Builder::new();
+        builder.filter_level(level).parse_default_env().write_style(style);
+        builder.target(env_logger::Target::Pipe(Box::new(Queue(Arc::clone(&sink)))));
+        if is_journal(&io::stderr()) {
+            builder.format(write_for_journal);
+        }
+        let formatter = builder.build();
         let max_level = formatter.filter();
         let logger = Logger { formatter, repeats: Mutex::default() };
         log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
@@ -166,6 +176,33 @@ impl Drop for ProcessLog {
     fn drop(&mut self) {
         self.sink.flush_until(self.end().max(Instant::now() + FINISH_WAIT_MIN));
     }
+}
+
+/// Returns whether a file is the stream to the journal of systemd that the environment names; it may have been
+/// redirected.
+#[cfg(target_os = "linux")]
+fn is_journal(file: &impl rustix::fd::AsFd) -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(file).is_ok_and(|stat| stream == *format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Returns that a file is not the journal, which only Linux has.
+#[cfg(not(target_os = "linux"))]
+fn is_journal<T>(_: &T) -> bool {
+    false
+}
+
+/// Writes a record for the journal, which reads the priority from the beginning of each line (sd-daemon(3)), and
+/// records the time itself.
+fn write_for_journal(out: &mut env_logger::fmt::Formatter, record: &Record<'_>) -> io::Result<()> {
+    let priority = match record.level() {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    let text = format!("{}: {}", record.target(), record.args());
+    text.lines().try_for_each(|line| io::Write::write_fmt(out, format_args!("<{priority}>{line}\n")))
 }
 
 /// Adds formatted records to the queue. The formatter passes each record with one write.

@@ -24,6 +24,8 @@ mod windows;
 mod worker_loop;
 mod workers;
 
+#[cfg(feature = "cli")]
+pub use crate::httpserver::SyslogAddress;
 pub use bound_listener::BoundListener;
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};

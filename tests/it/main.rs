@@ -39,6 +39,8 @@ mod https_client;
 mod keepalive;
 mod limits;
 mod log_formats;
+#[cfg(unix)]
+mod log_services;
 mod multipart;
 mod mutual_tls;
 mod panics;
