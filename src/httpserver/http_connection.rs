@@ -373,6 +373,7 @@ impl<H: Handler> HttpServer<H> {
         if let Body::Bytes(body) = &response.body {
             self.send_whole(state, wire, context, &response, body);
             if let Some(recorder) = &mut self.recorder {
+                recorder.refuse(response.status);
                 let bytes = if context.is_head() { 0 } else { body.len() as u64 };
                 recorder.end_at_once(wire, response.status, bytes);
             }

@@ -40,6 +40,7 @@ mod http_connection;
 pub mod layers;
 mod log_format;
 mod log_sink;
+pub(crate) mod metrics;
 mod negotiation;
 mod pool;
 mod real_client;

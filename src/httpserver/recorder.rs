@@ -1,7 +1,9 @@
-//! Records the requests of one loop: their lines in the access log and their ids.
+//! Records the requests of one loop: their lines in the access log, their metrics and their ids.
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(any(feature = "cli", test))]
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, StatusCode};
@@ -9,6 +11,9 @@ use http::{HeaderName, StatusCode};
 use super::access_log::AccessLog;
 use super::exchange_handle::Wakeup;
 use super::log_format::{Arrival, ConnectionValues, Date, LogRecord, Outcome, Texts};
+#[cfg(any(feature = "cli", test))]
+use super::metrics::HttpMetrics;
+use super::metrics::{Method, RequestCounter};
 use super::request::RequestHead;
 use super::request_id::{RequestId, RequestIds, is_id};
 use super::response::Response;
@@ -30,6 +35,7 @@ pub(crate) struct Recorder {
     /// The header for the id of a request, if ids are passed on.
     id_header: Option<HeaderName>,
     ids: RequestIds,
+    counter: Option<RequestCounter>,
     connections: Connections,
     /// When the last request of the turn ended, or the first one arrived, if the clock is read; 0 between turns.
     last_us: u64,
@@ -54,6 +60,7 @@ struct ConnectionRecord {
 struct InFlight {
     /// `None` if the request is not logged.
     record: Option<LogRecord>,
+    method: Method,
     began_us: u64,
     first_byte_us: Option<u64>,
     head_bytes: u64,
@@ -146,7 +153,7 @@ impl ConnectionRecord {
 impl Recorder {
     pub(crate) fn new() -> Self {
         let (connections, ids) = (Connections::default(), RequestIds::new());
-        Recorder { lines: None, id_header: None, ids, connections, last_us: 0 }
+        Recorder { lines: None, id_header: None, ids, counter: None, connections, last_us: 0 }
     }
 
     /// Sets the log, or removes it.
@@ -161,7 +168,13 @@ impl Recorder {
         self.connections.has_addresses = true;
     }
 
-    /// Returns whether nothing of requests is used.
+    /// Counts requests in these metrics.
+    #[cfg(any(feature = "cli", test))]
+    pub(crate) fn set_metrics(&mut self, metrics: &Arc<HttpMetrics>) {
+        self.counter = Some(RequestCounter::new(metrics));
+    }
+
+    /// Returns whether requests are only counted, so that one that is answered at once need not be begun.
     pub(super) fn only_counts(&self) -> bool {
         self.lines.is_none() && self.id_header.is_none()
     }
@@ -182,7 +195,7 @@ impl Recorder {
     /// Returns the time in microseconds since an arbitrary origin, as precise as it is needed. `now` is the time of the
     /// turn.
     fn now_us(&self, now: Duration) -> u64 {
-        if self.is_precise() { clock_us() } else { clock_micros(now) }
+        if self.counter.is_some() || self.is_precise() { clock_us() } else { clock_micros(now) }
     }
 
     /// Returns whether lines contain a time that needs the clock.
@@ -225,7 +238,7 @@ impl Recorder {
                 record = self.fill_record(wire, (Some(*head), &[]), (client, &id));
             }
         }
-        self.insert(wire, record, head.as_bytes().len());
+        self.insert(wire, record, Method::of(head.method_bytes()), head.as_bytes().len());
     }
 
     /// Returns the id that a trusted proxy has sent, or else a new one if it is used.
@@ -251,7 +264,7 @@ impl Recorder {
         let id = self.ids.next();
         self.connections.of(wire).request_id = Some(RequestId::new(&id));
         let record = self.fill_record(wire, (None, line), (client, &id));
-        self.insert(wire, record, 0);
+        self.insert(wire, record, Method::Other, 0);
     }
 
     /// Fills the record of a request that is logged: its head, or the first line of a malformed request.
@@ -268,11 +281,18 @@ impl Recorder {
         Some(record)
     }
 
-    fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: Option<LogRecord>, head_bytes: usize) {
-        let began_us = self.arrived_us(wire.now());
+    fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: Option<LogRecord>, method: Method, head_bytes: usize) {
+        let batch_start_us = self.counter.as_mut().map(|counter| {
+            counter.begin();
+            counter.enter(wire.id()) / 1000
+        });
+        let began_us = match batch_start_us {
+            Some(start_us) if !self.is_precise() => start_us,
+            _ => self.arrived_us(wire.now()),
+        };
         let head_bytes = head_bytes as u64;
         self.connections.of(wire).in_flight =
-            Some(InFlight { record, began_us, first_byte_us: None, head_bytes, bytes_in: 0, status: None });
+            Some(InFlight { record, method, began_us, first_byte_us: None, head_bytes, bytes_in: 0, status: None });
     }
 
     /// Adds the id of the request to its response, if ids are passed on.
@@ -290,14 +310,31 @@ impl Recorder {
             in_flight.bytes_in += bytes as u64;
         }
     }
+
+    /// Counts a request that the server rejects itself.
+    pub(crate) fn refuse(&mut self, status: StatusCode) {
+        if let Some(counter) = &self.counter {
+            counter.refuse(status.as_u16());
+        }
+    }
 }
 
 impl Recorder {
+    /// Counts a response with the status 200 that is complete at once; `bytes` is the length of its content. The head of
+    /// the request are the last `head_len` consumed bytes. Out of line, as most servers count nothing.
+    #[inline(never)]
+    pub(crate) fn count_ok(&mut self, wire: &Wire<'_, Wakeup>, head_len: usize, bytes: u64) {
+        if let Some(counter) = &mut self.counter {
+            counter.count(wire.id(), Method::of_head(wire.last_consumed(head_len)), 200, bytes);
+        }
+    }
+
     /// Records a response with the status 200 that is complete at once; `bytes` is the length of its content.
     pub(crate) fn end_ok(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>, bytes: u64) {
         if self.passes_ids() {
             return self.end_at_once(wire, StatusCode::OK, bytes);
         }
+        self.count_ok(wire, head.as_bytes().len(), bytes);
         if self.lines.is_some() {
             self.log_ok(wire, head, bytes);
         }
@@ -386,6 +423,12 @@ impl Recorder {
     }
 
     fn write(&mut self, mut in_flight: InFlight, end: &End) {
+        if let Some(counter) = &mut self.counter {
+            let status = in_flight.status.unwrap_or(CLIENT_CLOSED_REQUEST);
+            let time_us = end.now_us.saturating_sub(in_flight.began_us);
+            let bytes = (in_flight.bytes_in, end.bytes_out);
+            counter.end((in_flight.method, status), (time_us * 1000, end.now_us * 1000), bytes);
+        }
         if let (Some(lines), Some(record)) = (&mut self.lines, in_flight.record.take()) {
             lines.write(record, &in_flight, end);
         }
@@ -395,6 +438,9 @@ impl Recorder {
     #[inline]
     pub(crate) fn end_turn(&mut self) {
         self.last_us = 0;
+        if let Some(counter) = &mut self.counter {
+            counter.end_turn();
+        }
         if let Some(lines) = &mut self.lines {
             lines.pass_on();
         }

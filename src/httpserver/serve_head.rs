@@ -202,7 +202,7 @@ impl<H: Handler> HttpServer<H> {
     ) -> Step {
         let real_client = if PLAIN { None } else { self.real_client() };
         let context = Context::new(wire, extensions, real_client.as_deref());
-        let end = span.end;
+        let (end, head_len) = (span.end, span.len());
         let request = Request { head: request_head(&input[span.clone()], &self.scratch, &context), body: &[] };
         // Panics are caught for the whole batch; see `recover`.
         self.current_request = span;
@@ -229,7 +229,11 @@ impl<H: Handler> HttpServer<H> {
                 }
                 if let Some(recorder) = &mut self.recorder {
                     let bytes = body.len() as u64;
-                    recorder.end_ok(wire, &request.head, bytes);
+                    if PLAIN {
+                        recorder.count_ok(wire, head_len, bytes);
+                    } else {
+                        recorder.end_ok(wire, &request.head, bytes);
+                    }
                 }
                 discard(context);
                 Step::Responded(Next::Request)

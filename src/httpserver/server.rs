@@ -12,6 +12,8 @@ use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
 use super::handler::{Closure, Handler};
 use super::hosts::Hosts;
+#[cfg(any(feature = "cli", test))]
+use super::metrics::HttpMetrics;
 use super::real_client::{ClientIpHeader, RealClient};
 use super::recorder::Recorder;
 use super::request::{Request, RequestHead};
@@ -52,7 +54,7 @@ pub struct HttpServer<H> {
     pub(super) buffer_limit: BufferLimit,
     /// Options that are off in most servers; `None` if all are off.
     pub(super) options: Option<Box<Options>>,
-    /// Neither an access log, ids nor an option is enabled; set at the start.
+    /// No option is enabled, and requests are at most counted; set at the start.
     pub(super) is_plain: bool,
     /// No enabled option changes the heads of responses, which the fast path requires; set at the start.
     pub(super) keeps_heads: bool,
@@ -141,6 +143,16 @@ impl<H> HttpServer<H> {
     #[must_use]
     pub fn request_id(mut self, header: HeaderName) -> Self {
         self.recorder_mut().set_id_header(header);
+        self
+    }
+
+    /// Counts requests in metrics that another thread reads.
+    #[must_use]
+    #[cfg(any(feature = "cli", test))]
+    pub(crate) fn metrics(mut self, metrics: Option<&Arc<HttpMetrics>>) -> Self {
+        if let Some(metrics) = metrics {
+            self.recorder_mut().set_metrics(metrics);
+        }
         self
     }
 
@@ -247,7 +259,7 @@ impl<H> HttpServer<H> {
     pub(super) fn complete(&mut self) {
         let (options, recorder) = (self.options.as_deref(), self.recorder.as_deref());
         self.keeps_heads = options.is_none_or(Options::keep_heads) && !recorder.is_some_and(Recorder::passes_ids);
-        self.is_plain = options.is_none() && recorder.is_none();
+        self.is_plain = options.is_none() && recorder.is_none_or(Recorder::only_counts);
     }
 
     fn options_mut(&mut self) -> &mut Options {

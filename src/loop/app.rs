@@ -580,6 +580,12 @@ impl<'a, M> Wire<'a, M> {
         &self.input[self.consumed..]
     }
 
+    /// Returns the last `count` consumed bytes of this call.
+    #[inline]
+    pub(crate) fn last_consumed(&self, count: usize) -> &'a [u8] {
+        &self.input[self.consumed.saturating_sub(count)..self.consumed]
+    }
+
     /// Consumes the first `count` bytes of the input.
     #[inline]
     pub fn consume(&mut self, count: usize) {
