@@ -11,7 +11,7 @@ use log::LevelFilter;
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
     LogFormatValue, buffered_size, duration, head_size, header_name, host, hsts, log_format, log_skip, log_target,
-    queue_size, size, tls_version, turn_size, workers,
+    queue_size, size, tls_version, turn_size, url_path, workers,
 };
 use crate::http1::Limits;
 use crate::httpserver::ClientIpHeader;
@@ -493,6 +493,13 @@ pub(super) struct Cli {
     #[allow(clippy::doc_markdown, reason = "a help text")]
     request_id: Option<http::HeaderName>,
 
+    /// Answer GET PATH with 200, or with 503 during a shutdown, for the health checks of load balancers
+    ///
+    /// This shadows a file of that name. Such requests need no password, may be for any host, and are not logged.
+    #[arg(long, global = true, value_name = "PATH", value_parser = url_path)]
+    #[arg(hide_short_help = true, help_heading = "Monitoring")]
+    health_path: Option<String>,
+
     /// Log more to stderr: -v logs closed connections, -vv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     #[arg(hide_short_help = true, help_heading = "Logging")]
@@ -642,6 +649,7 @@ impl Cli {
                 https_port: cli.https_port,
                 client_ip_header: cli.client_ip_header,
                 request_id: cli.request_id.clone(),
+                health_path: cli.health_path.clone(),
             },
             access_log: None,
             tls: cli.tls_config(),

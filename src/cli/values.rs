@@ -151,6 +151,12 @@ pub(super) fn log_skip(text: &str) -> Result<String, String> {
     Err("must be a path that begins with / or *, or a network such as 10.0.0.0/8".into())
 }
 
+/// Parses the value of `--health-path`.
+pub(super) fn url_path(text: &str) -> Result<String, String> {
+    let is_valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+    if is_valid { Ok(text.to_owned()) } else { Err("must be the path of a URL, e.g. /healthz".into()) }
+}
+
 /// Parses the value of `--request-id`.
 pub(super) fn header_name(text: &str) -> Result<http::HeaderName, String> {
     text.parse().map_err(|_| "must be the name of a header, e.g. X-Request-Id".into())

@@ -84,6 +84,9 @@ fn begin_request(
     head: &RequestHead<'_>,
     has_body: bool,
 ) -> Option<Response> {
+    if let Some(response) = options.and_then(|options| options.check_health(head, wire.draining())) {
+        return Some(response);
+    }
     state.requests = state.requests.saturating_add(1);
     let refusal = options.and_then(|options| options.refuse_host(head));
     if let Some(recorder) = recorder {

@@ -156,6 +156,23 @@ impl<H> HttpServer<H> {
         self
     }
 
+    /// Answers GET and HEAD for this path with 200, or with 503 once a graceful shutdown has begun: for the health
+    /// checks of load balancers. Such requests are not passed to the handler, are not logged, and may be for any host.
+    /// Off by default.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::HttpServer;
+    ///
+    /// let server = HttpServer::new(|_| "hello\n").health_path("/healthz");
+    /// # drop(server);
+    /// ```
+    #[must_use]
+    pub fn health_path(mut self, path: impl Into<String>) -> Self {
+        self.options_mut().health_path = Some(path.into());
+        self
+    }
+
     fn recorder_mut(&mut self) -> &mut Recorder {
         self.recorder.get_or_insert_with(|| Box::new(Recorder::new()))
     }
@@ -278,13 +295,22 @@ pub(super) struct Options {
     hosts: Option<Hosts>,
     /// The line of the Strict-Transport-Security header; empty for none.
     hsts: Vec<u8>,
+    /// The path of health checks.
+    health_path: Option<String>,
     /// The proxies of the server.
     real_client: Option<Arc<RealClient>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keep_alive: Vec::new(), requests_max: u32::MAX, hosts: None, hsts: Vec::new(), real_client: None }
+        Options {
+            keep_alive: Vec::new(),
+            requests_max: u32::MAX,
+            hosts: None,
+            hsts: Vec::new(),
+            health_path: None,
+            real_client: None,
+        }
     }
 }
 
@@ -310,6 +336,19 @@ impl Options {
     /// Returns whether the options do not change the heads of responses.
     fn keep_heads(&self) -> bool {
         self.keep_alive.is_empty() && self.hsts.is_empty() && self.requests_max == u32::MAX
+    }
+
+    /// Returns the response to a health check.
+    pub(super) fn check_health(&self, head: &RequestHead<'_>, is_draining: bool) -> Option<Response> {
+        if head.path() != self.health_path.as_deref()? {
+            return None;
+        }
+        let response = match head.method_bytes() {
+            b"GET" | b"HEAD" if is_draining => Response::error(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+            b"GET" | b"HEAD" => Response::text("ok\n"),
+            _ => Response::from(StatusCode::METHOD_NOT_ALLOWED).header("Allow", "GET, HEAD"),
+        };
+        Some(response.header("Cache-Control", "no-store"))
     }
 
     /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed.

@@ -178,8 +178,12 @@ fn http_server<H: Handler + 'static>(
             .allow_hosts(&options.allowed_hosts)
             .hsts(options.hsts)
             .trusted_proxies(&proxies, options.client_ip_header);
-        match &options.request_id {
+        let server = match &options.request_id {
             Some(header) => server.request_id(header.clone()),
+            None => server,
+        };
+        match &options.health_path {
+            Some(path) => server.health_path(path),
             None => server,
         }
     }

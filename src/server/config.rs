@@ -190,6 +190,8 @@ pub struct HttpOptions {
     /// The header for the ids of requests; see [`HttpServer::request_id`](crate::HttpServer::request_id). Default:
     /// none.
     pub request_id: Option<http::HeaderName>,
+    /// The path of health checks; see [`HttpServer::health_path`](crate::HttpServer::health_path). Default: none.
+    pub health_path: Option<String>,
 }
 
 impl HttpOptions {
@@ -206,6 +208,7 @@ impl HttpOptions {
         acme_webroot: PathBuf,
         https_port: u16,
         request_id: http::HeaderName,
+        health_path: String,
     }
 }
 
@@ -221,6 +224,7 @@ impl Default for HttpOptions {
             https_port: None,
             client_ip_header: ClientIpHeader::default(),
             request_id: None,
+            health_path: None,
         }
     }
 }
