@@ -183,8 +183,8 @@ pub use self::r#loop::{Kqueue, KqueueLoop};
 pub use self::r#loop::{TlsListener, TlsStream, WithTls};
 #[doc(inline)]
 pub use self::server::{
-    Backend, Balance, BoundListener, Config, HttpOptions, OnReload, ServerHandle, StartError, StartErrorKind, Started,
-    serve,
+    AdminAddress, Backend, Balance, BoundListener, Config, HttpOptions, OnReload, ReadyCheck, ServerHandle, StartError,
+    StartErrorKind, Started, serve,
 };
 #[cfg(feature = "tls")]
 #[doc(inline)]

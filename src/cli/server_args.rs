@@ -16,7 +16,7 @@ use super::values::{
 use crate::http1::Limits;
 use crate::httpserver::ClientIpHeader;
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Timeouts};
-use crate::server::{Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
+use crate::server::{AdminAddress, Backend, Balance, Command, Config, HttpOptions, LogTarget, Logging, TlsConfig};
 use crate::tls::{ClientAuth, TlsVersion};
 
 /// The response body of `serverd http`, unless `--body` is given.
@@ -493,6 +493,15 @@ pub(super) struct Cli {
     #[allow(clippy::doc_markdown, reason = "a help text")]
     request_id: Option<http::HeaderName>,
 
+    /// Serve health and metrics on ADDR:PORT or unix:PATH, on a thread of their own
+    ///
+    /// GET /livez is 503 if a worker is stuck. /readyz is 503 while the server starts or shuts down, or if the
+    /// directory to serve is gone; /readyz?verbose lists the conditions. /metrics has the Prometheus format, and
+    /// /version is the version. The host in requests must be an IP address, localhost or a name of --allow-host. Only
+    /// the user that runs the server can connect to a Unix socket.
+    #[arg(long, global = true, value_name = "ADDRESS", hide_short_help = true, help_heading = "Monitoring")]
+    admin: Option<AdminAddress>,
+
     /// Answer GET PATH with 200, or with 503 during a shutdown, for the health checks of load balancers
     ///
     /// This shadows a file of that name. Such requests need no password, may be for any host, and are not logged.
@@ -651,6 +660,9 @@ impl Cli {
                 request_id: cli.request_id.clone(),
                 health_path: cli.health_path.clone(),
             },
+            admin: cli.admin.clone(),
+            ready_check: None,
+            http_metrics: Vec::new(),
             access_log: None,
             tls: cli.tls_config(),
             on_reload: None,

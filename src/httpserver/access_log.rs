@@ -191,6 +191,11 @@ impl AccessLog {
         self.sink.flush();
     }
 
+    /// Returns the number of lines written so far.
+    pub fn written(&self) -> u64 {
+        self.sink.written()
+    }
+
     /// Returns the number of lines dropped so far.
     pub fn dropped(&self) -> u64 {
         self.sink.dropped()

@@ -81,6 +81,7 @@ struct State {
     unreported: u64,
     reported_at: Option<Instant>,
     dropped: u64,
+    written: u64,
     /// Writing is suspended by [`Sink::hold`].
     held: bool,
     reopen: bool,
@@ -178,6 +179,10 @@ impl Sink {
 
     pub(super) fn dropped(&self) -> u64 {
         lock(&self.shared.state).dropped
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        lock(&self.shared.state).written
     }
 }
 
@@ -323,11 +328,15 @@ impl Writer {
         let result = result.and_then(|()| self.write_all(&mut rest));
         let Err(error) = result else {
             self.failing = false;
+            lock(&self.shared.state).written += lines;
             return;
         };
         let written = &batch[..batch.len() - rest.len()];
         let complete = memchr::memchr_iter(b'\n', written).count() as u64;
-        lock(&self.shared.state).drop_lines(lines.saturating_sub(complete));
+        let mut state = lock(&self.shared.state);
+        state.written += complete;
+        state.drop_lines(lines.saturating_sub(complete));
+        drop(state);
         if !std::mem::replace(&mut self.failing, true) {
             let name = self.name;
             log::error!("cannot write to the {name}: {error}; dropping lines until writes succeed again");

@@ -11,13 +11,14 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::any_handler::AnyHandler;
-use super::config::{Config, OnReload, Started, worker_count};
+use super::config::{Config, OnReload, ReadyCheck, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
 use super::start_error::StartError;
 use super::worker_loop::{Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
+use crate::httpserver::metrics::HttpMetrics;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
 use crate::r#loop::lock;
 use crate::tls::{AUTHORITY_KEY, authority_directory};
@@ -73,6 +74,10 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
     let (mut config, stdout) = (config.clone(), Arc::new(stdout));
     if !matches!(command, Command::Echo | Command::Chat(_)) {
         config.access_log = logging.open(&stdout)?;
+        if config.admin.is_some() {
+            config.workers = worker_count(config.workers);
+            config.http_metrics = (0..config.workers).map(|_| Arc::new(HttpMetrics::new())).collect();
+        }
     } else if let Some(tls) = &mut config.tls {
         // Clients of a TCP server negotiate no application protocol, or a protocol of their own.
         tls.protocols.clear();
@@ -165,6 +170,7 @@ fn http_server<H: Handler + 'static>(
     make: Box<dyn Fn(Worker) -> H + Send + Sync>,
 ) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
     let (log, options, proxies) = (config.access_log.clone(), config.http.clone(), config.trusted_proxies.clone());
+    let metrics = config.http_metrics.clone();
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
     let idle = idle.filter(|_| options.keep_alive_header);
@@ -177,7 +183,8 @@ fn http_server<H: Handler + 'static>(
             .requests_max(options.requests_max)
             .allow_hosts(&options.allowed_hosts)
             .hsts(options.hsts)
-            .trusted_proxies(&proxies, options.client_ip_header);
+            .trusted_proxies(&proxies, options.client_ip_header)
+            .metrics(metrics.get(worker.number));
         let server = match &options.request_id {
             Some(header) => server.request_id(header.clone()),
             None => server,
@@ -248,6 +255,11 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     protect_keys(&config, &mut files_config);
     let files_config = &files_config;
     config.files_max = files_config.options.open_files_max;
+    let directory = files_config.directory.clone();
+    config.ready_check = Some(ReadyCheck::new(move || {
+        // Opening a directory does not need the permission to search it.
+        std::fs::metadata(directory.join(".")).map(drop).map_err(|error| format!("the directory: {error}"))
+    }));
     let files = files_config.open()?;
     let (limits, start) = (files_config.limits.clone(), format!("serving {} on", files_config.directory.display()));
     let reload = files.reloader();

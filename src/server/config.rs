@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::start_error::{StartError, StartErrorKind};
+use crate::httpserver::metrics::HttpMetrics;
 use crate::httpserver::{AccessLog, ClientIpHeader};
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Readiness, Select, Timeouts};
 
@@ -76,6 +78,14 @@ pub struct Config {
     /// TLS for all connections. Default: none, that is, plain TCP.
     #[cfg(feature = "tls")]
     pub tls: Option<super::tls::TlsConfig>,
+    /// Address of the admin listener, which reports health and metrics over HTTP, on a thread of its own: `GET /livez`,
+    /// `/readyz`, `/metrics` and `/version`. Metrics of HTTP requests are those of the built-in applications. Default:
+    /// none.
+    pub admin: Option<AdminAddress>,
+    /// A further condition for the readiness that the admin listener reports. Default: none.
+    pub ready_check: Option<ReadyCheck>,
+    /// The metrics of each worker's HTTP server.
+    pub(crate) http_metrics: Vec<Arc<HttpMetrics>>,
     /// Called on SIGHUP and SIGUSR1, after the access log file has been reopened. Default: none.
     pub on_reload: Option<OnReload>,
 }
@@ -110,8 +120,66 @@ impl fmt::Debug for OnReload {
     }
 }
 
+/// The address of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdminAddress {
+    /// An address or a host name, with a port.
+    Tcp(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    /// Parses `ADDR:PORT` or `unix:PATH`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.strip_prefix("unix:"), text.rsplit_once(':')) {
+            (Some(""), _) => Err("missing path after unix:".into()),
+            (Some(path), _) => Ok(AdminAddress::Unix(path.into())),
+            (None, Some((host, port))) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(AdminAddress::Tcp(text.into()))
+            }
+            _ => Err("must be ADDR:PORT, such as 127.0.0.1:9090, or unix:PATH".into()),
+        }
+    }
+}
+
+/// A condition for the readiness of a server, called on the thread of the admin listener.
+///
+/// # Examples
+/// ```
+/// use serverd::server::{Config, ReadyCheck};
+///
+/// let check = ReadyCheck::new(|| std::fs::metadata("/srv").map(drop).map_err(|error| error.to_string()));
+/// let config = Config::default().ready_check(check);
+/// # drop(config);
+/// ```
+#[derive(Clone)]
+pub struct ReadyCheck(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
+
+impl ReadyCheck {
+    /// Wraps a closure, which returns a description of the problem if the server is not ready.
+    pub fn new(call: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        ReadyCheck(Arc::new(call))
+    }
+
+    pub(super) fn call(&self) -> Result<(), String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for ReadyCheck {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ReadyCheck")
+    }
+}
+
 impl Config {
     optional_setters! {
+        admin: AdminAddress,
+        ready_check: ReadyCheck,
         timeout: Duration,
         connections_max: usize,
         access_log: AccessLog,
@@ -157,6 +225,9 @@ impl Default for Config {
             access_log: None,
             #[cfg(feature = "tls")]
             tls: None,
+            admin: None,
+            ready_check: None,
+            http_metrics: Vec::new(),
             on_reload: None,
         }
     }
@@ -388,6 +459,21 @@ fn raise_soft_limit() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_port_or_is_the_path_of_a_socket() {
+        for (text, expected) in [
+            ("127.0.0.1:9090", Some(AdminAddress::Tcp("127.0.0.1:9090".into()))),
+            ("[::1]:0", Some(AdminAddress::Tcp("[::1]:0".into()))),
+            ("unix:/run/serverd.sock", Some(AdminAddress::Unix("/run/serverd.sock".into()))),
+            ("unix:", None),
+            ("9090", None),
+            (":9090", None),
+            ("127.0.0.1", None),
+        ] {
+            assert_eq!(text.parse::<AdminAddress>().ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_configured_limit_is_kept_and_a_derived_one_leaves_a_reserve() {

@@ -5,6 +5,9 @@
 //! Connections are distributed over the workers by the kernel, with one listener per worker (`SO_REUSEPORT`, on Linux),
 //! or by an acceptor thread that hands each connection to the worker with the fewest connections.
 
+mod admin;
+mod admin_metrics;
+mod admin_status;
 mod any_handler;
 mod bound_listener;
 #[cfg(feature = "cli")]
@@ -29,7 +32,7 @@ pub use crate::httpserver::SyslogAddress;
 pub use bound_listener::BoundListener;
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
-pub use config::{Backend, Balance, Config, HttpOptions, OnReload, Started};
+pub use config::{AdminAddress, Backend, Balance, Config, HttpOptions, OnReload, ReadyCheck, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging, ProcessLog};
 pub use serve::serve;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::Admin;
 use super::bound_listener::BoundListener;
 use super::config::{Config, Started};
 use super::start_error::StartError;
@@ -116,6 +117,8 @@ pub struct ServerHandle {
     pub(super) access_log: Option<AccessLog>,
     pub(super) connections: ConnectionLimit,
     pub(super) threads: Threads,
+    /// Ends after the threads.
+    pub(super) _admin: Option<Admin>,
 }
 
 impl fmt::Debug for ServerHandle {

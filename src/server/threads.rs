@@ -94,6 +94,11 @@ impl Control {
         state.pass_on();
     }
 
+    /// Returns whether the server is shutting down.
+    pub(super) fn is_ending(&self) -> bool {
+        !matches!(lock(&self.state).command, Command::Run)
+    }
+
     /// Ends all threads at once.
     pub(super) fn stop(&self) {
         let mut state = lock(&self.state);

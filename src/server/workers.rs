@@ -13,6 +13,8 @@ use std::sync::{Arc, mpsc};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::admin::Admin;
+use super::admin_status::Status;
 use super::bound_listener::{BoundListener, Role};
 use super::config::{Backend, Balance, Config, Started, connections_max, worker_count};
 use super::server_handle::ServerHandle;
@@ -92,12 +94,14 @@ impl Config {
         let port = local_addrs.first().map_or(0, SocketAddr::port);
         // If start-up fails below, dropping this stops the workers that have started.
         let mut threads = Threads::default();
+        let status = Status::new(self, backend.name(), &limit, (count, &threads.control));
+        let admin = self.admin.as_ref().map(|address| Admin::start(address, self, &status)).transpose()?;
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
             let (config, build, security) = (self.clone(), Arc::clone(build), security.clone());
+            let metrics = admin.as_ref().map(|_| Arc::clone(&status.loops[number]));
             let run = move |on_started: &dyn Fn(Handle)| {
-                let worker = Worker { number, port };
-                let setup =
-                    Setup { worker, config: &config, limit: &limit, metrics: None, sources, security: &security };
+                let (worker, metrics) = (Worker { number, port }, metrics.as_ref());
+                let setup = Setup { worker, config: &config, limit: &limit, metrics, sources, security: &security };
                 run_worker(backend, setup, &*build, on_started)
             };
             let send = send.clone();
@@ -105,6 +109,7 @@ impl Config {
         }
         drop(send);
         let loops = await_start(&receive, count)?;
+        status.start(&loops);
         for acceptor in acceptors {
             threads.control.add_acceptor(acceptor.handle());
             threads.spawn("acceptor".into(), |control| accept(acceptor, control))?;
@@ -113,7 +118,7 @@ impl Config {
         let started =
             Started { local_addrs, plain_addrs, unix_paths, backend: backend.name(), workers: count, fingerprint };
         let access_log = self.access_log.clone();
-        Ok(ServerHandle { started, loops, reload, access_log, connections: limit, threads })
+        Ok(ServerHandle { started, loops, reload, access_log, connections: limit, threads, _admin: admin })
     }
 
     /// Returns a function that reopens the log and reads all files again.

@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod access_log;
+mod admin;
 mod basic_auth;
 mod bodies;
 mod body_wait;

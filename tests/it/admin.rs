@@ -1,0 +1,142 @@
+//! The admin listener of the command, and the health checks of the main port.
+
+use crate::process::run;
+
+#[test]
+fn an_admin_address_is_checked() {
+    for (address, advice) in [("9090", "ADDR:PORT"), ("unix:", "missing path")] {
+        let (code, stderr) = run(&["--admin", address]);
+        assert!(code == Some(2) && stderr.contains(advice), "{stderr}");
+    }
+    let (code, stderr) = run(&["--port", "0", "--admin", "192.0.2.1:0"]);
+    assert!(code == Some(1) && stderr.contains("--admin: cannot listen on 192.0.2.1:0"), "{stderr}");
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::time::Instant;
+
+    use crate::harness::WAIT_MAX;
+    use crate::process::{Running, backends};
+
+    /// A user with the password "secret", and a low cost.
+    const USER: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
+
+    fn get(socket: &Path, target: &str) -> String {
+        let mut stream = UnixStream::connect(socket).expect("a connection");
+        stream.set_read_timeout(Some(WAIT_MAX)).expect("the socket is open");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sending");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        response
+    }
+
+    /// Returns the value of a sample.
+    fn sample(text: &str, name: &str) -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    #[test]
+    fn the_health_path_precedes_routing_authentication_and_the_list_of_hosts() {
+        for backend in backends() {
+            let directory = tempfile::tempdir().expect("a directory");
+            std::fs::write(directory.path().join("healthz"), "a file").expect("writing");
+            let (root, log) = (directory.path().to_str().expect("UTF-8"), directory.path().join("log"));
+            let log_file = log.to_str().expect("UTF-8");
+            let mut arguments = vec!["files", root, "--port", "0", "--backend", backend, "--access-log", log_file];
+            arguments.extend([
+                "--health-path",
+                "/healthz",
+                "--allow-host",
+                "example.com",
+                "--request-id",
+                "X-Id",
+                "--auth",
+                USER,
+            ]);
+            let server = Running::start(&arguments);
+            let mut client = server.connect();
+            for (method, path, code) in
+                [("GET", "/", 421), ("GET", "/healthz", 200), ("HEAD", "/healthz", 200), ("POST", "/healthz", 405)]
+            {
+                client.send(format!("{method} {path} HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n"));
+                let response = client.response_to(method);
+                assert_eq!(
+                    (response.status, response.header("x-id").is_some()),
+                    (code, path == "/"),
+                    "{method} {path}"
+                );
+                assert!(path == "/" || response.text() != "a file");
+            }
+            drop(client);
+            drop(server.stop_and_log());
+            let log = std::fs::read_to_string(&log).expect("a log");
+            assert!(log.contains("\"GET / HTTP/1.1\" 421") && !log.contains("healthz"), "{log}");
+        }
+    }
+
+    #[test]
+    fn metrics_count_requests_and_connections() {
+        for backend in backends() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let socket = directory.path().join("admin");
+            let admin = format!("unix:{}", socket.display());
+            let arguments = ["whoami", "--port", "0", "--workers", "2", "--backend", backend, "--admin", &admin];
+            let server = Running::start(&arguments);
+            let mut client = server.connect();
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").response();
+            client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").response();
+            client.send("BREW / HTTP/1.1\r\nHost: x\r\n\r\n").response();
+            let text = get(&socket, "/metrics");
+            assert!(text.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{text}");
+            let count = "http_server_request_duration_seconds_count";
+            for (name, value) in [
+                (format!("{count}{{method=\"GET\",code=\"200\"}}"), 1.0),
+                (format!("{count}{{method=\"POST\",code=\"200\"}}"), 1.0),
+                (format!("{count}{{method=\"_OTHER\",code=\"501\"}}"), 1.0),
+                ("http_server_active_requests".into(), 0.0),
+                ("http_server_request_body_bytes_total".into(), 3.0),
+                ("serverd_workers".into(), 2.0),
+                ("serverd_draining".into(), 0.0),
+            ] {
+                assert_eq!(sample(&text, &name), Some(value), "{name}: {text}");
+            }
+            // A loop publishes its counters at the end of each turn.
+            let open = |text: &str| -> f64 {
+                let lines = text.lines().filter(|line| line.starts_with("serverd_connections{"));
+                lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+            };
+            let start = Instant::now();
+            while open(&get(&socket, "/metrics")) < 1.0 {
+                assert!(start.elapsed() < WAIT_MAX, "the connection is not counted");
+                std::thread::yield_now();
+            }
+            assert!(get(&socket, "/readyz?verbose").contains("[+] serving: ok\n"));
+            assert!(get(&socket, "/livez").starts_with("HTTP/1.1 200 "));
+            drop(client);
+            drop(server.stop_and_log());
+            assert!(!socket.exists(), "the socket is removed");
+        }
+    }
+
+    #[test]
+    fn a_server_whose_directory_is_gone_is_not_ready() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (socket, site) = (directory.path().join("admin"), directory.path().join("site"));
+        std::fs::create_dir(&site).expect("a directory");
+        let admin = format!("unix:{}", socket.display());
+        let server = Running::start(&["files", site.to_str().expect("UTF-8"), "--port", "0", "--admin", &admin]);
+        assert!(get(&socket, "/readyz").ends_with("\r\n\r\nok\n"));
+        std::fs::remove_dir(&site).expect("removing");
+        let response = get(&socket, "/readyz");
+        assert!(
+            response.starts_with("HTTP/1.1 503 ") && response.contains("[-] content: the directory: "),
+            "{response}"
+        );
+        drop(server);
+    }
+}
