@@ -6,6 +6,8 @@
                                         explains it, under Unreleased, in a line with the word "instructions" and the
                                         name of the case
     benches/instructions.py --update    write the counts to benches/instructions.json
+    benches/instructions.py --arguments="--access-log FILE" [CASE ...]
+                                        print the counts of cases without and with further arguments of the server
 
 Each case is run with few and with many requests; taking the difference excludes start-up and shutdown. The counts
 depend on the compiler version: with a different version, the check is skipped with a message. Needs valgrind.
@@ -85,13 +87,13 @@ def send_requests(port: int, request: bytes, depth: int, closes: bool, count: in
             stream = None
 
 
-def count_cycle(server: Path, backend: str, name: str, depth: int, closes: bool, served: str) -> float:
+def count_cycle(server: Path, backend: str, name: str, depth: int, closes: bool, served: str, more_arguments=()) -> float:
     request, totals, few, more = (REQUESTS / f"{name}.http").read_bytes(), [], depth * 16, 1000 if closes else 4000
     site = tempfile.TemporaryDirectory()
     (Path(site.name) / "index.html").write_text("this is response from server".ljust(1024))
     for count in (few, few + more):
         log = Path(tempfile.mkstemp()[1])
-        command = [str(server), "--port", "0", "--workers", "1", "--backend", backend]
+        command = [str(server), "--port", "0", "--workers", "1", "--backend", backend, *more_arguments]
         if served == "file":
             command += ["files", site.name]
         process = subprocess.Popen(callgrind(log, command), stdout=subprocess.PIPE, text=True)
@@ -129,11 +131,23 @@ def is_explained(name: str) -> bool:
     return any("instructions" in line and re.search(rf"\b{name}\b(?!-)", line) for line in unreleased.splitlines())
 
 
+def compare(server: Path, options: argparse.Namespace) -> int:
+    """Print the counts of cases without and with further arguments."""
+    for name in options.cases:
+        plain, more = (count_cycle(server, *CYCLES[name], arguments) for arguments in ((), options.arguments.split()))
+        print(f"{name:20} {plain:7,.0f} {more:7,.0f} {more - plain:+7,.0f}", flush=True)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--arguments", default="")
+    parser.add_argument("cases", nargs="*", default=list(CYCLES))
     options = parser.parse_args()
+    if options.arguments:
+        return compare(built("serverd", "build", "--release", "--bin", "serverd"), options)
     compiler = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     program = built("instructions", "bench", "--no-run", "--bench", "instructions")
     server = built("serverd", "build", "--release", "--bin", "serverd")
