@@ -547,6 +547,48 @@ fn certificates_are_chosen_by_name_and_replaced_for_new_connections() {
     assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
 }
 
+#[test]
+fn no_handshake_fails_while_certificates_are_replaced() {
+    let certificates = [certified(&["localhost"]).0, certified(&["localhost"]).0];
+    let tls = Tls::new(vec![certificates[0].clone()]).expect("a certificate");
+    let server = serve_hello(&tls);
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.der().to_vec().into()).expect("a certificate");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
+    // Half of the clients resume sessions.
+    let resuming = config.clone();
+    config.resumption = rustls::client::Resumption::disabled();
+    let mut open = TlsClient::connect(server.address, &config);
+    open.send(GET).response();
+    let (responses, address) = (AtomicUsize::new(0), server.address);
+    std::thread::scope(|scope| {
+        for config in [&config, &resuming, &config, &resuming] {
+            let responses = &responses;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    assert_eq!(TlsClient::connect(address, config).send(GET).response().1, b"hello\n");
+                    responses.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut seen = 0;
+        for number in 1.. {
+            if seen == 80 {
+                break;
+            }
+            tls.replace(vec![certificates[number % 2].clone()]).expect("a certificate");
+            // Every certificate is used, however fast the machine is.
+            wait_for("a response", || responses.load(Ordering::Relaxed) > seen);
+            seen = responses.load(Ordering::Relaxed);
+        }
+    });
+    assert_eq!(open.send(GET).response().1, b"hello\n");
+}
+
 /// A client configuration that trusts a certificate in `tests/tls`.
 pub(crate) fn trusting_file(name: &str) -> ClientConfig {
     use rustls::pki_types::pem::PemObject;
