@@ -96,8 +96,9 @@ real_clients() { # BACKEND: widely used HTTP clients
 }
 
 conformance() { # RUNNER BACKEND WORKERS [OPTIONS]
-    local runner=$1 failed=0
-    start --backend "$2" --workers "$3"
+    local runner=$1 failed=0 tls=
+    [ "${*: -1}" != --tls ] || tls=--tls
+    start --backend "$2" --workers "$3" $tls
     shift 3
     python3 "$runner" "127.0.0.1:$port" "$@" | grep -v '^ok ' || failed=1
     finish && [ $failed = 0 ]

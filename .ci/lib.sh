@@ -38,7 +38,7 @@ start() {
     pid=$!
     servers+=("$pid")
     for _ in $(seq 100); do
-        port=$(sed -n 's/^serverd: listening on http:\/\/127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$out")
+        port=$(sed -n 's/^serverd: listening on https*:\/\/127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$out")
         [ -n "$port" ] && break
         sleep 0.05
     done
