@@ -13,6 +13,8 @@ mod bound_listener;
 #[cfg(feature = "cli")]
 mod commands;
 mod config;
+#[cfg(feature = "tls")]
+mod file_watch;
 #[cfg(feature = "cli")]
 mod logging;
 mod serve;

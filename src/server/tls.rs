@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use super::file_watch::{FileWatch, Wake};
 use crate::tls::{
     Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, interface_addresses, machine_name, read_pem,
 };
 
-/// Interval at which the files are checked for changes.
+/// Interval at which the files are checked for changes that the system does not report.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval at which a certificate that expires soon is reported.
@@ -79,8 +78,9 @@ impl TlsConfig {
         plain_port: u16,
     }
 
-    /// Uses the certificates and private keys in these files. They are read again on SIGHUP, and within a minute of a
-    /// change; if they cannot be used then, the previous certificates stay in use.
+    /// Uses the certificates and private keys in these files. They are read again on SIGHUP and when they change: within
+    /// a second on Linux, and otherwise and on network file systems within a minute. If they cannot be used then, the
+    /// previous certificates stay in use.
     pub fn from_files(pairs: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<PathBuf>)>) -> Self {
         let files = pairs.into_iter().map(|(chain, key)| (chain.into(), key.into())).collect();
         TlsConfig::default().files(files)
@@ -137,31 +137,30 @@ impl TlsConfig {
         self.files.iter().map(read).collect()
     }
 
-    fn hashes(&self) -> Vec<Option<[u8; 32]>> {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.files.iter().flat_map(|(chain, key)| [chain, key]);
-        pairs.chain(&self.client_ca).map(|path| file_hash(path)).collect()
+        pairs.chain(&self.client_ca).map(PathBuf::as_path)
+    }
+
+    fn hashes(&self) -> Vec<Option<[u8; 32]>> {
+        self.paths().map(file_hash).collect()
     }
 
     /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files
-    /// again at once.
+    /// again at once; the thread ends when that is dropped.
     pub(super) fn watch(&self, tls: Tls) -> io::Result<impl Fn() + Send + Sync + use<>> {
-        let requested = Arc::new(AtomicBool::new(false));
+        let (mut changes, waker) = FileWatch::new(self.paths())?;
         let mut watch = Watch { config: self.clone(), tls, known: self.hashes(), warned: SystemTime::now() };
-        // Weak, so that the thread ends some time after the server.
-        let is_requested = Arc::downgrade(&requested);
         let work = move || {
-            thread::park_timeout(CHECK_INTERVAL);
-            while let Some(requested) = is_requested.upgrade() {
-                watch.check(requested.swap(false, Ordering::SeqCst));
-                drop(requested);
-                thread::park_timeout(CHECK_INTERVAL);
+            loop {
+                match changes.wait(CHECK_INTERVAL) {
+                    Wake::Ended => return,
+                    wake => watch.check(wake == Wake::Requested),
+                }
             }
         };
-        let thread = thread::Builder::new().name("certificates".into()).spawn(work)?.thread().clone();
-        Ok(move || {
-            requested.store(true, Ordering::SeqCst);
-            thread.unpark();
-        })
+        thread::Builder::new().name("certificates".into()).spawn(work)?;
+        Ok(move || waker.wake())
     }
 }
 
@@ -286,6 +285,27 @@ mod tests {
         assert_eq!(print(), before);
         let error = config.open("localhost", &[]).unwrap_err().to_string();
         assert!(error.starts_with("cannot read "), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_renewed_certificate_is_used_before_the_next_regular_check() {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
+        write("a.pem", &chain);
+        write("a.key", &key);
+        let config = TlsConfig::from_files([(&chain, &key)]);
+        let tls = config.open("localhost", &[]).unwrap();
+        let first = tls.fingerprint();
+        let start = std::time::Instant::now();
+        let _read = config.watch(tls.clone()).unwrap();
+        write("b.pem", &chain);
+        write("b.key", &key);
+        while tls.fingerprint() == first {
+            assert!(start.elapsed() < CHECK_INTERVAL, "the change was not reported");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]
