@@ -663,6 +663,7 @@ impl Cli {
             admin: cli.admin.clone(),
             ready_check: None,
             http_metrics: Vec::new(),
+            file_caches: Vec::new(),
             access_log: None,
             tls: cli.tls_config(),
             on_reload: None,

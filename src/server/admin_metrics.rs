@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::admin_status::Status;
+#[cfg(feature = "cli")]
+use crate::apps::files::CacheMetrics;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::r#loop::metrics::{CLOSE_REASONS, Histogram, LoopMetrics, TIME_BOUNDS, TIME_BUCKETS};
 
@@ -29,15 +32,9 @@ impl Families {
     }
 
     /// Writes a family with one sample per worker.
-    fn per_worker(
-        &mut self,
-        name: &str,
-        (kind, help): (&str, &str),
-        loops: &[std::sync::Arc<LoopMetrics>],
-        value: impl Fn(&LoopMetrics) -> u64,
-    ) {
+    fn per_worker<M>(&mut self, name: &str, (kind, help): (&str, &str), workers: &[Arc<M>], value: impl Fn(&M) -> u64) {
         self.begin(name, kind, help);
-        for (worker, metrics) in loops.iter().enumerate() {
+        for (worker, metrics) in workers.iter().enumerate() {
             self.sample(name, &format!("{{worker=\"{worker}\"}}"), value(metrics));
         }
     }
@@ -85,6 +82,10 @@ pub(super) fn render(status: &Status) -> String {
     if !status.http.is_empty() {
         http(&mut families, status);
     }
+    #[cfg(feature = "cli")]
+    if !status.file_caches.is_empty() {
+        file_cache(&mut families, &status.file_caches);
+    }
     process(&mut families, status.started_at);
     families.0
 }
@@ -109,7 +110,7 @@ fn server(families: &mut Families, status: &Status) {
 /// Returns a counter of a loop.
 type Value = fn(&LoopMetrics) -> u64;
 
-fn loops(families: &mut Families, loops: &[std::sync::Arc<LoopMetrics>]) {
+fn loops(families: &mut Families, loops: &[Arc<LoopMetrics>]) {
     let counters: [(&str, &str, Value); 4] = [
         ("serverd_connections_accepted_total", "Connections opened.", |loop_| loop_.opened.get()),
         ("serverd_connections_refused_total", "Connections reset because of the limit per address.", |loop_| {
@@ -139,7 +140,7 @@ fn loops(families: &mut Families, loops: &[std::sync::Arc<LoopMetrics>]) {
 }
 
 /// Writes closes by their reason, and failed accepts by the number of the error.
-fn closed_and_failed(families: &mut Families, loops: &[std::sync::Arc<LoopMetrics>]) {
+fn closed_and_failed(families: &mut Families, loops: &[Arc<LoopMetrics>]) {
     let name = "serverd_connections_closed_total";
     families.begin(name, "counter", "Connections closed.");
     for (index, reason) in CLOSE_REASONS.iter().enumerate() {
@@ -194,6 +195,32 @@ fn http(families: &mut Families, status: &Status) {
     for ((method, code), times) in &series {
         families.histogram(name, &format!("method=\"{method}\",code=\"{code}\""), times);
     }
+}
+
+/// Writes the metrics of the caches of files. Each worker has one of its own.
+#[cfg(feature = "cli")]
+fn file_cache(families: &mut Families, caches: &[Arc<CacheMetrics>]) {
+    let name = "serverd_file_cache_lookups_total";
+    families.begin(name, "counter", "Files looked up in the cache.");
+    for (worker, cache) in caches.iter().enumerate() {
+        for (result, count) in [("hit", &cache.hits), ("revalidated", &cache.revalidated), ("miss", &cache.misses)] {
+            families.sample(name, &format!("{{worker=\"{worker}\",result=\"{result}\"}}"), count.get());
+        }
+    }
+    let name = "serverd_file_cache_entries";
+    families.begin(name, "gauge", "Cached files: small ones in memory, and large ones that are open.");
+    for (worker, cache) in caches.iter().enumerate() {
+        for (kind, count) in [("memory", cache.files.get()), ("open", cache.open_files())] {
+            families.sample(name, &format!("{{worker=\"{worker}\",kind=\"{kind}\"}}"), count);
+        }
+    }
+    let name = "serverd_file_cache_evictions_total";
+    let help = "Files removed from the cache to make room for others.";
+    families.per_worker(name, ("counter", help), caches, |cache| cache.evictions.get());
+    let (name, help) = ("serverd_file_cache_bytes", "Memory used for small files.");
+    families.per_worker(name, ("gauge", help), caches, |cache| cache.bytes.get());
+    let (name, help) = ("serverd_file_cache_bytes_max", "Maximum memory used for small files.");
+    families.per_worker(name, ("gauge", help), caches, |cache| cache.bytes_max.get());
 }
 
 /// Writes the metrics of the process, under the names of the Prometheus client libraries.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::config::{Config, ReadyCheck};
 use super::threads::Control;
+#[cfg(feature = "cli")]
+use crate::apps::files::CacheMetrics;
 use crate::httpserver::AccessLog;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::r#loop::metrics::LoopMetrics;
@@ -21,6 +23,8 @@ pub(super) struct Status {
     pub(super) access_log: Option<AccessLog>,
     pub(super) loops: Vec<Arc<LoopMetrics>>,
     pub(super) http: Vec<Arc<HttpMetrics>>,
+    #[cfg(feature = "cli")]
+    pub(super) file_caches: Vec<Arc<CacheMetrics>>,
     pub(super) started_at: SystemTime,
     is_started: AtomicBool,
     control: Arc<Control>,
@@ -49,6 +53,8 @@ impl Status {
             access_log: config.access_log.clone(),
             loops,
             http: config.http_metrics.clone(),
+            #[cfg(feature = "cli")]
+            file_caches: config.file_caches.clone(),
             started_at: SystemTime::now(),
             is_started: AtomicBool::new(false),
             control: Arc::clone(control),

@@ -16,6 +16,7 @@ use super::logging::{Logging, ProcessLog};
 use super::start_error::StartError;
 use super::worker_loop::{Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
+use crate::apps::files::CountedFiles;
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::metrics::HttpMetrics;
@@ -263,9 +264,14 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let files = files_config.open()?;
     let (limits, start) = (files_config.limits.clone(), format!("serving {} on", files_config.directory.display()));
     let reload = files.reloader();
+    config.file_caches = config.http_metrics.iter().map(|_| Arc::default()).collect();
+    let caches = config.file_caches.clone();
     if files_config.is_plain() {
         config.on_reload = Some(OnReload::new(reload));
-        let make = move |_| AnyHandler::Files(Box::new(files.clone()));
+        let make = move |worker| match caches.get(worker) {
+            Some(metrics) => AnyHandler::new(CountedFiles::new(files.clone(), metrics)),
+            None => AnyHandler::Files(Box::new(files.clone())),
+        };
         return serve_http(config, limits, Arc::new(make), (&start, stdout));
     }
     let (layers, reload_users) = files_config.layers()?;
@@ -275,7 +281,14 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
             reload_users();
         }
     }));
-    let make = move |_| AnyHandler::Other(layers.around(files.clone()));
+    let make = move |worker| {
+        let files = files.clone();
+        let handler: Box<dyn Handler> = match caches.get(worker) {
+            Some(metrics) => Box::new(CountedFiles::new(files, metrics)),
+            None => Box::new(files),
+        };
+        AnyHandler::Other(layers.around(handler))
+    };
     serve_http(config, limits, Arc::new(make), (&start, stdout))
 }
 
@@ -503,8 +516,7 @@ fn decode(bytes: &[u8]) -> Option<String> {
 impl Layers {
     /// Wraps the file handler in the layers, from the inside out: compression, authentication, CORS, headers. Responses
     /// to unauthenticated requests thus reveal nothing about the files, but do carry the CORS headers.
-    fn around(&self, files: Files) -> Box<dyn Handler> {
-        let mut handler: Box<dyn Handler> = Box::new(files);
+    fn around(&self, mut handler: Box<dyn Handler>) -> Box<dyn Handler> {
         if let Some(pool) = &self.compress {
             handler = Box::new(layers::compress(handler, pool.clone()));
         }

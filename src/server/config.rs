@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::start_error::{StartError, StartErrorKind};
+#[cfg(feature = "cli")]
+use crate::apps::files::CacheMetrics;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::httpserver::{AccessLog, ClientIpHeader};
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Readiness, Select, Timeouts};
@@ -86,6 +88,9 @@ pub struct Config {
     pub ready_check: Option<ReadyCheck>,
     /// The metrics of each worker's HTTP server.
     pub(crate) http_metrics: Vec<Arc<HttpMetrics>>,
+    /// The metrics of each worker's cache of files.
+    #[cfg(feature = "cli")]
+    pub(crate) file_caches: Vec<Arc<CacheMetrics>>,
     /// Called on SIGHUP and SIGUSR1, after the access log file has been reopened. Default: none.
     pub on_reload: Option<OnReload>,
 }
@@ -228,6 +233,8 @@ impl Default for Config {
             admin: None,
             ready_check: None,
             http_metrics: Vec::new(),
+            #[cfg(feature = "cli")]
+            file_caches: Vec::new(),
             on_reload: None,
         }
     }

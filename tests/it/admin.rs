@@ -36,7 +36,7 @@ mod unix {
     }
 
     /// Returns the value of a sample.
-    fn sample(text: &str, name: &str) -> Option<f64> {
+    fn sample<T: std::str::FromStr>(text: &str, name: &str) -> Option<T> {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
@@ -120,6 +120,53 @@ mod unix {
             drop(client);
             drop(server.stop_and_log());
             assert!(!socket.exists(), "the socket is removed");
+        }
+    }
+
+    #[test]
+    fn metrics_count_how_the_file_cache_is_used() {
+        for backend in backends() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (socket, site) = (directory.path().join("admin"), directory.path().join("site"));
+            std::fs::create_dir(&site).expect("a directory");
+            for (name, len) in [("a", 3000), ("b", 3000), ("large", 100_000)] {
+                std::fs::write(site.join(name), vec![b'x'; len]).expect("writing");
+            }
+            let (root, admin) = (site.to_str().expect("UTF-8"), format!("unix:{}", socket.display()));
+            let arguments = ["files", root, "--port", "0", "--backend", backend, "--admin", &admin];
+            // Without and with layers. There is room for one of the small files.
+            for layer in [&[][..], &["--cors"]] {
+                let server = Running::start(&[&arguments[..], &["--file-cache", "4KiB"], layer].concat());
+                let mut client = server.connect();
+                let mut request = |path: &str| {
+                    client.send(format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+                    assert_eq!(client.response().status, 200);
+                };
+                let cache = |name: &str, label: &str| -> u64 {
+                    let name = format!("serverd_file_cache_{name}{{worker=\"0\"{label}}}");
+                    let text = get(&socket, "/metrics");
+                    sample(&text, &name).unwrap_or_else(|| panic!("{name}: {text}"))
+                };
+                ["a", "b", "large"].into_iter().for_each(&mut request);
+                assert_eq!(cache("lookups_total", ",result=\"miss\""), 3);
+                assert_eq!(cache("evictions_total", ""), 1);
+                assert_eq!((cache("entries", ",kind=\"memory\""), cache("entries", ",kind=\"open\"")), (1, 1));
+                assert!((3000..4096).contains(&cache("bytes", "")) && cache("bytes_max", "") == 4096);
+                // A file that has changed recently is loaded again, and one is validated once a second; most are hits.
+                let (start, mut count) = (Instant::now(), 3);
+                let lookups = || {
+                    ["hit", "revalidated", "miss"]
+                        .map(|result| cache("lookups_total", &format!(",result=\"{result}\"")))
+                };
+                while lookups()[0] < 10 || lookups()[1] < 1 {
+                    assert!(start.elapsed() < WAIT_MAX, "{:?}", lookups());
+                    request("b");
+                    request("large");
+                    count += 2;
+                }
+                assert_eq!(lookups().iter().sum::<u64>(), count);
+                drop(server);
+            }
         }
     }
 

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use lru::LruCache;
 
 use super::cached_file::{CachedFile, LoadError, Loader};
+use super::metrics::{CacheMetrics, Counts};
 use super::representation::Representation;
 use crate::httpserver::{RequestHead, Response};
 use crate::r#loop::lock;
+use crate::r#loop::metrics::Counter;
 
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
@@ -28,6 +30,7 @@ pub(super) struct Cache {
     bytes_max: usize,
     open_max: usize,
     watch: Watch,
+    counts: Counts,
 }
 
 /// Makes another thread close the files that are not used: see [`OpenFiles::close_unused`].
@@ -52,7 +55,8 @@ impl Deref for Found<'_> {
 
 impl Cache {
     pub(super) fn new(bytes_max: usize, open_max: usize, watch: Watch) -> Self {
-        Cache { small: LruCache::unbounded(), open: Arc::default(), bytes: 0, bytes_max, open_max, watch }
+        let (small, open, counts) = (LruCache::unbounded(), Arc::default(), Counts::default());
+        Cache { small, open, bytes: 0, bytes_max, open_max, watch, counts }
     }
 
     /// Creates an empty cache with the same limits.
@@ -81,6 +85,7 @@ impl Cache {
     /// those of `keys` that it has dropped, as their files are too large now, or gone. Files that were validated later
     /// stay.
     pub(super) fn absorb(&mut self, other: Cache, keys: &[Box<[u8]>], begun_at: u64, now: u64) {
+        self.counts.add_look_ups(&other.counts);
         for key in keys {
             let is_dropped = !other.small.contains(key);
             if is_dropped && self.small.peek(key).is_some_and(|file| !file.is_validated_since(begun_at)) {
@@ -102,9 +107,31 @@ impl Cache {
     pub(super) fn fresh_response(&mut self, head: &RequestHead<'_>, path: &str) -> Option<Response> {
         let now = head.unix_time();
         let file = self.fresh(path.as_bytes(), now)?;
-        let Some(representation) = file.for_client(head) else { return Some(file.respond(head)) };
-        let key = sibling_key(path, &representation);
-        Some(self.fresh(key.as_bytes(), now)?.respond(head))
+        let response = match file.for_client(head) {
+            None => file.respond(head),
+            Some(representation) => {
+                let key = sibling_key(path, &representation);
+                self.fresh(key.as_bytes(), now)?.respond(head)
+            }
+        };
+        self.count_hit();
+        Some(response)
+    }
+
+    /// Counts a request answered without consulting the file system.
+    pub(super) fn count_hit(&mut self) {
+        self.counts.hits += 1;
+    }
+
+    /// Begins to publish metrics.
+    #[cfg(feature = "cli")]
+    pub(super) fn begin_metrics(&self, metrics: &CacheMetrics) {
+        metrics.begin(self.bytes_max, &self.open.count);
+    }
+
+    /// Publishes what was counted since the last call.
+    pub(super) fn publish(&mut self, metrics: &CacheMetrics) {
+        metrics.publish(&std::mem::take(&mut self.counts), self.bytes, self.small.len());
     }
 
     /// Returns a small file if it was validated within the current second. This is the fast path.
@@ -132,7 +159,7 @@ impl Cache {
             return Some(file);
         }
         // The thread that closes idle files may hold another reference for a moment; the file is then opened again.
-        self.open.lock().files.pop(path).and_then(|open| Arc::try_unwrap(open.file).ok())
+        self.open.take(path).and_then(|file| Arc::try_unwrap(file).ok())
     }
 
     fn take_small(&mut self, path: &[u8]) -> Option<CachedFile> {
@@ -150,6 +177,10 @@ impl Cache {
     ) -> Result<(), LoadError> {
         let mut cached = self.take(path);
         let new = CachedFile::reload(cached.as_mut(), loader, representation)?;
+        match new {
+            Some(_) => self.counts.misses += 1,
+            None => self.counts.revalidated += 1,
+        }
         if let Some(file) = new.or(cached) {
             self.put(loader, path, file);
         }
@@ -186,7 +217,9 @@ impl Cache {
     pub(super) fn put(&mut self, loader: &Loader<'_>, path: &[u8], file: CachedFile) {
         drop(self.take(path));
         if file.is_open() {
-            if self.open.put(path, file, loader.now, self.open_max.max(1)) {
+            let (evicted, is_watched) = self.open.put(path, file, loader.now, self.open_max.max(1));
+            self.counts.evictions += evicted;
+            if !is_watched {
                 (self.watch)(&self.open);
             }
             return;
@@ -200,12 +233,13 @@ impl Cache {
         while self.bytes > self.bytes_max && self.small.len() > 1 {
             let Some((path, file)) = self.small.pop_lru() else { break };
             self.bytes -= cost(&path, &file);
+            self.counts.evictions += 1;
         }
     }
 
     /// Drops all open files. Descriptors in use by in-flight responses are closed when those responses end.
     pub(super) fn close_files(&mut self) {
-        self.open.lock().files.clear();
+        self.open.clear();
     }
 
     /// Makes the next request for each file load it again, even if its metadata does not change.
@@ -243,6 +277,8 @@ fn cost(path: &[u8], file: &CachedFile) -> usize {
 #[derive(Default)]
 pub(super) struct OpenFiles {
     state: Mutex<State>,
+    /// The number of files, for metrics. Changed only while the state is locked.
+    count: Arc<Counter>,
 }
 
 struct State {
@@ -275,14 +311,36 @@ impl OpenFiles {
         Some(Arc::clone(&open.file))
     }
 
-    /// Inserts a file. Returns whether the files were not watched before.
-    fn put(&self, path: &[u8], file: CachedFile, now: u64, open_max: usize) -> bool {
+    /// Inserts a file. Returns the number of files that were closed for it, and whether the files were watched already.
+    fn put(&self, path: &[u8], file: CachedFile, now: u64, open_max: usize) -> (u64, bool) {
         let mut state = self.lock();
         state.files.put(path.into(), Open { file: Arc::new(file), used_at: now });
+        let mut evicted = 0;
         while state.files.len() > open_max {
             state.files.pop_lru();
+            evicted += 1;
         }
-        !std::mem::replace(&mut state.watched, true)
+        self.update_count(&state);
+        (evicted, std::mem::replace(&mut state.watched, true))
+    }
+
+    /// Removes and returns a file.
+    fn take(&self, path: &[u8]) -> Option<Arc<CachedFile>> {
+        let mut state = self.lock();
+        let open = state.files.pop(path)?;
+        self.update_count(&state);
+        Some(open.file)
+    }
+
+    /// Removes all files.
+    fn clear(&self) {
+        let mut state = self.lock();
+        state.files.clear();
+        self.update_count(&state);
+    }
+
+    fn update_count(&self, state: &State) {
+        self.count.set(state.files.len() as u64);
     }
 
     /// Closes the files that have not been requested for ten seconds, and those that were deleted or replaced. Returns
@@ -303,6 +361,7 @@ impl OpenFiles {
             let mut state = self.lock();
             let is_unused = |open: &Open| Arc::ptr_eq(&open.file, &file) && (is_deleted || is_idle(open.used_at));
             let closed = if state.files.peek(&path).is_some_and(is_unused) { state.files.pop(&path) } else { None };
+            self.update_count(&state);
             drop(state);
             // Closing a file may block as well.
             drop((closed, file));

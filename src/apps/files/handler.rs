@@ -14,6 +14,7 @@ use super::errors::{error_response, is_escape, is_out_of_fds, status_response, w
 use super::fallback::{Pages, vary};
 use super::listing::{Lister, ListingFailed};
 use super::look_ups::{InProgress, Waited, Waiting};
+use super::metrics::CacheMetrics;
 use super::options::Options;
 use super::path::{Resolved, Target, last_segment};
 use super::root::Root;
@@ -47,6 +48,7 @@ pub struct Files {
     pages: Pages,
     lister: Arc<Lister>,
     waiting: Waiting,
+    metrics: Option<Arc<CacheMetrics>>,
 }
 
 impl Clone for Files {
@@ -60,6 +62,7 @@ impl Clone for Files {
             pages: Pages::new(self.site.watcher()),
             lister: Arc::clone(&self.lister),
             waiting: Waiting::default(),
+            metrics: None,
         }
     }
 }
@@ -86,7 +89,7 @@ impl Files {
         let cache = Cache::new(site.options.cache_bytes_max, site.options.open_files_max, site.watcher());
         let pages = Pages::new(site.watcher());
         let (lister, waiting) = (Arc::default(), Waiting::default());
-        Ok(Files { site, root, generation, cache, pages, lister, waiting })
+        Ok(Files { site, root, generation, cache, pages, lister, waiting, metrics: None })
     }
 
     /// Returns a function that makes this file server and its clones resolve the path of the directory again and
@@ -116,18 +119,38 @@ impl Files {
         }
     }
 
-    /// Responds to GET or HEAD. The first lines are the fast path.
     #[inline]
-    fn get(&mut self, head: &RequestHead<'_>) -> Response {
+    fn respond<const COUNTED: bool>(&mut self, request: &Request<'_>) -> Response {
+        match request.method_bytes() {
+            b"GET" | b"HEAD" => self.get::<COUNTED>(&request.head()),
+            method => method_response(method),
+        }
+    }
+
+    /// Responds to GET or HEAD. The first lines are the fast path. `COUNTED`: there are metrics.
+    #[inline]
+    fn get<const COUNTED: bool>(&mut self, head: &RequestHead<'_>) -> Response {
         if let Some(file) = self.cache.fresh_small(head.path_below_mount_bytes(), head.unix_time())
             && !file.representation.varies()
         {
+            if COUNTED && let Some(metrics) = &self.metrics {
+                metrics.hits.add(1);
+            }
             return file.respond(head);
         }
         self.get_outlined(head)
     }
 
     fn get_outlined(&mut self, head: &RequestHead<'_>) -> Response {
+        let response = self.get_checked(head);
+        if let Some(metrics) = &self.metrics {
+            self.cache.publish(metrics);
+        }
+        response
+    }
+
+    /// Responds to a request that needs more than one look at the cache.
+    fn get_checked(&mut self, head: &RequestHead<'_>) -> Response {
         if let Some(LookedUp(found)) = head.extension()
             && let Some(found) = lock(&found).take()
         {
@@ -136,7 +159,9 @@ impl Files {
         if let Some(file) = self.cache.fresh(head.path_below_mount_bytes(), head.unix_time())
             && !file.representation.varies()
         {
-            return file.respond(head);
+            let response = file.respond(head);
+            self.cache.count_hit();
+            return response;
         }
         if let Some(suspended) = self.site.refresh(head) {
             return suspended;
@@ -210,6 +235,7 @@ impl Files {
             pages: self.pages.for_look_up(),
             lister: Arc::clone(&self.lister),
             waiting: Waiting::default(),
+            metrics: None,
         };
         let queued = QueuedResponder::new(responder, |responder| responder.resume(Refused));
         let look_up = LookUp { files, root, head: head.detach(client), failed, queued, in_progress };
@@ -344,10 +370,31 @@ impl Handler for Files {
     }
 
     fn call(&mut self, request: &Request<'_>) -> Response {
-        match request.method_bytes() {
-            b"GET" | b"HEAD" => self.get(&request.head()),
-            method => method_response(method),
-        }
+        self.respond::<false>(request)
+    }
+}
+
+/// A file server with metrics of its cache. A type of its own, so that requests to others do not look for metrics.
+#[cfg(feature = "cli")]
+pub(crate) struct CountedFiles(Files);
+
+#[cfg(feature = "cli")]
+impl CountedFiles {
+    pub(crate) fn new(mut files: Files, metrics: &Arc<CacheMetrics>) -> Self {
+        files.cache.begin_metrics(metrics);
+        files.metrics = Some(Arc::clone(metrics));
+        CountedFiles(files)
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Handler for CountedFiles {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        self.0.head(head)
+    }
+
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        self.0.respond::<true>(request)
     }
 }
 

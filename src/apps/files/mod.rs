@@ -5,6 +5,7 @@
 //! handler.rs          Files: request -> cached file, listing, redirect or error
 //!   path.rs             request path -> file, directory or redirect
 //!   cache.rs            LRU cache: request path -> file
+//!   metrics.rs          counters of the cache
 //!   errors.rs           I/O error -> status and built-in error page
 //!   fallback.rs         the page of the single-page app, and the site's own error pages
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
@@ -24,13 +25,19 @@ mod fallback;
 mod handler;
 mod listing;
 mod look_ups;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command publishes metrics"))]
+mod metrics;
 mod options;
 mod path;
 mod representation;
 mod root;
 mod site;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::handler::CountedFiles;
 pub use self::handler::Files;
+#[cfg(feature = "cli")]
+pub(crate) use self::metrics::CacheMetrics;
 pub use self::options::{CacheControl, Options};
 #[cfg(feature = "cli")]
 pub(crate) use self::representation::is_media_type;
