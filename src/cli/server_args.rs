@@ -664,6 +664,7 @@ impl Cli {
             ready_check: None,
             http_metrics: Vec::new(),
             file_caches: Vec::new(),
+            auth_metrics: Vec::new(),
             access_log: None,
             tls: cli.tls_config(),
             on_reload: None,

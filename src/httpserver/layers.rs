@@ -16,6 +16,8 @@ mod basic_auth;
 mod compress;
 mod https_redirect;
 
+#[cfg(feature = "cli")]
+pub(crate) use basic_auth::{AuthMetrics, AuthResult, basic_with_metrics};
 #[cfg(feature = "basic-auth")]
 pub use basic_auth::{User, UserStore, Users, basic};
 #[cfg(feature = "compress")]

@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::admin_status::Status;
 #[cfg(feature = "cli")]
 use crate::apps::files::CacheMetrics;
+#[cfg(feature = "cli")]
+use crate::httpserver::layers::AuthResult;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::r#loop::metrics::{CLOSE_REASONS, Histogram, LoopMetrics, TIME_BOUNDS, TIME_BUCKETS};
 
@@ -83,9 +85,7 @@ pub(super) fn render(status: &Status) -> String {
         http(&mut families, status);
     }
     #[cfg(feature = "cli")]
-    if !status.file_caches.is_empty() {
-        file_cache(&mut families, &status.file_caches);
-    }
+    files(&mut families, status);
     process(&mut families, status.started_at);
     families.0
 }
@@ -194,6 +194,22 @@ fn http(families: &mut Families, status: &Status) {
     }
     for ((method, code), times) in &series {
         families.histogram(name, &format!("method=\"{method}\",code=\"{code}\""), times);
+    }
+}
+
+/// Writes the metrics of a server of files.
+#[cfg(feature = "cli")]
+fn files(families: &mut Families, status: &Status) {
+    if !status.auth.is_empty() {
+        let name = "serverd_auth_total";
+        families.begin(name, "counter", "Requests by the result of Basic authentication.");
+        for (result, label) in AuthResult::ALL {
+            let count: u64 = status.auth.iter().map(|metrics| metrics.get(result)).sum();
+            families.sample(name, &format!("{{result=\"{label}\"}}"), count);
+        }
+    }
+    if !status.file_caches.is_empty() {
+        file_cache(families, &status.file_caches);
     }
 }
 

@@ -9,6 +9,8 @@ use super::threads::Control;
 #[cfg(feature = "cli")]
 use crate::apps::files::CacheMetrics;
 use crate::httpserver::AccessLog;
+#[cfg(feature = "cli")]
+use crate::httpserver::layers::AuthMetrics;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::r#loop::metrics::LoopMetrics;
 use crate::r#loop::{ConnectionLimit, Handle};
@@ -25,6 +27,8 @@ pub(super) struct Status {
     pub(super) http: Vec<Arc<HttpMetrics>>,
     #[cfg(feature = "cli")]
     pub(super) file_caches: Vec<Arc<CacheMetrics>>,
+    #[cfg(feature = "cli")]
+    pub(super) auth: Vec<Arc<AuthMetrics>>,
     pub(super) started_at: SystemTime,
     is_started: AtomicBool,
     control: Arc<Control>,
@@ -55,6 +59,8 @@ impl Status {
             http: config.http_metrics.clone(),
             #[cfg(feature = "cli")]
             file_caches: config.file_caches.clone(),
+            #[cfg(feature = "cli")]
+            auth: config.auth_metrics.clone(),
             started_at: SystemTime::now(),
             is_started: AtomicBool::new(false),
             control: Arc::clone(control),

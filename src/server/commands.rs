@@ -19,6 +19,7 @@ use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::files::CountedFiles;
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
+use crate::httpserver::layers::AuthMetrics;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
 use crate::r#loop::lock;
@@ -275,6 +276,10 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
         return serve_http(config, limits, Arc::new(make), (&start, stdout));
     }
     let (layers, reload_users) = files_config.layers()?;
+    if layers.auth.is_some() {
+        config.auth_metrics = config.http_metrics.iter().map(|_| Arc::default()).collect();
+    }
+    let auth_metrics = config.auth_metrics.clone();
     config.on_reload = Some(OnReload::new(move || {
         reload();
         if let Some(reload_users) = &reload_users {
@@ -287,7 +292,7 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
             Some(metrics) => Box::new(CountedFiles::new(files, metrics)),
             None => Box::new(files),
         };
-        AnyHandler::Other(layers.around(handler))
+        AnyHandler::Other(layers.around(handler, auth_metrics.get(worker)))
     };
     serve_http(config, limits, Arc::new(make), (&start, stdout))
 }
@@ -516,12 +521,13 @@ fn decode(bytes: &[u8]) -> Option<String> {
 impl Layers {
     /// Wraps the file handler in the layers, from the inside out: compression, authentication, CORS, headers. Responses
     /// to unauthenticated requests thus reveal nothing about the files, but do carry the CORS headers.
-    fn around(&self, mut handler: Box<dyn Handler>) -> Box<dyn Handler> {
+    fn around(&self, mut handler: Box<dyn Handler>, metrics: Option<&Arc<AuthMetrics>>) -> Box<dyn Handler> {
         if let Some(pool) = &self.compress {
             handler = Box::new(layers::compress(handler, pool.clone()));
         }
         if let Some((users, pool)) = &self.auth {
-            handler = Box::new(layers::basic(handler, "files", users.clone(), pool.clone()));
+            let (users, pool) = (users.clone(), pool.clone());
+            handler = Box::new(layers::basic_with_metrics(handler, "files", users, pool, metrics.cloned()));
         }
         if self.cors {
             handler = Box::new(layers::cors(handler, "GET, HEAD"));

@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::start_error::{StartError, StartErrorKind};
 #[cfg(feature = "cli")]
 use crate::apps::files::CacheMetrics;
+#[cfg(feature = "cli")]
+use crate::httpserver::layers::AuthMetrics;
 use crate::httpserver::metrics::HttpMetrics;
 use crate::httpserver::{AccessLog, ClientIpHeader};
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Readiness, Select, Timeouts};
@@ -91,6 +93,9 @@ pub struct Config {
     /// The metrics of each worker's cache of files.
     #[cfg(feature = "cli")]
     pub(crate) file_caches: Vec<Arc<CacheMetrics>>,
+    /// The results of each worker's Basic authentication.
+    #[cfg(feature = "cli")]
+    pub(crate) auth_metrics: Vec<Arc<AuthMetrics>>,
     /// Called on SIGHUP and SIGUSR1, after the access log file has been reopened. Default: none.
     pub on_reload: Option<OnReload>,
 }
@@ -235,6 +240,8 @@ impl Default for Config {
             http_metrics: Vec::new(),
             #[cfg(feature = "cli")]
             file_caches: Vec::new(),
+            #[cfg(feature = "cli")]
+            auth_metrics: Vec::new(),
             on_reload: None,
         }
     }

@@ -22,7 +22,7 @@ mod unix {
     use crate::harness::WAIT_MAX;
     use crate::process::{Running, backends};
 
-    /// A user with the password "secret", and a low cost.
+    /// A user with the password "wonderland", and a low cost.
     const USER: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
 
     fn get(socket: &Path, target: &str) -> String {
@@ -167,6 +167,36 @@ mod unix {
                 assert_eq!(lookups().iter().sum::<u64>(), count);
                 drop(server);
             }
+        }
+    }
+
+    #[test]
+    fn metrics_count_the_results_of_authentication() {
+        for backend in backends() {
+            let directory = tempfile::tempdir().expect("a directory");
+            std::fs::write(directory.path().join("a"), "text").expect("writing");
+            let (root, socket) = (directory.path().to_str().expect("UTF-8"), directory.path().join("admin"));
+            let admin = format!("unix:{}", socket.display());
+            let arguments = ["files", root, "--port", "0", "--backend", backend, "--admin", &admin, "--auth", USER];
+            let server = Running::start(&arguments);
+            let mut client = server.connect();
+            // alice:wonderland, alice:guess, and what is not Base64.
+            for (credentials, status) in [
+                ("YWxpY2U6d29uZGVybGFuZA==", 200),
+                ("YWxpY2U6d29uZGVybGFuZA==", 200),
+                ("YWxpY2U6Z3Vlc3M=", 401),
+                ("!", 401),
+            ] {
+                client.send(format!("GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\n\r\n"));
+                assert_eq!(client.response().status, status, "{credentials}");
+            }
+            assert_eq!(client.send("GET /a HTTP/1.1\r\nHost: x\r\n\r\n").response().status, 401);
+            let text = get(&socket, "/metrics");
+            for (result, count) in [("success", 2.0), ("failure", 2.0), ("missing", 1.0), ("busy", 0.0)] {
+                let name = format!("serverd_auth_total{{result=\"{result}\"}}");
+                assert_eq!(sample(&text, &name), Some(count), "{name}: {text}");
+            }
+            drop(server);
         }
     }
 

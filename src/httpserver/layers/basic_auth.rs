@@ -171,6 +171,17 @@ pub struct User(pub Arc<str>);
 /// # Ok::<(), String>(())
 /// ```
 pub fn basic<H: Handler, U: Into<UserStore>>(inner: H, realm: &str, users: U, pool: Pool) -> impl Handler + use<H, U> {
+    basic_with_metrics(inner, realm, users, pool, None)
+}
+
+/// Protects a handler as [`basic`] does, and counts the results.
+pub(crate) fn basic_with_metrics<H: Handler, U: Into<UserStore>>(
+    inner: H,
+    realm: &str,
+    users: U,
+    pool: Pool,
+    metrics: Option<Arc<AuthMetrics>>,
+) -> impl Handler + use<H, U> {
     let realm: String = realm.chars().filter(|char| !char.is_control()).collect();
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", realm.replace('\\', "\\\\").replace('"', "\\\""));
     let checker = Checker {
@@ -181,8 +192,49 @@ pub fn basic<H: Handler, U: Into<UserStore>>(inner: H, realm: &str, users: U, po
         secret: secret(),
         challenge: challenge.into(),
         pool,
+        metrics,
     };
     BasicAuth { inner, checker }
+}
+
+/// The number of requests by the result of their authentication. The threads of the pool count too, so that counting takes
+/// a locked instruction: little beside the hash of the credentials.
+#[derive(Debug, Default)]
+pub(crate) struct AuthMetrics {
+    counts: [AtomicU64; AuthResult::ALL.len()],
+}
+
+/// The result of an authentication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthResult {
+    Success,
+    /// The name, the password or the header is wrong.
+    Failure,
+    /// The request has no credentials, as the first one of a browser.
+    Missing,
+    /// Too many passwords were to be checked.
+    Busy,
+}
+
+impl AuthResult {
+    pub(crate) const ALL: [(AuthResult, &str); 4] = [
+        (AuthResult::Success, "success"),
+        (AuthResult::Failure, "failure"),
+        (AuthResult::Missing, "missing"),
+        (AuthResult::Busy, "busy"),
+    ];
+}
+
+impl AuthMetrics {
+    fn count(&self, result: AuthResult) {
+        self.counts[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of requests with this result.
+    #[cfg(any(feature = "cli", test))]
+    pub(crate) fn get(&self, result: AuthResult) -> u64 {
+        self.counts[result as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// Creates the random key for the hashes in the cache.
@@ -242,6 +294,7 @@ struct Checker {
     secret: [u8; 32],
     challenge: Arc<str>,
     pool: Pool,
+    metrics: Option<Arc<AuthMetrics>>,
 }
 
 /// Cached correct credentials with their expiry, and the requests that wait for checks in progress.
@@ -287,7 +340,9 @@ impl Checker {
             self.accept(head, verified.user);
             return None;
         }
-        let Some(credentials) = head.header("authorization").and_then(Credentials::parse) else {
+        let authorization = head.header("authorization");
+        let Some(credentials) = authorization.and_then(Credentials::parse) else {
+            self.count(if authorization.is_some() { AuthResult::Failure } else { AuthResult::Missing });
             return Some(unauthorized(&self.challenge));
         };
         let (users, generation) = self.users.current();
@@ -318,11 +373,16 @@ impl Checker {
         passed.0.push(self.layer);
         head.insert(passed);
         head.insert(user);
+        self.count(AuthResult::Success);
+    }
+
+    fn count(&self, result: AuthResult) {
+        self.metrics.iter().for_each(|metrics| metrics.count(result));
     }
 
     fn new_check(&self, key: Key) -> Check {
-        let (challenge, cache) = (self.challenge.clone(), self.cache.clone());
-        Check { layer: self.layer, key, cache, challenge, outcome: Outcome::Refused }
+        let (challenge, cache, metrics) = (self.challenge.clone(), self.cache.clone(), self.metrics.clone());
+        Check { layer: self.layer, key, cache, challenge, metrics, outcome: Outcome::Refused }
     }
 
     /// Queues a check. Each job of the pool performs one check of the queue, which selects it.
@@ -398,6 +458,7 @@ struct Check {
     key: Key,
     cache: Arc<Mutex<Cache>>,
     challenge: Arc<str>,
+    metrics: Option<Arc<AuthMetrics>>,
     outcome: Outcome,
 }
 
@@ -420,7 +481,16 @@ impl Drop for Check {
         }
         let waiting = cache.waiting.remove(&self.key).unwrap_or_default();
         drop(cache);
+        // The worker counts a success when it resumes the request.
+        let result = match &self.outcome {
+            Outcome::Accepted(_) => None,
+            Outcome::Refused => Some(AuthResult::Failure),
+            Outcome::Busy => Some(AuthResult::Busy),
+        };
         for responder in waiting {
+            if let (Some(metrics), Some(result)) = (&self.metrics, result) {
+                metrics.count(result);
+            }
             match &self.outcome {
                 Outcome::Accepted(user) => responder.resume(Verified { layer: self.layer, user: user.clone() }),
                 Outcome::Refused => responder.respond(unauthorized(&self.challenge)),
@@ -490,6 +560,22 @@ mod tests {
         for header in ["", "Basic", "Basic ", "Basic !", "Basic YQ==", "Bearer QTpi", "Basic CjpiCg==", "Basic /zpi"] {
             assert_eq!(parse(header), None, "{header:?}");
         }
+    }
+
+    #[test]
+    fn requests_that_wait_for_a_check_are_counted_by_its_result() {
+        let metrics = Arc::new(AuthMetrics::default());
+        for outcome in [Outcome::Busy, Outcome::Refused, Outcome::Accepted(User("alice".into()))] {
+            let cache = Arc::new(Mutex::new(Cache::default()));
+            let (responses, waiting): (Vec<_>, _) = (0..2).map(|_| Response::suspend()).unzip();
+            lock(&cache).waiting.insert([0; 32], waiting);
+            let (layer, challenge, metrics) = (LayerId::new(), "".into(), Some(Arc::clone(&metrics)));
+            drop(Check { layer, key: [0; 32], cache, challenge, metrics, outcome });
+            drop(responses);
+        }
+        // A success is counted when a request is resumed.
+        let counts = AuthResult::ALL.map(|(result, name)| (name, metrics.get(result)));
+        assert_eq!(counts, [("success", 0), ("failure", 2), ("missing", 0), ("busy", 2)]);
     }
 
     #[test]
