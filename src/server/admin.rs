@@ -213,9 +213,11 @@ mod tests {
     use super::*;
     use crate::r#loop::{ConnectionLimit, Flow, Phase, Wire};
     use crate::server::threads::Control;
+    use crate::server::worker_loop::Security;
 
     fn status_with(workers: usize, control: &Arc<Control>) -> Arc<Status> {
-        Status::new(&Config::default(), "select", &ConnectionLimit::new(7), (workers, control))
+        let security = Security::default();
+        Status::new(&Config::default(), ("select", &security), &ConnectionLimit::new(7), (workers, control))
     }
 
     fn status(workers: usize) -> Arc<Status> {

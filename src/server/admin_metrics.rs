@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::admin_status::Status;
+#[cfg(feature = "tls")]
+use super::tls::CertificateExpiry;
 #[cfg(feature = "cli")]
 use crate::apps::files::CacheMetrics;
 #[cfg(feature = "cli")]
@@ -86,6 +88,8 @@ pub(super) fn render(status: &Status) -> String {
     }
     #[cfg(feature = "cli")]
     files(&mut families, status);
+    #[cfg(feature = "tls")]
+    certificates(&mut families, status);
     process(&mut families, status.started_at);
     families.0
 }
@@ -195,6 +199,31 @@ fn http(families: &mut Families, status: &Status) {
     for ((method, code), times) in &series {
         families.histogram(name, &format!("method=\"{method}\",code=\"{code}\""), times);
     }
+}
+
+/// Writes when the certificates expire. Two with the same name and file would be one series, so the first to expire counts.
+#[cfg(feature = "tls")]
+fn certificates(families: &mut Families, status: &Status) {
+    let mut series = BTreeMap::new();
+    for CertificateExpiry { name, file, not_after } in status.certificates() {
+        let seconds = not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        series.entry((name, file)).and_modify(|first: &mut u64| *first = seconds.min(*first)).or_insert(seconds);
+    }
+    if series.is_empty() {
+        return;
+    }
+    let name = "serverd_tls_certificate_expiry_seconds";
+    families.begin(name, "gauge", "End of the validity of a certificate, since 1970.");
+    for ((dns_name, file), seconds) in series {
+        let labels = format!("{{name=\"{}\",file=\"{}\"}}", escaped(&dns_name), escaped(&file));
+        families.sample(name, &labels, seconds);
+    }
+}
+
+/// Escapes the value of a label.
+#[cfg(feature = "tls")]
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
 /// Writes the metrics of a server of files.

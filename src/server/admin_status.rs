@@ -6,6 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::config::{Config, ReadyCheck};
 use super::threads::Control;
+#[cfg(feature = "tls")]
+use super::tls::{CertificateExpiry, TlsConfig};
+use super::worker_loop::Security;
 #[cfg(feature = "cli")]
 use crate::apps::files::CacheMetrics;
 use crate::httpserver::AccessLog;
@@ -30,6 +33,10 @@ pub(super) struct Status {
     #[cfg(feature = "cli")]
     pub(super) auth: Vec<Arc<AuthMetrics>>,
     pub(super) started_at: SystemTime,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "it is empty"))]
+    security: Security,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsConfig>,
     is_started: AtomicBool,
     control: Arc<Control>,
     check: Option<ReadyCheck>,
@@ -43,7 +50,7 @@ impl Status {
     /// Creates the status of a server with this number of workers, which `control` ends.
     pub(super) fn new(
         config: &Config,
-        backend: &'static str,
+        (backend, security): (&'static str, &Security),
         limit: &ConnectionLimit,
         (workers, control): (usize, &Arc<Control>),
     ) -> Arc<Self> {
@@ -53,6 +60,9 @@ impl Status {
         };
         Arc::new(Status {
             backend,
+            security: security.clone(),
+            #[cfg(feature = "tls")]
+            tls: config.tls.clone(),
             limit: limit.clone(),
             access_log: config.access_log.clone(),
             loops,
@@ -112,6 +122,12 @@ impl Status {
         stuck.next().map(|(worker, (time, _))| (worker, time))
     }
 
+    /// Returns the certificates in use.
+    #[cfg(feature = "tls")]
+    pub(super) fn certificates(&self) -> Vec<CertificateExpiry> {
+        self.tls.as_ref().map(|config| self.security.expiries(config)).unwrap_or_default()
+    }
+
     /// Returns the conditions of readiness with their names.
     pub(super) fn conditions(&self) -> Vec<(&'static str, Result<(), String>)> {
         let check = |holds: bool, problem: &str| if holds { Ok(()) } else { Err(problem.to_owned()) };
@@ -133,8 +149,13 @@ mod tests {
     #[test]
     fn a_loop_that_does_not_turn_is_stuck() {
         let limit = ConnectionLimit::new(1);
-        let mut status = Arc::into_inner(Status::new(&Config::default(), "select", &limit, (2, &Arc::default())))
-            .expect("not shared");
+        let mut status = Arc::into_inner(Status::new(
+            &Config::default(),
+            ("select", &Security::default()),
+            &limit,
+            (2, &Arc::default()),
+        ))
+        .expect("not shared");
         status.start(&[]);
         assert_eq!(status.stuck_worker(), None);
         status.origin = status.origin.checked_sub(STALL_MAX * 2).expect("a time after the start of the system");

@@ -52,6 +52,15 @@ pub struct TlsConfig {
     pub plain_port: Option<u16>,
 }
 
+/// The end of the validity of a certificate.
+pub(super) struct CertificateExpiry {
+    /// The first DNS name; empty if it has none.
+    pub(super) name: String,
+    /// The file of the chain; empty for a self-signed certificate.
+    pub(super) file: String,
+    pub(super) not_after: SystemTime,
+}
+
 impl Default for TlsConfig {
     fn default() -> Self {
         TlsConfig {
@@ -144,6 +153,16 @@ impl TlsConfig {
 
     fn hashes(&self) -> Vec<Option<[u8; 32]>> {
         self.paths().map(file_hash).collect()
+    }
+
+    /// Returns the certificates in use: the first name, the file and the end of the validity of each.
+    pub(super) fn expiries(&self, tls: &Tls) -> Vec<CertificateExpiry> {
+        let describe = |(index, certificate): (usize, &Certificate)| CertificateExpiry {
+            name: certificate.dns_names().first().cloned().unwrap_or_default(),
+            file: self.files.get(index).map(|(chain, _)| chain.display().to_string()).unwrap_or_default(),
+            not_after: certificate.not_after(),
+        };
+        tls.certificates().iter().enumerate().map(describe).collect()
     }
 
     /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files

@@ -13,6 +13,8 @@ use super::config::{Backend, Config};
 use super::start_error::StartError;
 #[cfg(feature = "tls")]
 use super::start_error::StartErrorKind;
+#[cfg(feature = "tls")]
+use super::tls::{CertificateExpiry, TlsConfig};
 use crate::r#loop::metrics::LoopMetrics;
 use crate::r#loop::{
     App, ConnectionLimit, EventLoop, Poller, ProxyListener, ProxyMode, ProxyProtocol, Readiness, Select,
@@ -85,6 +87,11 @@ impl Security {
 
     pub(super) fn fingerprint(&self) -> Option<String> {
         self.tls.as_ref().map(crate::tls::Tls::fingerprint)
+    }
+
+    /// Returns the certificates in use.
+    pub(super) fn expiries(&self, config: &TlsConfig) -> Vec<CertificateExpiry> {
+        self.tls.as_ref().map(|tls| config.expiries(tls)).unwrap_or_default()
     }
 
     /// Watches the certificate files. Returns a function that makes the thread read them at once.

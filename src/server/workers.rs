@@ -94,7 +94,7 @@ impl Config {
         let port = local_addrs.first().map_or(0, SocketAddr::port);
         // If start-up fails below, dropping this stops the workers that have started.
         let mut threads = Threads::default();
-        let status = Status::new(self, backend.name(), &limit, (count, &threads.control));
+        let status = Status::new(self, (backend.name(), &security), &limit, (count, &threads.control));
         let admin = self.admin.as_ref().map(|address| Admin::start(address, self, &status)).transpose()?;
         for (number, (sources, limit)) in sources.into_iter().zip(shares).enumerate() {
             let (config, build, security) = (self.clone(), Arc::clone(build), security.clone());

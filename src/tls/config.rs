@@ -46,11 +46,10 @@ struct Shared {
     current: Mutex<Current>,
 }
 
-#[derive(Clone)]
 struct Current {
     config: Arc<ServerConfig>,
-    /// The fingerprint of the first certificate.
-    fingerprint: String,
+    /// That of `config`.
+    resolver: Arc<Resolver>,
     /// The authorities of the certificates of clients; `None` if clients are not asked for one.
     authorities: Option<Arc<RootCertStore>>,
 }
@@ -65,7 +64,7 @@ struct Options {
 
 /// The part of the configuration that can be replaced.
 struct Parts {
-    resolver: Arc<dyn ResolvesServerCert>,
+    resolver: Arc<Resolver>,
     authorities: Option<Arc<RootCertStore>>,
     /// Encrypts the tickets of all workers, with keys that change every six hours. A ticket contains the identity of the
     /// client, which is not verified again, so each set of authorities has its own ticketer.
@@ -85,12 +84,11 @@ impl Tls {
     /// # Errors
     /// Returns an error if there is no certificate, or the system has no random numbers.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
-        let resolver = Resolver::new(certificates)?;
-        let fingerprint = resolver.fingerprint();
-        let parts = Parts { resolver: Arc::new(resolver), authorities: None, ticketer: new_ticketer()? };
+        let resolver = Arc::new(Resolver::new(certificates)?);
+        let parts = Parts { resolver, authorities: None, ticketer: new_ticketer()? };
         let client_auth = ClientAuth::default();
         let options = Options { version_min: TlsVersion::Tls12, protocols: Vec::new(), client_auth };
-        Self::with_options(options, parts, fingerprint)
+        Self::with_options(options, parts)
     }
 
     /// Creates a configuration with a self-signed certificate; see [`Certificate::self_signed`].
@@ -109,8 +107,8 @@ impl Tls {
         Self::new(vec![Certificate::from_pem(chain, key)?])
     }
 
-    fn with_options(options: Options, parts: Parts, fingerprint: String) -> Result<Self, TlsError> {
-        let current = Mutex::new(options.configure(parts, fingerprint)?);
+    fn with_options(options: Options, parts: Parts) -> Result<Self, TlsError> {
+        let current = Mutex::new(options.configure(parts)?);
         Ok(Tls { shared: Arc::new(Shared { options, current }) })
     }
 
@@ -148,17 +146,15 @@ impl Tls {
     pub fn client_ca(&self, pem: &[u8], auth: ClientAuth) -> Result<Self, TlsError> {
         let authorities = Some(Arc::new(client_auth::parse_authorities(pem)?));
         let options = Options { client_auth: auth, ..self.shared.options.clone() };
-        let Current { config, fingerprint, .. } = self.lock().clone();
-        let resolver = Arc::clone(&config.cert_resolver);
-        Self::with_options(options, Parts { resolver, authorities, ticketer: new_ticketer()? }, fingerprint)
+        let resolver = Arc::clone(&self.lock().resolver);
+        Self::with_options(options, Parts { resolver, authorities, ticketer: new_ticketer()? })
     }
 
     fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
-        let current = self.lock().clone();
-        let (parts, fingerprint) = (current.parts(), current.fingerprint);
-        Self::with_options(options, parts, fingerprint).expect("the same authorities were accepted before")
+        let parts = self.lock().parts();
+        Self::with_options(options, parts).expect("the same authorities were accepted before")
     }
 
     /// Replaces all certificates of the server for new connections, at once. Open connections are not affected.
@@ -188,9 +184,8 @@ impl Tls {
         let resolver = certificates.map(Resolver::new).transpose()?;
         let authorities = client_ca.map(client_auth::parse_authorities).transpose()?;
         let mut current = self.lock();
-        let (mut parts, mut fingerprint) = (current.parts(), current.fingerprint.clone());
+        let mut parts = current.parts();
         if let Some(resolver) = resolver {
-            fingerprint = resolver.fingerprint();
             parts.resolver = Arc::new(resolver);
         }
         if let Some(authorities) = authorities {
@@ -201,13 +196,19 @@ impl Tls {
                 parts.ticketer = new_ticketer()?;
             }
         }
-        *current = self.shared.options.configure(parts, fingerprint)?;
+        *current = self.shared.options.configure(parts)?;
         Ok(())
     }
 
     /// Returns the SHA-256 fingerprint of the first certificate; see [`Certificate::fingerprint`].
     pub fn fingerprint(&self) -> String {
-        self.lock().fingerprint.clone()
+        let resolver = Arc::clone(&self.lock().resolver);
+        resolver.find(None).fingerprint()
+    }
+
+    /// Returns the certificates that new connections use, in the order in which they were passed.
+    pub(crate) fn certificates(&self) -> Vec<Certificate> {
+        self.lock().resolver.certificates.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -228,7 +229,7 @@ impl Tls {
 impl Current {
     fn parts(&self) -> Parts {
         Parts {
-            resolver: Arc::clone(&self.config.cert_resolver),
+            resolver: Arc::clone(&self.resolver),
             authorities: self.authorities.clone(),
             ticketer: Arc::clone(&self.config.ticketer),
         }
@@ -241,7 +242,7 @@ fn new_ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
 }
 
 impl Options {
-    fn configure(&self, parts: Parts, fingerprint: String) -> Result<Current, TlsError> {
+    fn configure(&self, parts: Parts) -> Result<Current, TlsError> {
         let versions: &[_] = match self.version_min {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -250,12 +251,12 @@ impl Options {
             .with_protocol_versions(versions)
             .expect("ring has cipher suites for both versions")
             .with_client_cert_verifier(client_auth::verifier(parts.authorities.as_ref(), self.client_auth)?)
-            .with_cert_resolver(parts.resolver);
+            .with_cert_resolver(Arc::clone(&parts.resolver) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols.clone_from(&self.protocols);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = parts.ticketer;
         config.send_tls13_tickets = 1;
-        Ok(Current { config: Arc::new(config), fingerprint, authorities: parts.authorities })
+        Ok(Current { config: Arc::new(config), resolver: parts.resolver, authorities: parts.authorities })
     }
 }
 
@@ -279,11 +280,6 @@ impl Resolver {
             }
         }
         Ok(Resolver { certificates, by_name })
-    }
-
-    /// Returns the fingerprint of the first certificate.
-    fn fingerprint(&self) -> String {
-        self.find(None).fingerprint()
     }
 
     /// Returns the certificate for a server name: one with exactly that name, or else one with a wildcard in place of the
@@ -346,6 +342,8 @@ mod tests {
         assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));
         assert!(Arc::ptr_eq(&before.ticketer, &after.ticketer));
         assert_eq!(after.alpn_protocols, [b"http/1.1"]);
+        let names: Vec<Certificate> = tls.certificates();
+        assert_eq!(names.iter().map(Certificate::dns_names).collect::<Vec<_>>(), [["b"]]);
         assert_eq!(clone.replace(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
         assert!(Arc::ptr_eq(&after, &tls.current()));
     }

@@ -201,6 +201,41 @@ mod unix {
     }
 
     #[test]
+    fn the_expiry_of_certificates_follows_a_reload() {
+        for backend in backends() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+            let copy = |name: &str| {
+                for suffix in ["pem", "key"] {
+                    std::fs::copy(format!("tests/tls/{name}.{suffix}"), path(&format!("used.{suffix}")))
+                        .expect("a copy");
+                }
+            };
+            copy("a");
+            let (socket, chain) = (directory.path().join("admin"), path("used.pem"));
+            let admin = format!("unix:{}", socket.display());
+            let arguments = ["whoami", "--port", "0", "--backend", backend, "--admin", &admin];
+            let server =
+                Running::start(&[&arguments[..], &["--tls-cert", &chain, "--tls-key", &path("used.key")]].concat());
+            // The end of the validity as openssl shows it.
+            let expiry = |name: &str| {
+                let name = format!("serverd_tls_certificate_expiry_seconds{{name=\"{name}\",file=\"{chain}\"}}");
+                sample(&get(&socket, "/metrics"), &name)
+            };
+            assert_eq!((expiry("a.example"), expiry("b.example")), (Some(4_949_433_711.0), None));
+            copy("b");
+            server.signal("HUP");
+            let start = Instant::now();
+            while expiry("b.example") != Some(4_949_433_712.0) {
+                assert!(start.elapsed() < WAIT_MAX, "the new certificate is not reported");
+                std::thread::yield_now();
+            }
+            assert_eq!(expiry("a.example"), None);
+            drop(server);
+        }
+    }
+
+    #[test]
     fn a_server_whose_directory_is_gone_is_not_ready() {
         let directory = tempfile::tempdir().expect("a directory");
         let (socket, site) = (directory.path().join("admin"), directory.path().join("site"));

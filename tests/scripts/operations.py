@@ -5,8 +5,8 @@
 
 Only addresses and paths are replaced. Behind each proxy, `serverd whoami` must report the client, and the access log in
 both formats must name it, although the client forges every header; without a proxy, the forged headers must have no
-effect. Prometheus must scrape the metrics and load the alert rules, and promtool must find nothing to criticize. A worker
-that is stopped, by ptrace (Linux), must turn /livez to 503 within 6 s while /metrics still answers.
+effect. Prometheus must scrape the metrics and load the alert rules, and promtool must find nothing to criticize; the alert
+about certificates must begin two weeks before one expires. A worker that is stopped, by ptrace (Linux), must turn /livez to 503 within 6 s while /metrics still answers.
 """
 import contextlib
 import ctypes
@@ -189,13 +189,13 @@ def admin(port: int, path: str) -> str:
 def prometheus() -> None:
     rules = ROOT / "packaging/prometheus/serverd-alerts.yml"
     subprocess.run(["promtool", "check", "rules", rules], check=True, stdout=subprocess.DEVNULL)
+    certificate_alert(rules)
+    files_metrics()
     with tempfile.TemporaryDirectory() as folder:
         admin_port, web = free_port(), free_port()
         with serverd("whoami", "--admin", f"127.0.0.1:{admin_port}") as server:
             get(server)
-            text = admin(admin_port, "/metrics")
-            found = subprocess.run(["promtool", "check", "metrics"], input=text, stderr=subprocess.PIPE, text=True)
-            assert (found.returncode, found.stderr) == (0, ""), found.stderr
+            check_metrics(admin(admin_port, "/metrics"))
             configuration = pathlib.Path(folder) / "prometheus.yml"
             shutil.copy(rules, folder)
             examples = snippet("Prometheus:").replace("127.0.0.1:9090", f"127.0.0.1:{admin_port}")
@@ -209,6 +209,41 @@ def prometheus() -> None:
                 assert float(result[0]["value"][1]) >= 1, result
                 groups = wait_for("the alert rules have not been evaluated", lambda: evaluated(web))
     print(f"Prometheus scrapes the metrics, and evaluates {len(groups)} alert rules")
+
+
+def check_metrics(text: str) -> None:
+    found = subprocess.run(["promtool", "check", "metrics"], input=text, stderr=subprocess.PIPE, text=True)
+    assert (found.returncode, found.stderr) == (0, ""), found.stderr
+
+
+def files_metrics() -> None:
+    """Check the metrics of a server of files with all of its features."""
+    hashed = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy"
+    admin_port = free_port()
+    with serverd("files", ROOT / "docs", "--tls", "--auth", hashed, "--admin", f"127.0.0.1:{admin_port}"):
+        text = admin(admin_port, "/metrics")
+    check_metrics(text)
+    for name in ("serverd_file_cache_lookups_total", "serverd_auth_total", "serverd_tls_certificate_expiry_seconds"):
+        assert f"\n{name}{{" in text, name
+
+
+def certificate_alert(rules: pathlib.Path) -> None:
+    """Check when the alert about a certificate fires. The clock of promtool begins at 0."""
+    labels = {"name": "example.org", "file": "chain.pem", "instance": "a:1"}
+    series = "serverd_tls_certificate_expiry_seconds{%s}" % ",".join(f'{key}="{labels[key]}"' for key in labels)
+    summary = "The certificate example.org of a:1 (chain.pem) has to be renewed; time left: 12d 22h 0m 0s."
+    alert = {"exp_labels": {"severity": "warning", **labels}, "exp_annotations": {"summary": summary}}
+    cases = [{
+        "interval": "1m",
+        "input_series": [{"series": series, "values": f"{days * 24 * 3600}+0x120"}],
+        "alert_rule_test": [{"eval_time": "2h", "alertname": "ServerdCertificateExpires", "exp_alerts": alerts}],
+    } for days, alerts in ((15, []), (13, [alert]))]
+    with tempfile.TemporaryDirectory() as folder:
+        test = pathlib.Path(folder) / "test.yml"
+        # JSON is YAML.
+        test.write_text(json.dumps({"rule_files": [str(rules)], "tests": cases}))
+        subprocess.run(["promtool", "test", "rules", test], check=True, stdout=subprocess.DEVNULL)
+    print("an alert fires two weeks before a certificate expires")
 
 
 def evaluated(web: int) -> list:
