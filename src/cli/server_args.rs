@@ -662,7 +662,7 @@ impl Cli {
             },
             admin: cli.admin.clone(),
             ready_check: None,
-            http_metrics: Vec::new(),
+            metrics: None,
             file_caches: Vec::new(),
             auth_metrics: Vec::new(),
             access_log: None,

@@ -1,10 +1,11 @@
-//! Metrics of the requests of one worker. Only its loop updates them, so no update needs a locked instruction, and any
+//! Metrics of the requests of each worker. Only its loop updates them, so no update needs a locked instruction, and any
 //! thread may read them.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::r#loop::ConnId;
 use crate::r#loop::metrics::{Counter, Histogram, LoopMetrics, clock_ns};
+use crate::r#loop::{ConnId, lock};
 
 /// Number of status codes, from 100.
 const CODES: usize = 500;
@@ -65,6 +66,42 @@ impl Method {
     }
 }
 
+/// Metrics of the HTTP servers of all workers, for a [`Config`](crate::Config): the durations of requests by
+/// method, status and route, the number in progress, and the size of bodies. Clones share them.
+///
+/// # Examples
+/// ```no_run
+/// use serverd::server::{AdminAddress, Config, Metrics, StartError};
+/// use serverd::{HttpServer, Router};
+///
+/// fn main() -> Result<(), StartError> {
+///     let metrics = Metrics::default();
+///     let config = Config::default().admin(AdminAddress::Tcp("127.0.0.1:9090".into())).metrics(metrics.clone());
+///     config.serve(move |worker| {
+///         let metrics = metrics.worker(worker);
+///         let router = Router::new().get("/users/{id}", |_| "a user\n").metrics(&metrics);
+///         HttpServer::with(router).metrics(&metrics)
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    workers: Arc<Mutex<BTreeMap<usize, WorkerMetrics>>>,
+}
+
+impl Metrics {
+    /// Returns the metrics of a worker, by its number.
+    #[must_use]
+    pub fn worker(&self, number: usize) -> WorkerMetrics {
+        let create = || WorkerMetrics(Arc::new(HttpMetrics::new()));
+        lock(&self.workers).entry(number).or_insert_with(create).clone()
+    }
+}
+
+/// Metrics of the HTTP server of one worker, which must be its only user; see [`Metrics`].
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics(pub(crate) Arc<HttpMetrics>);
+
 /// The metrics of one worker.
 #[derive(Debug)]
 pub(crate) struct HttpMetrics {
@@ -78,12 +115,25 @@ pub(crate) struct HttpMetrics {
     pub(crate) response_bytes: Counter,
     /// Requests that the server has rejected itself, by status.
     refused: Box<[Counter]>,
+    /// The route of the request whose handler was called last: one more than its index in `routes`, or 0.
+    route: Counter,
+    /// The patterns of the routes.
+    routes: Mutex<Vec<Arc<str>>>,
+    /// The durations of requests with a route, by [`Series`].
+    routed: Mutex<BTreeMap<Series, Arc<Histogram>>>,
 }
 
-/// Returns the index of the durations of requests with this method and status.
+/// The durations of requests with a route, method and status: the first for requests without a route are those of
+/// [`HttpMetrics::series`].
+type Series = usize;
+
+/// Number of series per route.
+const SERIES: usize = Method::ALL.len() * CODES;
+
+/// Returns the series of requests with this route, method and status.
 #[inline]
-fn series(method: Method, status: u16) -> usize {
-    method as usize * CODES + code_index(status)
+fn series(route: usize, method: Method, status: u16) -> Series {
+    route * SERIES + method as usize * CODES + code_index(status)
 }
 
 fn code_index(status: u16) -> usize {
@@ -91,16 +141,45 @@ fn code_index(status: u16) -> usize {
 }
 
 impl HttpMetrics {
-    #[cfg(any(feature = "cli", test))]
     pub(crate) fn new() -> Self {
         HttpMetrics {
             event_loop: Arc::default(),
-            series: (0..Method::ALL.len() * CODES).map(|_| OnceLock::new()).collect(),
+            series: (0..SERIES).map(|_| OnceLock::new()).collect(),
             active: Counter::default(),
             request_bytes: Counter::default(),
             response_bytes: Counter::default(),
             refused: (0..CODES).map(|_| Counter::default()).collect(),
+            route: Counter::default(),
+            routes: Mutex::default(),
+            routed: Mutex::default(),
         }
+    }
+
+    /// Returns the number of the route with this pattern, which is added if it does not exist.
+    pub(super) fn add_route(&self, pattern: &str) -> u64 {
+        let mut routes = lock(&self.routes);
+        let index = routes.iter().position(|known| **known == *pattern).unwrap_or_else(|| {
+            routes.push(pattern.into());
+            routes.len() - 1
+        });
+        index as u64 + 1
+    }
+
+    /// Sets the route of the request whose handler is called.
+    #[inline]
+    pub(super) fn set_route(&self, route: u64) {
+        self.route.set(route);
+    }
+
+    /// Returns the route of the request whose handler was called, or 0, for the server, which calls this after each call.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "an index plus one")]
+    fn take_route(&self) -> usize {
+        let route = self.route.get() as usize;
+        if route != 0 {
+            self.route.set(0);
+        }
+        route
     }
 
     /// Counts a rejected request.
@@ -108,21 +187,40 @@ impl HttpMetrics {
         self.refused[code_index(status)].add(1);
     }
 
-    fn durations_of(&self, series: usize) -> &Arc<Histogram> {
-        self.series[series].get_or_init(Arc::default)
+    fn durations_of(&self, series: Series) -> Arc<Histogram> {
+        match self.series.get(series) {
+            Some(durations) => Arc::clone(durations.get_or_init(Arc::default)),
+            None => Arc::clone(lock(&self.routed).entry(series).or_default()),
+        }
     }
 
-    /// Returns the method, status and durations of all requests so far.
-    pub(crate) fn durations(&self) -> impl Iterator<Item = (&'static str, usize, &Histogram)> {
-        self.series.iter().enumerate().filter_map(|(index, durations)| {
-            Some((Method::ALL[index / CODES].1, 100 + index % CODES, &**durations.get()?))
-        })
+    /// Returns the durations of all requests so far.
+    pub(crate) fn durations(&self) -> Vec<(Labels, Arc<Histogram>)> {
+        let plain = self.series.iter().enumerate();
+        let plain = plain.filter_map(|(series, durations)| Some((series, Arc::clone(durations.get()?))));
+        let routed: Vec<_> = lock(&self.routed).iter().map(|(series, times)| (*series, Arc::clone(times))).collect();
+        let patterns = lock(&self.routes).clone();
+        let labels = |series: Series| Labels {
+            route: (series / SERIES).checked_sub(1).and_then(|index| patterns.get(index).cloned()),
+            method: Method::ALL[series % SERIES / CODES].1,
+            code: 100 + series % CODES,
+        };
+        plain.chain(routed).map(|(series, durations)| (labels(series), durations)).collect()
     }
 
     /// Returns the statuses of rejected requests, and their number.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, u64)> {
         self.refused.iter().map(Counter::get).enumerate().filter(|(_, count)| *count > 0).map(|(i, n)| (100 + i, n))
     }
+}
+
+/// The labels of the durations of requests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Labels {
+    /// The pattern of the route in a router, if there is one.
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) method: &'static str,
+    pub(crate) code: usize,
 }
 
 /// Counts the requests of one loop in its metrics.
@@ -136,17 +234,16 @@ pub(super) struct RequestCounter {
     connection: ConnId,
     /// When the last batch ended, unless it was the only one of its turn.
     batch_end_ns: u64,
-    /// Method and status of the last request, as a series, and its durations.
-    last: usize,
+    /// Route, method and status of the last request, and its durations.
+    last: Series,
     durations: Arc<Histogram>,
     /// The number of requests of the batch that are equal to the last one, which itself is one of them. Zero between turns.
     count: u64,
     /// Earlier runs of equal requests of the batch.
-    runs: Vec<(usize, u64)>,
+    runs: Vec<(Series, u64)>,
 }
 
 impl RequestCounter {
-    #[cfg(any(feature = "cli", test))]
     pub(super) fn new(metrics: &Arc<HttpMetrics>) -> Self {
         RequestCounter {
             metrics: Arc::clone(metrics),
@@ -162,7 +259,7 @@ impl RequestCounter {
     /// Counts a request that was answered at once, with `bytes` of content.
     #[inline]
     pub(super) fn count(&mut self, connection: ConnId, method: Method, status: u16, bytes: u64) {
-        let series = series(method, status);
+        let series = series(self.take_route(), method, status);
         if self.connection != connection || self.last != series {
             self.begin_run(connection, series);
         }
@@ -172,7 +269,7 @@ impl RequestCounter {
 
     /// Begins a run of equal requests, and a batch if the connection is another one.
     #[inline(never)]
-    fn begin_run(&mut self, connection: ConnId, series: usize) {
+    fn begin_run(&mut self, connection: ConnId, series: Series) {
         self.enter(connection);
         if self.count > 0 {
             if self.runs.len() == RUNS_MAX {
@@ -184,7 +281,7 @@ impl RequestCounter {
         }
         if self.last != series {
             self.last = series;
-            self.durations = Arc::clone(self.metrics.durations_of(series));
+            self.durations = self.metrics.durations_of(series);
         }
     }
 
@@ -236,6 +333,12 @@ impl RequestCounter {
         self.count = 0;
     }
 
+    /// Returns the route of the request whose handler was called, or 0.
+    #[inline]
+    pub(super) fn take_route(&self) -> usize {
+        self.metrics.take_route()
+    }
+
     /// Counts a request that is not answered at once.
     pub(super) fn begin(&self) {
         self.metrics.active.add(1);
@@ -244,7 +347,7 @@ impl RequestCounter {
     /// Counts the end, at `now_ns`, of a request that was not answered at once.
     pub(super) fn end(
         &mut self,
-        (method, status): (Method, u16),
+        (route, method, status): (usize, Method, u16),
         (time_ns, now_ns): (u64, u64),
         (received, sent): (u64, u64),
     ) {
@@ -256,7 +359,7 @@ impl RequestCounter {
         metrics.active.set(metrics.active.get().saturating_sub(1));
         metrics.request_bytes.add(received);
         metrics.response_bytes.add(sent);
-        metrics.durations_of(series(method, status)).add(1, time_ns);
+        metrics.durations_of(series(route, method, status)).add(1, time_ns);
     }
 
     pub(super) fn refuse(&self, status: u16) {
@@ -271,10 +374,11 @@ mod tests {
 
     /// The method, status, counts per bucket and sum in microseconds of all durations.
     fn durations(metrics: &HttpMetrics) -> Vec<(&'static str, usize, [u64; TIME_BUCKETS], u64)> {
-        let shown = |(method, code, durations): (_, _, &Histogram)| {
-            (method, code, durations.buckets.each_ref().map(Counter::get), durations.sum_ns.get() / 1000)
+        let shown = |(labels, durations): (Labels, Arc<Histogram>)| {
+            let counts = durations.buckets.each_ref().map(Counter::get);
+            (labels.method, labels.code, counts, durations.sum_ns.get() / 1000)
         };
-        metrics.durations().map(shown).collect()
+        metrics.durations().into_iter().map(shown).collect()
     }
 
     #[test]
@@ -284,7 +388,7 @@ mod tests {
         for (method, status, micros) in [("GET", 200, 100), ("GET", 200, 101), ("BREW", 999, 20_000_000)] {
             counter.begin();
             assert_eq!(metrics.active.get(), 1);
-            counter.end((Method::of(method.as_bytes()), status), (micros * 1000, 0), (1, 2));
+            counter.end((0, Method::of(method.as_bytes()), status), (micros * 1000, 0), (1, 2));
         }
         let (mut get, mut other) = ([0; TIME_BUCKETS], [0; TIME_BUCKETS]);
         (get[0], get[1], other[15]) = (1, 1, 1);
@@ -330,7 +434,7 @@ mod tests {
         // A request that is not answered at once.
         assert_eq!(counter.enter(ConnId::detached(1)), 1_000_000);
         counter.begin();
-        counter.end((Method::Put, 204), (7_000, 1_007_000), (0, 0));
+        counter.end((0, Method::Put, 204), (7_000, 1_007_000), (0, 0));
         counter.count(ConnId::detached(1), Method::Get, 200, 0);
         turn.record(1_020_000);
         counter.end_turn();
@@ -342,6 +446,42 @@ mod tests {
         assert_eq!(durations(&metrics), [("GET", 200, of(2), 7 + 13), ("PUT", 204, of(1), 7)]);
         turn.turn_start_ns.set(5_000_000);
         assert_eq!(counter.enter(ConnId::detached(2)), 5_000_000);
+    }
+
+    #[test]
+    fn requests_are_counted_by_route() {
+        let metrics = Arc::new(HttpMetrics::new());
+        let routes = ["/", "/users/{id}", "/"].map(|pattern| metrics.add_route(pattern));
+        assert_eq!(routes, [1, 2, 1]);
+        let mut counter = RequestCounter::new(&metrics);
+        for route in [1, 2, 2] {
+            metrics.set_route(route);
+            counter.count(ConnId::detached(1), Method::Get, 200, 0);
+        }
+        // The route of a request is not that of the next one.
+        counter.count(ConnId::detached(1), Method::Get, 200, 0);
+        counter.end_turn();
+        metrics.set_route(2);
+        counter.begin();
+        counter.end((counter.take_route(), Method::Put, 599), (1, 1), (0, 0));
+        assert_eq!(counter.take_route(), 0);
+        let counts: Vec<_> = metrics
+            .durations()
+            .into_iter()
+            .map(|(labels, durations)| {
+                (labels.route.as_deref().map(str::to_owned), labels.method, labels.code, durations.count())
+            })
+            .collect();
+        let route = |pattern: &str| Some(pattern.to_owned());
+        assert_eq!(
+            counts,
+            [
+                (None, "GET", 200, 1),
+                (route("/"), "GET", 200, 1),
+                (route("/users/{id}"), "GET", 200, 2),
+                (route("/users/{id}"), "PUT", 599, 1),
+            ]
+        );
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub use http_connection::HttpConnection;
 pub use log_format::{LogFormat, LogFormatError};
 #[cfg(feature = "cli")]
 pub(crate) use log_sink::{Sink, Target};
+pub use metrics::{Metrics, WorkerMetrics};
 pub use negotiation::{AcceptedCodings, ContentCoding};
 #[cfg(feature = "files")]
 pub(crate) use pool::QueuedResponder;

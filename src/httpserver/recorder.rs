@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-#[cfg(any(feature = "cli", test))]
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,9 +10,7 @@ use http::{HeaderName, StatusCode};
 use super::access_log::AccessLog;
 use super::exchange_handle::Wakeup;
 use super::log_format::{Arrival, ConnectionValues, Date, LogRecord, Outcome, Texts};
-#[cfg(any(feature = "cli", test))]
-use super::metrics::HttpMetrics;
-use super::metrics::{Method, RequestCounter};
+use super::metrics::{HttpMetrics, Method, RequestCounter};
 use super::request::RequestHead;
 use super::request_id::{RequestId, RequestIds, is_id};
 use super::response::Response;
@@ -60,6 +57,8 @@ struct ConnectionRecord {
 struct InFlight {
     /// `None` if the request is not logged.
     record: Option<LogRecord>,
+    /// The route that was chosen, for metrics.
+    route: usize,
     method: Method,
     began_us: u64,
     first_byte_us: Option<u64>,
@@ -169,7 +168,6 @@ impl Recorder {
     }
 
     /// Counts requests in these metrics.
-    #[cfg(any(feature = "cli", test))]
     pub(crate) fn set_metrics(&mut self, metrics: &Arc<HttpMetrics>) {
         self.counter = Some(RequestCounter::new(metrics));
     }
@@ -282,6 +280,7 @@ impl Recorder {
     }
 
     fn insert(&mut self, wire: &Wire<'_, Wakeup>, record: Option<LogRecord>, method: Method, head_bytes: usize) {
+        let route = self.counter.as_ref().map_or(0, RequestCounter::take_route);
         let batch_start_us = self.counter.as_mut().map(|counter| {
             counter.begin();
             counter.enter(wire.id()) / 1000
@@ -291,8 +290,26 @@ impl Recorder {
             _ => self.arrived_us(wire.now()),
         };
         let head_bytes = head_bytes as u64;
-        self.connections.of(wire).in_flight =
-            Some(InFlight { record, method, began_us, first_byte_us: None, head_bytes, bytes_in: 0, status: None });
+        self.connections.of(wire).in_flight = Some(InFlight {
+            record,
+            route,
+            method,
+            began_us,
+            first_byte_us: None,
+            head_bytes,
+            bytes_in: 0,
+            status: None,
+        });
+    }
+
+    /// Records the route of the request in flight, whose handler was called.
+    pub(crate) fn set_route(&mut self, wire: &Wire<'_, Wakeup>) {
+        let route = self.counter.as_ref().map_or(0, RequestCounter::take_route);
+        if route != 0
+            && let Some(in_flight) = &mut self.connections.of(wire).in_flight
+        {
+            in_flight.route = route;
+        }
     }
 
     /// Adds the id of the request to its response, if ids are passed on.
@@ -332,6 +349,7 @@ impl Recorder {
     /// Records a response with the status 200 that is complete at once; `bytes` is the length of its content.
     pub(crate) fn end_ok(&mut self, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>, bytes: u64) {
         if self.passes_ids() {
+            self.set_route(wire);
             return self.end_at_once(wire, StatusCode::OK, bytes);
         }
         self.count_ok(wire, head.as_bytes().len(), bytes);
@@ -427,7 +445,7 @@ impl Recorder {
             let status = in_flight.status.unwrap_or(CLIENT_CLOSED_REQUEST);
             let time_us = end.now_us.saturating_sub(in_flight.began_us);
             let bytes = (in_flight.bytes_in, end.bytes_out);
-            counter.end((in_flight.method, status), (time_us * 1000, end.now_us * 1000), bytes);
+            counter.end((in_flight.route, in_flight.method, status), (time_us * 1000, end.now_us * 1000), bytes);
         }
         if let (Some(lines), Some(record)) = (&mut self.lines, in_flight.record.take()) {
             lines.write(record, &in_flight, end);

@@ -101,7 +101,9 @@ fn begin_request(
 /// Begins the record of a request that is not answered on the fast path, unless it was begun before the handler was called.
 #[inline(never)]
 fn begin_late(recorder: &mut Recorder, wire: &Wire<'_, Wakeup>, head: &RequestHead<'_>) {
-    if !recorder.passes_ids() {
+    if recorder.passes_ids() {
+        recorder.set_route(wire);
+    } else {
         recorder.begin(wire, head);
     }
 }
@@ -150,7 +152,16 @@ impl<H: Handler> HttpServer<H> {
 
     /// Calls the handler for a complete request.
     pub(super) fn call_handler(&mut self, wire: &mut Wire<'_, Wakeup>, request: &Request<'_>) -> Response {
-        catch_panic(|| self.handler.call(request)).unwrap_or_else(|| panicked(wire, &request.head()))
+        let response = catch_panic(|| self.handler.call(request));
+        self.record_route(wire);
+        response.unwrap_or_else(|| panicked(wire, &request.head()))
+    }
+
+    /// Records the route of the request in flight, whose handler was called.
+    fn record_route(&mut self, wire: &Wire<'_, Wakeup>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_route(wire);
+        }
     }
 
     /// Serves a request without a body. Its head is at `span` of the input and is not copied.
@@ -314,7 +325,9 @@ impl<H: Handler> HttpServer<H> {
         rest: &[u8],
     ) -> BodyStart {
         let unread = |response| BodyStart::Respond(ReplyContext::with_trailers(head.head, head.bytes), response);
-        let mode = match catch_panic(|| self.handler.head(head)) {
+        let mode = catch_panic(|| self.handler.head(head));
+        self.record_route(wire);
+        let mode = match mode {
             Some(BodyMode::Reject(response)) => return unread(response),
             None => return unread(panicked(wire, head)),
             Some(mode) => mode,

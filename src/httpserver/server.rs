@@ -12,8 +12,7 @@ use super::buffer_limit::BufferLimit;
 use super::exchange_handle::Wakeup;
 use super::handler::{Closure, Handler};
 use super::hosts::Hosts;
-#[cfg(any(feature = "cli", test))]
-use super::metrics::HttpMetrics;
+use super::metrics::WorkerMetrics;
 use super::real_client::{ClientIpHeader, RealClient};
 use super::recorder::Recorder;
 use super::request::{Request, RequestHead};
@@ -146,11 +145,11 @@ impl<H> HttpServer<H> {
         self
     }
 
-    /// Counts requests in metrics that another thread reads.
+    /// Counts requests in `metrics`, which the admin listener of a server reports: see [`Metrics`](crate::server::Metrics).
+    /// Off by default, and with `None`.
     #[must_use]
-    #[cfg(any(feature = "cli", test))]
-    pub(crate) fn metrics(mut self, metrics: Option<&Arc<HttpMetrics>>) -> Self {
-        if let Some(metrics) = metrics {
+    pub fn metrics<'a>(mut self, metrics: impl Into<Option<&'a WorkerMetrics>>) -> Self {
+        if let Some(WorkerMetrics(metrics)) = metrics.into() {
             self.recorder_mut().set_metrics(metrics);
         }
         self

@@ -12,7 +12,7 @@ use super::tls::CertificateExpiry;
 use crate::apps::files::CacheMetrics;
 #[cfg(feature = "cli")]
 use crate::httpserver::layers::AuthResult;
-use crate::httpserver::metrics::HttpMetrics;
+use crate::httpserver::metrics::{HttpMetrics, Labels};
 use crate::r#loop::metrics::{CLOSE_REASONS, Histogram, LoopMetrics, TIME_BOUNDS, TIME_BUCKETS};
 
 /// Writes families of metrics. Writing to a string cannot fail.
@@ -193,11 +193,13 @@ fn http(families: &mut Families, status: &Status) {
     let name = "http_server_request_duration_seconds";
     families.begin(name, "histogram", "Time from the head of a request to the end of its response.");
     let mut series = BTreeMap::<_, Times>::new();
-    for (method, code, durations) in status.http.iter().flat_map(|metrics| metrics.durations()) {
-        series.entry((method, code)).or_default().add(durations);
+    for (labels, durations) in status.http.iter().flat_map(|metrics| metrics.durations()) {
+        series.entry(labels).or_default().add(&durations);
     }
-    for ((method, code), times) in &series {
-        families.histogram(name, &format!("method=\"{method}\",code=\"{code}\""), times);
+    for (Labels { route, method, code }, times) in &series {
+        let route = route.as_ref().map(|route| format!(",route=\"{}\"", escaped(route)));
+        let labels = format!("method=\"{method}\",code=\"{code}\"{}", route.unwrap_or_default());
+        families.histogram(name, &labels, times);
     }
 }
 
@@ -221,7 +223,6 @@ fn certificates(families: &mut Families, status: &Status) {
 }
 
 /// Escapes the value of a label.
-#[cfg(feature = "tls")]
 fn escaped(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }

@@ -54,7 +54,8 @@ impl Status {
         limit: &ConnectionLimit,
         (workers, control): (usize, &Arc<Control>),
     ) -> Arc<Self> {
-        let loops = match config.http_metrics.as_slice() {
+        let http: Vec<_> = config.metrics.iter().flat_map(|all| (0..workers).map(|n| all.worker(n).0)).collect();
+        let loops = match http.as_slice() {
             [] => (0..workers).map(|_| Arc::default()).collect(),
             http => http.iter().map(|metrics| Arc::clone(&metrics.event_loop)).collect(),
         };
@@ -66,7 +67,7 @@ impl Status {
             limit: limit.clone(),
             access_log: config.access_log.clone(),
             loops,
-            http: config.http_metrics.clone(),
+            http,
             #[cfg(feature = "cli")]
             file_caches: config.file_caches.clone(),
             #[cfg(feature = "cli")]

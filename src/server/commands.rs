@@ -20,8 +20,7 @@ use crate::apps::files::CountedFiles;
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};
 use crate::http1::Limits;
 use crate::httpserver::layers::AuthMetrics;
-use crate::httpserver::metrics::HttpMetrics;
-use crate::httpserver::{BufferLimit, Handler, HttpServer, Pool, Sink, Target, layers};
+use crate::httpserver::{BufferLimit, Handler, HttpServer, Metrics, Pool, Sink, Target, layers};
 use crate::r#loop::lock;
 use crate::tls::{AUTHORITY_KEY, authority_directory};
 
@@ -78,7 +77,7 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
         config.access_log = logging.open(&stdout)?;
         if config.admin.is_some() {
             config.workers = worker_count(config.workers);
-            config.http_metrics = (0..config.workers).map(|_| Arc::new(HttpMetrics::new())).collect();
+            config.metrics = Some(Metrics::default());
         }
     } else if let Some(tls) = &mut config.tls {
         // Clients of a TCP server negotiate no application protocol, or a protocol of their own.
@@ -172,7 +171,7 @@ fn http_server<H: Handler + 'static>(
     make: Box<dyn Fn(Worker) -> H + Send + Sync>,
 ) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
     let (log, options, proxies) = (config.access_log.clone(), config.http.clone(), config.trusted_proxies.clone());
-    let metrics = config.http_metrics.clone();
+    let metrics = config.metrics.clone();
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
     let idle = idle.filter(|_| options.keep_alive_header);
@@ -186,7 +185,7 @@ fn http_server<H: Handler + 'static>(
             .allow_hosts(&options.allowed_hosts)
             .hsts(options.hsts)
             .trusted_proxies(&proxies, options.client_ip_header)
-            .metrics(metrics.get(worker.number));
+            .metrics(metrics.as_ref().map(|metrics| metrics.worker(worker.number)).as_ref());
         let server = match &options.request_id {
             Some(header) => server.request_id(header.clone()),
             None => server,
@@ -265,7 +264,8 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     let files = files_config.open()?;
     let (limits, start) = (files_config.limits.clone(), format!("serving {} on", files_config.directory.display()));
     let reload = files.reloader();
-    config.file_caches = config.http_metrics.iter().map(|_| Arc::default()).collect();
+    let counted = if config.metrics.is_some() { config.workers } else { 0 };
+    config.file_caches = (0..counted).map(|_| Arc::default()).collect();
     let caches = config.file_caches.clone();
     if files_config.is_plain() {
         config.on_reload = Some(OnReload::new(reload));
@@ -277,7 +277,7 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
     }
     let (layers, reload_users) = files_config.layers()?;
     if layers.auth.is_some() {
-        config.auth_metrics = config.http_metrics.iter().map(|_| Arc::default()).collect();
+        config.auth_metrics = (0..counted).map(|_| Arc::default()).collect();
     }
     let auth_metrics = config.auth_metrics.clone();
     config.on_reload = Some(OnReload::new(move || {

@@ -13,8 +13,7 @@ use super::start_error::{StartError, StartErrorKind};
 use crate::apps::files::CacheMetrics;
 #[cfg(feature = "cli")]
 use crate::httpserver::layers::AuthMetrics;
-use crate::httpserver::metrics::HttpMetrics;
-use crate::httpserver::{AccessLog, ClientIpHeader};
+use crate::httpserver::{AccessLog, ClientIpHeader, Metrics};
 use crate::r#loop::{LoopLimits, Networks, ProxyMode, Readiness, Select, Timeouts};
 
 /// Configuration of a server with worker threads, for applications of your own.
@@ -83,13 +82,13 @@ pub struct Config {
     #[cfg(feature = "tls")]
     pub tls: Option<super::tls::TlsConfig>,
     /// Address of the admin listener, which reports health and metrics over HTTP, on a thread of its own: `GET /livez`,
-    /// `/readyz`, `/metrics` and `/version`. Metrics of HTTP requests are those of the built-in applications. Default:
-    /// none.
+    /// `/readyz`, `/metrics` and `/version`. Default: none.
     pub admin: Option<AdminAddress>,
     /// A further condition for the readiness that the admin listener reports. Default: none.
     pub ready_check: Option<ReadyCheck>,
-    /// The metrics of each worker's HTTP server.
-    pub(crate) http_metrics: Vec<Arc<HttpMetrics>>,
+    /// The metrics of the application's HTTP servers, for the admin listener. Pass them to each server as well, with
+    /// [`HttpServer::metrics`](crate::HttpServer::metrics). Default: none.
+    pub metrics: Option<Metrics>,
     /// The metrics of each worker's cache of files.
     #[cfg(feature = "cli")]
     pub(crate) file_caches: Vec<Arc<CacheMetrics>>,
@@ -193,6 +192,7 @@ impl Config {
         timeout: Duration,
         connections_max: usize,
         access_log: AccessLog,
+        metrics: Metrics,
         on_reload: OnReload,
     }
 
@@ -237,7 +237,7 @@ impl Default for Config {
             tls: None,
             admin: None,
             ready_check: None,
-            http_metrics: Vec::new(),
+            metrics: None,
             #[cfg(feature = "cli")]
             file_caches: Vec::new(),
             #[cfg(feature = "cli")]

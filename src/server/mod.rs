@@ -31,6 +31,7 @@ mod workers;
 
 #[cfg(feature = "cli")]
 pub use crate::httpserver::SyslogAddress;
+pub use crate::httpserver::{Metrics, WorkerMetrics};
 pub use bound_listener::BoundListener;
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};

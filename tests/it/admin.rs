@@ -19,11 +19,33 @@ mod unix {
     use std::path::Path;
     use std::time::Instant;
 
-    use crate::harness::WAIT_MAX;
+    use http::HeaderName;
+    use serverd::server::{AdminAddress, Backend, Config, Metrics};
+    use serverd::{BodyMode, Handler, HttpServer, Request, RequestHead, Response, Router};
+
+    use crate::harness::{Client, WAIT_MAX};
     use crate::process::{Running, backends};
 
     /// A user with the password "wonderland", and a low cost.
     const USER: &str = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
+
+    /// Streams bodies, and suspends requests without one.
+    struct Later;
+
+    impl Handler for Later {
+        fn head(&mut self, _: &RequestHead<'_>) -> BodyMode {
+            BodyMode::fold(100, 0, |sum, piece| *sum += piece.len(), |sum| format!("received {sum}\n"))
+        }
+
+        fn call(&mut self, request: &Request<'_>) -> Response {
+            if request.extension::<()>().is_some() {
+                return "resumed\n".into();
+            }
+            let (response, responder) = Response::suspend();
+            std::thread::spawn(move || responder.resume(()));
+            response
+        }
+    }
 
     fn get(socket: &Path, target: &str) -> String {
         let mut stream = UnixStream::connect(socket).expect("a connection");
@@ -231,6 +253,65 @@ mod unix {
                 std::thread::yield_now();
             }
             assert_eq!(expiry("a.example"), None);
+            drop(server);
+        }
+    }
+
+    #[test]
+    fn requests_through_a_router_are_counted_by_route() {
+        for (backend, has_ids) in [(Backend::Select, false), (Backend::Auto, false), (Backend::Auto, true)] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (socket, metrics) = (directory.path().join("admin"), Metrics::default());
+            let config = Config::default().port(0).backend(backend).metrics(metrics.clone());
+            let config = config.admin(AdminAddress::Unix(socket.clone()));
+            let serve = move |worker| {
+                let metrics = metrics.worker(worker);
+                let inner = |request: &Request<'_>| format!("{}\n", request.path());
+                let router = Router::new().metrics(&metrics).get("/users/{id}", inner).post("/users/{id}", inner);
+                let router = router.route("PUT", "/later", Later).mount("/all", Later);
+                let router = router.get("/panic", |_| -> Response { panic!("on purpose") });
+                let server = HttpServer::with(router).metrics(&metrics);
+                if has_ids { server.request_id(HeaderName::from_static("x-id")) } else { server }
+            };
+            let server = config.start(serve).expect("a server");
+            let body = "Content-Length: 3\r\n\r\nabc";
+            for (request, status) in [
+                ("GET /users/1", 200),
+                ("GET /users/%32", 200),
+                ("HEAD /users/3", 200),
+                ("POST /users/4", 200),
+                ("DELETE /users/4", 405),
+                ("PUT /later", 200),
+                ("GET /all", 200),
+                ("GET /all/a/b", 200),
+                ("GET /missing", 404),
+                ("GET /panic", 500),
+                ("POST /missing", 404),
+            ] {
+                let end = if request.starts_with('P') { body } else { "\r\n" };
+                let mut client = Client::new(server.local_addr());
+                client.send(format!("{request} HTTP/1.1\r\nHost: x\r\n{end}"));
+                let (method, _) = request.split_once(' ').expect("a method");
+                assert_eq!(client.response_to(method).status, status, "{request}");
+            }
+            let text = get(&socket, "/metrics");
+            let name = "http_server_request_duration_seconds_count";
+            let mut counts: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(name)).collect();
+            counts.sort_unstable();
+            assert_eq!(
+                counts,
+                [
+                    "{method=\"DELETE\",code=\"405\",route=\"/users/{id}\"} 1",
+                    "{method=\"GET\",code=\"200\",route=\"/all/*\"} 2",
+                    "{method=\"GET\",code=\"200\",route=\"/users/{id}\"} 2",
+                    "{method=\"GET\",code=\"404\"} 1",
+                    "{method=\"GET\",code=\"500\",route=\"/panic\"} 1",
+                    "{method=\"HEAD\",code=\"200\",route=\"/users/{id}\"} 1",
+                    "{method=\"POST\",code=\"200\",route=\"/users/{id}\"} 1",
+                    "{method=\"POST\",code=\"404\"} 1",
+                    "{method=\"PUT\",code=\"200\",route=\"/later\"} 1",
+                ]
+            );
             drop(server);
         }
     }
