@@ -220,11 +220,16 @@ def files_metrics() -> None:
     """Check the metrics of a server of files with all of its features."""
     hashed = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy"
     admin_port = free_port()
-    with serverd("files", ROOT / "docs", "--tls", "--auth", hashed, "--admin", f"127.0.0.1:{admin_port}"):
+    options = ("--tls", "--auth", hashed, "--access-log", os.devnull, "--admin", f"127.0.0.1:{admin_port}")
+    with serverd("files", ROOT / "docs", *options):
         text = admin(admin_port, "/metrics")
     check_metrics(text)
     for name in ("serverd_file_cache_lookups_total", "serverd_auth_total", "serverd_tls_certificate_expiry_seconds"):
         assert f"\n{name}{{" in text, name
+    for file in ("grafana/serverd-dashboard.json", "prometheus/serverd-alerts.yml"):
+        for name in re.findall(r"\b((?:serverd|http_server|process)_[a-z_]+)[{[)]", (ROOT / "packaging" / file).read_text()):
+            family = re.sub("_(bucket|count)$", "", name)
+            assert f"# TYPE {family} " in text, f"{file} names {name}, which does not exist"
 
 
 def certificate_alert(rules: pathlib.Path) -> None:
