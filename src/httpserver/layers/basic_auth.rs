@@ -450,6 +450,8 @@ enum Outcome {
     Refused,
     /// The queue was full.
     Busy,
+    /// Not checked, as nobody waits for the result.
+    Abandoned,
 }
 
 /// A password check in progress. Dropping it, with or without a result, answers all requests that wait for it.
@@ -464,17 +466,35 @@ struct Check {
 
 impl Check {
     fn perform(mut self, users: &Users, credentials: Credentials) {
-        let is_needed = |waiting: &Vec<Responder>| waiting.iter().any(|responder| !responder.is_closed());
-        if lock(&self.cache).waiting.get(&self.key).is_some_and(is_needed)
-            && users.check(&credentials.name, &credentials.password)
-        {
+        if self.abandon_if_unneeded() {
+            return;
+        }
+        if users.check(&credentials.name, &credentials.password) {
             self.outcome = Outcome::Accepted(User(credentials.name.into()));
         }
+    }
+
+    /// If nobody waits for the result any more, removes the check, and returns true. Both in one step, so that a new
+    /// request does not join a check that is not made.
+    fn abandon_if_unneeded(&mut self) -> bool {
+        let mut cache = lock(&self.cache);
+        let is_needed = |waiting: &Vec<Responder>| waiting.iter().any(|responder| !responder.is_closed());
+        if cache.waiting.get(&self.key).is_some_and(is_needed) {
+            return false;
+        }
+        let closed = cache.waiting.remove(&self.key);
+        drop(cache);
+        drop(closed);
+        self.outcome = Outcome::Abandoned;
+        true
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
+        if matches!(self.outcome, Outcome::Abandoned) {
+            return;
+        }
         let mut cache = lock(&self.cache);
         if matches!(self.outcome, Outcome::Accepted(_)) {
             cache.insert(self.key);
@@ -483,7 +503,7 @@ impl Drop for Check {
         drop(cache);
         // The worker counts a success when it resumes the request.
         let result = match &self.outcome {
-            Outcome::Accepted(_) => None,
+            Outcome::Accepted(_) | Outcome::Abandoned => None,
             Outcome::Refused => Some(AuthResult::Failure),
             Outcome::Busy => Some(AuthResult::Busy),
         };
@@ -495,6 +515,7 @@ impl Drop for Check {
                 Outcome::Accepted(user) => responder.resume(Verified { layer: self.layer, user: user.clone() }),
                 Outcome::Refused => responder.respond(unauthorized(&self.challenge)),
                 Outcome::Busy => responder.respond(busy()),
+                Outcome::Abandoned => {}
             }
         }
     }
@@ -576,6 +597,25 @@ mod tests {
         // A success is counted when a request is resumed.
         let counts = AuthResult::ALL.map(|(result, name)| (name, metrics.get(result)));
         assert_eq!(counts, [("success", 0), ("failure", 2), ("missing", 0), ("busy", 2)]);
+    }
+
+    #[test]
+    fn a_check_that_nobody_waits_for_is_not_made_and_not_counted() {
+        let (metrics, cache) = (Arc::new(AuthMetrics::default()), Arc::new(Mutex::new(Cache::default())));
+        let (response, responder) = Response::suspend();
+        drop(response);
+        assert!(responder.is_closed());
+        lock(&cache).waiting.insert([0; 32], vec![responder]);
+        let (layer, challenge) = (LayerId::new(), "".into());
+        let (outcome, counted) = (Outcome::Refused, Some(Arc::clone(&metrics)));
+        let mut check = Check { layer, key: [0; 32], cache: Arc::clone(&cache), challenge, metrics: counted, outcome };
+        assert!(check.abandon_if_unneeded());
+        // Another request with the same credentials begins a check of its own.
+        let (_response, responder) = Response::suspend();
+        assert!(lock(&cache).waiting.insert([0; 32], vec![responder]).is_none());
+        drop(check);
+        assert!(lock(&cache).waiting.contains_key(&[0; 32]));
+        assert!(AuthResult::ALL.iter().all(|(result, _)| metrics.get(*result) == 0));
     }
 
     #[test]
