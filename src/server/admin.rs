@@ -19,7 +19,7 @@ use super::any_handler::AnyHandler;
 use super::config::{AdminAddress, Config};
 use super::start_error::StartError;
 use crate::httpserver::hosts::{Hosts, is_local_or_address};
-use crate::httpserver::{Handler, HttpServer, Request, Response};
+use crate::httpserver::{Handler, HttpServer, Pool, Request, Responder, Response};
 #[cfg(unix)]
 use crate::r#loop::UnixSocket;
 use crate::r#loop::{EventLoop, Handle, LoopLimits, Select, SystemListener, Timeouts};
@@ -33,14 +33,25 @@ const CONNECTIONS_MAX: usize = 16;
 /// Maximum time for each phase of a connection.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Maximum time that a request waits for the check of readiness.
+const READY_WAIT: Duration = Duration::from_secs(2);
+
 /// Responds to the requests of the admin listener.
 struct AdminHandler {
     status: Arc<Status>,
+    /// A thread for the check of readiness, if there is one: it may block, for example on a network file system that does
+    /// not respond.
+    checks: Option<Pool>,
     /// The names in Host that are allowed; `None` for a Unix socket.
     hosts: Option<Hosts>,
 }
 
 impl AdminHandler {
+    fn new(status: &Arc<Status>, hosts: Option<Hosts>) -> io::Result<Self> {
+        let checks = if status.has_check() { Some(Pool::new(1, CONNECTIONS_MAX)?) } else { None };
+        Ok(AdminHandler { status: Arc::clone(status), checks, hosts })
+    }
+
     /// Returns whether the request is for this server, and not for a name that a web page lets resolve to it (DNS
     /// rebinding).
     fn allows(&self, request: &Request<'_>) -> bool {
@@ -59,7 +70,17 @@ impl AdminHandler {
     }
 
     fn readyz(&self, is_verbose: bool) -> Response {
-        let conditions = self.status.conditions();
+        let Some(pool) = &self.checks else { return Self::readiness(&self.status, is_verbose) };
+        let text = format!("[-] content: no result of the check within {} s\n", READY_WAIT.as_secs());
+        let late = Response::error(StatusCode::SERVICE_UNAVAILABLE, text);
+        let (response, responder) = Response::later_within(READY_WAIT, not_stored(late));
+        let status = Arc::clone(&self.status);
+        let check = move |responder: Responder| responder.respond(not_stored(Self::readiness(&status, is_verbose)));
+        pool.run_with(responder, check).map_or_else(Response::from, |()| response)
+    }
+
+    fn readiness(status: &Status, is_verbose: bool) -> Response {
+        let conditions = status.conditions();
         let is_ready = conditions.iter().all(|(_, outcome)| outcome.is_ok());
         let describe = |(name, outcome): &(&str, Result<(), String>)| match outcome {
             Ok(()) => format!("[+] {name}: ok\n"),
@@ -91,8 +112,12 @@ impl Handler for AdminHandler {
             "/version" => Response::text(concat!("serverd ", env!("CARGO_PKG_VERSION"), "\n")),
             _ => Response::from(StatusCode::NOT_FOUND),
         };
-        response.header("Cache-Control", "no-store")
+        not_stored(response)
     }
+}
+
+fn not_stored(response: Response) -> Response {
+    response.header("Cache-Control", "no-store")
 }
 
 /// The threads of an admin listener. Dropping this ends them.
@@ -117,7 +142,7 @@ impl Admin {
             }
             AdminAddress::Unix(path) => (bind_unix(path).map_err(cannot)?, None),
         };
-        let started = Self::serve(listener, AdminHandler { status: Arc::clone(status), hosts });
+        let started = AdminHandler::new(status, hosts).and_then(|handler| Self::serve(listener, handler));
         started.map_err(|error| StartError::from_io("cannot start the admin listener", error))
     }
 
@@ -211,13 +236,17 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::r#loop::{ConnectionLimit, Flow, Phase, Wire};
+    use crate::r#loop::{ConnectionLimit, Flow, Phase, Wire, lock};
+    use crate::server::config::ReadyCheck;
     use crate::server::threads::Control;
     use crate::server::worker_loop::Security;
 
+    fn status_of(config: &Config, workers: usize, control: &Arc<Control>) -> Arc<Status> {
+        Status::new(config, ("select", &Security::default()), &ConnectionLimit::new(7), (workers, control))
+    }
+
     fn status_with(workers: usize, control: &Arc<Control>) -> Arc<Status> {
-        let security = Security::default();
-        Status::new(&Config::default(), ("select", &security), &ConnectionLimit::new(7), (workers, control))
+        status_of(&Config::default(), workers, control)
     }
 
     fn status(workers: usize) -> Arc<Status> {
@@ -228,7 +257,7 @@ mod tests {
     fn start(status: &Arc<Status>) -> (Admin, impl Fn(&str, &str) -> String + use<>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let handler = AdminHandler { status: Arc::clone(status), hosts: Some(Hosts::new([".example.com"])) };
+        let handler = AdminHandler::new(status, Some(Hosts::new([".example.com"]))).unwrap();
         let admin = Admin::serve(listener.into(), handler).unwrap();
         let request = move |target: &str, host: &str| {
             let mut socket = TcpStream::connect(address).unwrap();
@@ -278,6 +307,32 @@ mod tests {
             "{response}"
         );
         assert!(get("/livez", "localhost").starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn a_check_of_readiness_that_blocks_delays_no_other_request() {
+        let (release, held) = mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let check = ReadyCheck::new(move || {
+            // Returns when the test has ended, too.
+            let _ = lock(&held).recv();
+            Ok(())
+        });
+        let config = Config { ready_check: Some(check), ..Config::default() };
+        let status = status_of(&config, 1, &Arc::default());
+        status.start(&[]);
+        let (_admin, get) = start(&status);
+        let get = &get;
+        thread::scope(|scope| {
+            let ready = scope.spawn(move || get("/readyz", "localhost"));
+            assert!(get("/livez", "localhost").starts_with("HTTP/1.1 200 "));
+            assert!(!ready.is_finished());
+            let response = ready.join().unwrap();
+            assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("no result of the check"), "{response}");
+        });
+        release.send(()).unwrap();
+        release.send(()).unwrap();
+        assert!(get("/readyz", "localhost").ends_with("\r\n\r\nok\n"));
     }
 
     /// An application that does not return makes its worker unhealthy, while metrics are still available.

@@ -129,6 +129,11 @@ impl Status {
         self.tls.as_ref().map(|config| self.security.expiries(config)).unwrap_or_default()
     }
 
+    /// Returns whether the conditions include a check of the application, which may block.
+    pub(super) fn has_check(&self) -> bool {
+        self.check.is_some()
+    }
+
     /// Returns the conditions of readiness with their names.
     pub(super) fn conditions(&self) -> Vec<(&'static str, Result<(), String>)> {
         let check = |holds: bool, problem: &str| if holds { Ok(()) } else { Err(problem.to_owned()) };
