@@ -262,7 +262,7 @@ fn file_cache(families: &mut Families, caches: &[Arc<CacheMetrics>]) {
     }
     let name = "serverd_file_cache_evictions_total";
     let help = "Files removed from the cache to make room for others.";
-    families.per_worker(name, ("counter", help), caches, |cache| cache.evictions.get());
+    families.per_worker(name, ("counter", help), caches, CacheMetrics::evictions);
     let (name, help) = ("serverd_file_cache_bytes", "Memory used for small files.");
     families.per_worker(name, ("gauge", help), caches, |cache| cache.bytes.get());
     let (name, help) = ("serverd_file_cache_bytes_max", "Maximum memory used for small files.");

@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use lru::LruCache;
 
 use super::cached_file::{CachedFile, LoadError, Loader};
-use super::metrics::{CacheMetrics, Counts};
+use super::metrics::{CacheMetrics, Counts, OpenFilesMetrics};
 use super::representation::Representation;
 use crate::httpserver::{RequestHead, Response};
 use crate::r#loop::lock;
-use crate::r#loop::metrics::Counter;
 
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
@@ -126,7 +125,7 @@ impl Cache {
     /// Begins to publish metrics.
     #[cfg(feature = "cli")]
     pub(super) fn begin_metrics(&self, metrics: &CacheMetrics) {
-        metrics.begin(self.bytes_max, &self.open.count);
+        metrics.begin(self.bytes_max, &self.open.metrics);
     }
 
     /// Publishes what was counted since the last call.
@@ -217,9 +216,7 @@ impl Cache {
     pub(super) fn put(&mut self, loader: &Loader<'_>, path: &[u8], file: CachedFile) {
         drop(self.take(path));
         if file.is_open() {
-            let (evicted, is_watched) = self.open.put(path, file, loader.now, self.open_max.max(1));
-            self.counts.evictions += evicted;
-            if !is_watched {
+            if self.open.put(path, file, loader.now, self.open_max.max(1)) {
                 (self.watch)(&self.open);
             }
             return;
@@ -277,8 +274,7 @@ fn cost(path: &[u8], file: &CachedFile) -> usize {
 #[derive(Default)]
 pub(super) struct OpenFiles {
     state: Mutex<State>,
-    /// The number of files, for metrics. Changed only while the state is locked.
-    count: Arc<Counter>,
+    metrics: Arc<OpenFilesMetrics>,
 }
 
 struct State {
@@ -311,17 +307,19 @@ impl OpenFiles {
         Some(Arc::clone(&open.file))
     }
 
-    /// Inserts a file. Returns the number of files that were closed for it, and whether the files were watched already.
-    fn put(&self, path: &[u8], file: CachedFile, now: u64, open_max: usize) -> (u64, bool) {
+    /// Inserts a file. Returns whether the files were not watched before.
+    fn put(&self, path: &[u8], file: CachedFile, now: u64, open_max: usize) -> bool {
         let mut state = self.lock();
-        state.files.put(path.into(), Open { file: Arc::new(file), used_at: now });
-        let mut evicted = 0;
-        while state.files.len() > open_max {
-            state.files.pop_lru();
-            evicted += 1;
-        }
+        let replaced = state.files.put(path.into(), Open { file: Arc::new(file), used_at: now });
+        let excess = state.files.len().saturating_sub(open_max);
+        let evicted: Vec<_> = (0..excess).filter_map(|_| state.files.pop_lru()).collect();
+        self.metrics.evictions.add(evicted.len() as u64);
         self.update_count(&state);
-        (evicted, std::mem::replace(&mut state.watched, true))
+        let is_new = !std::mem::replace(&mut state.watched, true);
+        drop(state);
+        // Closing a file may block.
+        drop((replaced, evicted));
+        is_new
     }
 
     /// Removes and returns a file.
@@ -335,12 +333,15 @@ impl OpenFiles {
     /// Removes all files.
     fn clear(&self) {
         let mut state = self.lock();
-        state.files.clear();
+        let files = std::mem::replace(&mut state.files, LruCache::unbounded());
         self.update_count(&state);
+        drop(state);
+        // Closing a file may block.
+        drop(files);
     }
 
     fn update_count(&self, state: &State) {
-        self.count.set(state.files.len() as u64);
+        self.metrics.count.set(state.files.len() as u64);
     }
 
     /// Closes the files that have not been requested for ten seconds, and those that were deleted or replaced. Returns
