@@ -167,9 +167,9 @@ impl Recorder {
         self.connections.has_addresses = true;
     }
 
-    /// Counts requests in these metrics.
-    pub(crate) fn set_metrics(&mut self, metrics: &Arc<HttpMetrics>) {
-        self.counter = Some(RequestCounter::new(metrics));
+    /// Counts requests in these metrics, or no longer.
+    pub(crate) fn set_metrics(&mut self, metrics: Option<&Arc<HttpMetrics>>) {
+        self.counter = metrics.map(RequestCounter::new);
     }
 
     /// Returns whether requests are only counted, so that one that is answered at once need not be begun.

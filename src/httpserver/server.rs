@@ -149,7 +149,8 @@ impl<H> HttpServer<H> {
     /// Off by default, and with `None`.
     #[must_use]
     pub fn metrics<'a>(mut self, metrics: impl Into<Option<&'a WorkerMetrics>>) -> Self {
-        if let Some(WorkerMetrics(metrics)) = metrics.into() {
+        let metrics = metrics.into().map(|WorkerMetrics(metrics)| metrics);
+        if metrics.is_some() || self.recorder.is_some() {
             self.recorder_mut().set_metrics(metrics);
         }
         self
