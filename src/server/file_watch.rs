@@ -1,5 +1,5 @@
-//! Waits for changes of files. Linux reports them by inotify. Elsewhere, and on network file systems, which report
-//! nothing, they are found when the time limit of a wait is over.
+//! Waits for changes of files, with inotify on Linux. Elsewhere, and on network file systems, which report nothing, the end
+//! of a time limit is the occasion to compare the files.
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::FileWatch;
@@ -23,6 +23,7 @@ mod linux {
     use std::io::{self, PipeReader, PipeWriter, Read, Write};
     use std::os::fd::OwnedFd;
     use std::path::{Path, PathBuf};
+    use std::thread;
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,17 +31,15 @@ mod linux {
 
     use super::Wake;
 
-    /// Time without another change after which a change is reported, since a certificate and its key are two files.
+    /// Delay of the report of a change, in which further ones may follow: a certificate and its key are two files. It also
+    /// limits how often files in a busy directory are compared.
     const SETTLE_TIME: Duration = Duration::from_millis(500);
-
-    /// Maximum number of changes that one report waits for, if other files in the directory keep changing.
-    const SETTLE_MAX: u32 = 10;
 
     /// Waits for changes in the directories of files. A file that is a symbolic link is reported when the link is replaced,
     /// or a link beside it, as with secrets that Kubernetes mounts.
     pub(in super::super) struct FileWatch {
         directories: BTreeSet<PathBuf>,
-        /// `None` if the user already has the maximum number of instances.
+        /// `None` if the user has the maximum number of instances, which is 128 by default.
         inotify: Option<OwnedFd>,
         requests: PipeReader,
     }
@@ -50,7 +49,7 @@ mod linux {
 
     impl Waker {
         pub(in super::super) fn wake(&self) {
-            // A full pipe or a thread that has ended need no further request.
+            // Fails if the pipe is full, so that a request is pending, or if the thread has ended.
             let _ = (&self.0).write(&[0]);
         }
     }
@@ -59,63 +58,62 @@ mod linux {
         /// Starts to watch the directories of these files.
         pub(in super::super) fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> io::Result<(Self, Waker)> {
             let directory = |file: &Path| Some(std::path::absolute(file).ok()?.parent()?.to_owned());
-            let directories = files.into_iter().filter_map(directory).collect();
-            let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-                .inspect_err(|error| log::debug!("cannot watch files: {error}"))
-                .ok();
+            let directories: BTreeSet<PathBuf> = files.into_iter().filter_map(directory).collect();
+            let inotify = watch(&directories).inspect_err(|error| {
+                log::warn!("cannot watch files for changes ({error}); they are compared once a minute");
+            });
             let (requests, waker) = io::pipe()?;
-            let watch = FileWatch { directories, inotify, requests };
-            watch.watch_directories();
-            Ok((watch, Waker(waker)))
+            rustix::io::ioctl_fionbio(&waker, true)?;
+            Ok((FileWatch { directories, inotify: inotify.ok(), requests }, Waker(waker)))
         }
 
-        /// Watches the directories, which may have been created or replaced since the last call.
-        fn watch_directories(&self) {
-            let flags = WatchFlags::CLOSE_WRITE | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
-            for (inotify, directory) in
-                self.inotify.iter().flat_map(|fd| self.directories.iter().map(move |path| (fd, path)))
-            {
-                if let Err(error) = inotify::add_watch(inotify, directory.as_path(), flags) {
-                    log::debug!("cannot watch {}: {error}", directory.display());
-                }
-            }
-        }
-
-        /// Waits for a change, a request, or the end of `limit`.
+        /// Waits for a change, a request, or the end of `limit`. Changes from before the end of this call are not reported
+        /// by the next one, so compare the files in between.
         pub(in super::super) fn wait(&mut self, limit: Duration) -> Wake {
-            self.watch_directories();
-            let mut limit = limit;
-            for _ in 0..SETTLE_MAX {
-                match self.wait_once(limit) {
-                    Some(Wake::Check) => limit = SETTLE_TIME,
-                    Some(wake) => return wake,
-                    None => break,
-                }
+            let (mut wake, is_changed) = self.wait_for(limit, true);
+            if is_changed && wake == Wake::Check {
+                (wake, _) = self.wait_for(SETTLE_TIME, false);
             }
-            Wake::Check
+            // The directories may have been replaced.
+            self.inotify = watch(&self.directories).ok();
+            wake
         }
 
-        /// Waits once; returns `None` if `limit` is over.
-        fn wait_once(&mut self, limit: Duration) -> Option<Wake> {
+        /// Waits for a request, and for changes if `with_changes`. Returns whether there was a change.
+        fn wait_for(&mut self, limit: Duration, with_changes: bool) -> (Wake, bool) {
             let requests = PollFd::new(&self.requests, PollFlags::IN);
-            let changes = self.inotify.as_ref().map(|inotify| PollFd::new(inotify, PollFlags::IN));
+            let changes =
+                self.inotify.iter().filter(|_| with_changes).map(|inotify| PollFd::new(inotify, PollFlags::IN));
             let mut fds: Vec<PollFd<'_>> = [requests].into_iter().chain(changes).collect();
             let limit = Timespec::try_from(limit).ok();
-            // An interrupted wait is followed by a check that finds nothing.
-            let _ = poll(&mut fds, limit.as_ref());
+            if poll(&mut fds, limit.as_ref()).is_err() {
+                // The comparison that follows finds nothing. The delay is for an error that persists.
+                thread::sleep(SETTLE_TIME);
+            }
             let [is_requested, is_changed] =
                 [0, 1].map(|index| fds.get(index).is_some_and(|fd| !fd.revents().is_empty()));
             drop(fds);
-            if is_requested {
-                let count = self.requests.read(&mut [0; 64]).unwrap_or(0);
-                return Some(if count > 0 { Wake::Requested } else { Wake::Ended });
-            }
-            if is_changed && let Some(inotify) = &self.inotify {
-                let mut events = [0; 4096];
-                while rustix::io::read(inotify, &mut events).is_ok_and(|count| count > 0) {}
-            }
-            is_changed.then_some(Wake::Check)
+            let wake = match is_requested.then(|| self.requests.read(&mut [0; 64]).unwrap_or(0)) {
+                Some(0) => Wake::Ended,
+                Some(_) => Wake::Requested,
+                None => Wake::Check,
+            };
+            (wake, is_changed)
         }
+    }
+
+    /// Creates an instance of inotify for the directories that exist.
+    fn watch(directories: &BTreeSet<PathBuf>) -> io::Result<OwnedFd> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC)?;
+        let files = WatchFlags::CLOSE_WRITE | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB;
+        let flags = files | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+        for directory in directories {
+            // A directory that is created later is watched from the next check on.
+            if let Err(error) = inotify::add_watch(&inotify, directory.as_path(), flags) {
+                log::debug!("cannot watch {}: {error}", directory.display());
+            }
+        }
+        Ok(inotify)
     }
 }
 
@@ -161,7 +159,11 @@ mod others {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    #[cfg(target_os = "linux")]
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+    #[cfg(target_os = "linux")]
+    use std::time::Instant;
 
     use super::*;
 
@@ -187,6 +189,9 @@ mod tests {
         let start = Instant::now();
         std::fs::write(&file, "1").unwrap();
         assert_eq!(watch.wait(LONG), Wake::Check);
+        // A change of the permissions may make a file readable.
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(watch.wait(LONG), Wake::Check);
         std::fs::write(&new, "2").unwrap();
         assert_eq!(watch.wait(LONG), Wake::Check);
         std::fs::rename(&new, &file).unwrap();
@@ -199,7 +204,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_directory_that_is_created_later_is_watched_from_the_next_wait_on() {
+    fn a_directory_that_is_created_or_replaced_is_watched_from_the_next_wait_on() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("tls/key.pem");
         let (mut watch, _waker) = FileWatch::new([file.as_path()]).unwrap();
@@ -207,6 +212,12 @@ mod tests {
         assert_eq!(watch.wait(Duration::ZERO), Wake::Check);
         std::fs::write(&file, "1").unwrap();
         let start = Instant::now();
+        assert_eq!(watch.wait(LONG), Wake::Check);
+        std::fs::rename(file.parent().unwrap(), directory.path().join("old")).unwrap();
+        assert_eq!(watch.wait(LONG), Wake::Check);
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        assert_eq!(watch.wait(Duration::ZERO), Wake::Check);
+        std::fs::write(&file, "2").unwrap();
         assert_eq!(watch.wait(LONG), Wake::Check);
         assert!(start.elapsed() < LONG);
     }

@@ -52,6 +52,9 @@ pub struct TlsConfig {
     pub plain_port: Option<u16>,
 }
 
+/// The hashes of the contents of files; `None` for one that cannot be read.
+pub(super) type FileHashes = Vec<Option<[u8; 32]>>;
+
 /// The end of the validity of a certificate.
 pub(super) struct CertificateExpiry {
     /// The first DNS name; empty if it has none.
@@ -151,7 +154,8 @@ impl TlsConfig {
         pairs.chain(&self.client_ca).map(PathBuf::as_path)
     }
 
-    fn hashes(&self) -> Vec<Option<[u8; 32]>> {
+    /// Returns the hashes of the contents of all files, to find changes.
+    pub(super) fn hashes(&self) -> FileHashes {
         self.paths().map(file_hash).collect()
     }
 
@@ -165,12 +169,14 @@ impl TlsConfig {
         tls.certificates().iter().enumerate().map(describe).collect()
     }
 
-    /// Starts a thread that replaces the certificates when a file changes. Returns a function that makes it read the files
-    /// again at once; the thread ends when that is dropped.
-    pub(super) fn watch(&self, tls: Tls) -> io::Result<impl Fn() + Send + Sync + use<>> {
+    /// Starts a thread that replaces the certificates when a file changes. `known` are the hashes from before the files were
+    /// read. Returns a function that makes the thread read the files again at once; it ends when that is dropped.
+    pub(super) fn watch(&self, tls: Tls, known: FileHashes) -> io::Result<impl Fn() + Send + Sync + use<>> {
         let (mut changes, waker) = FileWatch::new(self.paths())?;
-        let mut watch = Watch { config: self.clone(), tls, known: self.hashes(), warned: SystemTime::now() };
+        let mut watch = Watch { config: self.clone(), tls, known, warned: SystemTime::now() };
         let work = move || {
+            // For changes since the start of the server.
+            watch.check(false);
             loop {
                 match changes.wait(CHECK_INTERVAL) {
                     Wake::Ended => return,
@@ -187,7 +193,7 @@ impl TlsConfig {
 struct Watch {
     config: TlsConfig,
     tls: Tls,
-    known: Vec<Option<[u8; 32]>>,
+    known: FileHashes,
     /// When the validity was last checked.
     warned: SystemTime,
 }
@@ -306,6 +312,26 @@ mod tests {
         assert!(error.starts_with("cannot read "), "{error}");
     }
 
+    #[test]
+    fn a_certificate_that_was_renewed_during_the_start_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
+        write("a.pem", &chain);
+        write("a.key", &key);
+        let config = TlsConfig::from_files([(&chain, &key)]);
+        let (known, tls) = (config.hashes(), config.open("localhost", &[]).unwrap());
+        let first = tls.fingerprint();
+        write("b.pem", &chain);
+        write("b.key", &key);
+        let start = std::time::Instant::now();
+        let _read = config.watch(tls.clone(), known).unwrap();
+        while tls.fingerprint() == first {
+            assert!(start.elapsed() < CHECK_INTERVAL, "the files were not compared");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_renewed_certificate_is_used_before_the_next_regular_check() {
@@ -318,7 +344,8 @@ mod tests {
         let tls = config.open("localhost", &[]).unwrap();
         let first = tls.fingerprint();
         let start = std::time::Instant::now();
-        let _read = config.watch(tls.clone()).unwrap();
+        let known = config.hashes();
+        let _read = config.watch(tls.clone(), known).unwrap();
         write("b.pem", &chain);
         write("b.key", &key);
         while tls.fingerprint() == first {

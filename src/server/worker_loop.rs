@@ -14,7 +14,7 @@ use super::start_error::StartError;
 #[cfg(feature = "tls")]
 use super::start_error::StartErrorKind;
 #[cfg(feature = "tls")]
-use super::tls::{CertificateExpiry, TlsConfig};
+use super::tls::{CertificateExpiry, FileHashes, TlsConfig};
 use crate::r#loop::metrics::LoopMetrics;
 use crate::r#loop::{
     App, ConnectionLimit, EventLoop, Poller, ProxyListener, ProxyMode, ProxyProtocol, Readiness, Select,
@@ -52,14 +52,18 @@ pub(super) struct Setup<'a> {
 pub(super) struct Security {
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
+    /// From before the files were read.
+    #[cfg(feature = "tls")]
+    hashes: FileHashes,
 }
 
 #[cfg(feature = "tls")]
 impl Security {
     /// Reads the certificates, or creates one for the addresses of the server.
     pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, StartError> {
+        let hashes = config.tls.as_ref().map(TlsConfig::hashes).unwrap_or_default();
         let tls = config.tls.as_ref().map(|tls| tls.open(&config.host, addresses)).transpose();
-        tls.map(|tls| Security { tls })
+        tls.map(|tls| Security { tls, hashes })
             .map_err(|error| StartError::of_kind(StartErrorKind::Tls, format!("TLS: {error}")).with_source(error))
     }
 
@@ -98,7 +102,7 @@ impl Security {
     pub(super) fn watch(&self, config: &Config) -> Result<impl Fn() + Send + Sync + use<>, StartError> {
         let mut read = None;
         if let (Some(tls), Some(config)) = (&self.tls, config.tls.as_ref().filter(|config| config.has_files())) {
-            let watch = config.watch(tls.clone());
+            let watch = config.watch(tls.clone(), self.hashes.clone());
             read = Some(watch.map_err(|error| StartError::from_io("cannot start a thread", error))?);
         }
         Ok(move || read.iter().for_each(|read| read()))
