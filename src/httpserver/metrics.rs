@@ -1,5 +1,7 @@
-//! Metrics of the requests of each worker. Only its loop updates them, so no update needs a locked instruction, and any
-//! thread may read them.
+//! Metrics of the requests of each worker, which any thread may read. They are written only by the worker's loop, so
+//! counters use a relaxed load and store instead of an atomic read-modify-write. Finding the histogram of a series
+//! clones an `Arc`, and locks a mutex if the series has a route: once per run of equal requests that are answered at
+//! once, and once for any other request.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -67,7 +69,12 @@ impl Method {
 }
 
 /// Metrics of the HTTP servers of all workers, for a [`Config`](crate::Config): the durations of requests by
-/// method, status and route, the number in progress, and the size of bodies. Clones share them.
+/// method, status and route, the number in progress, and the size of bodies. Clones share them. Use separate metrics
+/// for each server.
+///
+/// `Config::metrics` makes the admin listener (`Config::admin`) report them, `HttpServer::metrics` counts the requests
+/// of a worker, and `Router::metrics` adds the route to their labels. Requests are reported only if the first two are
+/// set, and routes only with all three.
 ///
 /// # Examples
 /// ```no_run
@@ -98,7 +105,11 @@ impl Metrics {
     }
 }
 
-/// Metrics of the HTTP server of one worker, which must be its only user; see [`Metrics`].
+/// HTTP metrics of one worker, from [`Metrics::worker`].
+///
+/// Updates are not atomic: use each value in only one [`HttpServer`](crate::HttpServer) and its routers, and do not
+/// share a [`Metrics`] between two servers. To report requests and their routes, set `Config::metrics`,
+/// `HttpServer::metrics` and `Router::metrics`: see [`Metrics`].
 #[derive(Clone, Debug)]
 pub struct WorkerMetrics(pub(crate) Arc<HttpMetrics>);
 

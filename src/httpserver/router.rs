@@ -108,7 +108,7 @@ impl Route {
 }
 
 impl Router {
-    /// Creates a router without routes, which responds 404 to everything.
+    /// Creates a router without routes, which responds with 404 to every path.
     pub fn new() -> Self {
         Self::default()
     }
@@ -228,13 +228,12 @@ impl Router {
         self
     }
 
-    /// Labels the durations of requests in `metrics` with the pattern of the route, in its normal form; the path of a
-    /// mounted handler is shown as `/path/*`. Pass the same metrics to
-    /// [`HttpServer::metrics`](super::HttpServer::metrics). Requests that match no route have no such label. A router that
-    /// is mounted in another one has its own patterns, without the mount point.
+    /// Adds a `route` label with the normalized route pattern to the request durations in `metrics`; a mounted handler
+    /// appears as `/path/*`. Pass the same metrics to [`HttpServer::metrics`](super::HttpServer::metrics). Requests
+    /// that match no route have no `route` label. A nested router with metrics reports its own patterns without the
+    /// mount prefix, so equal patterns under two mounts share a series.
     ///
-    /// Each combination of a route with a method and a status that occurs takes some hundred bytes per worker. Off by
-    /// default.
+    /// Each combination of route, method and status that occurs uses a few hundred bytes per worker. Off by default.
     #[must_use]
     pub fn metrics(mut self, metrics: &WorkerMetrics) -> Self {
         self.metrics = Some(Arc::clone(&metrics.0));

@@ -1,4 +1,6 @@
-//! Metrics of a loop for other threads. Only the loop updates them, so no update needs a locked instruction.
+//! Metrics of a loop for other threads. They are written only by the loop, so counters use a relaxed load and store
+//! instead of an atomic read-modify-write. The numbers of failed accepts are behind a mutex, which the loop locks at
+//! most ten times a second.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

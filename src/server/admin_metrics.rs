@@ -127,7 +127,8 @@ fn loops(families: &mut Families, loops: &[Arc<LoopMetrics>]) {
         families.per_worker(name, ("counter", help), loops, value);
     }
     closed_and_failed(families, loops);
-    families.begin("serverd_tls_handshakes_total", "counter", "Handshakes of TLS and of the PROXY protocol.");
+    let help = "Handshakes of TLS and of the PROXY protocol; timeouts count as failed.";
+    families.begin("serverd_tls_handshakes_total", "counter", help);
     for (worker, metrics) in loops.iter().enumerate() {
         for (result, value) in [("ok", &metrics.handshakes), ("failed", &metrics.failed_handshakes)] {
             let labels = format!("{{worker=\"{worker}\",result=\"{result}\"}}");
@@ -152,7 +153,7 @@ fn closed_and_failed(families: &mut Families, loops: &[Arc<LoopMetrics>]) {
         families.sample(name, &format!("{{reason=\"{reason}\"}}"), count);
     }
     let name = "serverd_accept_errors_total";
-    families.begin(name, "counter", "Failed accepts by the number of the error, or 0.");
+    families.begin(name, "counter", "Failed accepts by error number; 0 if unknown.");
     let mut errors = BTreeMap::from([(0, 0)]);
     for (number, count) in loops.iter().flat_map(|metrics| metrics.accept_errors().iter()) {
         *errors.entry(number).or_insert(0) += count;
@@ -165,7 +166,8 @@ fn closed_and_failed(families: &mut Families, loops: &[Arc<LoopMetrics>]) {
 /// Writes the open connections. A request in progress makes one active; those of a TCP server are all active.
 fn connections(families: &mut Families, status: &Status) {
     let name = "serverd_connections";
-    families.begin(name, "gauge", "Open connections; active ones have a request in progress.");
+    let help = "Open connections; active ones have a request in progress. Those of a TCP server are all active.";
+    families.begin(name, "gauge", help);
     for (worker, metrics) in status.loops.iter().enumerate() {
         let open = metrics.connections.get();
         let active = status.http.get(worker).map_or(open, |http| http.active.get().min(open));
@@ -191,7 +193,9 @@ fn http(families: &mut Families, status: &Status) {
         families.sample("serverd_refused_total", &format!("{{status=\"{code}\"}}"), count);
     }
     let name = "http_server_request_duration_seconds";
-    families.begin(name, "histogram", "Time from the head of a request to the end of its response.");
+    let help =
+        "Time from the head of a request to the end of its response; most immediate responses are timed per batch.";
+    families.begin(name, "histogram", help);
     let mut series = BTreeMap::<_, Times>::new();
     for (labels, durations) in status.http.iter().flat_map(|metrics| metrics.durations()) {
         series.entry(labels).or_default().add(&durations);
@@ -247,7 +251,8 @@ fn files(families: &mut Families, status: &Status) {
 #[cfg(feature = "cli")]
 fn file_cache(families: &mut Families, caches: &[Arc<CacheMetrics>]) {
     let name = "serverd_file_cache_lookups_total";
-    families.begin(name, "counter", "Files looked up in the cache.");
+    let help = "Cache look-ups: hit (file system not consulted), revalidated (still current), miss (loaded from disk).";
+    families.begin(name, "counter", help);
     for (worker, cache) in caches.iter().enumerate() {
         for (result, count) in [("hit", &cache.hits), ("revalidated", &cache.revalidated), ("miss", &cache.misses)] {
             families.sample(name, &format!("{{worker=\"{worker}\",result=\"{result}\"}}"), count.get());

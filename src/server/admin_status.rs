@@ -47,7 +47,8 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Creates the status of a server with this number of workers, which `control` ends.
+    /// Creates the status of a server with this number of workers. `control` reports whether the server is shutting
+    /// down.
     pub(super) fn new(
         config: &Config,
         (backend, security): (&'static str, &Security),

@@ -78,11 +78,12 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Creates a configuration from certificates with different names; the first is the default. TLS 1.2 and 1.3 are
-    /// accepted, and no application protocol is negotiated.
+    /// Creates a configuration for one or more certificates. Clients get the certificate with the server name that they
+    /// send; those that match none get the first. TLS 1.2 and 1.3 are accepted, and no application protocol is
+    /// negotiated.
     ///
     /// # Errors
-    /// Returns an error if there is no certificate, or the system has no random numbers.
+    /// Returns an error if there is no certificate, or the system's random number generator fails.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
         let resolver = Arc::new(Resolver::new(certificates)?);
         let parts = Parts { resolver, authorities: None, ticketer: new_ticketer()? };
@@ -157,7 +158,7 @@ impl Tls {
         Self::with_options(options, parts).expect("the same authorities were accepted before")
     }
 
-    /// Replaces all certificates of the server for new connections, at once. Open connections are not affected.
+    /// Atomically replaces all certificates of the server for new connections. Open connections are not affected.
     ///
     /// # Errors
     /// Returns an error if there is no certificate; the previous ones stay in use.
@@ -165,8 +166,8 @@ impl Tls {
         self.update(Some(certificates), None)
     }
 
-    /// Replaces the authorities of [`Tls::client_ca`] for new connections, at once. Sessions from before cannot be resumed.
-    /// Open connections are not affected.
+    /// Atomically replaces the authorities of [`Tls::client_ca`] for new connections. If they differ from the previous
+    /// ones, existing sessions can no longer be resumed. Open connections are not affected.
     ///
     /// # Errors
     /// Returns an error if there is no certificate, one is damaged, or clients are not asked for certificates; the previous
@@ -175,7 +176,7 @@ impl Tls {
         self.update(None, Some(pem))
     }
 
-    /// Replaces certificates, authorities of clients or both, at once.
+    /// Atomically replaces certificates, authorities of clients or both.
     pub(crate) fn update(
         &self,
         certificates: Option<Vec<Certificate>>,
