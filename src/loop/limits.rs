@@ -130,9 +130,9 @@ pub struct Counters {
     pub writes: u64,
     /// Streams added to the backend and changes of interest.
     pub registrations: u64,
-    /// TLS handshakes completed.
+    /// Handshakes of TLS and of the PROXY protocol that were completed.
     pub handshakes: u64,
-    /// TLS handshakes that failed or timed out.
+    /// Handshakes that were not completed, for any reason.
     pub failed_handshakes: u64,
     /// Connections closed.
     pub closes: u64,

@@ -90,8 +90,8 @@ impl TlsConfig {
         plain_port: u16,
     }
 
-    /// Uses the certificates and private keys in these files. They are read again on SIGHUP and when they change: within
-    /// a second on Linux, and otherwise and on network file systems within a minute. If they cannot be used then, the
+    /// Uses the certificates and private keys in these files. They are read again on SIGHUP and when they change: after
+    /// about a second on Linux, otherwise and on network file systems within a minute. If they cannot be used then, the
     /// previous certificates stay in use.
     pub fn from_files(pairs: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<PathBuf>)>) -> Self {
         let files = pairs.into_iter().map(|(chain, key)| (chain.into(), key.into())).collect();
