@@ -282,29 +282,61 @@ mod tests {
         }
     }
 
+    /// A certificate and its key, in a temporary directory.
+    struct Files {
+        chain: PathBuf,
+        key: PathBuf,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Files {
+        fn new() -> (Self, TlsConfig) {
+            let directory = tempfile::tempdir().unwrap();
+            let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+            copy("a.pem", &chain);
+            copy("a.key", &key);
+            let config = TlsConfig::from_files([(&chain, &key)]);
+            (Files { chain, key, _directory: directory }, config)
+        }
+
+        /// Replaces both files.
+        fn renew(&self) {
+            copy("b.pem", &self.chain);
+            copy("b.key", &self.key);
+        }
+    }
+
+    fn copy(name: &str, path: &Path) {
+        std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
+    }
+
+    /// Waits until another certificate is used, but not for the check at regular intervals.
+    fn wait_for_another(tls: &Tls, first: &str) {
+        let start = std::time::Instant::now();
+        while tls.fingerprint() == first {
+            assert!(start.elapsed() < CHECK_INTERVAL, "the change was not noticed");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[test]
     fn a_broken_pair_of_files_keeps_the_previous_certificates() {
-        let directory = tempfile::tempdir().unwrap();
-        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
-        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
-        write("a.pem", &chain);
-        write("a.key", &key);
-        let config = TlsConfig::from_files([(&chain, &key)]);
+        let (files, config) = Files::new();
         let tls = config.open("localhost", &[]).unwrap();
         let mut watch =
             Watch { config: config.clone(), tls: tls.clone(), known: config.hashes(), warned: SystemTime::now() };
         let print = || tls.fingerprint();
         let first = print();
-        write("b.pem", &chain);
+        copy("b.pem", &files.chain);
         watch.check(true);
         assert_eq!(print(), first, "the key does not match yet");
         // The time of the previous key, which has the same length.
-        let modified = std::fs::metadata(&key).unwrap().modified().unwrap();
-        write("b.key", &key);
-        std::fs::File::options().write(true).open(&key).unwrap().set_modified(modified).unwrap();
+        let modified = std::fs::metadata(&files.key).unwrap().modified().unwrap();
+        copy("b.key", &files.key);
+        std::fs::File::options().write(true).open(&files.key).unwrap().set_modified(modified).unwrap();
         watch.check(false);
         assert_ne!(print(), first, "the change was noticed");
-        std::fs::remove_file(&key).unwrap();
+        std::fs::remove_file(&files.key).unwrap();
         let before = print();
         watch.check(true);
         assert_eq!(print(), before);
@@ -314,57 +346,36 @@ mod tests {
 
     #[test]
     fn a_certificate_that_was_renewed_during_the_start_is_used() {
-        let directory = tempfile::tempdir().unwrap();
-        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
-        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
-        write("a.pem", &chain);
-        write("a.key", &key);
-        let config = TlsConfig::from_files([(&chain, &key)]);
+        let (files, config) = Files::new();
         let (known, tls) = (config.hashes(), config.open("localhost", &[]).unwrap());
         let first = tls.fingerprint();
-        write("b.pem", &chain);
-        write("b.key", &key);
-        let start = std::time::Instant::now();
+        files.renew();
         let _read = config.watch(tls.clone(), known).unwrap();
-        while tls.fingerprint() == first {
-            assert!(start.elapsed() < CHECK_INTERVAL, "the files were not compared");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for_another(&tls, &first);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_renewed_certificate_is_used_before_the_next_regular_check() {
-        let directory = tempfile::tempdir().unwrap();
-        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
-        let write = |name: &str, path: &Path| std::fs::copy(format!("tests/tls/{name}"), path).unwrap();
-        write("a.pem", &chain);
-        write("a.key", &key);
-        let config = TlsConfig::from_files([(&chain, &key)]);
+        let (files, config) = Files::new();
         let tls = config.open("localhost", &[]).unwrap();
         let first = tls.fingerprint();
-        let start = std::time::Instant::now();
-        let known = config.hashes();
-        let _read = config.watch(tls.clone(), known).unwrap();
-        write("b.pem", &chain);
-        write("b.key", &key);
-        while tls.fingerprint() == first {
-            assert!(start.elapsed() < CHECK_INTERVAL, "the change was not reported");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let _read = config.watch(tls.clone(), config.hashes()).unwrap();
+        files.renew();
+        wait_for_another(&tls, &first);
     }
 
     #[test]
     fn authorities_of_clients_are_read_again_with_a_self_signed_certificate() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("ca.pem");
-        std::fs::copy("tests/tls/a.pem", &file).unwrap();
+        copy("a.pem", &file);
         let config = TlsConfig::default().client_ca(Some(file.clone()));
         let tls = config.open("localhost", &[]).unwrap();
         let print = tls.fingerprint();
         assert!(config.has_files());
         let before = config.hashes();
-        std::fs::copy("tests/tls/b.pem", &file).unwrap();
+        copy("b.pem", &file);
         assert_ne!(config.hashes(), before);
         config.reload(&tls).unwrap();
         assert_eq!(tls.fingerprint(), print);
