@@ -3,7 +3,9 @@
 install() {
     local missing=() sudo=""
     declare -A packages=([curl]=curl [nc]=netcat-openbsd [ncat]=ncat [telnet]=telnet [strace]=strace [valgrind]=valgrind [python3]=python3
-        [haproxy]=haproxy [nginx]=nginx-light [caddy]=caddy [promtool]=prometheus [wget]=wget [wrk]=wrk [h2load]=nghttp2-client [node]=nodejs [chromium]=chromium [chromedriver]=chromium-driver)
+        [haproxy]=haproxy [nginx]=nginx-light [caddy]=caddy [promtool]=prometheus [wget]=wget [wrk]=wrk
+        [h2load]=nghttp2-client [node]=nodejs [chromium]=chromium [chromedriver]=chromium-driver
+        [rclone]=rclone [lftp]=lftp [aria2c]=aria2 [openssl]=openssl)
     for program in "${!packages[@]}"; do
         command -v "$program" >/dev/null || missing+=("${packages[$program]}")
     done
