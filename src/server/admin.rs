@@ -73,9 +73,9 @@ impl AdminHandler {
         let Some(pool) = &self.checks else { return Self::readiness(&self.status, is_verbose) };
         let text = format!("[-] content: no result of the check within {} s\n", READY_WAIT.as_secs());
         let late = Response::error(StatusCode::SERVICE_UNAVAILABLE, text);
-        let (response, responder) = Response::later_within(READY_WAIT, not_stored(late));
+        let (response, responder) = Response::later_within(READY_WAIT, late);
         let status = Arc::clone(&self.status);
-        let check = move |responder: Responder| responder.respond(not_stored(Self::readiness(&status, is_verbose)));
+        let check = move |responder: Responder| responder.respond(Self::readiness(&status, is_verbose));
         pool.run_with(responder, check).map_or_else(Response::from, |()| response)
     }
 
@@ -112,12 +112,9 @@ impl Handler for AdminHandler {
             "/version" => Response::text(concat!("serverd ", env!("CARGO_PKG_VERSION"), "\n")),
             _ => Response::from(StatusCode::NOT_FOUND),
         };
-        not_stored(response)
+        // A deferred response gets the headers of its placeholder.
+        response.header("Cache-Control", "no-store")
     }
-}
-
-fn not_stored(response: Response) -> Response {
-    response.header("Cache-Control", "no-store")
 }
 
 /// The threads of an admin listener. Dropping this ends them.
@@ -329,10 +326,13 @@ mod tests {
             assert!(!ready.is_finished());
             let response = ready.join().unwrap();
             assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("no result of the check"), "{response}");
+            assert_eq!(response.matches("Cache-Control: no-store\r\n").count(), 1, "{response}");
         });
         release.send(()).unwrap();
         release.send(()).unwrap();
-        assert!(get("/readyz", "localhost").ends_with("\r\n\r\nok\n"));
+        let response = get("/readyz", "localhost");
+        assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
+        assert_eq!(response.matches("Cache-Control: no-store\r\n").count(), 1, "{response}");
     }
 
     /// An application that does not return makes its worker unhealthy, while metrics are still available.
