@@ -135,7 +135,7 @@ impl ConnectionLimit {
 
     /// Returns the number of open connections of the loops that use this [share](ConnectionLimit::share).
     pub fn open_here(&self) -> usize {
-        self.open_here.load(Ordering::Relaxed)
+        self.open_here.load(Ordering::Acquire)
     }
 
     /// Returns the number of open connections.
@@ -226,11 +226,12 @@ impl ConnectionLimit {
 
     /// Releases the slot of a closed connection, and its address if that was counted.
     pub(super) fn release(&self, address: Option<IpAddr>) {
-        self.open_here.fetch_sub(1, Ordering::Relaxed);
-        self.cancel();
+        // Before the slot: whoever sees the lower count may open a connection from this address.
         if let (Some(addresses), Some(address)) = (&self.addresses, address) {
             addresses.release(address);
         }
+        self.open_here.fetch_sub(1, Ordering::Release);
+        self.cancel();
     }
 
     /// Returns the limit per address.
@@ -471,6 +472,24 @@ mod tests {
         limit.release(address("10.0.0.1"));
         assert!(limit.try_reserve(address("::ffff:10.0.0.1")));
         assert_eq!(limit.lock().refused, 2);
+    }
+
+    #[test]
+    fn an_address_is_released_before_the_connections_are_counted_down() {
+        let limit = ConnectionLimit::new(10).per_address(1);
+        let address = "10.0.0.1".parse().unwrap();
+        for _ in 0..2000 {
+            assert!(limit.try_reserve() && limit.try_reserve_address(address));
+            limit.commit();
+            std::thread::scope(|scope| {
+                scope.spawn(|| limit.release(Some(address)));
+                while limit.open_here() > 0 {
+                    std::hint::spin_loop();
+                }
+                assert!(limit.try_reserve_address(address), "refused although no connection is open");
+            });
+            limit.addresses().unwrap().release(address);
+        }
     }
 
     #[test]
