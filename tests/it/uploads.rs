@@ -382,7 +382,8 @@ fn a_streamed_body_that_is_too_slow_gets_408() {
 /// The time a client spends waiting for a slow reader does not count towards the body timeout.
 #[test]
 fn a_slow_body_reader_does_not_time_out_its_client() {
-    let (server, readers) = with_body_timeout(100);
+    // Longer than a busy machine keeps the client's thread from running.
+    let (server, readers) = with_body_timeout(2000);
     let mut client = server.connect();
     let mut writer = client.socket.try_clone().expect("the socket is open");
     let thread = std::thread::spawn(move || {
@@ -391,11 +392,9 @@ fn a_slow_body_reader_does_not_time_out_its_client() {
         std::io::Write::write_all(&mut writer, &vec![b'x'; 20_000_000]).expect("the server reads");
     });
     let (mut body, responder) = readers.recv_timeout(WAIT_MAX).expect("a body reader");
-    // Keep the client waiting for five times the timeout.
+    // Keep the client waiting for longer than the timeout.
     let (send, elapsed) = mpsc::channel();
-    server
-        .handle
-        .call_later(std::time::Duration::from_millis(500), move || send.send(()).expect("the test is receiving"));
+    server.handle.call_later(std::time::Duration::from_secs(3), move || send.send(()).expect("the test is receiving"));
     elapsed.recv_timeout(WAIT_MAX).expect("the timer fires");
     assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).expect("complete"), 20_000_000);
     responder.respond("read");
