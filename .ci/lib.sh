@@ -2,23 +2,76 @@
 
 passed=0
 summary=""
-missing=""
+missing=$(mktemp)
 servers=()
-trap 'for pid in "${servers[@]}"; do kill -9 "$pid" 2>/dev/null || true; done' EXIT
+declare -A background_jobs background_logs background_starts
+trap 'stop_servers; stop_background; rm -f "$missing"' EXIT
+
+stop_servers() { for pid in "${servers[@]}"; do kill -9 "$pid" 2>/dev/null || true; done; }
+
+stop_background() { for pid in "${background_jobs[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; }
+
+# Runs a command in a shell of its own, in which the first command that fails ends it. Not to be used in a condition,
+# where the shell would ignore `set -e`.
+isolated() { (
+    servers=()
+    trap stop_servers EXIT
+    set -e
+    "$@"
+); }
 
 # Runs a command as a stage, unless --only excludes it. The first stage that fails ends the run.
 stage() { # NAME COMMAND...
-    local name=$1 start=$SECONDS
+    local name=$1 start=$SECONDS code
     shift
     # shellcheck disable=SC2053
     [[ $name == $only ]] || return 0
     echo "== $name"
-    if "$@"; then
+    set +e
+    isolated "$@"
+    code=$?
+    set -e
+    end_stage "$name" $code $((SECONDS - start))
+}
+
+# Starts a command as a stage that uses the time that the following stages leave, until `await`.
+background() { # NAME COMMAND...
+    local name=$1
+    shift
+    # shellcheck disable=SC2053
+    [[ $name == $only ]] || return 0
+    echo "== $name: started in the background"
+    background_logs[$name]=$(mktemp)
+    background_starts[$name]=$SECONDS
+    # A process group of its own, so that all of it can be stopped.
+    set -m
+    { renice -n 19 -p $BASHPID && isolated "$@"; } >"${background_logs[$name]}" 2>&1 </dev/null &
+    set +m
+    background_jobs[$name]=$!
+}
+
+# Waits for stages in the background.
+await() { # NAME...
+    local name code
+    for name in "$@"; do
+        [ -n "${background_jobs[$name]:-}" ] || continue
+        echo "== $name"
+        code=0
+        wait "${background_jobs[$name]}" || code=$?
+        cat "${background_logs[$name]}"
+        rm -f "${background_logs[$name]}"
+        unset "background_jobs[$name]"
+        end_stage "$name" $code $((SECONDS - background_starts[$name]))
+    done
+}
+
+end_stage() { # NAME CODE SECONDS
+    if [ "$2" = 0 ]; then
         passed=$((passed + 1))
-        summary+=$(printf '%5ss  %s' $((SECONDS - start)) "$name")$'\n'
+        summary+=$(printf '%5ss  %s' "$3" "$1")$'\n'
     else
         echo "$summary"
-        echo "failed: $name"
+        echo "failed: $1"
         echo "$passed passed, 1 failed"
         exit 1
     fi
@@ -26,7 +79,7 @@ stage() { # NAME COMMAND...
 
 finish_run() {
     echo "$summary"
-    echo -n "$missing"
+    cat "$missing"
     echo "$passed passed, 0 failed"
 }
 
@@ -58,7 +111,7 @@ platform() { # REQUIRED TARGET COMMAND...
     shift 2
     if ! bash tests/platforms/setup.sh "$target"; then
         echo "WARNING: $target cannot be installed here: it was NOT tested ($*)"
-        missing+="NOT TESTED: $target"$'\n'
+        echo "NOT TESTED: $target" >>"$missing"
         [ -z "$required" ]
         return
     fi
