@@ -85,17 +85,19 @@ macro_rules! on_every_backend {
             use super::*;
             $(pub(super) fn $name<$backend: crate::harness::Backend>() $body)*
         }
+        #[cfg(not(serverd_kqueue_by_epoll))]
         mod select {
             $(#[test] fn $name() { super::behaviour::$name::<serverd::Select>() })*
         }
+        #[cfg(not(serverd_kqueue_by_epoll))]
         mod chaos_select {
             $(#[test] fn $name() { super::behaviour::$name::<serverd::Chaos<serverd::Select>>() })*
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(serverd_kqueue_by_epoll)))]
         mod epoll {
             $(#[test] fn $name() { super::behaviour::$name::<serverd::Epoll>() })*
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(serverd_kqueue_by_epoll)))]
         mod chaos_epoll {
             $(#[test] fn $name() { super::behaviour::$name::<serverd::Chaos<serverd::Epoll>>() })*
         }
