@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -14,7 +14,7 @@ use serverd::{
     Backend, Balance, Config, HttpServer, OnReload, Responder, Response, ServerHandle, StartErrorKind, Started,
 };
 
-use crate::harness::{Client, WAIT_MAX};
+use crate::harness::{Client, WAIT_MAX, wait_for};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -129,10 +129,7 @@ fn a_dropped_server_has_stopped_and_its_port_is_free() {
         assert_eq!(client.read_to_end(), b"");
         if cfg!(target_os = "linux") {
             // A process that another test starts has copies of the sockets until it executes its program.
-            let start_time = Instant::now();
-            while TcpStream::connect(address).is_ok() {
-                assert!(start_time.elapsed() < WAIT_MAX, "the port is still open");
-            }
+            wait_for("the port is still open", || TcpStream::connect(address).is_err());
             let again = start(&config.port(address.port()));
             assert_eq!((again.local_addr(), get(address).as_str()), (address, "hello\n"));
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use serverd::tls::{Certificate, Tls};
@@ -310,6 +310,15 @@ pub(crate) fn connect_from(source: &str, server: SocketAddr) -> io::Result<TcpSt
 /// connection with a reset.
 pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
     accepted_from("127.0.0.1:0", server, text)
+}
+
+/// Waits until a condition holds. `what` is the error if it never does.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WAIT_MAX, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Connects from the given address and sends something. Returns the client if the server sends something too, and

@@ -13,10 +13,9 @@ use serverd::{
 };
 
 use crate::access_log::Capture;
-use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_by};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_by, wait_for};
 use crate::process::{Running, run};
 use crate::proxies::describe;
-use crate::tls::wait_for;
 
 /// A header of version 1.
 const LINE: &str = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 80\r\n";
@@ -72,7 +71,7 @@ fn check_buffers(server: &Server) {
     let is_open = |client: &mut Client| matches!(client.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
     let clients = Mutex::new(clients);
     let count_open = || clients.lock().unwrap().iter_mut().map(is_open).filter(|&is_open| is_open).count();
-    wait_for("some are closed", || count_open() <= 6);
+    wait_for("too few are closed", || count_open() <= 6);
     assert!(count_open() >= 2);
 }
 

@@ -4,13 +4,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serverd::apps::files::Options;
 use serverd::{BodyMode, Files, Handler, HttpServer, Request, RequestHead, Response, Router};
 
 use super::{Tree, get, get_until, request};
-use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, connect_from, on_every_backend, serve};
+use crate::harness::{Backend, Client, RawResponse, Server, connect_from, on_every_backend, serve, wait_for};
 
 /// A disk that can be made slow, or stopped for the threads of pools.
 #[derive(Default)]
@@ -124,14 +124,6 @@ fn make_slow(server: &Server, disk: &Disk, path: &str) {
     assert_eq!((disk.on_loop(), disk.on_pools()), (2, 0));
 }
 
-fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_true() {
-        assert!(start.elapsed() < WAIT_MAX, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn send(client: &mut Client, path: &str) {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
 }
@@ -147,7 +139,7 @@ fn response_if_any(client: &mut Client) -> Option<RawResponse> {
 /// Waits until `count` of the requests are refused, and removes those clients.
 fn take_refused(clients: &mut Vec<Client>, count: usize) {
     let expected = clients.len() - count;
-    wait_until("too few requests are refused", || {
+    wait_for("too few requests are refused", || {
         clients.retain_mut(|client| {
             let response = response_if_any(client);
             if let Some(response) = &response {
@@ -223,7 +215,7 @@ on_every_backend! {
         for (at, client) in clients.iter_mut().enumerate() {
             send(client, &format!("/files/{at}.txt"));
         }
-        wait_until("not all look-ups have begun", || disk.on_pools() == 5);
+        wait_for("not all look-ups have begun", || disk.on_pools() == 5);
         for _ in 0..20 {
             assert_eq!(get(&mut server.connect(), "/ping").text(), "pong");
         }
@@ -265,7 +257,7 @@ on_every_backend! {
         assert_eq!(get(&mut client, "/files/a.txt").text(), "a");
         assert_eq!((disk.on_loop(), disk.on_pools()), (2, 1));
         disk.set_slow(false);
-        wait_until("the pool is still in use", || {
+        wait_for("the pool is still in use", || {
             assert_eq!(get(&mut client, "/files/none").status, 404);
             disk.on_loop() > 2
         });
@@ -282,7 +274,7 @@ on_every_backend! {
         let mut client = server.connect();
         let mut wait_until_cached = |path: &str, length: usize| {
             // Each second, the first request makes one.
-            wait_until(path, || {
+            wait_for(path, || {
                 let before = disk.on_pools();
                 assert_eq!(get(&mut client, path).body.len(), length);
                 disk.on_pools() == before
@@ -310,8 +302,8 @@ on_every_backend! {
             send(client, "/popular.txt");
         }
         // More, if some wait for the check of the root and are resumed.
-        wait_until("not all requests have arrived", || calls.load(Ordering::SeqCst) >= 2 + 50);
-        wait_until("the look-up has not begun", || disk.on_pools() > 0);
+        wait_for("not all requests have arrived", || calls.load(Ordering::SeqCst) >= 2 + 50);
+        wait_for("the look-up has not begun", || disk.on_pools() > 0);
         assert_eq!(disk.on_pools(), 1);
         disk.go_on();
         for client in &mut clients {
@@ -328,7 +320,7 @@ on_every_backend! {
             // Some wait for the look-up of another, some for a thread.
             send(client, &format!("/files/{}", if at % 3 == 0 { "index.html".to_owned() } else { at.to_string() }));
         }
-        wait_until("the threads are not busy", || disk.on_pools() == 16);
+        wait_for("the threads are not busy", || disk.on_pools() == 16);
         for (at, client) in clients.into_iter().enumerate() {
             if at % 2 == 0 { client.reset() } else { drop(client) }
         }
@@ -337,7 +329,7 @@ on_every_backend! {
         assert_eq!(get(&mut server.connect(), "/files/index.html").text(), "<p>index</p>");
         server.drain();
         // A request that was kept would keep the file server, and thus the disk.
-        wait_until("something is left", || Arc::strong_count(&disk) == 1);
+        wait_for("something is left", || Arc::strong_count(&disk) == 1);
     }
 
     fn a_panic_during_a_look_up_affects_one_request<B>() {
@@ -349,7 +341,7 @@ on_every_backend! {
         for client in &mut clients {
             send(client, "/files/a.txt");
         }
-        wait_until("no look-up has begun", || disk.on_pools() > 0);
+        wait_for("no look-up has begun", || disk.on_pools() > 0);
         disk.go_on();
         let responses: Vec<RawResponse> = clients.iter_mut().map(Client::response).collect();
         assert_eq!(responses.iter().filter(|response| response.status == 500).count(), 1);
@@ -363,13 +355,13 @@ on_every_backend! {
         let (mut idle, mut client) = (server.connect(), server.connect());
         assert_eq!(get(&mut idle, "/ping").text(), "pong");
         send(&mut client, "/files/a.txt");
-        wait_until("the look-up has not begun", || disk.on_pools() == 1);
+        wait_for("the look-up has not begun", || disk.on_pools() == 1);
         server.handle.drain();
         idle.expect_close();
         disk.go_on();
         assert_eq!(client.response().text(), "a");
         server.drain();
-        wait_until("something is left", || Arc::strong_count(&disk) == 1);
+        wait_for("something is left", || Arc::strong_count(&disk) == 1);
     }
 
     fn a_shutdown_does_not_wait_for_a_disk_that_hangs<B>() {
@@ -378,11 +370,11 @@ on_every_backend! {
         disk.stop(usize::MAX);
         let mut client = server.connect();
         send(&mut client, "/files/a.txt");
-        wait_until("the look-up has not begun", || disk.on_pools() == 1);
+        wait_for("the look-up has not begun", || disk.on_pools() == 1);
         server.handle.drain_within(Duration::from_millis(50));
         server.drain();
         disk.go_on();
-        wait_until("something is left", || Arc::strong_count(&disk) == 1);
+        wait_for("something is left", || Arc::strong_count(&disk) == 1);
     }
 
     fn listings_of_one_client_do_not_lock_out_another<B>() {
