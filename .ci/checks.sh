@@ -49,12 +49,10 @@ suite() { timeout 5400 nice -n 5 bash tests/platforms/suite.sh "$@"; } # TARGET 
 
 build_for_other_platforms() { # the programs that the stages of these platforms run later
     local target
-    . tests/platforms/env.sh
     for target in x86_64-pc-windows-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-gnu; do
         # The stage of the target reports that it cannot be installed.
         bash tests/platforms/setup.sh $target || continue
-        cargo build --locked --target $target --examples
-        cargo test --locked --no-run --target $target --lib --bins --tests
+        bash tests/platforms/suite.sh $target --build
     done
 }
 

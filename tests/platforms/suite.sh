@@ -2,6 +2,7 @@
 # Builds the test suite for another platform and runs it: Windows under Wine, aarch64 in an emulator, musl natively.
 #
 #   suite.sh TARGET [ARGUMENTS OF THE TEST PROGRAMS]
+#   suite.sh TARGET --build                             build it only
 #
 # Prints the number of passed tests, and which tests were skipped and why.
 set -euo pipefail
@@ -9,6 +10,13 @@ target=$1
 shift
 cd "$(dirname "$0")/../.."
 . tests/platforms/env.sh
+programs=(--locked --target "$target" --lib --bins --tests)
+# The tests run the examples as separate processes.
+build() { cargo build --locked --target "$target" --examples && cargo test "${programs[@]}" --no-run; }
+if [ "${1:-}" = --build ]; then
+    build
+    exit
+fi
 ulimit -n "$(ulimit -Hn)" || true
 threads=()
 case $target in
@@ -26,11 +34,7 @@ aarch64-*)
 esac
 output=$(mktemp)
 trap 'rm -f "$output"; [ "$target" != x86_64-pc-windows-gnu ] || wineserver -k 2>/dev/null || true' EXIT
-# The tests run the examples as separate processes.
-run() {
-    cargo build --locked --target "$target" --examples
-    cargo test --locked --no-fail-fast --target "$target" --lib --bins --tests -- --show-output "${threads[@]}" "$@"
-}
+run() { build && cargo test "${programs[@]}" --no-fail-fast -- --show-output "${threads[@]}" "$@"; }
 failed=0
 run "$@" >"$output" 2>&1 || failed=1
 grep -aE '^(test result|test .*FAILED|error)' "$output" || true
@@ -41,7 +45,7 @@ mapfile -t retries < <(sed -n 's/\r$//; s/^test \([^ ]*\) .*FAILED$/\1/p' "$outp
 if [ $failed = 1 ] && [[ $target = aarch64-* ]] && [ ${#retries[@]} -gt 0 ] && [ ${#retries[@]} -le 5 ]; then
     echo "running again on their own: ${retries[*]}"
     failed=0
-    cargo test --locked --target "$target" --lib --bins --tests -- --exact --test-threads 1 "${retries[@]}" \
+    cargo test "${programs[@]}" -- --exact --test-threads 1 "${retries[@]}" \
         >"$output" 2>&1 || failed=1
 fi
 [ $failed = 0 ] || grep -aE -A3 '^thread .* panicked|^error' "$output" | head -200
