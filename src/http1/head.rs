@@ -14,6 +14,7 @@
 //! path.
 
 use super::error::{Error, HEAD_BYTES_MAX, Limits};
+use super::field_line::{FieldSpan, split_field, split_field_at};
 use super::syntax::{self, TOKEN, TargetForm, eq_lower, is_header_value, is_token, list_elements, trim};
 
 /// Maximum number of empty lines skipped before a request line (RFC 9112 section 2.2 recommends at least one).
@@ -79,14 +80,6 @@ impl Limits {
 struct Field {
     name: Span,
     value: Span,
-}
-
-/// Offsets of the name and value of a field within its line.
-#[derive(Clone, Copy)]
-struct FieldSpan {
-    name_end: usize,
-    value_start: usize,
-    value_end: usize,
 }
 
 impl FieldSpan {
@@ -713,31 +706,4 @@ impl Head {
 #[inline(never)]
 fn port_end(rest: &[u8], start: usize) -> usize {
     start + rest[start..].iter().take_while(|byte| byte.is_ascii_digit()).count()
-}
-
-/// Splits the field line at the start of `rest`. Returns `None` if the fast path does not apply or `rest` is shorter
-/// than a block.
-#[inline]
-fn split_field(rest: &[u8]) -> Option<FieldSpan> {
-    let (non_names, ends) = syntax::field_masks(rest.first_chunk()?);
-    // Keep searching if the name or value extends beyond the first block.
-    let name_end = if non_names == 0 { syntax::find_non_name(rest, 0) } else { non_names.trailing_zeros() as usize };
-    let value_end =
-        || if ends == 0 { syntax::find_unprintable(rest, name_end) } else { ends.trailing_zeros() as usize };
-    split_field_at(rest, name_end, value_end)
-}
-
-/// Splits the field line at the start of `rest`, whose name ends at `name_end`. Returns `None` if the fast path does
-/// not apply.
-#[inline]
-fn split_field_at(rest: &[u8], name_end: usize, value_end: impl FnOnce() -> usize) -> Option<FieldSpan> {
-    if name_end == 0 || rest.get(name_end) != Some(&b':') {
-        return None;
-    }
-    let value_start = name_end + 1 + usize::from(rest.get(name_end + 1) == Some(&b' '));
-    let value_end = value_end();
-    let value = rest.get(value_start..value_end)?;
-    // The general parser strips surrounding whitespace from values.
-    let is_trimmed = *value.first()? != b' ' && *value.last()? != b' ';
-    (is_trimmed && rest[value_end..].starts_with(b"\r\n")).then_some(FieldSpan { name_end, value_start, value_end })
 }

@@ -50,6 +50,7 @@ mod body;
 mod connection;
 mod encode;
 mod error;
+mod field_line;
 mod head;
 mod request;
 mod respond;

@@ -8,8 +8,9 @@ use std::fmt;
 
 use super::body::{Body, Piece};
 use super::error::{Error, Limits};
+use super::field_line::split_field;
 use super::head::Framing;
-use super::syntax::{VALUE, is_token, list_elements, trim};
+use super::syntax::{eq_lower, is_header_value, is_token, list_elements, trim};
 
 /// Maximum number of interim responses before the final one; real servers send few.
 const INTERIM_MAX: u8 = 16;
@@ -166,7 +167,7 @@ impl ResponseReader {
 
     /// Returns the names and values of the headers in the head of [`ResponseEvent::Head`], in order.
     pub fn headers(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-        fields(head).filter_map(Result::ok)
+        Fields::of(head).filter_map(Result::ok)
     }
 
     /// Parses `input`, which must begin with the bytes the previous call did not consume. Returns the number of bytes
@@ -236,7 +237,7 @@ impl ResponseReader {
             if status == 101 || self.interim > INTERIM_MAX {
                 return Err(ResponseError::Interim);
             }
-            fields(head).try_for_each(|field| field.map(drop))?;
+            Fields::of(head).try_for_each(|field| field.map(drop))?;
             self.state = State::Head(0);
             start += end;
         }
@@ -266,16 +267,19 @@ fn head_end(bytes: &[u8], searched: &mut usize) -> Option<usize> {
     None
 }
 
-fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    head.split(|&byte| byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .take_while(|line| !line.is_empty())
+/// Splits off the first line, without its line ending.
+fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (line, rest) = match memchr::memchr(b'\n', bytes) {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (bytes, &b""[..]),
+    };
+    (line.strip_suffix(b"\r").unwrap_or(line), rest)
 }
 
 /// Parses `HTTP-version SP status-code [ SP [ reason-phrase ] ]`. Many servers omit the space if there is no reason
 /// phrase.
 fn status_line(head: &[u8]) -> Result<(u16, &[u8]), ResponseError> {
-    let line = lines(head).next().ok_or(ResponseError::NotHttp)?;
+    let (line, _) = split_line(head);
     let (version, rest) = line.split_at_checked(8).ok_or(ResponseError::NotHttp)?;
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => {}
@@ -287,40 +291,67 @@ fn status_line(head: &[u8]) -> Result<(u16, &[u8]), ResponseError> {
     let [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', reason @ ..] = rest else {
         return Err(ResponseError::NotHttp);
     };
-    if !matches!(reason, [] | [b' ', ..]) || !reason.iter().all(|&byte| VALUE[byte as usize]) {
+    if !matches!(reason, [] | [b' ', ..]) || !is_header_value(reason) {
         return Err(ResponseError::NotHttp);
     }
     let digit = |byte: &u8| u16::from(byte - b'0');
     Ok((digit(a) * 100 + digit(b) * 10 + digit(c), line))
 }
 
-fn fields(head: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), ResponseError>> {
-    lines(head).skip(1).map(|line| {
-        let colon = memchr::memchr(b':', line).ok_or(ResponseError::Header)?;
-        let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-        if !is_token(name) || !value.iter().all(|&byte| VALUE[byte as usize]) {
-            return Err(ResponseError::Header);
+/// The field lines of a head.
+#[derive(Clone)]
+struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// Returns the field lines after the status line of `head`.
+    fn of(head: &'a [u8]) -> Self {
+        Fields { rest: split_line(head).1 }
+    }
+
+    /// Parses a line that the fast path does not apply to.
+    fn next_general(&mut self) -> Option<<Self as Iterator>::Item> {
+        let (line, rest) = split_line(self.rest);
+        self.rest = rest;
+        if line.is_empty() {
+            self.rest = b"";
+            return None;
         }
-        Ok((name, value))
-    })
+        let Some(colon) = memchr::memchr(b':', line) else { return Some(Err(ResponseError::Header)) };
+        let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
+        let is_valid = is_token(name) && is_header_value(value);
+        Some(if is_valid { Ok((name, value)) } else { Err(ResponseError::Header) })
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(&'a [u8], &'a [u8]), ResponseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.rest;
+        let Some(span) = split_field(line) else { return self.next_general() };
+        self.rest = &line[span.value_end + 2..];
+        Some(Ok((&line[..span.name_end], &line[span.value_start..span.value_end])))
+    }
 }
 
 /// Reads the headers that determine the framing of the body and whether the connection persists.
 fn read_facts(head: &[u8], limits: &Limits) -> Result<Facts, ResponseError> {
     let is_http10 = head.starts_with(b"HTTP/1.0");
     let (mut facts, mut close, mut keep_alive) = (Facts::default(), false, false);
-    for (count, field) in fields(head).enumerate() {
+    for (count, field) in Fields::of(head).enumerate() {
         let (name, value) = field?;
         if count >= limits.headers_max {
             return Err(ResponseError::HeadTooLarge);
         }
-        if name.eq_ignore_ascii_case(b"content-length") {
+        if eq_lower(name, b"content-length") {
             let number = content_length(value)?;
             if facts.length.is_some_and(|known| known != number) {
                 return Err(ResponseError::Framing);
             }
             facts.length = Some(number);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        } else if eq_lower(name, b"transfer-encoding") {
             if is_http10 || list_elements(value).next().is_none() {
                 return Err(ResponseError::Framing);
             }
@@ -332,7 +363,7 @@ fn read_facts(head: &[u8], limits: &Limits) -> Result<Facts, ResponseError> {
                 facts.chunked = coding.eq_ignore_ascii_case(b"chunked");
                 facts.is_coded |= !facts.chunked;
             }
-        } else if name.eq_ignore_ascii_case(b"connection") {
+        } else if eq_lower(name, b"connection") {
             close |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
             keep_alive |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
         }
@@ -474,6 +505,14 @@ mod tests {
             ("HTTP/1.1 200 OK\r\na: \x07\r\n\r\n", ResponseError::Header),
             ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", ResponseError::Framing),
+            ("HTTP/1.1 200 O\0K\r\n\r\n", ResponseError::NotHttp),
+            ("HTTP/1.1 200 O\rK\r\n\r\n", ResponseError::NotHttp),
             ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", ResponseError::Framing),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: \r\n\r\n", ResponseError::Framing),
@@ -489,5 +528,91 @@ mod tests {
         assert_eq!(read(endless.as_bytes(), 4096), Err(ResponseError::HeadTooLarge));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101));
         assert_eq!(read(many.as_bytes(), 4096), Err(ResponseError::HeadTooLarge));
+    }
+
+    /// Reads a response with one more header line at the end of a head, and further on. Returns the header, and checks that
+    /// its place does not matter.
+    fn header_of(line: &str) -> Result<(Vec<u8>, Vec<u8>), ResponseError> {
+        let place = |before: &str, after: &str| {
+            let input = format!("HTTP/1.1 200 OK\r\n{before}{line}{after}Content-Length: 0\r\n\r\n");
+            let at_once = read(input.as_bytes(), input.len());
+            assert_eq!(read(input.as_bytes(), 1), at_once, "{input:?}");
+            at_once?;
+            let headers: Vec<_> = ResponseReader::headers(input.as_bytes()).collect();
+            let (name, value) = headers[usize::from(!before.is_empty())];
+            assert_eq!(headers.last(), Some(&(&b"Content-Length"[..], &b"0"[..])), "{input:?}");
+            Ok((name.to_vec(), value.to_vec()))
+        };
+        let found = place("", "");
+        for (before, after) in [("A: b\r\n", ""), ("", "A: b\r\n"), ("A: b\n", "B: a line longer than one block\r\n")] {
+            assert_eq!(place(before, after), found, "{line:?}");
+        }
+        let at_end = format!("HTTP/1.1 204 No Content\r\n{line}\r\n");
+        assert_eq!(read(at_end.as_bytes(), at_end.len()).err(), found.as_ref().err().copied(), "{line:?}");
+        found
+    }
+
+    #[test]
+    fn header_lines_are_split_alike_wherever_they_are() {
+        let long = "x".repeat(100);
+        for (line, name, value) in [
+            ("Server: nginx\r\n", "Server", "nginx"),
+            ("Server:nginx\r\n", "Server", "nginx"),
+            ("Server: nginx\n", "Server", "nginx"),
+            ("Server:  nginx \t\r\n", "Server", "nginx"),
+            ("Server:\tnginx/1.22 (Debian)\r\n", "Server", "nginx/1.22 (Debian)"),
+            ("X-Empty:\r\n", "X-Empty", ""),
+            ("X-Empty: \n", "X-Empty", ""),
+            ("X-Colons:: a:b:\r\n", "X-Colons", ": a:b:"),
+            ("X_1.2~!#$%&'*+^`|: a\tb\r\n", "X_1.2~!#$%&'*+^`|", "a\tb"),
+            ("X-Text: \u{e9}\r\n", "X-Text", "\u{e9}"),
+            ("a:b\r\n", "a", "b"),
+            (&format!("{long}: {long}\r\n"), &long, &long),
+            (&format!("{long}: {long} \u{e9}\n"), &long, &format!("{long} \u{e9}")),
+        ] {
+            assert_eq!(header_of(line), Ok((name.into(), value.into())), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_header_lines_are_rejected_wherever_they_are() {
+        for line in [
+            ": a\r\n",
+            " A: b\r\n",
+            "\tA: b\r\n",
+            " folded value of the previous line\r\n",
+            "A : b\r\n",
+            "A\t: b\r\n",
+            "A b: c\r\n",
+            "no-colon\r\n",
+            "no-colon-in-a-line-longer-than-one-block\n",
+            "A: b\0c\r\n",
+            "A\0: b\r\n",
+            "A: b\x7f\r\n",
+            "A: b\x1b[31m, in a line longer than one block\r\n",
+            "A: b\rc\r\n",
+            "A: b\r\r\n",
+            "A: b\rB: c\n",
+            "A\r: b\r\n",
+            "\rA: b\r\n",
+            "A\u{e9}: b\r\n",
+            "(A): b\r\n",
+            "A;b: c\r\n",
+        ] {
+            assert_eq!(header_of(line), Err(ResponseError::Header), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let limits = Limits::default().head_bytes_max(100).headers_max(2);
+        let result = |input: &str| ResponseReader::new(limits.clone()).receive(input.as_bytes()).map(|(used, _)| used);
+        let head = |bytes: usize| format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(bytes - 24));
+        assert_eq!(result(&head(100)), Ok(100));
+        assert_eq!(result(&head(101)), Err(ResponseError::HeadTooLarge));
+        assert_eq!(result(&head(102)[..100]), Ok(0));
+        assert_eq!(result(&head(102)[..101]), Err(ResponseError::HeadTooLarge));
+        assert!(result("HTTP/1.1 200 OK\r\na: b\r\nc: d\r\n\r\n").is_ok());
+        assert_eq!(result("HTTP/1.1 200 OK\r\na: b\r\nc: d\r\ne: f\r\n\r\n"), Err(ResponseError::HeadTooLarge));
     }
 }

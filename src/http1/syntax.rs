@@ -179,7 +179,8 @@ pub(super) fn find_unprintable(bytes: &[u8], from: usize) -> usize {
 
 /// Returns two bitmasks of the first block of a field line: the bytes other than ASCII letters and `-`, and the bytes
 /// other than visible ASCII and SP.
-#[inline]
+#[allow(clippy::inline_always, reason = "hot path of two callers")]
+#[inline(always)]
 pub(super) fn field_masks(block: &[u8; BLOCK]) -> (u32, u32) {
     (non_name_mask(*block), unprintable_mask(*block))
 }
