@@ -19,7 +19,7 @@ use std::time::Duration;
 use serverd::tls::ClientTls;
 use serverd::{
     BodyMode, Client, ClientLimits, ClientRequest, DefaultLoop, Handler, HttpServer, Request, RequestHead, Response,
-    StatusCode,
+    StatusCode, Upstream,
 };
 
 /// Maximum size of a request body in bytes.
@@ -27,7 +27,7 @@ const BODY_BYTES_MAX: u64 = 1 << 30;
 
 struct Proxy {
     client: Client,
-    upstream: String,
+    upstream: Upstream,
 }
 
 impl Proxy {
@@ -35,17 +35,15 @@ impl Proxy {
     fn request(&self, head: &RequestHead<'_>) -> ClientRequest {
         let proto = if head.is_secure() { "https" } else { "http" };
         let host = head.host().unwrap_or_default();
-        let address = head.client_addr().map(|client| client.ip());
-        let node = match address {
-            Some(ip) if ip.is_ipv6() => format!("\"[{ip}]\""),
-            Some(ip) => ip.to_string(),
-            None => "unknown".to_owned(),
-        };
+        let ip = head.client_addr().map(|client| client.ip());
+        let address = ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+        let (open, close) = if ip.is_some_and(|ip| ip.is_ipv6()) { ("\"[", "]\"") } else { ("", "") };
+        let forwarded = ["for=", open, &address, close, ";proto=", proto, ";host=\"", host, "\""].concat();
         self.client
             .forward(head, &self.upstream)
             .remove_header("X-Real-IP")
-            .replace_header("Forwarded", format!("for={node};proto={proto};host=\"{host}\""))
-            .replace_header("X-Forwarded-For", address.map_or("unknown".to_owned(), |ip| ip.to_string()))
+            .replace_header("Forwarded", forwarded)
+            .replace_header("X-Forwarded-For", address)
             .replace_header("X-Forwarded-Proto", proto)
             .replace_header("X-Forwarded-Host", host)
     }
@@ -95,7 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let limits = ClientLimits::default()
         .connect_timeout(Duration::from_secs(5))
         .response_timeout(Duration::from_secs_f64(seconds));
-    let proxy = Proxy { client: client(limits, &upstream, args.next())?, upstream };
+    let proxy = Proxy { client: client(limits, &upstream, args.next())?, upstream: upstream.parse()? };
     let listener = TcpListener::bind(address)?;
     println!("listening on http://{}", listener.local_addr()?);
     DefaultLoop::new(listener, None, HttpServer::with(proxy))?.run()?;

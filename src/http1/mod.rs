@@ -61,6 +61,7 @@ pub use connection::{Connection, Event};
 pub use encode::{CONTINUE, Encoder, Length, Persistence, ResponseHead};
 pub use error::{Error, HEAD_BYTES_MAX, Limits};
 pub use head::{Framing, Head, Version};
+pub(crate) use request::RequestDraft;
 pub use request::RequestHead;
 pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};

@@ -51,20 +51,84 @@ impl<'a> RequestHead<'a> {
     /// # Errors
     /// Returns an error, and appends nothing, if the method, the target or the host is invalid.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Error> {
-        if !is_token(self.method.as_bytes()) {
-            return Err(Error::Method);
-        }
-        check_target(self.method.as_bytes(), self.target.as_bytes())?;
-        if !is_authority(self.host.as_bytes()) {
-            return Err(Error::Host);
-        }
-        for part in [self.method, " ", self.target, " HTTP/1.1\r\nHost: ", self.host, "\r\n"] {
+        check(self.method.as_bytes(), self.target.as_bytes(), self.host.as_bytes())?;
+        for part in [self.method, " ", self.target, VERSION_AND_HOST, self.host, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
         out.extend_from_slice(self.headers);
         length_line(out, self.length);
         end_head(out, self.persistence);
         Ok(())
+    }
+}
+
+/// What is between the target and the value of Host.
+const VERSION_AND_HOST: &str = " HTTP/1.1\r\nHost: ";
+
+fn check(method: &[u8], target: &[u8], host: &[u8]) -> Result<(), Error> {
+    if !is_token(method) {
+        return Err(Error::Method);
+    }
+    check_target(method, target)?;
+    if is_authority(host) { Ok(()) } else { Err(Error::Host) }
+}
+
+/// The head of a request that is written in the buffer from which it is sent, and validated at its end.
+#[derive(Debug)]
+pub(crate) struct RequestDraft {
+    bytes: Vec<u8>,
+    method_len: usize,
+    target_len: usize,
+    host_len: usize,
+}
+
+impl RequestDraft {
+    /// Begins a head. The target consists of parts. `headers_bytes` is the expected size of further header lines.
+    pub(crate) fn new(method: &str, target: &[&str], host: &str, headers_bytes: usize) -> Self {
+        let target_len = target.iter().map(|part| part.len()).sum();
+        let fixed_bytes = method.len() + 1 + target_len + VERSION_AND_HOST.len() + host.len() + 2;
+        let mut bytes = Vec::with_capacity(fixed_bytes + headers_bytes);
+        for part in [method, " "].iter().chain(target).chain(&[VERSION_AND_HOST, host, "\r\n"]) {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        RequestDraft { bytes, method_len: method.len(), target_len, host_len: host.len() }
+    }
+
+    pub(crate) fn method(&self) -> &[u8] {
+        &self.bytes[..self.method_len]
+    }
+
+    fn target(&self) -> &[u8] {
+        &self.bytes[self.method_len + 1..][..self.target_len]
+    }
+
+    fn host_start(&self) -> usize {
+        self.method_len + 1 + self.target_len + VERSION_AND_HOST.len()
+    }
+
+    /// Replaces the value of Host.
+    pub(crate) fn set_host(&mut self, host: &str) {
+        let start = self.host_start();
+        self.bytes.splice(start..start + self.host_len, host.bytes());
+        self.host_len = host.len();
+    }
+
+    /// Returns the head so far, and the offset at which the header lines after Host begin.
+    pub(crate) fn lines(&mut self) -> (&mut Vec<u8>, usize) {
+        let start = self.host_start() + self.host_len + 2;
+        (&mut self.bytes, start)
+    }
+
+    /// Ends the head of a request on a connection that stays open.
+    ///
+    /// # Errors
+    /// Returns an error if the method, the target or the host is invalid.
+    pub(crate) fn finish(mut self, length: Length) -> Result<Vec<u8>, Error> {
+        let start = self.host_start();
+        check(self.method(), self.target(), &self.bytes[start..start + self.host_len])?;
+        length_line(&mut self.bytes, length);
+        end_head(&mut self.bytes, Persistence::Implicit);
+        Ok(self.bytes)
     }
 }
 
@@ -111,6 +175,35 @@ mod tests {
                 "{method} {target} {host}"
             );
             assert!(bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_draft_becomes_the_same_head() {
+        for (method, target, host, other, length) in [
+            ("GET", ["/", "", ""], "a", "a.test:81", Length::Unspecified),
+            ("POST", ["/a", "?", "b=c"], "a.test", "b", Length::Known(2)),
+            ("X-ANY", ["*", "", ""], "", "a", Length::Chunked),
+            ("GET /", ["/", "", ""], "a", "b", Length::Chunked),
+            ("GET", ["/", "", ""], "a", "a\r\nX: y", Length::Chunked),
+            ("GET", ["/", "?", "a b"], "a", "b", Length::Chunked),
+            ("", ["", "", ""], "", "", Length::Chunked),
+        ] {
+            for host in [host, other] {
+                let mut draft = RequestDraft::new(method, &target, "a.test", 0);
+                assert_eq!(draft.method(), method.as_bytes());
+                draft.lines().0.extend_from_slice(b"A: b\r\n");
+                draft.set_host(host);
+                let (bytes, start) = draft.lines();
+                assert_eq!(&bytes[start..], b"A: b\r\n");
+                bytes.truncate(start);
+                bytes.extend_from_slice(b"C: d\r\n");
+                let mut expected = Vec::new();
+                let target = target.concat();
+                let head = RequestHead::new(method, &target, host).headers(b"C: d\r\n").length(length);
+                let result = head.encode(&mut expected).map(|()| expected);
+                assert_eq!(draft.finish(length), result, "{method} {target} {host}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use super::forward::forward;
 use super::limits::ClientLimits;
 use super::pool::Pool;
 use super::request::ClientRequest;
+use super::url::Upstream;
 use crate::httpserver::RequestHead;
 #[cfg(feature = "tls")]
 use crate::tls::ClientTls;
@@ -96,28 +97,35 @@ impl Client {
 
     /// Creates a request that forwards one of a client of this server, as a proxy does: with its method, its target, its
     /// headers except those that concern only the connection (RFC 9110 section 7.6.1), and a Via header. Host is that of the
-    /// client. `upstream` is `http[s]://host[:port]`. Expect is not forwarded: this server sends 100 (Continue) itself.
+    /// client. Expect is not forwarded: this server sends 100 (Continue) itself.
     ///
     /// The content is not part of the head: add it with [`ClientRequest::body_reader`], which keeps its length.
     ///
     /// # Examples
     /// ```
-    /// use serverd::{BodyMode, Client, Handler, Request, RequestHead, Response};
+    /// use serverd::{BodyMode, Client, Handler, HttpServer, Request, RequestHead, Response, Upstream};
     ///
-    /// struct Proxy(Client);
+    /// struct Proxy {
+    ///     client: Client,
+    ///     upstream: Upstream,
+    /// }
     ///
     /// impl Handler for Proxy {
     ///     fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
-    ///         let request = self.0.forward(head, "http://127.0.0.1:9000");
+    ///         let request = self.client.forward(head, &self.upstream);
     ///         BodyMode::read(u64::MAX, move |body, responder| request.body_reader(body).respond_to(responder))
     ///     }
     ///
     ///     fn call(&mut self, request: &Request<'_>) -> Response {
-    ///         self.0.forward(request, "http://127.0.0.1:9000").respond()
+    ///         self.client.forward(request, &self.upstream).respond()
     ///     }
     /// }
+    ///
+    /// let server = HttpServer::with(Proxy { client: Client::new(), upstream: "http://127.0.0.1:9000".parse()? });
+    /// # drop(server);
+    /// # Ok::<(), serverd::ClientError>(())
     /// ```
-    pub fn forward(&self, head: &RequestHead<'_>, upstream: &str) -> ClientRequest {
+    pub fn forward(&self, head: &RequestHead<'_>, upstream: &Upstream) -> ClientRequest {
         forward(&self.pool, head, upstream)
     }
 }

@@ -3,11 +3,34 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::http1::{ResponseReader, list_elements};
+use crate::http1::{ResponseReader, is_token, list_elements};
 use crate::httpserver::{Response, Trailers};
 
+/// A set of names of headers.
+pub(super) struct Names {
+    names: &'static [&'static str],
+    /// Bit `n` if a name has `n` bytes. Most other names have other lengths, and are not compared.
+    lengths: u32,
+}
+
+impl Names {
+    const fn new(names: &'static [&'static str]) -> Self {
+        let (mut lengths, mut index) = (0, 0);
+        while index < names.len() {
+            lengths |= 1 << names[index].len();
+            index += 1;
+        }
+        Names { names, lengths }
+    }
+
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
+        let may_contain = name.len() < 32 && self.lengths >> name.len() & 1 == 1;
+        may_contain && self.names.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    }
+}
+
 /// Headers that concern one connection, besides those that Connection lists.
-const HOP_BY_HOP: [&str; 9] = [
+const HOP_BY_HOP: Names = Names::new(&[
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -17,49 +40,56 @@ const HOP_BY_HOP: [&str; 9] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-];
+]);
 
 /// Headers that are written again in a request.
-pub(super) const REQUEST_ONLY: [&str; 3] = ["content-length", "expect", "host"];
+pub(super) const REQUEST_ONLY: Names = Names::new(&["content-length", "expect", "host"]);
 
 /// Headers that are written again in a response.
-const RESPONSE_ONLY: [&str; 3] = ["content-length", "date", "server"];
+const RESPONSE_ONLY: Names = Names::new(&["content-length", "date", "server"]);
 
-fn is_one_of(name: &[u8], list: &[&str]) -> bool {
-    list.iter().any(|listed| name.eq_ignore_ascii_case(listed.as_bytes()))
-}
-
-/// Copies the headers that are forwarded.
+/// Appends the header lines that are forwarded.
 pub(super) fn copy_headers<'a>(
-    headers: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-    omitted: &[&str],
-) -> Vec<u8> {
-    let connection = headers.clone().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
-    let listed: Vec<&[u8]> = connection.flat_map(|(_, value)| list_elements(value)).collect();
-    let mut lines = Vec::with_capacity(512);
+    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    omitted: &Names,
+    lines: &mut Vec<u8>,
+) {
+    let start = lines.len();
+    // Further names that concern the connection, which mostly are none.
+    let mut listed: Vec<&[u8]> = Vec::new();
     for (name, value) in headers {
-        let is_listed = listed.iter().any(|option| option.eq_ignore_ascii_case(name));
-        if !is_listed && !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, omitted) {
-            push_line(&mut lines, name, value);
+        if HOP_BY_HOP.contains(name) {
+            if name.eq_ignore_ascii_case(b"connection") {
+                let options = list_elements(value).filter(|option| !HOP_BY_HOP.contains(option));
+                listed.extend(options.filter(|option| is_token(option)));
+            }
+        } else if !omitted.contains(name) {
+            push_line(lines, name, value);
         }
     }
-    lines
+    if !listed.is_empty() {
+        remove_lines(lines, start, |line| listed.iter().any(|name| is_line_of(line, name)));
+    }
 }
 
 /// Appends a header line, without checks.
 pub(super) fn push_line(lines: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    lines.reserve(name.len() + value.len() + 4);
     for part in [name, b": ", value, b"\r\n"] {
         lines.extend_from_slice(part);
     }
 }
 
-/// Removes all header lines with this name, which mostly are none.
-pub(super) fn remove_lines(lines: &mut Vec<u8>, name: &[u8]) {
-    let mut start = 0;
+/// Returns whether this is a header line with this name.
+pub(super) fn is_line_of(line: &[u8], name: &[u8]) -> bool {
+    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
+}
+
+/// Removes those of the lines from `start` on for which `is_removed` returns true.
+pub(super) fn remove_lines(lines: &mut Vec<u8>, mut start: usize, is_removed: impl Fn(&[u8]) -> bool) {
     while let Some(length) = memchr::memchr(b'\n', &lines[start..]) {
-        let (line, end) = (&lines[start..start + length], start + length + 1);
-        let is_named = line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name);
-        if is_named {
+        let end = start + length + 1;
+        if is_removed(&lines[start..end]) {
             lines.drain(start..end);
         } else {
             start = end;
@@ -69,8 +99,9 @@ pub(super) fn remove_lines(lines: &mut Vec<u8>, name: &[u8]) {
 
 /// Creates the response of this server that forwards a response with this head. The body is added by the caller.
 pub(super) fn response(status: StatusCode, head: &[u8]) -> Response {
-    let headers: Vec<_> = ResponseReader::headers(head).collect();
-    Response::from_lines(status, copy_headers(headers.iter().copied(), &RESPONSE_ONLY), Bytes::new())
+    let mut lines = Vec::with_capacity(head.len());
+    copy_headers(ResponseReader::headers(head), &RESPONSE_ONLY, &mut lines);
+    Response::from_lines(status, lines, Bytes::new())
 }
 
 /// Returns the names in the Trailer header, except those that are not allowed as trailers.
@@ -97,15 +128,36 @@ mod tests {
     #[test]
     fn headers_of_the_connection_are_not_forwarded() {
         let head =
-            b"HTTP/1.1 200 OK\r\nConnection: close, X-Own\r\nx-own: 1\r\nKeep-Alive: 5\r\nTE: a\r\nUpgrade: b\r\n\
+            b"HTTP/1.1 200 OK\r\nx-other: 2\r\nConnection: close, X-Own\r\nx-own: 1\r\nClose: c\r\n\
+            Connection: keep-alive, X-Other, A: 1, \r\nKeep-Alive: 5\r\nTE: a\r\nUpgrade: b\r\n\
             Transfer-Encoding: chunked\r\nTrailer: X-T, Host, X-U\r\nProxy-Connection: c\r\nDate: d\r\nServer: e\r\nA: 1\r\n\
             Content-Type: text/plain\r\nA: 2\r\n\r\n";
-        let headers: Vec<_> = ResponseReader::headers(head).collect();
-        let lines = copy_headers(headers.iter().copied(), &RESPONSE_ONLY);
-        assert_eq!(String::from_utf8(lines).unwrap(), "A: 1\r\nContent-Type: text/plain\r\nA: 2\r\n");
-        let mut lines = b"A: 1\r\nAb: 2\r\na: 3\r\nB: a\r\nA:\r\n".to_vec();
-        remove_lines(&mut lines, b"a");
-        assert_eq!(String::from_utf8(lines).unwrap(), "Ab: 2\r\nB: a\r\n");
+        let mut lines = b"Close: before\r\n".to_vec();
+        copy_headers(ResponseReader::headers(head), &RESPONSE_ONLY, &mut lines);
+        let expected = "Close: before\r\nA: 1\r\nContent-Type: text/plain\r\nA: 2\r\n";
+        assert_eq!(String::from_utf8(lines).unwrap(), expected);
         assert_eq!(trailer_names(ResponseReader::headers(head)), ["X-T", "X-U"]);
+    }
+
+    #[test]
+    fn lines_are_removed_by_their_names() {
+        let removed = |start: usize, name: &str| {
+            let mut lines = b"A: 1\r\nAb: 2\r\na: 3\r\nB: a\r\nA:\r\n".to_vec();
+            remove_lines(&mut lines, start, |line| is_line_of(line, name.as_bytes()));
+            String::from_utf8(lines).unwrap()
+        };
+        assert_eq!(removed(0, "a"), "Ab: 2\r\nB: a\r\n");
+        assert_eq!(removed(6, "A"), "A: 1\r\nAb: 2\r\nB: a\r\n");
+        assert_eq!(removed(0, "C"), "A: 1\r\nAb: 2\r\na: 3\r\nB: a\r\nA:\r\n");
+    }
+
+    #[test]
+    fn names_are_compared_ignoring_case() {
+        for name in HOP_BY_HOP.names {
+            assert!(HOP_BY_HOP.contains(name.as_bytes()) && HOP_BY_HOP.contains(name.to_uppercase().as_bytes()));
+        }
+        for name in ["", "t", "ta", "connectioN1", "x-connection", &"x".repeat(32), &"x".repeat(33), &"x".repeat(300)] {
+            assert!(!HOP_BY_HOP.contains(name.as_bytes()), "{name}");
+        }
     }
 }

@@ -81,6 +81,11 @@ impl Sink {
         }
     }
 
+    /// Returns whether the response is forwarded as one of this server.
+    pub(super) fn forwards(&self) -> bool {
+        matches!(self.0, Some(Receiver::Forward(_)))
+    }
+
     /// Takes the receiver if it forwards the response.
     pub(super) fn take_responder(&mut self) -> Option<Responder> {
         match self.0.take()? {

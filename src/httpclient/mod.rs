@@ -3,7 +3,7 @@
 //! ```text
 //! Client ---- ClientRequest --> pool: an idle connection of the loop, a new one, or a place in the queue
 //!                                 |
-//!   callback or Response <--- Upstream, the session of one connection: request head and content out, response in
+//!   callback or Response <--- UpstreamSession, of one connection: request head and content out, response in
 //! ```
 //!
 //! A connection to an upstream is a [`Session`](crate::Session) of the loop's [`HttpServer`](crate::HttpServer), so that
@@ -22,9 +22,11 @@ mod request;
 #[cfg(feature = "tls")]
 mod secure;
 mod upstream;
+mod url;
 
 pub use client::Client;
 pub use error::ClientError;
 pub use fetched::Fetched;
 pub use limits::ClientLimits;
 pub use request::ClientRequest;
+pub use url::Upstream;

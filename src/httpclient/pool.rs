@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::error::ClientError;
 use super::job::Job;
 use super::limits::ClientLimits;
+use super::url::Key;
 use crate::httpserver::SessionWaker;
 use crate::r#loop::{Handle, Timer, lock};
 #[cfg(feature = "tls")]
@@ -19,18 +20,9 @@ use crate::tls::ClientTls;
 #[cfg(not(feature = "tls"))]
 type ClientTls = std::convert::Infallible;
 
-/// An upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    /// The scheme is https.
-    pub(super) is_secure: bool,
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
 /// A connection, as shared by the pool and its session.
 pub(super) struct Line {
-    pub(super) key: Key,
+    pub(super) key: Arc<Key>,
     /// Identifies the loop of the connection.
     loop_id: usize,
     pub(super) waker: OnceLock<SessionWaker>,
@@ -42,7 +34,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Creates the shared part of a connection that is being opened for a request.
-    pub(super) fn new(key: Key, handle: &Handle, job: Job) -> Self {
+    pub(super) fn new(key: Arc<Key>, handle: &Handle, job: Job) -> Self {
         let (waker, job, cancelled) = (OnceLock::new(), Mutex::new(Some(job)), AtomicU64::new(0));
         Line { key, loop_id: handle.loop_id(), waker, job, cancelled }
     }
@@ -118,14 +110,14 @@ struct Connections {
 
 #[derive(Default)]
 struct State {
-    upstreams: HashMap<Key, Connections>,
+    upstreams: HashMap<Arc<Key>, Connections>,
     open: usize,
     serial: u64,
 }
 
 impl State {
     /// Forgets an upstream without connections and requests.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &Arc<Key>) {
         if self.upstreams.get(key).is_some_and(|connections| connections.open == 0 && connections.waiting.is_empty()) {
             self.upstreams.remove(key);
         }
@@ -173,14 +165,11 @@ impl Pool {
     }
 
     /// Decides how a request proceeds. A connection to open, or one that is returned, counts from now on.
-    pub(super) fn plan(self: &Arc<Self>, handle: &Handle, key: &Key, job: Job) -> Plan {
+    pub(super) fn plan(self: &Arc<Self>, handle: &Handle, key: &Arc<Key>, job: Job) -> Plan {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let is_full = state.open >= self.limits.connections_max;
-        if !state.upstreams.contains_key(key) {
-            state.upstreams.insert(key.clone(), Connections::default());
-        }
-        let Some(connections) = state.upstreams.get_mut(key) else { return Plan::Refuse(job) };
+        let connections = state.upstreams.entry(Arc::clone(key)).or_default();
         let loop_id = handle.loop_id();
         // A request that has failed on a reused connection is sent on a new one.
         if !job.is_retry
@@ -200,7 +189,7 @@ impl Pool {
             state.forget(key);
             return Plan::Refuse(job);
         }
-        let (serial, pool, owner) = (state.serial, Arc::downgrade(self), key.clone());
+        let (serial, pool, owner) = (state.serial, Arc::downgrade(self), Arc::clone(key));
         state.serial += 1;
         let timer = handle.call_later(self.limits.connect_timeout, move || {
             if let Some(pool) = pool.upgrade() {
@@ -215,7 +204,7 @@ impl Pool {
     }
 
     /// Ends the wait of a request for a connection.
-    fn give_up(&self, key: &Key, serial: u64) {
+    fn give_up(&self, key: &Arc<Key>, serial: u64) {
         let mut state = lock(&self.state);
         let Some(connections) = state.upstreams.get_mut(key) else { return };
         let found = connections.waiting.iter().position(|waiting| waiting.serial == serial);
@@ -261,7 +250,7 @@ impl Pool {
 
     /// Counts a connection that was closed. Returns a request that waits, to send on a new connection, which counts from now
     /// on.
-    pub(super) fn closed(&self, key: &Key, may_open: bool) -> Option<(Key, Job)> {
+    pub(super) fn closed(&self, key: &Arc<Key>, may_open: bool) -> Option<(Arc<Key>, Job)> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         state.open -= 1;
@@ -274,10 +263,10 @@ impl Pool {
         };
         let key = match state.upstreams.get(key) {
             _ if !may_open => None,
-            Some(connections) if has_room(connections) => Some(key.clone()),
+            Some(connections) if has_room(connections) => Some(Arc::clone(key)),
             // Only the limit of all upstreams can keep requests to another one waiting.
             _ if state.open + 1 < self.limits.connections_max => None,
-            _ => state.upstreams.iter().find(|(_, connections)| has_room(connections)).map(|(key, _)| key.clone()),
+            _ => state.upstreams.iter().find(|(_, connections)| has_room(connections)).map(|(key, _)| Arc::clone(key)),
         }?;
         let connections = state.upstreams.get_mut(&key)?;
         let Waiting { job, timer, .. } = connections.waiting.pop_front()?;

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::uri::{Scheme, Uri};
 
 use super::error::ClientError;
 use super::fetched::Fetched;
-use super::headers::{push_line, remove_lines};
+use super::headers::{is_line_of, push_line, remove_lines};
 use super::job::{Content, Job, Receiver, Sink};
-use super::pool::{Key, Pool};
+use super::pool::Pool;
 use super::upstream::dispatch;
-use crate::http1::{Length, RequestHead, SendFraming, is_header_value, is_token};
+use super::url::{Key, parse_url};
+use crate::http1::{Error, Length, RequestDraft, SendFraming, is_header_value, is_token};
 use crate::httpserver::{BodyReader, Responder, Response};
 
 /// Headers that the client sets itself.
 const RESERVED: [&str; 6] = ["connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"];
+
+/// Memory reserved for the headers of a request.
+const HEADERS_BYTES: usize = 128;
 
 /// A request to send, created by [`Client::get`](super::Client::get), [`Client::request`](super::Client::request) or
 /// [`Client::forward`](super::Client::forward).
@@ -41,12 +44,8 @@ pub struct ClientRequest {
 
 /// The parts of a valid request.
 pub(super) struct Parts {
-    pub(super) key: Key,
-    pub(super) method: String,
-    pub(super) target: String,
-    /// The value of Host.
-    pub(super) host: String,
-    pub(super) headers: Vec<u8>,
+    pub(super) key: Arc<Key>,
+    pub(super) head: RequestDraft,
     pub(super) content: Option<Content>,
     /// The length of the content if that is read from a reader.
     pub(super) length: Option<u64>,
@@ -54,39 +53,11 @@ pub(super) struct Parts {
     pub(super) trailers: Vec<String>,
 }
 
-/// Parses a URL into the upstream, the target and the value of Host.
-pub(super) fn parse_url(url: &str) -> Result<(Key, String, String), ClientError> {
-    let uri: Uri = url.parse().map_err(|_| ClientError::Url)?;
-    let authority = uri.authority().ok_or(ClientError::Url)?;
-    let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
-    // RFC 9110 section 4.2.4: user information in an http URI is an error.
-    if !(is_secure || uri.scheme() == Some(&Scheme::HTTP))
-        || authority.as_str().contains('@')
-        || authority.host().is_empty()
-    {
-        return Err(ClientError::Url);
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    let has_port = authority.as_str().len() > authority.host().len() + 1;
-    let port = authority.port_u16();
-    if has_port != port.is_some() {
-        return Err(ClientError::Url);
-    }
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    let port = port.unwrap_or(if is_secure { 443 } else { 80 });
-    Ok((Key { is_secure, host, port }, target, authority.as_str().to_owned()))
-}
-
 impl ClientRequest {
     pub(super) fn new(pool: &Arc<Pool>, method: &str, url: &str) -> Self {
-        let method = method.to_owned();
         let outcome = parse_url(url).map(|(key, target, host)| Parts {
-            key,
-            method,
-            target,
-            host,
-            headers: Vec::new(),
+            key: Arc::new(key),
+            head: RequestDraft::new(method, &[&target], &host, HEADERS_BYTES),
             content: None,
             length: None,
             trailers: Vec::new(),
@@ -115,7 +86,7 @@ impl ClientRequest {
             if is_reserved || !is_token(name.as_bytes()) || !is_header_value(value) {
                 return Err(ClientError::Header);
             }
-            push_line(&mut parts.headers, name.as_bytes(), value);
+            push_line(parts.head.lines().0, name.as_bytes(), value);
             Ok(())
         })
     }
@@ -128,7 +99,8 @@ impl ClientRequest {
     /// Removes all headers with this name.
     pub fn remove_header(self, name: &str) -> Self {
         self.change(|parts| {
-            remove_lines(&mut parts.headers, name.as_bytes());
+            let (lines, start) = parts.head.lines();
+            remove_lines(lines, start, |line| is_line_of(line, name.as_bytes()));
             Ok(())
         })
     }
@@ -136,7 +108,7 @@ impl ClientRequest {
     /// Sets the Host header, which is that of the URL or of the forwarded request otherwise.
     pub fn host(self, host: &str) -> Self {
         self.change(|parts| {
-            host.clone_into(&mut parts.host);
+            parts.head.set_host(host);
             Ok(())
         })
     }
@@ -189,30 +161,26 @@ impl ClientRequest {
             Ok(parts) => parts,
             Err(error) => return sink.fail(error),
         };
-        let key = parts.key.clone();
+        let key = Arc::clone(&parts.key);
         if !self.pool.supports(&key) {
             return sink.fail(ClientError::NoTls);
         }
-        match encode(parts) {
-            Ok((head, framing, content)) => {
-                let method = head.split(|&byte| byte == b' ').next().unwrap_or_default();
-                let is_idempotent =
-                    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE" | b"QUERY");
-                let is_head = method == b"HEAD";
-                let job = Job { is_head, is_idempotent, is_retry: false, head, content, framing, sink };
-                dispatch(&self.pool, &key, job);
-            }
-            Err(error) => sink.fail(error),
+        match encode(parts, sink) {
+            Ok(job) => dispatch(&self.pool, &key, job),
+            Err((sink, error)) => sink.fail(ClientError::Request(error)),
         }
     }
 }
 
-/// Encodes the head of a request.
-fn encode(parts: Parts) -> Result<(Vec<u8>, SendFraming, Content), ClientError> {
-    let Parts { method, target, host, mut headers, content, length, trailers, .. } = parts;
-    if method == "CONNECT" {
-        return Err(ClientError::Request(crate::http1::Error::Method));
+/// Encodes a request.
+fn encode(parts: Parts, sink: Sink) -> Result<Job, (Sink, Error)> {
+    let Parts { mut head, content, length, trailers, .. } = parts;
+    let method = head.method();
+    if method == b"CONNECT" {
+        return Err((sink, Error::Method));
     }
+    let is_idempotent = matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE" | b"QUERY");
+    let is_head = method == b"HEAD";
     let framing = match (&content, length) {
         (Some(Content::Bytes(bytes, _)), _) => SendFraming::Length(bytes.len() as u64),
         (Some(Content::Reader(_)), Some(length)) => SendFraming::Length(length),
@@ -220,45 +188,26 @@ fn encode(parts: Parts) -> Result<(Vec<u8>, SendFraming, Content), ClientError> 
         (Some(Content::Reader(_)), None) => SendFraming::Chunked { trailers: !trailers.is_empty() },
         (None, _) => SendFraming::Length(0),
     };
-    if framing == (SendFraming::Chunked { trailers: true }) {
-        push_line(&mut headers, b"Trailer", trailers.join(", ").as_bytes());
-    }
     // RFC 9110 section 8.6: without content, only methods that anticipate it get a Content-Length.
-    let announces = content.is_some() || matches!(method.as_str(), "POST" | "PUT" | "PATCH");
+    let announces = content.is_some() || matches!(method, b"POST" | b"PUT" | b"PATCH");
     let length = match framing {
         SendFraming::Length(length) if announces => Length::Known(length),
         SendFraming::Chunked { .. } => Length::Chunked,
         _ => Length::Unspecified,
     };
-    let mut head = Vec::with_capacity(headers.len() + target.len() + host.len() + 64);
-    let request = RequestHead::new(&method, &target, &host).headers(&headers).length(length);
-    request.encode(&mut head).map_err(ClientError::Request)?;
-    Ok((head, framing, content.unwrap_or(Content::Bytes(Bytes::new(), 0))))
+    if framing == (SendFraming::Chunked { trailers: true }) {
+        push_line(head.lines().0, b"Trailer", trailers.join(", ").as_bytes());
+    }
+    let content = content.unwrap_or(Content::Bytes(Bytes::new(), 0));
+    match head.finish(length) {
+        Ok(head) => Ok(Job { head, content, framing, is_head, is_idempotent, is_retry: false, sink }),
+        Err(error) => Err((sink, error)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_split_into_upstream_target_and_host() {
-        for (url, host, port, target, authority) in [
-            ("http://a.test", "a.test", 80, "/", "a.test"),
-            ("http://A.test:81/b?c#d", "a.test", 81, "/b?c", "A.test:81"),
-            ("http://[::1]:8080?q", "::1", 8080, "/?q", "[::1]:8080"),
-            ("https://a.test", "a.test", 443, "/", "a.test"),
-            ("HTTPS://a.test:80/", "a.test", 80, "/", "a.test:80"),
-        ] {
-            let (key, found, value) = parse_url(url).unwrap();
-            assert_eq!(key.is_secure, url.to_ascii_lowercase().starts_with("https"));
-            assert_eq!((key.host.as_str(), key.port, found.as_str(), value.as_str()), (host, port, target, authority));
-        }
-        for url in
-            ["", "/a", "a.test", "ftp://a.test/", "http://", "http://u@a.test/", "http://a.test:99999/", "http://a b/"]
-        {
-            assert!(matches!(parse_url(url), Err(ClientError::Url)), "{url}");
-        }
-    }
 
     #[test]
     fn headers_of_the_framing_and_invalid_ones_are_rejected() {
@@ -270,6 +219,9 @@ mod tests {
             assert!(matches!(request.outcome, Err(ClientError::Header)), "{name}");
         }
         let request = client.get("http://a.test/").header("A", "1").header("B", "2").replace_header("a", "3");
-        assert_eq!(request.outcome.map(|parts| parts.headers).unwrap(), b"B: 2\r\na: 3\r\n");
+        let mut parts = request.host("b.test:81").outcome.unwrap();
+        let (head, start) = parts.head.lines();
+        assert_eq!(head, b"GET / HTTP/1.1\r\nHost: b.test:81\r\nB: 2\r\na: 3\r\n");
+        assert_eq!(&head[start..], b"B: 2\r\na: 3\r\n");
     }
 }

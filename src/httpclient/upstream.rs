@@ -14,32 +14,33 @@ use super::error::ClientError;
 use super::fetched::Fetched;
 use super::headers::{response, trailer_names, valid_trailers};
 use super::job::{Content, Job, Piece, Receiver, call};
-use super::pool::{Key, Line, Plan, Pool};
+use super::pool::{Line, Plan, Pool};
 #[cfg(feature = "tls")]
 use super::secure::{Inner, Secure};
+use super::url::Key;
 use crate::http1::{ResponseEvent, ResponseReader};
-use crate::httpserver::{Response, Sender, Session, SessionWaker, Wakeup};
+use crate::httpserver::{Responder, Response, Sender, Session, SessionWaker, Wakeup};
 use crate::r#loop::{CloseInfo, CloseReason, Flow, Handle, Phase, Target, Timer, Wire, lock};
 
 /// Unsent output at which no more content is taken from its source.
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Sends a request, or queues it.
-pub(super) fn dispatch(pool: &Arc<Pool>, key: &Key, job: Job) {
+pub(super) fn dispatch(pool: &Arc<Pool>, key: &Arc<Key>, job: Job) {
     let Some(handle) = Handle::current() else { return job.sink.fail(ClientError::NoLoop) };
     match pool.plan(&handle, key, job) {
         Plan::Use(line, job) => line.put_job(job),
-        Plan::Open(job) => open(pool, &handle, key.clone(), job),
+        Plan::Open(job) => open(pool, &handle, Arc::clone(key), job),
         Plan::Refuse(job) => job.sink.fail(ClientError::Busy),
         Plan::Wait => {}
     }
 }
 
 /// Opens a connection that counts already.
-fn open(pool: &Arc<Pool>, handle: &Handle, key: Key, job: Job) {
+fn open(pool: &Arc<Pool>, handle: &Handle, key: Arc<Key>, job: Job) {
     let target = Target::from((key.host.as_str(), key.port));
     let line = Arc::new(Line::new(key, handle, job));
-    let (limit, upstream) = (pool.limits.connect_timeout, Upstream::new(Arc::clone(pool), Arc::clone(&line)));
+    let (limit, upstream) = (pool.limits.connect_timeout, UpstreamSession::new(Arc::clone(pool), Arc::clone(&line)));
     #[cfg(feature = "tls")]
     if let Some(tls) = pool.tls.as_ref().filter(|_| line.key.is_secure) {
         return handle.connect_session(target, limit, Secure::new(upstream, &line.key.host, tls, limit));
@@ -48,7 +49,7 @@ fn open(pool: &Arc<Pool>, handle: &Handle, key: Key, job: Job) {
 }
 
 /// The session of a connection.
-pub(super) struct Upstream {
+pub(super) struct UpstreamSession {
     pool: Arc<Pool>,
     line: Arc<Line>,
     exchange: Option<Box<Exchange>>,
@@ -95,8 +96,10 @@ struct Exchange {
 enum Receiving {
     /// Nothing was received.
     Awaited,
-    /// The head was received, but nothing was passed on.
+    /// The head of a response to collect was received.
     Head(StatusCode, Vec<u8>),
+    /// The head of a response to forward was received, but nothing was passed on. With the names of its trailers.
+    Prepared(Response, Vec<String>),
     Collecting(StatusCode, Vec<u8>, Vec<u8>),
     Forwarding(Sender, Arc<Mutex<Vec<u8>>>),
     Done,
@@ -113,9 +116,9 @@ impl Exchange {
     }
 }
 
-impl Upstream {
+impl UpstreamSession {
     pub(super) fn new(pool: Arc<Pool>, line: Arc<Line>) -> Self {
-        Upstream {
+        UpstreamSession {
             pool,
             line,
             exchange: None,
@@ -398,11 +401,14 @@ impl Exchange {
     fn is_blocked(&self) -> bool {
         match &self.response {
             Receiving::Forwarding(sender, _) => sender.is_full(),
-            Receiving::Head(status, _) => {
-                status.is_success() && !self.is_sent && matches!(self.job.content, Content::Reader(_))
-            }
+            Receiving::Head(status, _) => self.is_early(*status),
+            Receiving::Prepared(response, _) => self.is_early(response.status()),
             _ => false,
         }
+    }
+
+    fn is_early(&self, status: StatusCode) -> bool {
+        status.is_success() && !self.is_sent && matches!(self.job.content, Content::Reader(_))
     }
 
     fn begin_response(&mut self, status: u16, head: &[u8]) -> Result<(), ClientError> {
@@ -410,58 +416,75 @@ impl Exchange {
             return Err(ClientError::Coding);
         }
         let status = StatusCode::from_u16(status).map_err(|_| ClientError::Closed)?;
-        self.response = Receiving::Head(status, head.to_vec());
+        self.response = if self.job.sink.forwards() {
+            // Only chunked content has trailers.
+            let names = match self.reader.content_length() {
+                Some(_) => Vec::new(),
+                None => trailer_names(ResponseReader::headers(head)),
+            };
+            Receiving::Prepared(response(status, head), names)
+        } else {
+            Receiving::Head(status, head.to_vec())
+        };
         Ok(())
     }
 
     /// Passes on the head of a response whose body has not arrived.
     fn await_body(&mut self, line: &Arc<Line>) {
-        if matches!(self.response, Receiving::Head(..)) {
+        if matches!(self.response, Receiving::Head(..) | Receiving::Prepared(..)) {
             self.open_body(line);
         }
     }
 
     /// Chooses the destination of the body.
     fn open_body(&mut self, line: &Arc<Line>) {
-        let Receiving::Head(status, head) = std::mem::replace(&mut self.response, Receiving::Done) else { return };
-        match self.job.sink.take() {
-            Some(Receiver::Forward(responder)) => {
-                let trailers = Arc::<Mutex<Vec<u8>>>::default();
-                let (template, sender) = Response::channel();
-                sender.on_drained(line.waking());
-                sender.on_closed(line.cancelling(self.serial));
-                let mut forwarded = response(status, &head).with_body_of(template);
-                if let Some(length) = self.reader.content_length() {
-                    forwarded = forwarded.length(length);
-                }
-                let names = trailer_names(ResponseReader::headers(&head));
-                if !names.is_empty() {
-                    let lines = Arc::clone(&trailers);
-                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    forwarded = forwarded.trailers(&names, move || valid_trailers(&lock(&lines)));
-                }
-                self.response = Receiving::Forwarding(sender, trailers);
-                responder.respond(forwarded);
+        match std::mem::replace(&mut self.response, Receiving::Done) {
+            Receiving::Head(status, head) => self.response = Receiving::Collecting(status, head, Vec::new()),
+            Receiving::Prepared(response, names) => self.forward_body(line, response, &names),
+            other => self.response = other,
+        }
+    }
+
+    /// Passes on a response whose body follows.
+    fn forward_body(&mut self, line: &Arc<Line>, response: Response, names: &[String]) {
+        let Some(responder) = self.job.sink.take_responder() else { return };
+        let trailers = Arc::<Mutex<Vec<u8>>>::default();
+        let (template, sender) = Response::channel();
+        sender.on_drained(line.waking());
+        sender.on_closed(line.cancelling(self.serial));
+        let mut forwarded = response.with_body_of(template);
+        if let Some(length) = self.reader.content_length() {
+            forwarded = forwarded.length(length);
+        }
+        if !names.is_empty() {
+            let lines = Arc::clone(&trailers);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            forwarded = forwarded.trailers(&names, move || valid_trailers(&lock(&lines)));
+        }
+        self.response = Receiving::Forwarding(sender, trailers);
+        responder.respond(forwarded);
+    }
+
+    /// Takes the response to forward, if nothing was passed on, and its receiver.
+    fn take_prepared(&mut self) -> Option<(Response, Responder)> {
+        match std::mem::replace(&mut self.response, Receiving::Done) {
+            Receiving::Prepared(response, _) => Some((response, self.job.sink.take_responder()?)),
+            other => {
+                self.response = other;
+                None
             }
-            Some(collect) => {
-                self.job.sink = super::job::Sink::new(collect);
-                self.response = Receiving::Collecting(status, head, Vec::new());
-            }
-            None => {}
         }
     }
 
     /// Adds a piece of the body.
     fn add(&mut self, line: &Arc<Line>, bytes: &[u8], bytes_max: usize) -> Result<(), ClientError> {
-        if let Receiving::Head(status, head) = &self.response {
-            let is_complete = self.reader.content_length() == Some(bytes.len() as u64);
-            if is_complete && let Some(responder) = self.job.sink.take_responder() {
-                responder.respond(response(*status, head).body(Bytes::copy_from_slice(bytes)));
-                self.response = Receiving::Done;
-                return Ok(());
-            }
-            self.open_body(line);
+        if self.reader.content_length() == Some(bytes.len() as u64)
+            && let Some((response, responder)) = self.take_prepared()
+        {
+            responder.respond(response.body(Bytes::copy_from_slice(bytes)));
+            return Ok(());
         }
+        self.await_body(line);
         match &mut self.response {
             Receiving::Collecting(_, _, body) if body.len() + bytes.len() > bytes_max => Err(ClientError::TooLarge),
             Receiving::Collecting(_, _, body) => {
@@ -477,10 +500,7 @@ impl Exchange {
 
     /// Passes on the end of the response.
     fn end(&mut self, line: &Arc<Line>) {
-        if let Receiving::Head(status, head) = &self.response
-            && let Some(responder) = self.job.sink.take_responder()
-        {
-            let response = response(*status, head);
+        if let Some((response, responder)) = self.take_prepared() {
             // In response to HEAD, the length is that of the content that is not sent.
             let length = self.reader.content_length().filter(|&length| self.job.is_head && length > 0);
             responder.respond(match length {
@@ -488,7 +508,6 @@ impl Exchange {
                 None if self.job.is_head => response.with_body_of(Response::stream(Vec::<Bytes>::new())),
                 None => response,
             });
-            self.response = Receiving::Done;
             return;
         }
         self.await_body(line);
@@ -507,7 +526,7 @@ impl Exchange {
     }
 }
 
-impl Session for Upstream {
+impl Session for UpstreamSession {
     fn open(&mut self, waker: SessionWaker) {
         // The message arrives once the connection is established.
         waker.wake();
@@ -579,14 +598,14 @@ impl Session for Upstream {
 }
 
 #[cfg(feature = "tls")]
-impl Inner for Upstream {
+impl Inner for UpstreamSession {
     fn set_tls_state(&mut self, unsent_ciphertext: usize, is_truncated: bool) {
         (self.unsent_ciphertext, self.is_truncated) = (unsent_ciphertext, is_truncated);
     }
 
     fn fail(&mut self, error: ClientError) -> Flow {
         if self.stage != Stage::Connecting {
-            return Upstream::fail(self, error);
+            return UpstreamSession::fail(self, error);
         }
         if let Some(job) = self.line.take_job() {
             job.sink.fail(error);
@@ -595,7 +614,7 @@ impl Inner for Upstream {
     }
 }
 
-impl Drop for Upstream {
+impl Drop for UpstreamSession {
     /// Reports the end of a session that was dropped without being opened.
     fn drop(&mut self) {
         self.end(ClientError::Stopped, true);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serverd::{
     BodyMode, Client, ClientError, ClientLimits, ClientRequest, Echo, Fetched, Handler, HttpServer, Request,
-    RequestHead, Response, StatusCode, Trailers,
+    RequestHead, Response, StatusCode, Trailers, Upstream,
 };
 
 use crate::harness::{
@@ -20,7 +20,7 @@ use crate::harness::{
 /// Forwards all requests to one upstream.
 struct Proxy {
     client: Client,
-    upstream: String,
+    upstream: Upstream,
 }
 
 impl Handler for Proxy {
@@ -35,12 +35,13 @@ impl Handler for Proxy {
 }
 
 /// Starts a proxy for the upstream with this URL.
-pub(crate) fn proxy_to<B: Backend>(client: Client, upstream: String) -> Server {
+pub(crate) fn proxy_to<B: Backend>(client: Client, upstream: &str) -> Server {
+    let upstream: Upstream = upstream.parse().expect("an upstream");
     serve::<B, _>(move || HttpServer::with(Proxy { client, upstream }))
 }
 
 fn proxy_with<B: Backend>(upstream: SocketAddr, limits: ClientLimits) -> Server {
-    proxy_to::<B>(Client::with_limits(limits), format!("http://{upstream}"))
+    proxy_to::<B>(Client::with_limits(limits), &format!("http://{upstream}"))
 }
 
 fn proxy<B: Backend>(upstream: SocketAddr) -> Server {

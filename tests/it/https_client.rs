@@ -187,7 +187,7 @@ on_every_backend! {
         assert!(matches!(get(&server, &Client::new(), &url), Err(ClientError::NoTls)));
         assert_eq!(body(get(&server, &client(), &url)), "secret\n");
         assert_eq!(body(get(&server, &Client::new().tls(&ClientTls::insecure()), &other_url)), "secret\n");
-        let proxy = proxy_to::<B>(trusting_other, url);
+        let proxy = proxy_to::<B>(trusting_other, &url);
         assert_eq!(fetch(&proxy, GET).status, 502);
         for server in [proxy, server, upstream, other_upstream] {
             server.drain();
@@ -196,7 +196,7 @@ on_every_backend! {
 
     fn bodies_are_streamed_in_both_directions<B>() {
         let upstream = serve_upstream::<B>(&upstream_tls(), Mirror);
-        let proxy = proxy_to::<B>(client(), format!("https://{}", upstream.address));
+        let proxy = proxy_to::<B>(client(), &format!("https://{}", upstream.address));
         let content = pattern(1_500_000);
         let mut client = proxy.connect();
         client.send("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1500000\r\n\r\n").send(&content);
@@ -220,7 +220,7 @@ on_every_backend! {
             send_large(|bytes| connection.send(bytes), &counter);
             connection.expect_end();
         });
-        let proxy = proxy_to::<B>(client(), format!("https://{upstream}"));
+        let proxy = proxy_to::<B>(client(), &format!("https://{upstream}"));
         read_large_slowly(&proxy, &sent);
         proxy.drain();
         thread.join().expect("no panic");
@@ -252,7 +252,7 @@ on_every_backend! {
             connection.send(OK);
             connection.close(false);
         });
-        let proxy = proxy_to::<B>(client(), format!("https://{upstream}"));
+        let proxy = proxy_to::<B>(client(), &format!("https://{upstream}"));
         for _ in 0..2 {
             assert_eq!(fetch(&proxy, GET).text(), "hi");
         }
@@ -359,7 +359,7 @@ on_every_backend! {
             second.send(OK);
             second.expect_end();
         });
-        let proxy = proxy_to::<B>(client(), format!("https://{upstream}"));
+        let proxy = proxy_to::<B>(client(), &format!("https://{upstream}"));
         assert_eq!(fetch(&proxy, GET).text(), "hi");
         assert_eq!(fetch(&proxy, GET).text(), "hi");
         proxy.drain();
