@@ -176,8 +176,18 @@ impl ResponseReader {
     /// # Errors
     /// Returns an error if the response is malformed or exceeds a limit. The reader must not be used afterwards.
     pub fn receive<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
+        self.receive_and_visit(input, |_, _| {})
+    }
+
+    /// Parses `input` as [`ResponseReader::receive`] does, and calls `visit` with the name and value of each header of the
+    /// final response while its head is parsed. If an error follows, the headers must not be used.
+    pub(crate) fn receive_and_visit<'a>(
+        &mut self,
+        input: &'a [u8],
+        visit: impl FnMut(&'a [u8], &'a [u8]),
+    ) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
         match &mut self.state {
-            State::Head(_) => self.receive_head(input),
+            State::Head(_) => self.receive_head(input, visit),
             State::Body(body) => {
                 let (used, piece) = body.decode(input, &self.limits).map_err(ResponseError::Body)?;
                 let event = match piece {
@@ -208,7 +218,11 @@ impl ResponseReader {
         }
     }
 
-    fn receive_head<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
+    fn receive_head<'a>(
+        &mut self,
+        input: &'a [u8],
+        visit: impl FnMut(&'a [u8], &'a [u8]),
+    ) -> Result<(usize, ResponseEvent<'a>), ResponseError> {
         let mut start = 0;
         loop {
             let rest = &input[start..];
@@ -226,7 +240,7 @@ impl ResponseReader {
             }
             let (status, line) = status_line(head)?;
             if (200..=999).contains(&status) {
-                self.facts = read_facts(head, &self.limits)?;
+                self.facts = read_facts(head, &self.limits, visit)?;
                 self.state = match body_framing(status, self.is_head, self.facts)? {
                     Some(framing) => State::Body(Body::new(framing, u64::MAX).map_err(ResponseError::Body)?),
                     None => State::UntilClose,
@@ -337,7 +351,11 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Reads the headers that determine the framing of the body and whether the connection persists.
-fn read_facts(head: &[u8], limits: &Limits) -> Result<Facts, ResponseError> {
+fn read_facts<'a>(
+    head: &'a [u8],
+    limits: &Limits,
+    mut visit: impl FnMut(&'a [u8], &'a [u8]),
+) -> Result<Facts, ResponseError> {
     let is_http10 = head.starts_with(b"HTTP/1.0");
     let (mut facts, mut close, mut keep_alive) = (Facts::default(), false, false);
     for (count, field) in Fields::of(head).enumerate() {
@@ -345,31 +363,43 @@ fn read_facts(head: &[u8], limits: &Limits) -> Result<Facts, ResponseError> {
         if count >= limits.headers_max {
             return Err(ResponseError::HeadTooLarge);
         }
-        if eq_lower(name, b"content-length") {
-            let number = content_length(value)?;
-            if facts.length.is_some_and(|known| known != number) {
-                return Err(ResponseError::Framing);
-            }
-            facts.length = Some(number);
-        } else if eq_lower(name, b"transfer-encoding") {
-            if is_http10 || list_elements(value).next().is_none() {
-                return Err(ResponseError::Framing);
-            }
-            for coding in list_elements(value) {
-                // chunked must be the last coding.
-                if facts.chunked {
+        visit(name, value);
+        match name.len() {
+            14 if eq_lower(name, b"content-length") => {
+                let number = content_length(value)?;
+                if facts.length.is_some_and(|known| known != number) {
                     return Err(ResponseError::Framing);
                 }
-                facts.chunked = coding.eq_ignore_ascii_case(b"chunked");
-                facts.is_coded |= !facts.chunked;
+                facts.length = Some(number);
             }
-        } else if eq_lower(name, b"connection") {
-            close |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
-            keep_alive |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
+            17 if eq_lower(name, b"transfer-encoding") => facts.read_codings(value, is_http10)?,
+            10 if eq_lower(name, b"connection") => {
+                close |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+                keep_alive |= list_elements(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
+            }
+            _ => {}
         }
     }
     facts.persists = !close && (keep_alive || !is_http10);
     Ok(facts)
+}
+
+impl Facts {
+    /// Reads the value of a Transfer-Encoding header.
+    fn read_codings(&mut self, value: &[u8], is_http10: bool) -> Result<(), ResponseError> {
+        if is_http10 || list_elements(value).next().is_none() {
+            return Err(ResponseError::Framing);
+        }
+        for coding in list_elements(value) {
+            // chunked must be the last coding.
+            if self.chunked {
+                return Err(ResponseError::Framing);
+            }
+            self.chunked = coding.eq_ignore_ascii_case(b"chunked");
+            self.is_coded |= !self.chunked;
+        }
+        Ok(())
+    }
 }
 
 /// Determines how the body is delimited (RFC 9112 section 6.3). Returns `None` if the close of the connection ends it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::headers::{REQUEST_ONLY, copy_headers, push_line, trailer_names};
+use super::headers::{HeaderCopy, REQUEST_ONLY, push_line, trailer_names};
 use super::pool::Pool;
 use super::request::{ClientRequest, Parts};
 use super::url::Upstream;
@@ -21,7 +21,9 @@ pub(super) fn forward(pool: &Arc<Pool>, head: &RequestHead<'_>, upstream: &Upstr
         None => RequestDraft::new(head.method(), &[head.path()], host, headers_bytes),
     };
     let (lines, _) = forwarded.lines();
-    copy_headers(head.headers(), &REQUEST_ONLY, lines);
+    let mut copy = HeaderCopy::new(lines, &REQUEST_ONLY);
+    head.headers().for_each(|(name, value)| copy.push(name, value));
+    copy.finish();
     let via: &[u8] = if head.version() == Version::Http10 { b"1.0 serverd" } else { b"1.1 serverd" };
     push_line(lines, b"Via", via);
     let length = head.header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());

@@ -1,10 +1,7 @@
 //! The headers of forwarded messages: those that concern only one connection are removed (RFC 9110 section 7.6.1).
 
-use bytes::Bytes;
-use http::StatusCode;
-
-use crate::http1::{ResponseReader, is_token, list_elements};
-use crate::httpserver::{Response, Trailers};
+use crate::http1::{is_token, list_elements};
+use crate::httpserver::Trailers;
 
 /// A set of names of headers.
 pub(super) struct Names {
@@ -46,29 +43,46 @@ const HOP_BY_HOP: Names = Names::new(&[
 pub(super) const REQUEST_ONLY: Names = Names::new(&["content-length", "expect", "host"]);
 
 /// Headers that are written again in a response.
-const RESPONSE_ONLY: Names = Names::new(&["content-length", "date", "server"]);
+pub(super) const RESPONSE_ONLY: Names = Names::new(&["content-length", "date", "server"]);
+
+/// Memory reserved for the header lines of a response.
+const LINES_BYTES: usize = 512;
 
 /// Appends the header lines that are forwarded.
-pub(super) fn copy_headers<'a>(
-    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    omitted: &Names,
-    lines: &mut Vec<u8>,
-) {
-    let start = lines.len();
-    // Further names that concern the connection, which mostly are none.
-    let mut listed: Vec<&[u8]> = Vec::new();
-    for (name, value) in headers {
+pub(super) struct HeaderCopy<'l, 'a> {
+    lines: &'l mut Vec<u8>,
+    /// The length of the lines before.
+    start: usize,
+    omitted: &'static Names,
+    /// Further names that concern the connection, which mostly are none.
+    listed: Vec<&'a [u8]>,
+}
+
+impl<'l, 'a> HeaderCopy<'l, 'a> {
+    pub(super) fn new(lines: &'l mut Vec<u8>, omitted: &'static Names) -> Self {
+        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, name: &'a [u8], value: &'a [u8]) {
         if HOP_BY_HOP.contains(name) {
             if name.eq_ignore_ascii_case(b"connection") {
                 let options = list_elements(value).filter(|option| !HOP_BY_HOP.contains(option));
-                listed.extend(options.filter(|option| is_token(option)));
+                self.listed.extend(options.filter(|option| is_token(option)));
             }
-        } else if !omitted.contains(name) {
-            push_line(lines, name, value);
+        } else if !self.omitted.contains(name) {
+            if self.lines.capacity() == 0 {
+                self.lines.reserve(LINES_BYTES);
+            }
+            push_line(self.lines, name, value);
         }
     }
-    if !listed.is_empty() {
-        remove_lines(lines, start, |line| listed.iter().any(|name| is_line_of(line, name)));
+
+    /// Removes the lines that Connection lists.
+    pub(super) fn finish(self) {
+        let listed = self.listed;
+        if !listed.is_empty() {
+            remove_lines(self.lines, self.start, |line| listed.iter().any(|name| is_line_of(line, name)));
+        }
     }
 }
 
@@ -97,13 +111,6 @@ pub(super) fn remove_lines(lines: &mut Vec<u8>, mut start: usize, is_removed: im
     }
 }
 
-/// Creates the response of this server that forwards a response with this head. The body is added by the caller.
-pub(super) fn response(status: StatusCode, head: &[u8]) -> Response {
-    let mut lines = Vec::with_capacity(head.len());
-    copy_headers(ResponseReader::headers(head), &RESPONSE_ONLY, &mut lines);
-    Response::from_lines(status, lines, Bytes::new())
-}
-
 /// Returns the names in the Trailer header, except those that are not allowed as trailers.
 pub(super) fn trailer_names<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
     let names = headers.filter(|(name, _)| name.eq_ignore_ascii_case(b"trailer"));
@@ -124,6 +131,7 @@ pub(super) fn valid_trailers(lines: &[u8]) -> Trailers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::ResponseReader;
 
     #[test]
     fn headers_of_the_connection_are_not_forwarded() {
@@ -133,7 +141,9 @@ mod tests {
             Transfer-Encoding: chunked\r\nTrailer: X-T, Host, X-U\r\nProxy-Connection: c\r\nDate: d\r\nServer: e\r\nA: 1\r\n\
             Content-Type: text/plain\r\nA: 2\r\n\r\n";
         let mut lines = b"Close: before\r\n".to_vec();
-        copy_headers(ResponseReader::headers(head), &RESPONSE_ONLY, &mut lines);
+        let mut copy = HeaderCopy::new(&mut lines, &RESPONSE_ONLY);
+        ResponseReader::headers(head).for_each(|(name, value)| copy.push(name, value));
+        copy.finish();
         let expected = "Close: before\r\nA: 1\r\nContent-Type: text/plain\r\nA: 2\r\n";
         assert_eq!(String::from_utf8(lines).unwrap(), expected);
         assert_eq!(trailer_names(ResponseReader::headers(head)), ["X-T", "X-U"]);

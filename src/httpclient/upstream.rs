@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::error::ClientError;
 use super::fetched::Fetched;
-use super::headers::{response, trailer_names, valid_trailers};
+use super::headers::{HeaderCopy, RESPONSE_ONLY, trailer_names, valid_trailers};
 use super::job::{Content, Job, Piece, Receiver, call};
 use super::pool::{Line, Plan, Pool};
 #[cfg(feature = "tls")]
@@ -261,10 +261,18 @@ impl UpstreamSession {
                 self.is_paused = true;
                 return Flow::Pause;
             }
-            let (used, event) = match exchange.reader.receive(wire.input()) {
+            let (mut lines, forwards) = (Vec::new(), exchange.job.sink.forwards());
+            let mut copy = HeaderCopy::new(&mut lines, &RESPONSE_ONLY);
+            let visit = |name, value| {
+                if forwards {
+                    copy.push(name, value);
+                }
+            };
+            let (used, event) = match exchange.reader.receive_and_visit(wire.input(), visit) {
                 Ok(result) => result,
                 Err(error) => return self.fail(ClientError::Response(error)),
             };
+            copy.finish();
             let outcome = match event {
                 ResponseEvent::NeedMore if wire.ended() => match exchange.reader.finish() {
                     Ok(()) if !self.is_truncated => return self.complete(wire, true),
@@ -280,7 +288,7 @@ impl UpstreamSession {
                     }
                     return Flow::Read(Phase::Unlimited);
                 }
-                ResponseEvent::Head { status, head, .. } => exchange.begin_response(status, head),
+                ResponseEvent::Head { status, head, .. } => exchange.begin_response(status, head, lines),
                 ResponseEvent::Body(bytes) => exchange.add(&self.line, bytes, self.pool.limits.body_bytes_max),
                 ResponseEvent::End => {
                     wire.consume(used);
@@ -411,7 +419,8 @@ impl Exchange {
         status.is_success() && !self.is_sent && matches!(self.job.content, Content::Reader(_))
     }
 
-    fn begin_response(&mut self, status: u16, head: &[u8]) -> Result<(), ClientError> {
+    /// Begins a response. `lines` are the header lines that are forwarded.
+    fn begin_response(&mut self, status: u16, head: &[u8], lines: Vec<u8>) -> Result<(), ClientError> {
         if self.reader.is_coded() {
             return Err(ClientError::Coding);
         }
@@ -422,7 +431,7 @@ impl Exchange {
                 Some(_) => Vec::new(),
                 None => trailer_names(ResponseReader::headers(head)),
             };
-            Receiving::Prepared(response(status, head), names)
+            Receiving::Prepared(Response::from_lines(status, lines, Bytes::new()), names)
         } else {
             Receiving::Head(status, head.to_vec())
         };
