@@ -33,19 +33,7 @@ struct Proxy {
 impl Proxy {
     /// Returns the request to the upstream, without its body.
     fn request(&self, head: &RequestHead<'_>) -> ClientRequest {
-        let proto = if head.is_secure() { "https" } else { "http" };
-        let host = head.host().unwrap_or_default();
-        let ip = head.client_addr().map(|client| client.ip());
-        let address = ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
-        let (open, close) = if ip.is_some_and(|ip| ip.is_ipv6()) { ("\"[", "]\"") } else { ("", "") };
-        let forwarded = ["for=", open, &address, close, ";proto=", proto, ";host=\"", host, "\""].concat();
-        self.client
-            .forward(head, &self.upstream)
-            .remove_header("X-Real-IP")
-            .replace_header("Forwarded", forwarded)
-            .replace_header("X-Forwarded-For", address)
-            .replace_header("X-Forwarded-Proto", proto)
-            .replace_header("X-Forwarded-Host", host)
+        self.client.forward(head, &self.upstream).forwarded_headers(head)
     }
 
     /// Returns the response to a request that is not forwarded: tunnels lead anywhere, and TRACE shows the headers that

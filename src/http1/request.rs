@@ -84,12 +84,12 @@ pub(crate) struct RequestDraft {
 
 impl RequestDraft {
     /// Begins a head. The target consists of parts. `headers_bytes` is the expected size of further header lines.
-    pub(crate) fn new(method: &str, target: &[&str], host: &str, headers_bytes: usize) -> Self {
+    pub(crate) fn new(method: &[u8], target: &[&[u8]], host: &[u8], headers_bytes: usize) -> Self {
         let target_len = target.iter().map(|part| part.len()).sum();
         let fixed_bytes = method.len() + 1 + target_len + VERSION_AND_HOST.len() + host.len() + 2;
         let mut bytes = Vec::with_capacity(fixed_bytes + headers_bytes);
-        for part in [method, " "].iter().chain(target).chain(&[VERSION_AND_HOST, host, "\r\n"]) {
-            bytes.extend_from_slice(part.as_bytes());
+        for part in [method, b" "].iter().chain(target).chain(&[VERSION_AND_HOST.as_bytes(), host, b"\r\n"]) {
+            bytes.extend_from_slice(part);
         }
         RequestDraft { bytes, method_len: method.len(), target_len, host_len: host.len() }
     }
@@ -190,7 +190,8 @@ mod tests {
             ("", ["", "", ""], "", "", Length::Chunked),
         ] {
             for host in [host, other] {
-                let mut draft = RequestDraft::new(method, &target, "a.test", 0);
+                let parts = target.map(str::as_bytes);
+                let mut draft = RequestDraft::new(method.as_bytes(), &parts, b"a.test", 0);
                 assert_eq!(draft.method(), method.as_bytes());
                 draft.lines().0.extend_from_slice(b"A: b\r\n");
                 draft.set_host(host);

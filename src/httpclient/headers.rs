@@ -11,7 +11,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    const fn new(names: &'static [&'static str]) -> Self {
+    pub(super) const fn new(names: &'static [&'static str]) -> Self {
         let (mut lengths, mut index) = (0, 0);
         while index < names.len() {
             lengths |= 1 << names[index].len();

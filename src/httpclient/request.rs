@@ -57,7 +57,7 @@ impl ClientRequest {
     pub(super) fn new(pool: &Arc<Pool>, method: &str, url: &str) -> Self {
         let outcome = parse_url(url).map(|(key, target, host)| Parts {
             key: Arc::new(key),
-            head: RequestDraft::new(method, &[&target], &host, HEADERS_BYTES),
+            head: RequestDraft::new(method.as_bytes(), &[target.as_bytes()], host.as_bytes(), HEADERS_BYTES),
             content: None,
             length: None,
             trailers: Vec::new(),
@@ -69,7 +69,7 @@ impl ClientRequest {
         ClientRequest { pool: Arc::clone(pool), outcome }
     }
 
-    fn change(mut self, change: impl FnOnce(&mut Parts) -> Result<(), ClientError>) -> Self {
+    pub(super) fn change(mut self, change: impl FnOnce(&mut Parts) -> Result<(), ClientError>) -> Self {
         if let Ok(parts) = &mut self.outcome
             && let Err(error) = change(parts)
         {

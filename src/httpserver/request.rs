@@ -92,7 +92,13 @@ impl<'a> RequestHead<'a> {
 
     /// Returns the request target as received.
     pub fn target(&self) -> &'a str {
-        ascii(self.head.target(self.bytes))
+        ascii(self.target_bytes())
+    }
+
+    /// Returns the request target as bytes.
+    #[inline]
+    pub(crate) fn target_bytes(&self) -> &'a [u8] {
+        self.head.target(self.bytes)
     }
 
     /// Returns the path as received, percent-encoded. For the targets `*` and `host:port`, returns the whole target.
@@ -160,9 +166,14 @@ impl<'a> RequestHead<'a> {
     /// Returns the host and port that the client requested, from a target in absolute form or else from the Host header
     /// (RFC 9112 section 3.2.2).
     pub fn host(&self) -> Option<&'a str> {
+        self.host_bytes().map(ascii)
+    }
+
+    /// Returns [`RequestHead::host`] as bytes.
+    pub(crate) fn host_bytes(&self) -> Option<&'a [u8]> {
         match self.head.form() {
-            http1::TargetForm::Absolute => Some(ascii(http1::authority(self.head.target(self.bytes)))),
-            _ => self.header("host").map(ascii),
+            http1::TargetForm::Absolute => Some(http1::authority(self.head.target(self.bytes))),
+            _ => self.header("host"),
         }
     }
 

@@ -176,6 +176,39 @@ on_every_backend! {
         server.drain();
     }
 
+    fn headers_that_describe_the_client_replace_its_own<B>() {
+        let (upstream, thread) = scripted(|listener| {
+            let mut connection = Accepted::from(listener);
+            let head = connection.head();
+            connection.send(OK);
+            let lines: Vec<_> = head.lines().collect();
+            let expected = [
+                "GET /a?b HTTP/1.1",
+                "Host: b.test:81",
+                "X-Kept: 1",
+                "Via: 1.1 serverd",
+                "X-Forwarded-For: 127.0.0.1",
+                "Forwarded: for=127.0.0.1;proto=http;host=\"b.test:81\"",
+                "X-Forwarded-Proto: http",
+                "X-Forwarded-Host: b.test:81",
+                "",
+            ];
+            assert_eq!(lines, expected);
+        });
+        let (client, upstream) = (Client::new(), format!("http://{upstream}").parse::<Upstream>().expect("an upstream"));
+        let server = serve::<B, _>(move || {
+            HttpServer::new(move |request: &Request<'_>| {
+                client.forward(request, &upstream).forwarded_headers(request).respond()
+            })
+        });
+        let response = fetch(&server, "GET http://b.test:81/a?b HTTP/1.1\r\nHost: a.test\r\nX-Real-IP: 1.2.3.4\r\n\
+            x-forwarded-for: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Kept: 1\r\nX-Forwarded-Proto: https\r\n\
+            X-FORWARDED-HOST: c.test\r\nForwarded: for=5.6.7.8\r\n\r\n");
+        assert_eq!(response.text(), "hi");
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
     fn responses_without_content_keep_their_meaning<B>() {
         let (upstream, thread) = scripted(|listener| {
             let mut connection = Accepted::from(listener);
