@@ -20,7 +20,7 @@ import measure
 from measure import NGINX_PATHS, Listening, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS = 7
+ROUNDS = 11
 SECONDS = 3
 CONNECTIONS = 64
 COUNTED = (200, 1200)
