@@ -2,10 +2,14 @@
 """Compares the reverse proxy in examples/ with that of nginx: CPU time per request, for responses of 1 KiB, 64 client
 connections, and keep-alive connections to an upstream nginx. Both use one worker, and their rounds alternate.
 
+`null-proxy` (benches/null) is the lower bound: a C program that only forwards the bytes, with two reads and two writes per
+request.
+
     benches/proxy.py [BINARY]                   BINARY is target/release/examples/reverse_proxy by default
     benches/proxy.py --instructions [BINARY]    user-space instructions per request, counted by valgrind
 
-Only the CPU time of the proxies is measured, so the load of the machine matters little. Linux only; needs nginx and wrk.
+Only the CPU time of the proxies is measured, so the load of the machine matters little. Linux only; needs cc,
+nginx and wrk.
 """
 import contextlib
 import re
@@ -61,6 +65,8 @@ def proxy(name: str, binary: str, directory: Path, upstream: int, wrapper: list[
     if name == "nginx":
         body = PROXY % {"port": port, "upstream": upstream}
         command = nginx(directory, port, body, bool(wrapper))
+    elif name == "null-proxy":
+        command = [str(directory / name), str(port), str(upstream)]
     else:
         command = [binary, f"127.0.0.1:{port}", f"http://127.0.0.1:{upstream}"]
     server = Listening([*wrapper, *command], port)
@@ -105,11 +111,12 @@ def main() -> None:
     binaries = [argument for argument in arguments if not argument.startswith("--")]
     binary = binaries[0] if binaries else str(ROOT / "target/release/examples/reverse_proxy")
     rounds, count, unit = (1, instructions, "instructions") if counts else (ROUNDS, None, "us of CPU")
-    results: dict[str, list[float]] = {"serverd": [], "nginx": []}
+    results: dict[str, list[float]] = {"serverd": [], "nginx": [], "null-proxy": []}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
         (directory / "root").mkdir()
+        subprocess.run(["cc", "-O2", "-o", directory / "null-proxy", ROOT / "benches/null/null-proxy.c"], check=True)
         (directory / "root/file").write_bytes(b"x" * BODY_BYTES)
         port = free_port()
         upstream = Listening(nginx(directory, port, UPSTREAM % {"port": port, "dir": directory}), port)
@@ -123,10 +130,11 @@ def main() -> None:
                         values.append(cpu_us(server))
         finally:
             upstream.stop()
-    ours, theirs = (statistics.median(results[peer]) for peer in ("serverd", "nginx"))
+    base = statistics.median(results["nginx"])
     for peer, values in results.items():
-        print(f"{peer:8} {statistics.median(values):10,.1f} {unit} per request ({min(values):,.1f} to {max(values):,.1f})")
-    print(f"ratio    {ours / theirs:10.2f}")
+        median = statistics.median(values)
+        print(f"{peer:10} {median:10,.1f} {unit} per request ({min(values):,.1f} to {max(values):,.1f})"
+              f", {median / base:.2f} x nginx")
 
 
 if __name__ == "__main__":
