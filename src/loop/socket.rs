@@ -47,11 +47,31 @@ pub struct SystemListener(ConnectionSource);
 
 #[derive(Debug)]
 enum ConnectionSource {
-    Tcp(std::net::TcpListener),
+    Tcp(TcpSocket),
     /// The file is `Some` if this listener has to remove it.
     #[cfg(unix)]
     Unix(UnixListener, Option<SocketFile>),
     Handoff(HandoffListener),
+}
+
+/// A listening TCP socket.
+#[derive(Debug)]
+struct TcpSocket {
+    listener: std::net::TcpListener,
+    /// Another handle of the socket may exist, in this process or another one such as systemd, which outlives this one.
+    may_be_shared: bool,
+    /// [`DROP_SYN`] is attached.
+    drops_handshakes: bool,
+}
+
+impl Drop for TcpSocket {
+    /// Removes the filter for other handles of the socket, to which it would apply for ever. A socket without other handles
+    /// closes with its filter, so that it resets no handshake.
+    fn drop(&mut self) {
+        if self.may_be_shared && self.drops_handshakes {
+            allow_handshakes(&self.listener);
+        }
+    }
 }
 
 /// A connected TCP or Unix socket.
@@ -119,13 +139,18 @@ impl SystemStream {
 }
 
 impl SystemListener {
+    /// Creates a listener from a socket of which no other handle exists.
+    pub(crate) fn from_unshared(listener: std::net::TcpListener) -> Self {
+        SystemListener(ConnectionSource::Tcp(TcpSocket { listener, may_be_shared: false, drops_handshakes: false }))
+    }
+
     /// Returns the local address.
     ///
     /// # Errors
     /// Returns an error if the system cannot determine it, or if this is not a TCP socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
-            ConnectionSource::Tcp(listener) => listener.local_addr(),
+            ConnectionSource::Tcp(socket) => socket.listener.local_addr(),
             #[cfg(unix)]
             ConnectionSource::Unix(..) => Err(io::ErrorKind::Unsupported.into()),
             ConnectionSource::Handoff(_) => Err(io::ErrorKind::Unsupported.into()),
@@ -150,7 +175,7 @@ impl SystemListener {
 
 impl From<std::net::TcpListener> for SystemListener {
     fn from(listener: std::net::TcpListener) -> Self {
-        SystemListener(ConnectionSource::Tcp(listener))
+        SystemListener(ConnectionSource::Tcp(TcpSocket { listener, may_be_shared: true, drops_handshakes: false }))
     }
 }
 
@@ -248,7 +273,7 @@ impl Listener for SystemListener {
     fn prepare(&mut self, backlog: u32) -> io::Result<()> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         let listener = match &self.0 {
-            ConnectionSource::Tcp(listener) => listener,
+            ConnectionSource::Tcp(socket) => &socket.listener,
             #[cfg(unix)]
             ConnectionSource::Unix(listener, _) => {
                 listener.set_nonblocking(true)?;
@@ -270,7 +295,10 @@ impl Listener for SystemListener {
     /// closing the listener can reset only connections in its queue. Attaches a filter to a TCP socket.
     fn stop_new_connections(&mut self) -> bool {
         match &mut self.0 {
-            ConnectionSource::Tcp(listener) => drop_handshakes(listener),
+            ConnectionSource::Tcp(socket) => {
+                socket.drops_handshakes = drop_handshakes(&socket.listener);
+                socket.drops_handshakes
+            }
             #[cfg(unix)]
             ConnectionSource::Unix(_, file) => {
                 *file = None;
@@ -283,7 +311,7 @@ impl Listener for SystemListener {
     #[inline]
     fn accept(&mut self) -> io::Result<(SystemStream, Peer)> {
         let (stream, peer) = match &self.0 {
-            ConnectionSource::Tcp(listener) => accept(listener)?,
+            ConnectionSource::Tcp(socket) => accept(&socket.listener)?,
             #[cfg(unix)]
             ConnectionSource::Unix(listener, _) => accept_unix(listener)?,
             ConnectionSource::Handoff(handoff) => handoff.accept()?,
@@ -301,7 +329,7 @@ impl Listener for SystemListener {
 
     fn source(&self) -> &SystemSource {
         match &self.0 {
-            ConnectionSource::Tcp(listener) => listener,
+            ConnectionSource::Tcp(socket) => &socket.listener,
             #[cfg(unix)]
             ConnectionSource::Unix(listener, _) => listener,
             ConnectionSource::Handoff(handoff) => handoff.source(),
@@ -368,6 +396,17 @@ fn drop_handshakes(listener: &std::net::TcpListener) -> bool {
 fn drop_handshakes(_: &std::net::TcpListener) -> bool {
     false
 }
+
+/// Removes the filter of [`drop_handshakes`].
+#[cfg(target_os = "linux")]
+fn allow_handshakes(listener: &std::net::TcpListener) {
+    if let Err(error) = SockRef::from(listener).detach_filter() {
+        log::error!("cannot remove the filter of the listener, which accepts no connections any more: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allow_handshakes(_: &std::net::TcpListener) {}
 
 /// Accepts with accept4(2), which makes the socket non-blocking in the same call.
 #[cfg(target_os = "linux")]

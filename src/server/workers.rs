@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -413,7 +413,7 @@ fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<V
         }
     }
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| TcpListener::from(socket).into())).collect()
+    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| SystemListener::from_unshared(socket.into()))).collect()
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
@@ -439,6 +439,8 @@ fn share_port(_: &Socket) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     /// Documentation address (RFC 5737), which this machine does not have.

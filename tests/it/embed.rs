@@ -114,6 +114,23 @@ fn bound_listeners_are_served_by_all_workers() {
 }
 
 #[test]
+fn a_listener_that_the_caller_keeps_accepts_connections_after_a_graceful_shutdown() {
+    for config in configs() {
+        let listener = listener();
+        let address = listener.local_addr().expect("an address");
+        for _ in 0..2 {
+            let shared = listener.try_clone().expect("another handle");
+            let server = config.start_on([shared], |_| HttpServer::new(|_| "hello\n")).expect("the server starts");
+            assert_eq!(get(address), "hello\n");
+            server.drain();
+            server.wait().expect("no worker fails");
+        }
+        // As the service manager does that activates the server by its socket.
+        TcpStream::connect_timeout(&address, WAIT_MAX).expect("the connection waits for the next server");
+    }
+}
+
+#[test]
 fn a_dropped_server_has_stopped_and_its_port_is_free() {
     for mut config in configs() {
         if cfg!(target_os = "linux") {
