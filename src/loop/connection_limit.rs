@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use super::networks::Networks;
+use super::peer::Networks;
 use super::poller::LoopWaker;
 use super::std_ext::lock;
 

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::app::{Addrs, App, CloseInfo, CloseReason, Phase, Remote};
-use super::connect::Connects;
+use super::connect::{Connects, HeldMessages};
 use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Stage};
 use super::connection_limit::{Buffers, ConnectionLimit, CountedAddresses};
-use super::file_read;
-use super::held_messages::HeldMessages;
+use super::file_range;
 use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::metrics::{LoopMetrics, clock_nanos};
@@ -523,7 +522,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         };
         if let Some(readahead) = connection.take_readahead() {
             let waker = Arc::clone(&self.mailbox.waker);
-            if !file_read::request(readahead, move || waker.readahead_done(id)) {
+            if !file_range::request(readahead, move || waker.readahead_done(id)) {
                 connection.readahead_done();
             }
         }

@@ -24,15 +24,12 @@ mod connection_limit;
 mod error_numbers;
 mod event_loop;
 mod file_range;
-mod file_read;
 mod handoff;
-mod held_messages;
 mod limits;
 mod listener;
 pub(crate) mod metrics;
 #[cfg(unix)]
 mod mio_poll;
-mod networks;
 mod outgoing;
 mod output;
 mod peer;
@@ -41,7 +38,6 @@ mod poller;
 mod proxy_header;
 mod proxy_stream;
 pub mod readiness;
-mod resolver;
 mod schedule;
 mod select;
 // The system call, for the backend and for sockets.
@@ -56,7 +52,6 @@ mod socket_waker;
 mod std_ext;
 mod system;
 mod table;
-mod target;
 mod timers;
 #[cfg(feature = "tls")]
 mod tls_stream;
@@ -101,13 +96,11 @@ pub use connection_limit::ConnectionLimit;
 pub(crate) use connection_limit::network;
 pub use event_loop::EventLoop;
 pub(crate) use file_range::FileTruncated;
-#[cfg(any(feature = "compress", feature = "files"))]
-pub(crate) use file_read::read_at;
 pub use handoff::HandoffListener;
 pub use limits::{Counters, LoopLimits, Timeouts};
-pub use networks::{Networks, NetworksError};
+pub use outgoing::{Target, TargetError};
 pub use output::Output;
-pub use peer::Peer;
+pub use peer::{Networks, NetworksError, Peer};
 pub use per_listener::{Either, PerListener};
 pub use poller::{Handle, Poller, Turn};
 pub use proxy_header::Proxied;
@@ -118,8 +111,9 @@ pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{SystemListener, SystemSocket, SystemStream};
 pub(crate) use std_ext::lock;
+#[cfg(any(feature = "compress", feature = "files"))]
+pub(crate) use std_ext::read_at;
 pub use table::ConnId;
-pub use target::{Target, TargetError};
 #[cfg(feature = "tls")]
 pub use tls_stream::{TlsListener, TlsStream, WithTls};
 #[cfg(unix)]

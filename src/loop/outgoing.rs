@@ -1,20 +1,94 @@
-//! Opens outgoing connections from a running loop.
+//! Opens outgoing connections from a running loop: their destinations, and the resolution of host names.
 //!
-//! [`Handle::connect`] passes the addresses to the loop; a host name is first resolved on another thread. The loop
-//! connects to the addresses in order, and gives each an equal share of the time that is left.
+//! [`Handle::connect`] passes the addresses of a [`Target`] to the loop. A host name is first resolved in a thread pool,
+//! because the resolver of the system blocks. The loop connects to the addresses in order, and gives each an equal share
+//! of the time that is left.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::connect::{Connect, ConnectStep, Context};
 use super::poller::Handle;
-use super::resolver::{ADDRESSES_MAX, Lookup, look_up};
 use super::std_ext::lock;
-use super::target::Target;
+use super::work_queue::WorkQueue;
+
+/// Maximum number of threads that resolve names. A lookup may take several seconds if a name server does not respond.
+const THREADS_MAX: usize = 8;
+
+/// Maximum number of addresses of a name that are used.
+const ADDRESSES_MAX: usize = 8;
+
+/// The destination of an outgoing connection.
+///
+/// # Examples
+/// ```
+/// use serverd::Target;
+///
+/// let target: Target = "[::1]:80".parse()?;
+/// assert_eq!(target, Target::Address("[::1]:80".parse()?));
+/// assert_eq!("example.com:443".parse(), Ok(Target::Name("example.com".into(), 443)));
+/// assert!("example.com".parse::<Target>().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Target {
+    /// An IP address and a port.
+    Address(SocketAddr),
+    /// Several addresses of one server, which are tried in this order, up to 8.
+    Addresses(Vec<SocketAddr>),
+    /// A host name and a port. The first 8 addresses of the name are tried in order.
+    Name(String, u16),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Target::Address(address)
+    }
+}
+
+impl From<(&str, u16)> for Target {
+    /// Creates a target from an IP address or a host name.
+    fn from((host, port): (&str, u16)) -> Self {
+        match host.parse::<IpAddr>() {
+            Ok(address) => Target::Address((address, port).into()),
+            Err(_) => Target::Name(host.to_owned(), port),
+        }
+    }
+}
+
+/// The error of a [`Target`] that is not written as `host:port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TargetError;
+
+impl std::fmt::Display for TargetError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("expected host:port or [address]:port")
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        if let Ok(address) = text.parse() {
+            return Ok(Target::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(TargetError)?;
+        if host.is_empty() || host.contains(':') || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TargetError);
+        }
+        Ok(Target::Name(host.to_owned(), port.parse().map_err(|_| TargetError)?))
+    }
+}
 
 impl Handle {
     /// Opens a connection from the loop to `target`, within the time `limit`, which includes the resolution of a host
@@ -102,5 +176,62 @@ impl Handle {
             }
         };
         look_up(Lookup { host, port, done: Box::new(done) });
+    }
+}
+
+/// A name to resolve.
+struct Lookup {
+    host: String,
+    port: u16,
+    done: Box<dyn FnOnce(io::Result<VecDeque<SocketAddr>>) + Send>,
+}
+
+impl Lookup {
+    fn run(self) {
+        let outcome = (self.host.as_str(), self.port).to_socket_addrs();
+        (self.done)(outcome.map(|addresses| addresses.take(ADDRESSES_MAX).collect()));
+    }
+}
+
+static LOOKUPS: WorkQueue<Lookup> = WorkQueue::new(THREADS_MAX);
+
+/// Queues a lookup for the threads. If it cannot be queued, it fails at once.
+fn look_up(lookup: Lookup) {
+    if let Err(lookup) = LOOKUPS.push(lookup, ("resolver", run_resolver)) {
+        (lookup.done)(Err(io::Error::other("too many names are being resolved")));
+    }
+}
+
+/// The main function of a thread that resolves names.
+fn run_resolver() {
+    while let Some(lookup) = LOOKUPS.next() {
+        lookup.run();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_written_as_host_and_port() {
+        for text in ["", ":80", "host", "host:", "host:65536", "::1:80", "a b:80", "host:-1"] {
+            assert_eq!(text.parse::<Target>(), Err(TargetError), "{text}");
+        }
+        assert_eq!("127.0.0.1:80".parse(), Ok(Target::from(("127.0.0.1", 80))));
+        assert_eq!(Target::from(("::1", 80)), Target::Address("[::1]:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_lookup_beyond_the_limit_fails_at_once_and_all_others_end() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let count = 3000;
+        for _ in 0..count {
+            let send = send.clone();
+            let done = move |outcome: io::Result<VecDeque<SocketAddr>>| send.send(outcome.is_ok()).unwrap();
+            look_up(Lookup { host: "127.0.0.1".into(), port: 1, done: Box::new(done) });
+        }
+        assert_eq!(receive.iter().take(count).count(), count);
+        assert!(LOOKUPS.threads() <= THREADS_MAX);
     }
 }

@@ -18,8 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::file_range::FileRange;
-use super::file_read::Readahead;
+use super::file_range::{FileRange, Readahead};
 use super::readiness::{Sent, Stream, would_block};
 
 /// Bodies up to this size are copied into the buffer: a copy then costs less than another slice of a vectored write.

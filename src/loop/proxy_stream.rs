@@ -15,8 +15,7 @@ use std::time::Duration;
 use super::app::App;
 use super::connection_limit::{AddressLimit, ConnectionLimit};
 use super::event_loop::EventLoop;
-use super::networks::Networks;
-use super::peer::Peer;
+use super::peer::{Networks, Peer};
 use super::proxy_header::{HEADER_BYTES_MAX, Parsed, Proxied, parse};
 use super::readiness::{
     Event, Handshake, Interest, Listener, Readiness, Received, Sent, Stream, Token, pass_to_backend, pass_to_listener,

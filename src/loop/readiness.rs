@@ -25,8 +25,8 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
-use super::file_read::with_block;
 use super::peer::Peer;
+use super::std_ext::with_block;
 
 /// Reads the monotonic clock directly; subtracting two [`Instant`](std::time::Instant)s costs more than reading both.
 #[cfg(unix)]

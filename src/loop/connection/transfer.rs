@@ -9,7 +9,7 @@ use std::io;
 
 use super::{Connection, FileCache, LoopContext, Outcome, Registration, Stage};
 use crate::r#loop::app::{Addrs, App, CloseReason, Phase};
-use crate::r#loop::file_read::Readahead;
+use crate::r#loop::file_range::Readahead;
 use crate::r#loop::limits::LoopLimits;
 use crate::r#loop::output::Flushed;
 use crate::r#loop::readiness::{Handshake, Stream, would_block};
