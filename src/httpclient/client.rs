@@ -1,15 +1,24 @@
-//! The client.
+//! The client, and requests that forward those of the clients of this server.
 
+use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::forward::forward;
-use super::limits::ClientLimits;
-use super::pool::Pool;
-use super::request::ClientRequest;
+use super::headers::{HeaderCopy, Names, REQUEST_ONLY, push_line, remove_lines, trailer_names};
+use super::pool::{ClientLimits, Pool};
+use super::request::{ClientRequest, Parts};
 use super::url::Upstream;
+use crate::http1::{RequestDraft, Version};
 use crate::httpserver::RequestHead;
 #[cfg(feature = "tls")]
 use crate::tls::ClientTls;
+
+/// Memory reserved for headers besides those of the forwarded request, such as Via and Forwarded.
+const ADDED_BYTES: usize = 256;
+
+/// Headers in which proxies pass on what they know about a client.
+const FORWARDED: Names =
+    Names::new(&["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]);
 
 /// An HTTP/1.1 client for the handlers of an [`HttpServer`](crate::HttpServer), and for closures that its loop calls. Clones
 /// share connections and limits.
@@ -126,12 +135,119 @@ impl Client {
     /// # Ok::<(), serverd::ClientError>(())
     /// ```
     pub fn forward(&self, head: &RequestHead<'_>, upstream: &Upstream) -> ClientRequest {
-        forward(&self.pool, head, upstream)
+        let host = head.host_bytes().filter(|host| !host.is_empty()).unwrap_or(upstream.authority.as_bytes());
+        let headers_bytes = head.as_bytes().len() + ADDED_BYTES;
+        let target: [&[u8]; 3] = match head.target_bytes() {
+            // A path and perhaps a query, rather than a URL.
+            target @ [b'/', ..] => [target, b"", b""],
+            _ => match head.query() {
+                Some(query) => [head.path().as_bytes(), b"?", query.as_bytes()],
+                None => [head.path().as_bytes(), b"", b""],
+            },
+        };
+        let mut forwarded = RequestDraft::new(head.method_bytes(), &target, host, headers_bytes);
+        let (lines, _) = forwarded.lines();
+        let mut copy = HeaderCopy::new(lines, &REQUEST_ONLY);
+        head.headers().for_each(|(name, value)| copy.push(name, value));
+        copy.finish();
+        let via: &[u8] = if head.version() == Version::Http10 { b"1.0 serverd" } else { b"1.1 serverd" };
+        push_line(lines, b"Via", via);
+        let length = head.header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let (key, trailers) = (Arc::clone(&upstream.key), trailer_names(head.headers()));
+        ClientRequest::from_parts(&self.pool, Ok(Parts { key, head: forwarded, content: None, length, trailers }))
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Client").field("limits", &self.pool.limits).finish_non_exhaustive()
+    }
+}
+
+impl ClientRequest {
+    /// Adds headers that describe the client of the forwarded request: Forwarded (RFC 7239), X-Forwarded-For,
+    /// X-Forwarded-Proto and X-Forwarded-Host. The address is that of [`RequestHead::client_addr`], or `unknown`. These
+    /// headers and X-Real-IP of the client itself are removed, since anyone can send them.
+    ///
+    /// # Examples
+    /// ```
+    /// use serverd::{Client, HttpServer, Request, Upstream};
+    ///
+    /// let (client, upstream) = (Client::new(), "http://127.0.0.1:9000".parse::<Upstream>()?);
+    /// let server = HttpServer::new(move |request: &Request<'_>| {
+    ///     client.forward(request, &upstream).forwarded_headers(request).respond()
+    /// });
+    /// # drop(server);
+    /// # Ok::<(), serverd::ClientError>(())
+    /// ```
+    pub fn forwarded_headers(self, head: &RequestHead<'_>) -> Self {
+        self.change(|parts| {
+            let (lines, start) = parts.head.lines();
+            remove_lines(lines, start, |line| {
+                memchr::memchr(b':', line).is_some_and(|name_len| FORWARDED.contains(&line[..name_len]))
+            });
+            let proto = if head.is_secure() { "https" } else { "http" };
+            let address = head.client_addr().map(|client| client.ip());
+            push_forwarded(lines, address, proto, head.host_bytes().unwrap_or_default());
+            Ok(())
+        })
+    }
+}
+
+/// Appends the headers that name a client. The host is valid, so that it contains neither quotes nor backslashes.
+fn push_forwarded(lines: &mut Vec<u8>, address: Option<IpAddr>, proto: &str, host: &[u8]) {
+    lines.extend_from_slice(b"X-Forwarded-For: ");
+    let start = lines.len();
+    push_address(lines, address);
+    let address_range = start..lines.len();
+    lines.extend_from_slice(b"\r\nForwarded: for=");
+    // RFC 7239 section 6.1: colons need quotes, and IPv6 addresses brackets.
+    let (open, close) = if address.is_some_and(|ip| ip.is_ipv6()) { ("\"[", "]\"") } else { ("", "") };
+    lines.extend_from_slice(open.as_bytes());
+    lines.extend_from_within(address_range);
+    for part in [close.as_bytes(), b";proto=", proto.as_bytes(), b";host=\"", host, b"\"\r\n"] {
+        lines.extend_from_slice(part);
+    }
+    push_line(lines, b"X-Forwarded-Proto", proto.as_bytes());
+    push_line(lines, b"X-Forwarded-Host", host);
+}
+
+fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
+    match address {
+        // Without core::fmt, which takes more instructions than all other lines together.
+        Some(IpAddr::V4(ip)) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                out.extend_from_slice(if index > 0 { b"." } else { b"" });
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a vector does not fail.
+        Some(IpAddr::V6(ip)) => drop(write!(out, "{ip}")),
+        None => out.extend_from_slice(b"unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_clients_are_quoted_where_they_must_be() {
+        for (address, node) in
+            [("192.0.2.10", "192.0.2.10"), ("0.255.7.1", "0.255.7.1"), ("2001:db8::1", "\"[2001:db8::1]\"")]
+        {
+            let mut lines = b"A: b\r\n".to_vec();
+            push_forwarded(&mut lines, Some(address.parse().unwrap()), "https", b"a.test:81");
+            let expected = format!(
+                "A: b\r\nX-Forwarded-For: {address}\r\nForwarded: for={node};proto=https;host=\"a.test:81\"\r\n\
+                 X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test:81\r\n"
+            );
+            assert_eq!(String::from_utf8(lines).unwrap(), expected);
+        }
+        let mut lines = Vec::new();
+        push_forwarded(&mut lines, None, "http", b"");
+        let expected = "X-Forwarded-For: unknown\r\nForwarded: for=unknown;proto=http;host=\"\"\r\n\
+                        X-Forwarded-Proto: http\r\nX-Forwarded-Host: \r\n";
+        assert_eq!(String::from_utf8(lines).unwrap(), expected);
     }
 }

@@ -12,11 +12,8 @@
 
 mod client;
 mod error;
-mod fetched;
-mod forward;
 mod headers;
 mod job;
-mod limits;
 mod pool;
 mod request;
 #[cfg(feature = "tls")]
@@ -26,7 +23,7 @@ mod url;
 
 pub use client::Client;
 pub use error::ClientError;
-pub use fetched::Fetched;
-pub use limits::ClientLimits;
+pub use job::Fetched;
+pub use pool::ClientLimits;
 pub use request::ClientRequest;
 pub use url::Upstream;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::ClientError;
-use super::fetched::Fetched;
 use super::headers::{is_line_of, push_line, remove_lines};
-use super::job::{Content, Job, Receiver, Sink};
+use super::job::{Content, Fetched, Job, Receiver, Sink};
 use super::pool::Pool;
 use super::upstream::dispatch;
 use super::url::{Key, parse_url};

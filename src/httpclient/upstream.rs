@@ -11,9 +11,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::error::ClientError;
-use super::fetched::Fetched;
 use super::headers::{HeaderCopy, RESPONSE_ONLY, trailer_names, valid_trailers};
-use super::job::{Content, Job, Piece, Receiver, call};
+use super::job::{Content, Fetched, Job, Piece, Receiver, call};
 use super::pool::{Line, Plan, Pool};
 #[cfg(feature = "tls")]
 use super::secure::{Inner, Secure};
