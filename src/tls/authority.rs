@@ -15,9 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, RootCertStore};
 
-use super::certificate::{Certificate, Expiry, expiry, provider, set_validity, validity_from};
-use super::der;
-use super::error::TlsError;
+use super::certificate::{Certificate, Expiry, TlsError, expiry, provider, set_validity, validity_from};
+use super::x509;
 
 /// Validity of the authority: ten years.
 const AUTHORITY_DAYS: i64 = 3652;
@@ -87,7 +86,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         set_validity(&mut params, CERTIFICATE_DAYS.min(days_left));
         let key = KeyPair::generate().map_err(failed)?;
-        let name = der::common_name(&self.certificate).ok_or_else(|| TlsError::new("the authority is damaged"))?;
+        let name = x509::common_name(&self.certificate).ok_or_else(|| TlsError::new("the authority is damaged"))?;
         let authority_params = authority_params(&name);
         let issuer = Issuer::from_params(&authority_params, &self.key);
         let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
@@ -197,7 +196,7 @@ mod tests {
     #[test]
     fn names_of_authorities_are_cut_to_the_length_that_is_allowed() {
         let authority = Authority::create(&"\u{e9}".repeat(50)).unwrap();
-        assert_eq!(der::common_name(&authority.certificate), Some("\u{e9}".repeat(32)));
+        assert_eq!(x509::common_name(&authority.certificate), Some("\u{e9}".repeat(32)));
         assert!(authority.issue(&["localhost".to_string()]).is_ok());
     }
 }

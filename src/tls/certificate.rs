@@ -1,4 +1,5 @@
-//! Certificates with their private keys: read from PEM files, or self-signed in memory.
+//! Certificates with their private keys: read from PEM files, or self-signed in memory. An error in one, or in the
+//! configuration of TLS, is a [`TlsError`].
 
 use std::fmt;
 use std::path::Path;
@@ -11,8 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
-use super::der;
-use super::error::TlsError;
+use super::x509;
 
 /// Maximum size of a PEM file. A chain of certificates takes a few KiB.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -35,7 +35,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 #[derive(Clone)]
 pub struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
-    fields: der::Fields,
+    fields: x509::Fields,
 }
 
 impl fmt::Debug for Certificate {
@@ -101,7 +101,7 @@ impl Certificate {
         })?;
         let unreadable = || TlsError::new("the certificate is damaged or not an X.509 certificate");
         let leaf = chain.first().ok_or_else(unreadable)?;
-        let fields = der::read(leaf).ok_or_else(unreadable)?;
+        let fields = x509::read(leaf).ok_or_else(unreadable)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
@@ -138,7 +138,7 @@ impl Certificate {
 
     /// Returns a warning if the certificate is not valid at `now`, or if less than a third of its lifetime is left.
     pub fn validity_warning(&self, now: SystemTime) -> Option<String> {
-        let der::Fields { not_before, not_after, .. } = self.fields;
+        let x509::Fields { not_before, not_after, .. } = self.fields;
         let now = unix_seconds(now);
         let (left, lifetime) = (not_after.saturating_sub(now), not_after.saturating_sub(not_before));
         let end = shown_date(not_after);
@@ -173,7 +173,7 @@ pub(super) fn set_validity(params: &mut rcgen::CertificateParams, days: i64) {
 /// Returns the start of the validity of a certificate in DER, as the time since 1970; `None` if it is damaged.
 #[cfg(feature = "cli")]
 pub(super) fn validity_from(der: &[u8]) -> Option<Duration> {
-    u64::try_from(der::read(der)?.not_before).ok().map(Duration::from_secs)
+    u64::try_from(x509::read(der)?.not_before).ok().map(Duration::from_secs)
 }
 
 /// The cryptography of all keys and sessions.
@@ -194,7 +194,7 @@ pub(crate) struct Expiry {
 /// Returns the expiry of a certificate in DER, or `None` if it is damaged.
 #[cfg(feature = "cli")]
 pub(super) fn expiry(der: &[u8], now: SystemTime) -> Option<Expiry> {
-    let not_after = der::read(der)?.not_after;
+    let not_after = x509::read(der)?.not_after;
     let days = not_after.saturating_sub(unix_seconds(now)).div_euclid(SECONDS_PER_DAY);
     Some(Expiry { date: shown_date(not_after), days })
 }
@@ -264,17 +264,41 @@ fn system_time(unix_seconds: i64) -> SystemTime {
 
 /// Formats a date as in `2026-11-28`.
 fn shown_date(unix_seconds: i64) -> String {
-    let (year, month, day) = der::date_from_days(unix_seconds.div_euclid(SECONDS_PER_DAY));
+    let (year, month, day) = x509::date_from_days(unix_seconds.div_euclid(SECONDS_PER_DAY));
     format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// Returns the date of a day since 1970, in the types of rcgen.
 fn date(days: i64) -> (i32, u8, u8) {
-    let (year, month, day) = der::date_from_days(days);
+    let (year, month, day) = x509::date_from_days(days);
     // Holds for all days before the year 2,147,483,648.
     let year = i32::try_from(year).unwrap_or(i32::MAX);
     (year, u8::try_from(month).unwrap_or(1), u8::try_from(day).unwrap_or(1))
 }
+
+/// An error in a certificate, a private key or the configuration of TLS, as a sentence for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsError(String);
+
+impl TlsError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        TlsError(message.into())
+    }
+
+    /// Returns an error of the kind `InvalidData`, for a caller with other errors of I/O.
+    #[cfg(feature = "cli")]
+    pub(crate) fn into_io(self) -> std::io::Error {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, self)
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsError {}
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, server::NoClientAuth};
 
-use super::certificate::{fingerprint, provider, unix_seconds};
-use super::error::TlsError;
-use super::{der, distinguished_name};
+use super::certificate::{TlsError, fingerprint, provider, unix_seconds};
+use super::x509;
 
 /// Clients that a server with [`Tls::client_ca`](super::Tls::client_ca) accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,13 +39,13 @@ pub struct ClientCertificate {
 
 impl ClientCertificate {
     pub(super) fn new(der: &[u8]) -> Self {
-        let subject = der::subject(der).and_then(distinguished_name::format);
+        let subject = x509::subject(der).and_then(x509::format_name);
         ClientCertificate { subject: subject.unwrap_or_default(), fingerprint: fingerprint(der), der: der.to_vec() }
     }
 
     /// Returns whether the certificate has expired. Verified in the full handshake; a resumed session repeats only this.
     pub(super) fn has_expired(&self, now: SystemTime) -> bool {
-        der::read(&self.der).is_none_or(|fields| fields.not_after < unix_seconds(now))
+        x509::read(&self.der).is_none_or(|fields| fields.not_after < unix_seconds(now))
     }
 }
 

@@ -13,9 +13,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::certificate::{Certificate, provider};
+use super::certificate::{Certificate, TlsError, provider};
 use super::client_auth::parse_authorities;
-use super::error::TlsError;
 
 /// TLS for outgoing connections: the servers that are trusted, and the certificate that is presented to those that ask for
 /// one. TLS 1.2 and 1.3 are accepted. Clones share the memory of earlier sessions, which are resumed.

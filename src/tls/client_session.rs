@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConnection, Error, InvalidMessage};
 
+use super::certificate::TlsError;
 #[cfg(feature = "cli")]
 use super::client_config::CertificateRequests;
 use super::client_config::ClientTls;
-use super::error::TlsError;
 #[cfg(feature = "cli")]
 use super::{Expiry, certificate};
 

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read, Write};
 
+use super::certificate::TlsError;
 use super::client_config::ClientTls;
 use super::client_session::{ClientSession, closed_in_handshake};
-use super::error::TlsError;
 
 impl ClientSession {
     /// Completes a handshake with the server `host`, a name or an IP address.

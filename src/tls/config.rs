@@ -8,9 +8,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificate::{Certificate, provider};
+use super::certificate::{Certificate, TlsError, provider};
 use super::client_auth::{self, ClientAuth};
-use super::error::TlsError;
 
 /// A version of TLS. Older versions are insecure and not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

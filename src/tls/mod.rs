@@ -12,17 +12,15 @@ mod client_session;
 #[cfg(feature = "cli")]
 mod client_stream;
 mod config;
-mod der;
-mod distinguished_name;
-mod error;
 mod machine;
 mod session;
+mod x509;
 
 #[cfg(feature = "cli")]
 pub(crate) use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, authority_directory};
-pub use certificate::Certificate;
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
+pub use certificate::{Certificate, TlsError};
 pub(crate) use certificate::{file_hash, read as read_pem};
 pub use client_auth::{ClientAuth, ClientCertificate};
 pub use client_config::ClientTls;
@@ -30,7 +28,6 @@ pub(crate) use client_session::{ClientSession, closed_in_handshake};
 #[cfg(feature = "cli")]
 pub(crate) use client_stream::ClientStream;
 pub use config::{Tls, TlsVersion};
-pub use error::TlsError;
 pub(crate) use machine::{interface_addresses, machine_name};
 pub(crate) use session::Session;
 pub use session::TlsInfo;
