@@ -15,9 +15,9 @@ use http::StatusCode;
 
 use super::admin_metrics;
 use super::admin_status::Status;
-use super::any_handler::AnyHandler;
 use super::config::{AdminAddress, Config};
 use super::start_error::StartError;
+use super::worker_loop::AnyHandler;
 use crate::httpserver::hosts::{Hosts, is_local_or_address};
 use crate::httpserver::{Handler, HttpServer, Pool, Request, Responder, Response};
 #[cfg(unix)]

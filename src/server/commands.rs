@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use super::any_handler::AnyHandler;
 use super::config::{Config, OnReload, ReadyCheck, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
 use super::start_error::StartError;
-use super::worker_loop::{Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
+use super::worker_loop::{AnyHandler, Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
 use crate::apps::files::CountedFiles;
 use crate::apps::{ACME_OPEN_FILES_MAX, AcmeChallenges, Chat, Echo, Files, Fixed, Whoami, files};

@@ -8,8 +8,6 @@
 mod admin;
 mod admin_metrics;
 mod admin_status;
-mod any_handler;
-mod bound_listener;
 #[cfg(feature = "cli")]
 mod commands;
 mod config;
@@ -17,7 +15,6 @@ mod config;
 mod file_watch;
 #[cfg(feature = "cli")]
 mod logging;
-mod serve;
 mod server_handle;
 mod signals;
 mod start_error;
@@ -32,14 +29,14 @@ mod workers;
 #[cfg(feature = "cli")]
 pub use crate::httpserver::SyslogAddress;
 pub use crate::httpserver::{Metrics, WorkerMetrics};
-pub use bound_listener::BoundListener;
 #[cfg(feature = "cli")]
 pub use commands::{ChatConfig, Command, FilesConfig, Password, run};
 pub use config::{AdminAddress, Backend, Balance, Config, HttpOptions, OnReload, ReadyCheck, Started};
 #[cfg(feature = "cli")]
 pub use logging::{LogTarget, Logging, ProcessLog};
-pub use serve::serve;
 pub use server_handle::ServerHandle;
 pub use start_error::{StartError, StartErrorKind};
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
+pub use worker_loop::BoundListener;
+pub use workers::serve;

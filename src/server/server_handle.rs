@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::Admin;
-use super::bound_listener::BoundListener;
 use super::config::{Config, Started};
 use super::start_error::StartError;
 use super::threads::Threads;
-use super::worker_loop::{PlainOrOther, worker_loops};
+use super::worker_loop::{BoundListener, PlainOrOther, worker_loops};
 use crate::httpserver::AccessLog;
 use crate::r#loop::{App, ConnectionLimit, Handle};
 

@@ -2,26 +2,72 @@
 //!
 //! A loop is compiled for each combination of application, backend and stream, and each adds some 100 KiB to the binary.
 //! So there are two kinds of streams: plain sockets, whose path has nothing of TLS and the PROXY protocol, and one for
-//! everything else, in which these are optional. All else here is independent of these types.
+//! everything else, in which these are optional. The built-in applications share one type of handlers. All else here is
+//! independent of these types.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::bound_listener::Role;
 use super::config::{Backend, Config};
 use super::start_error::StartError;
 #[cfg(feature = "tls")]
 use super::start_error::StartErrorKind;
 #[cfg(feature = "tls")]
 use super::tls::{CertificateExpiry, FileHashes, TlsConfig};
+#[cfg(feature = "cli")]
+use crate::apps::Files;
+use crate::httpserver::{BodyMode, Handler, Request, RequestHead, Response};
 use crate::r#loop::metrics::LoopMetrics;
 use crate::r#loop::{
     App, ConnectionLimit, EventLoop, Poller, ProxyListener, ProxyMode, ProxyProtocol, Readiness, Select,
-    SystemListener, WithProxy,
+    SystemListener, SystemSocket, WithProxy,
 };
 #[cfg(feature = "tls")]
 use crate::r#loop::{TlsListener, WithTls};
+
+/// A listener for [`Config::start_on`](super::Config::start_on): a bound TCP or Unix socket.
+///
+/// # Examples
+/// ```
+/// use serverd::BoundListener;
+/// use std::net::TcpListener;
+///
+/// let listeners: [BoundListener; 2] = [
+///     TcpListener::bind("127.0.0.1:0")?.into(),
+///     BoundListener::from(TcpListener::bind("127.0.0.1:0")?).plain(),
+/// ];
+/// # drop(listeners);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BoundListener {
+    pub(super) listener: SystemListener,
+    pub(super) role: Role,
+}
+
+/// The role of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Accepts connections with TLS if it is configured, plain ones otherwise.
+    Main,
+    /// Accepts plain connections.
+    Plain,
+}
+
+impl BoundListener {
+    /// Accepts plain connections on this listener, even if `Config::tls` is set for the others.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        BoundListener { role: Role::Plain, ..self }
+    }
+}
+
+impl<T: SystemSocket> From<T> for BoundListener {
+    fn from(listener: T) -> Self {
+        BoundListener { listener: listener.into(), role: Role::Main }
+    }
+}
 
 /// Creates the loop of a worker.
 pub(super) type BuildLoop = dyn Fn(Backend, Setup<'_>) -> io::Result<Box<dyn Poller>> + Send + Sync;
@@ -253,4 +299,39 @@ fn listening_loop<B: Readiness + 'static, A: App + 'static>(
         listen(&mut event_loop, source, role)?;
     }
     Ok(Box::new(event_loop))
+}
+
+/// A handler of any built-in application, so that the HTTP server and the loops around a handler, which make up most of the
+/// binary, are not compiled for each of them. The one whose requests take the least time is called directly.
+pub(super) enum AnyHandler {
+    #[cfg(feature = "cli")]
+    Files(Box<Files>),
+    Other(Box<dyn Handler>),
+}
+
+impl AnyHandler {
+    /// Creates a handler that is called by its address.
+    pub(super) fn new(handler: impl Handler + 'static) -> Self {
+        AnyHandler::Other(Box::new(handler))
+    }
+}
+
+impl Handler for AnyHandler {
+    fn head(&mut self, head: &RequestHead<'_>) -> BodyMode {
+        match self {
+            #[cfg(feature = "cli")]
+            AnyHandler::Files(handler) => handler.head(head),
+            AnyHandler::Other(handler) => handler.head(head),
+        }
+    }
+
+    #[allow(clippy::inline_always, reason = "a response is large, and a call would copy it")]
+    #[inline(always)]
+    fn call(&mut self, request: &Request<'_>) -> Response {
+        match self {
+            #[cfg(feature = "cli")]
+            AnyHandler::Files(handler) => handler.call(request),
+            AnyHandler::Other(handler) => handler.call(request),
+        }
+    }
 }
