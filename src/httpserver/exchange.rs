@@ -8,9 +8,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::body_stream::{BATCH_BYTES, BodyWriter, Progress, Stream};
-use super::body_wait::{BodyWait, Resumed};
 use super::buffer_limit::Status;
-use super::deferred::Responder;
+use super::deferred::{BodyWait, Responder, Resumed};
 use super::exchange_handle::{ExchangeId, Wakeup};
 use super::handler::{BodyFlow, Handler};
 use super::headers::{HeaderBlock, Trailers};

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex};
 use http::StatusCode;
 
 use super::body_reader::BodyReader;
-use super::body_wait::{BodyWait, Resume};
-use super::deferred::Responder;
+use super::deferred::{BodyWait, Responder, Resume};
 use super::headers::Trailers;
 use super::request::{Request, RequestHead};
 use super::response::Response;

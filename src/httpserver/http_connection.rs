@@ -22,8 +22,8 @@ use http::{Extensions, StatusCode};
 
 use super::body_reader::BodyFeed;
 use super::body_stream::{BATCH_BYTES, BodyWriter};
-use super::body_wait::BodyWait;
 use super::buffer_limit::{Lease, Status};
+use super::deferred::BodyWait;
 use super::exchange_handle::Wakeup;
 use super::handler::{BodySink, Handler};
 use super::response::{Body, PendingReply, Response};

@@ -8,18 +8,17 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `server` | the server and its options |
+//! | `server` | the server, its options, and the hosts for which it answers |
 //! | `http_connection` | the server as an `App`: the state of a connection, batches of requests, timeouts, shutdown |
 //! | `serve_head`, `exchange` | the steps of an exchange: the handler's call; the request body and the response |
 //! | `session`, `upgrade` | connections after HTTP: upgrades and tunnels |
 //! | `handler`, `request`, `response` | the types of a handler's interface |
-//! | `body_stream`, `body_sender`, `body_reader`, `body_wait` | streamed bodies, in both directions |
+//! | `body_stream`, `body_sender`, `body_reader` | streamed bodies, in both directions |
 //! | `buffer_limit` | the memory of collected bodies, of all connections together |
 //! | `deferred`, `pool`, `exchange_handle` | other threads: their responses, work for them, how they wake the loop |
 //! | `router`, `negotiation`, `headers` | what handlers are built with |
 //! | `layers` | middleware |
 //! | `real_client` | the client of a request that comes through trusted proxies |
-//! | `hosts` | the hosts for which a server answers |
 //! | `recorder`, `metrics`, `request_id` | what is recorded of requests, counters of them, and their ids |
 //! | `access_log`, `log_format`, `log_sink`, `syslog` | one line per request, its format, the thread that writes it, and syslog |
 
@@ -27,15 +26,12 @@ mod access_log;
 mod body_reader;
 mod body_sender;
 mod body_stream;
-mod body_wait;
 mod buffer_limit;
 mod deferred;
 mod exchange;
 mod exchange_handle;
-mod fair_queue;
 mod handler;
 mod headers;
-pub(crate) mod hosts;
 mod http_connection;
 pub mod layers;
 mod log_format;
@@ -59,9 +55,8 @@ mod upgrade;
 pub use access_log::AccessLog;
 pub use body_reader::BodyReader;
 pub use body_sender::{EventSender, SendError, Sender, ServerEvent};
-pub use body_wait::{BodyWait, Resume};
 pub use buffer_limit::BufferLimit;
-pub use deferred::Responder;
+pub use deferred::{BodyWait, Responder, Resume};
 pub use exchange_handle::Wakeup;
 #[cfg(feature = "http-types")]
 pub use handler::http_types;
@@ -85,6 +80,7 @@ pub use router::Router;
 #[cfg(feature = "files")]
 pub(crate) use router::push_byte;
 pub use server::HttpServer;
+pub(crate) use server::{Hosts, is_local_or_address};
 pub use session::{Session, SessionWaker};
 #[cfg(feature = "cli")]
 pub(crate) use syslog::Syslog;

@@ -1,5 +1,5 @@
-//! A thread pool for blocking or slow work, so that it does not block the loop. Response bodies produced on it get
-//! back-pressure from the client:
+//! A thread pool for blocking or slow work, so that it does not block the loop, and a queue in which clients take turns.
+//! Response bodies produced on the pool get back-pressure from the client:
 //!
 //! ```text
 //!   pool thread                                    loop
@@ -7,8 +7,8 @@
 //!   (the thread is free for other jobs)       <--  queue half empty: schedules the next job
 //! ```
 
+use std::collections::VecDeque;
 use std::io;
-#[cfg(feature = "files")]
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(feature = "compress")]
@@ -22,7 +22,6 @@ use http::StatusCode;
 use super::body_sender::{SendError, Sender};
 #[cfg(feature = "files")]
 use super::deferred::Responder;
-use super::fair_queue::FairQueue;
 use super::response::Response;
 use crate::r#loop::lock;
 
@@ -417,13 +416,66 @@ impl<I: Iterator<Item = io::Result<Bytes>> + Send + 'static> PoolStream<I> {
     }
 }
 
-#[cfg(all(test, feature = "files"))]
+/// A queue in which clients take turns, so that a client with many requests does not delay the others.
+pub(super) struct FairQueue<T> {
+    /// The clients with queued items, in the order of their turns.
+    clients: VecDeque<(Option<IpAddr>, VecDeque<T>)>,
+    len: usize,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        FairQueue { clients: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> FairQueue<T> {
+    /// Returns the number of queued items.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds an item of a client.
+    pub(super) fn push(&mut self, client: Option<IpAddr>, item: T) {
+        self.len += 1;
+        match self.clients.iter_mut().find(|(known, _)| *known == client) {
+            Some((_, items)) => items.push_back(item),
+            None => self.clients.push_back((client, VecDeque::from([item]))),
+        }
+    }
+
+    /// Removes the oldest item of the client whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let (client, mut items) = self.clients.pop_front()?;
+        let item = items.pop_front();
+        self.len -= 1;
+        if !items.is_empty() {
+            self.clients.push_back((client, items));
+        }
+        item
+    }
+
+    /// Removes the newest item of the client with the most items; among equals, of the client whose turn is last.
+    #[cfg(any(feature = "basic-auth", feature = "files", test))]
+    pub(super) fn evict(&mut self) -> Option<T> {
+        let (at, _) = self.clients.iter().enumerate().max_by_key(|(_, (_, items))| items.len())?;
+        let item = self.clients[at].1.pop_back();
+        self.len -= 1;
+        self.clients.retain(|(_, items)| !items.is_empty());
+        item
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    #[cfg(feature = "files")]
     use std::sync::mpsc;
+    #[cfg(feature = "files")]
     use std::time::Duration;
 
     use super::*;
 
+    #[cfg(feature = "files")]
     #[test]
     fn clients_take_turns_and_the_busiest_one_loses_jobs_when_the_queue_is_full() {
         let client = |number: u8| Some(IpAddr::from([10, 0, 0, number]));
@@ -450,5 +502,21 @@ mod tests {
         let order: Vec<_> = done.iter().collect();
         assert_eq!(order, [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3), (1, 4)]);
         assert!(done.recv_timeout(Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn clients_take_turns_and_the_busiest_one_loses_its_newest_item() {
+        let client = |number: u8| Some(IpAddr::from([10, 0, 0, number]));
+        let mut queue = FairQueue::default();
+        for item in 0..5 {
+            queue.push(client(1), item);
+        }
+        queue.push(client(2), 10);
+        queue.push(None, 20);
+        queue.push(client(2), 11);
+        assert_eq!((queue.len(), queue.evict(), queue.len()), (8, Some(4), 7));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, [0, 10, 20, 1, 11, 2, 3]);
+        assert!(queue.clients.is_empty() && queue.len() == 0 && queue.evict().is_none());
     }
 }

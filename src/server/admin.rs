@@ -18,8 +18,7 @@ use super::admin_status::Status;
 use super::config::{AdminAddress, Config};
 use super::start_error::StartError;
 use super::worker_loop::AnyHandler;
-use crate::httpserver::hosts::{Hosts, is_local_or_address};
-use crate::httpserver::{Handler, HttpServer, Pool, Request, Responder, Response};
+use crate::httpserver::{Handler, Hosts, HttpServer, Pool, Request, Responder, Response, is_local_or_address};
 #[cfg(unix)]
 use crate::r#loop::UnixSocket;
 use crate::r#loop::{EventLoop, Handle, LoopLimits, Select, SystemListener, Timeouts};

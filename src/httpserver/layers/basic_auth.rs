@@ -17,9 +17,8 @@ use http::StatusCode;
 use sha2::{Digest, Sha256};
 
 use super::super::deferred::Responder;
-use super::super::fair_queue::FairQueue;
 use super::super::handler::{BodyMode, Handler};
-use super::super::pool::Pool;
+use super::super::pool::{FairQueue, Pool};
 use super::super::request::{Request, RequestHead};
 use super::super::response::Response;
 use crate::r#loop::lock;
