@@ -2,18 +2,20 @@
 //!
 //! The key is the canonical spelling of the request path (see `path`), so a repeated request is served on the fast
 //! path, without decoding the path. Other spellings of a path are canonicalized and looked up again.
+//!
+//! The metrics of the cache are for other threads. Only the worker updates them.
 
 use std::io;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use lru::LruCache;
 
 use super::cached_file::{CachedFile, LoadError, Loader};
-use super::metrics::{CacheMetrics, Counts, OpenFilesMetrics};
 use super::representation::Representation;
 use crate::httpserver::{RequestHead, Response};
 use crate::r#loop::lock;
+use crate::r#loop::metrics::Counter;
 
 /// Estimated memory use of an entry besides its content, for the struct and the map nodes.
 const OVERHEAD_BYTES: usize = 512;
@@ -370,5 +372,82 @@ impl OpenFiles {
         let mut state = self.lock();
         state.watched = !state.files.is_empty();
         state.watched
+    }
+}
+
+/// How a cache was used since its counts were last published.
+#[derive(Default)]
+struct Counts {
+    /// Requests answered without consulting the file system.
+    hits: u64,
+    /// Files that were in the cache, and had not changed in the file system.
+    revalidated: u64,
+    /// Files that were loaded.
+    misses: u64,
+    /// Small files removed to make room for others.
+    evictions: u64,
+}
+
+/// The open files, which all look-ups of a worker share. Changed only while they are locked.
+#[derive(Debug, Default)]
+struct OpenFilesMetrics {
+    count: Counter,
+    evictions: Counter,
+}
+
+impl Counts {
+    /// Adds the look-ups of another cache. The small files that it has removed were temporary copies.
+    fn add_look_ups(&mut self, other: &Counts) {
+        self.hits += other.hits;
+        self.revalidated += other.revalidated;
+        self.misses += other.misses;
+    }
+}
+
+/// The metrics of the file cache of one worker.
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command publishes metrics"))]
+#[derive(Debug, Default)]
+pub(crate) struct CacheMetrics {
+    pub(crate) hits: Counter,
+    pub(crate) revalidated: Counter,
+    pub(crate) misses: Counter,
+    /// Small files removed to make room for others.
+    evictions: Counter,
+    /// Estimated memory use of the small files, and its maximum.
+    pub(crate) bytes: Counter,
+    pub(crate) bytes_max: Counter,
+    /// Number of small files, which are held in memory.
+    pub(crate) files: Counter,
+    /// The large files, which are held open.
+    open_files: OnceLock<Arc<OpenFilesMetrics>>,
+}
+
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command publishes metrics"))]
+impl CacheMetrics {
+    /// Sets what does not change.
+    fn begin(&self, bytes_max: usize, open_files: &Arc<OpenFilesMetrics>) {
+        self.bytes_max.set(bytes_max as u64);
+        // The metrics belong to one cache only.
+        let _ = self.open_files.set(Arc::clone(open_files));
+    }
+
+    /// Adds counts, and sets the size of the cache.
+    fn publish(&self, counts: &Counts, bytes: usize, files: usize) {
+        self.hits.add(counts.hits);
+        self.revalidated.add(counts.revalidated);
+        self.misses.add(counts.misses);
+        self.evictions.add(counts.evictions);
+        self.bytes.set(bytes as u64);
+        self.files.set(files as u64);
+    }
+
+    /// Returns the number of large files, which are held open.
+    pub(crate) fn open_files(&self) -> u64 {
+        self.open_files.get().map_or(0, |open_files| open_files.count.get())
+    }
+
+    /// Returns the number of files removed to make room for others.
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions.get() + self.open_files.get().map_or(0, |open_files| open_files.evictions.get())
     }
 }

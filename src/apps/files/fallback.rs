@@ -1,17 +1,22 @@
-//! Pages in place of a missing file: the page of the single-page app, and the site's own error pages.
+//! Responses in place of a file that is missing or cannot be read: the page of the single-page app, the site's own error
+//! pages, and built-in ones.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
+use sha2::{Digest, Sha256};
 
 use super::cache::{Cache, Watch};
 use super::cached_file::{CachedFile, LoadError, Loader, PAGE_BYTES_MAX};
-use super::errors::{is_escape, status_for, wants_page};
 use super::options::Options;
 use super::path::last_segment;
-use super::representation;
-use super::representation::Representation;
+use super::representation::{self, Representation};
+use super::root::{is_escape, is_not_found, is_out_of_fds};
 use crate::httpserver::{RequestHead, Response};
 
 /// Maximum total size in bytes of the pages that are held in memory: more than all of them can have.
@@ -194,4 +199,65 @@ fn is_page_request(head: &RequestHead<'_>) -> bool {
     let is_api_request = || head.names_media_type("application/json");
     let is_resource = || representation::is_resource(last_segment(head.path()).as_ref());
     head.names_media_type("text/html") || !is_api_request() && !is_resource()
+}
+
+/// Returns the status code for an I/O error.
+fn status_for(error: &io::Error) -> StatusCode {
+    match error.kind() {
+        _ if is_not_found(error) => StatusCode::NOT_FOUND,
+        io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+        io::ErrorKind::ResourceBusy => StatusCode::SERVICE_UNAVAILABLE,
+        _ if is_out_of_fds(error) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Returns whether the client is a browser that will show the response as a page.
+pub(super) fn wants_page(head: &RequestHead<'_>) -> bool {
+    head.names_media_type("text/html")
+}
+
+/// Logs an error that is the server's own, and responds with its status.
+pub(super) fn error_response(path: &str, error: &io::Error, page: bool) -> Response {
+    let status = status_for(error);
+    if status == StatusCode::INTERNAL_SERVER_ERROR || is_out_of_fds(error) {
+        log::error!("cannot read {path}: {error}");
+    }
+    status_response(status, page)
+}
+
+/// Responds with an error: as a page, or as a line of text.
+pub(super) fn status_response(status: StatusCode, page: bool) -> Response {
+    let response = if page { error_page(status) } else { status.into() };
+    if status == StatusCode::SERVICE_UNAVAILABLE { response.header("Retry-After", "1") } else { response }
+}
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{margin:0;min-height:100vh;display:grid;place-content:center;text-align:center;padding:1.5rem;\
+box-sizing:border-box;background:#f6f7f9;color:#1d232b;\
+font:16px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",sans-serif}\
+b{font-size:4rem;line-height:1;color:#66707d}h1{margin:.5rem 0;font-size:1.35rem}p{margin:0;color:#66707d}\
+@media(prefers-color-scheme:dark){body{background:#12151a;color:#e3e7ed}b,p{color:#939eac}}";
+
+/// The Content-Security-Policy of an error page: nothing but its own style sheet.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = STANDARD.encode(Sha256::digest(STYLE));
+    format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'")
+});
+
+fn error_page(status: StatusCode) -> Response {
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let advice = match status {
+        StatusCode::NOT_FOUND => "There is no page at this address.",
+        StatusCode::FORBIDDEN => "The server is not allowed to read this file.",
+        StatusCode::SERVICE_UNAVAILABLE => "The page is not available at the moment. Please try again shortly.",
+        _ => "The server could not read this file.",
+    };
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n");
+    let _ = write!(page, "<title>{reason}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>");
+    let _ = write!(page, "<b>{}</b><h1>{reason}</h1><p>{advice}</p></main>\n</body>\n</html>\n", status.as_u16());
+    let response = Response::new(status).content_type("text/html; charset=utf-8").body(page);
+    response.header("Content-Security-Policy", POLICY.as_str()).header("X-Content-Type-Options", "nosniff")
 }

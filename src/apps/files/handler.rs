@@ -8,16 +8,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::cache::{self, Cache};
+use super::cache::{self, Cache, CacheMetrics};
 use super::cached_file::{LoadError, Loader, SMALL_BYTES_MAX};
-use super::errors::{error_response, is_escape, is_out_of_fds, status_response, wants_page};
-use super::fallback::{Pages, vary};
+use super::fallback::{Pages, error_response, status_response, vary, wants_page};
 use super::listing::{Lister, ListingFailed};
 use super::look_ups::{InProgress, Waited, Waiting};
-use super::metrics::CacheMetrics;
 use super::options::Options;
 use super::path::{Resolved, Target, last_segment};
-use super::root::Root;
+use super::root::{Root, is_escape, is_out_of_fds};
 use super::site::{Site, unix_time};
 use crate::httpserver::{BodyMode, DetachedHead, Handler, Pool, QueuedResponder, Request, RequestHead, Response};
 use crate::r#loop::lock;

@@ -4,10 +4,8 @@
 //! options.rs          Options, CacheControl
 //! handler.rs          Files: request -> cached file, listing, redirect or error
 //!   path.rs             request path -> file, directory or redirect
-//!   cache.rs            LRU cache: request path -> file
-//!   metrics.rs          counters of the cache
-//!   errors.rs           I/O error -> status and built-in error page
-//!   fallback.rs         the page of the single-page app, and the site's own error pages
+//!   cache.rs            LRU cache: request path -> file; its metrics
+//!   fallback.rs         error -> page of the single-page app, the site's own error page, or a built-in one
 //! site.rs             the directory over time: reopens it when it is replaced, closes idle files
 //!   root.rs             relative path -> open file; confines every lookup to the root
 //! look_ups.rs         look-ups on the loop's thread, or on a pool while the file system is slow; requests that wait for them
@@ -20,13 +18,10 @@
 mod cache;
 mod cached_file;
 mod conditions;
-mod errors;
 mod fallback;
 mod handler;
 mod listing;
 mod look_ups;
-#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command publishes metrics"))]
-mod metrics;
 mod options;
 mod path;
 mod representation;
@@ -34,10 +29,10 @@ mod root;
 mod site;
 
 #[cfg(feature = "cli")]
+pub(crate) use self::cache::CacheMetrics;
+#[cfg(feature = "cli")]
 pub(crate) use self::handler::CountedFiles;
 pub use self::handler::Files;
-#[cfg(feature = "cli")]
-pub(crate) use self::metrics::CacheMetrics;
 pub use self::options::{CacheControl, Options};
 #[cfg(feature = "cli")]
 pub(crate) use self::representation::is_media_type;

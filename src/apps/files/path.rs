@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use super::errors::is_not_found;
 use super::options::Options;
-use super::root::{FileKind, Root};
+use super::root::{FileKind, Root, is_not_found};
 use crate::httpserver::push_byte;
 
 /// Extension that is omitted with [`Options::clean_urls`].

@@ -17,7 +17,6 @@ use std::path::{Component, Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata};
 
-use super::errors::{escape, is_escape};
 use super::look_ups::timed;
 use super::options::Options;
 
@@ -299,4 +298,47 @@ fn ambient_options() -> std::fs::OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, NONBLOCK);
     options
+}
+
+/// Returns whether an error means that the file does not exist, or must appear not to exist.
+pub(super) fn is_not_found(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    // EINVAL from cap-std, where it resolves symlinks itself, means that one was replaced by a file or directory during
+    // the lookup.
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput)
+        || is_escape(error)
+        || is_loop(error)
+}
+
+/// Returns whether a symbolic link was refused because it leads out of the directory. Such an error comes from cap-std
+/// or from [`escape`], so it has no errno; a symlink loop is rejected by the kernel.
+pub(super) fn is_escape(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
+
+/// Creates the error for a symbolic link that leads out of the directory.
+fn escape() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "a symbolic link leads out of the directory")
+}
+
+#[cfg(unix)]
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+#[cfg(not(unix))]
+fn is_loop(_: &io::Error) -> bool {
+    false
+}
+
+/// Returns whether an error means that the process or the system is out of file descriptors.
+#[cfg(unix)]
+pub(super) fn is_out_of_fds(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_out_of_fds(_: &io::Error) -> bool {
+    false
 }

@@ -24,10 +24,10 @@ use http::StatusCode;
 use super::cache::{OpenFiles, Watch};
 use super::cached_file::read_into_page_cache;
 use super::conditions::History;
-use super::errors::{is_out_of_fds, status_response};
+use super::fallback::status_response;
 use super::look_ups::{LookUps, Suspended};
 use super::options::Options;
-use super::root::Root;
+use super::root::{Root, is_out_of_fds};
 use crate::httpserver::{Pool, RequestHead, Response};
 use crate::r#loop::lock;
 

@@ -17,7 +17,7 @@ use http::StatusCode;
 
 use self::entries::{Budget, Entries, Entry, Kind, LimitReached, Sending};
 use self::page::{Format, View};
-use super::errors::status_response;
+use super::fallback::status_response;
 use super::root::Root;
 use super::site::Site;
 use crate::httpserver::{Pool, QueuedResponder, RequestHead, Response};
