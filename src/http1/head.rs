@@ -14,8 +14,10 @@
 //! path.
 
 use super::error::{Error, HEAD_BYTES_MAX, Limits};
-use super::field_line::{FieldSpan, split_field, split_field_at};
-use super::syntax::{self, TOKEN, TargetForm, eq_lower, is_header_value, is_token, list_elements, trim};
+use super::syntax::{
+    self, FieldSpan, TOKEN, TargetForm, eq_lower, is_header_value, is_token, list_elements, split_field,
+    split_field_at, trim,
+};
 
 /// Maximum number of empty lines skipped before a request line (RFC 9112 section 2.2 recommends at least one).
 const BLANK_LINES_MAX: u8 = 8;

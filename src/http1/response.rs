@@ -8,9 +8,8 @@ use std::fmt;
 
 use super::body::{Body, Piece};
 use super::error::{Error, Limits};
-use super::field_line::split_field;
 use super::head::Framing;
-use super::syntax::{eq_lower, is_header_value, is_token, list_elements, trim};
+use super::syntax::{eq_lower, is_header_value, is_token, list_elements, split_field, trim};
 
 /// Maximum number of interim responses before the final one; real servers send few.
 const INTERIM_MAX: u8 = 16;
