@@ -1,7 +1,9 @@
 //! Command-line parsing: turns options and environment variables into a validated [`Config`]. [`parse`] also prints
-//! help and errors.
+//! help and errors, and [`with_advice`] adds advice to errors of a server at its start, which names options.
 
+use std::error::Error;
 use std::ffi::OsString;
+use std::io;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
@@ -10,16 +12,14 @@ use log::LevelFilter;
 
 use self::server_args::{Cli, CommandName};
 use crate::client::Client;
-use crate::server::{Command, Config, Logging};
+use crate::server::{Command, Config, Logging, StartError, StartErrorKind};
 
-mod advice;
 mod app_args;
 mod client_args;
 mod environment;
 mod server_args;
 mod values;
 
-pub use advice::with_advice;
 pub use server_args::Color;
 
 /// The parsed command line.
@@ -120,6 +120,30 @@ fn suggest_meant_command(mut error: clap::Error) -> clap::Error {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
     }
     error
+}
+
+/// Returns the sentence for an error, with advice if there is any.
+pub fn with_advice(error: &StartError) -> String {
+    let source = || error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let advice = match error.kind() {
+        StartErrorKind::Host => Some("set --host to an address of this machine".into()),
+        StartErrorKind::Listen(_) => source().map(|source| listen_advice(source, "--port")),
+        StartErrorKind::ListenPlain(_) => source().map(|source| listen_advice(source, "--https-redirect")),
+        StartErrorKind::Backend => Some("use --backend select or omit the option".into()),
+        StartErrorKind::Balance => Some("use --balance least-connections or omit the option".into()),
+        _ => None,
+    };
+    advice.map_or_else(|| error.to_string(), |advice: String| format!("{error}; {advice}"))
+}
+
+/// Returns advice about a port that is set with `option`.
+fn listen_advice(error: &io::Error, option: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("stop the process using it or choose another with {option}"),
+        io::ErrorKind::PermissionDenied => format!("choose a port above 1023 with {option}"),
+        io::ErrorKind::AddrNotAvailable => "choose another with --host".into(),
+        _ => format!("choose another with --host or {option}"),
+    }
 }
 
 #[cfg(test)]
