@@ -40,8 +40,10 @@ impl Proxy {
     /// other programs have added.
     fn refusal(head: &RequestHead<'_>) -> Option<Response> {
         let is_refused = matches!(head.method(), "CONNECT" | "TRACE");
-        is_refused
-            .then(|| Response::from(StatusCode::METHOD_NOT_ALLOWED).header("Allow", "GET, HEAD, POST, PUT, DELETE"))
+        is_refused.then(|| {
+            Response::from(StatusCode::METHOD_NOT_ALLOWED)
+                .header("Allow", "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE")
+        })
     }
 }
 
@@ -63,7 +65,7 @@ impl Handler for Proxy {
 /// Returns a client with TLS if the upstream needs it.
 fn client(limits: ClientLimits, upstream: &str, authorities: Option<String>) -> Result<Client, Box<dyn Error>> {
     let client = Client::with_limits(limits);
-    if !upstream.starts_with("https:") {
+    if !upstream.to_ascii_lowercase().starts_with("https:") {
         return Ok(client);
     }
     let tls = match authorities {
@@ -77,10 +79,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8888".into());
     let upstream = args.next().unwrap_or_else(|| "http://127.0.0.1:9000".into());
-    let seconds = args.next().and_then(|text| text.parse().ok()).unwrap_or(60.0);
+    let seconds: f64 = args.next().unwrap_or_else(|| "60".into()).parse()?;
     let limits = ClientLimits::default()
         .connect_timeout(Duration::from_secs(5))
-        .response_timeout(Duration::from_secs_f64(seconds));
+        .response_timeout(Duration::try_from_secs_f64(seconds)?);
     let proxy = Proxy { client: client(limits, &upstream, args.next())?, upstream: upstream.parse()? };
     let listener = TcpListener::bind(address)?;
     println!("listening on http://{}", listener.local_addr()?);

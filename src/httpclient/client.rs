@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::headers::{HeaderCopy, Names, REQUEST_ONLY, push_line, remove_lines, trailer_names};
+use super::headers::{HeaderCopy, REWRITTEN_IN_REQUEST, describes_client, push_line, remove_lines, trailer_names};
 use super::pool::{ClientLimits, Pool};
 use super::request::{ClientRequest, Parts};
 use super::url::Upstream;
@@ -13,12 +13,8 @@ use crate::httpserver::RequestHead;
 #[cfg(feature = "tls")]
 use crate::tls::ClientTls;
 
-/// Memory reserved for headers besides those of the forwarded request, such as Via and Forwarded.
+/// Memory reserved for added headers, such as Via and Forwarded.
 const ADDED_BYTES: usize = 256;
-
-/// Headers in which proxies pass on what they know about a client.
-const FORWARDED: Names =
-    Names::new(&["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]);
 
 /// An HTTP/1.1 client for the handlers of an [`HttpServer`](crate::HttpServer), and for closures that its loop calls. Clones
 /// share connections and limits.
@@ -73,7 +69,7 @@ impl Client {
         Client { pool: Arc::new(Pool::new(limits)) }
     }
 
-    /// Sets TLS for URLs with the scheme https. Returns a client with connections of its own.
+    /// Returns a client with a separate connection pool that uses TLS for URLs with the scheme https.
     ///
     /// The certificate of an upstream must be valid for the host in the URL. Sessions are resumed, and the handshake counts
     /// in the connect timeout.
@@ -104,11 +100,11 @@ impl Client {
         ClientRequest::new(&self.pool, method, url)
     }
 
-    /// Creates a request that forwards one of a client of this server, as a proxy does: with its method, its target, its
-    /// headers except those that concern only the connection (RFC 9110 section 7.6.1), and a Via header. Host is that of the
-    /// client. Expect is not forwarded: this server sends 100 (Continue) itself.
+    /// Creates a request that forwards a received request to `upstream`, with its method, target, Host and end-to-end headers
+    /// (RFC 9110 section 7.6.1), and adds Via. Expect is not forwarded: this server sends 100 (Continue) itself. Upgrades are
+    /// not forwarded either, so that a WebSocket handshake reaches the upstream as a plain GET.
     ///
-    /// The content is not part of the head: add it with [`ClientRequest::body_reader`], which keeps its length.
+    /// The body is not included: add it with [`ClientRequest::body_reader`], which preserves its length.
     ///
     /// # Examples
     /// ```
@@ -147,14 +143,15 @@ impl Client {
         };
         let mut forwarded = RequestDraft::new(head.method_bytes(), &target, host, headers_bytes);
         let (lines, _) = forwarded.lines();
-        let mut copy = HeaderCopy::new(lines, &REQUEST_ONLY);
+        let mut copy = HeaderCopy::new(lines, &REWRITTEN_IN_REQUEST);
         head.headers().for_each(|(name, value)| copy.push(name, value));
-        copy.finish();
+        let outcome = copy.finish();
         let via: &[u8] = if head.version() == Version::Http10 { b"1.0 serverd" } else { b"1.1 serverd" };
         push_line(lines, b"Via", via);
         let length = head.header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         let (key, trailers) = (Arc::clone(&upstream.key), trailer_names(head.headers()));
-        ClientRequest::from_parts(&self.pool, Ok(Parts { key, head: forwarded, content: None, length, trailers }))
+        let parts = Parts { key, head: forwarded, content: None, length, trailers };
+        ClientRequest::from_parts(&self.pool, outcome.map(|()| parts))
     }
 }
 
@@ -165,9 +162,11 @@ impl std::fmt::Debug for Client {
 }
 
 impl ClientRequest {
-    /// Adds headers that describe the client of the forwarded request: Forwarded (RFC 7239), X-Forwarded-For,
-    /// X-Forwarded-Proto and X-Forwarded-Host. The address is that of [`RequestHead::client_addr`], or `unknown`. These
-    /// headers and X-Real-IP of the client itself are removed, since anyone can send them.
+    /// Sets Forwarded (RFC 7239), X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host. The address is that of
+    /// [`RequestHead::client_addr`], or `unknown`.
+    ///
+    /// Removes what the client itself has sent in these headers, in others that begin with `X-Forwarded-`, and in X-Real-IP,
+    /// X-Client-IP and True-Client-IP, also with underscores in place of hyphens: anyone can send them.
     ///
     /// # Examples
     /// ```
@@ -184,10 +183,10 @@ impl ClientRequest {
         self.change(|parts| {
             let (lines, start) = parts.head.lines();
             remove_lines(lines, start, |line| {
-                memchr::memchr(b':', line).is_some_and(|name_len| FORWARDED.contains(&line[..name_len]))
+                memchr::memchr(b':', line).is_some_and(|name_len| describes_client(&line[..name_len]))
             });
             let proto = if head.is_secure() { "https" } else { "http" };
-            let address = head.client_addr().map(|client| client.ip());
+            let address = head.client_addr().map(|client| client.ip().to_canonical());
             push_forwarded(lines, address, proto, head.host_bytes().unwrap_or_default());
             Ok(())
         })
@@ -214,7 +213,7 @@ fn push_forwarded(lines: &mut Vec<u8>, address: Option<IpAddr>, proto: &str, hos
 
 fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
     match address {
-        // Without core::fmt, which takes more instructions than all other lines together.
+        // Not with core::fmt, which takes more instructions than the rest of this function.
         Some(IpAddr::V4(ip)) => {
             for (index, octet) in ip.octets().into_iter().enumerate() {
                 out.extend_from_slice(if index > 0 { b"." } else { b"" });

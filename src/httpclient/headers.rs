@@ -1,23 +1,24 @@
-//! The headers of forwarded messages: those that concern only one connection are removed (RFC 9110 section 7.6.1).
+//! The headers of forwarded messages, without the hop-by-hop ones (RFC 9110 section 7.6.1).
 
+use super::error::ClientError;
 use crate::http1::{is_token, list_elements};
 use crate::httpserver::Trailers;
 
 /// A set of names of headers.
-pub(super) struct Names {
+pub(super) struct HeaderNames {
     names: &'static [&'static str],
-    /// Bit `n` if a name has `n` bytes. Most other names have other lengths, and are not compared.
+    /// Bit `n` is set if some name has `n` bytes, so that most other names need no comparison.
     lengths: u32,
 }
 
-impl Names {
+impl HeaderNames {
     pub(super) const fn new(names: &'static [&'static str]) -> Self {
         let (mut lengths, mut index) = (0, 0);
         while index < names.len() {
             lengths |= 1 << names[index].len();
             index += 1;
         }
-        Names { names, lengths }
+        HeaderNames { names, lengths }
     }
 
     pub(super) fn contains(&self, name: &[u8]) -> bool {
@@ -26,8 +27,8 @@ impl Names {
     }
 }
 
-/// Headers that concern one connection, besides those that Connection lists.
-const HOP_BY_HOP: Names = Names::new(&[
+/// Hop-by-hop headers, besides those that Connection lists.
+const HOP_BY_HOP: HeaderNames = HeaderNames::new(&[
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -39,35 +40,55 @@ const HOP_BY_HOP: Names = Names::new(&[
     "upgrade",
 ]);
 
-/// Headers that are written again in a request.
-pub(super) const REQUEST_ONLY: Names = Names::new(&["content-length", "expect", "host"]);
+/// Headers of a request that are not copied but written anew.
+pub(super) const REWRITTEN_IN_REQUEST: HeaderNames = HeaderNames::new(&["content-length", "expect", "host"]);
 
-/// Headers that are written again in a response.
-pub(super) const RESPONSE_ONLY: Names = Names::new(&["content-length", "date", "server"]);
+/// Headers of a response that are not copied but written anew.
+pub(super) const REWRITTEN_IN_RESPONSE: HeaderNames = HeaderNames::new(&["content-length", "date", "server"]);
 
 /// Memory reserved for the header lines of a response.
 const LINES_BYTES: usize = 512;
 
+/// Maximum options of the Connection header, and of the names in Trailer: each is compared with each header.
+const OPTIONS_MAX: usize = 64;
+
+/// Returns whether proxies pass on what they know about a client in this header. Underscores count as hyphens, since CGI and
+/// similar interfaces make no difference between them.
+pub(super) fn describes_client(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    const NAMES: [&[u8]; 4] = [b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip"];
+    let is = |name: &[u8], own: &[u8]| {
+        let normal = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        name.len() == own.len() && name.iter().map(normal).eq(own.iter().copied())
+    };
+    name.get(..PREFIX.len()).is_some_and(|start| is(start, PREFIX)) || NAMES.iter().any(|own| is(name, own))
+}
+
 /// Appends the header lines that are forwarded.
 pub(super) struct HeaderCopy<'l, 'a> {
     lines: &'l mut Vec<u8>,
-    /// The length of the lines before.
+    /// The offset of the first copied line.
     start: usize,
-    omitted: &'static Names,
-    /// Further names that concern the connection, which mostly are none.
+    omitted: &'static HeaderNames,
+    /// The names that Connection lists, usually none.
     listed: Vec<&'a [u8]>,
+    /// There are more of them than [`OPTIONS_MAX`].
+    has_excess: bool,
 }
 
 impl<'l, 'a> HeaderCopy<'l, 'a> {
-    pub(super) fn new(lines: &'l mut Vec<u8>, omitted: &'static Names) -> Self {
-        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new() }
+    pub(super) fn new(lines: &'l mut Vec<u8>, omitted: &'static HeaderNames) -> Self {
+        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new(), has_excess: false }
     }
 
     pub(super) fn push(&mut self, name: &'a [u8], value: &'a [u8]) {
         if HOP_BY_HOP.contains(name) {
             if name.eq_ignore_ascii_case(b"connection") {
                 let options = list_elements(value).filter(|option| !HOP_BY_HOP.contains(option));
-                self.listed.extend(options.filter(|option| is_token(option)));
+                let left = OPTIONS_MAX - self.listed.len();
+                let mut options = options.filter(|option| is_token(option));
+                self.listed.extend(options.by_ref().take(left));
+                self.has_excess |= options.next().is_some();
             }
         } else if !self.omitted.contains(name) {
             if self.lines.capacity() == 0 {
@@ -78,11 +99,18 @@ impl<'l, 'a> HeaderCopy<'l, 'a> {
     }
 
     /// Removes the lines that Connection lists.
-    pub(super) fn finish(self) {
+    ///
+    /// # Errors
+    /// Returns an error if it lists too many.
+    pub(super) fn finish(self) -> Result<(), ClientError> {
         let listed = self.listed;
+        if self.has_excess {
+            return Err(ClientError::Header);
+        }
         if !listed.is_empty() {
             remove_lines(self.lines, self.start, |line| listed.iter().any(|name| is_line_of(line, name)));
         }
+        Ok(())
     }
 }
 
@@ -115,7 +143,14 @@ pub(super) fn remove_lines(lines: &mut Vec<u8>, mut start: usize, is_removed: im
 pub(super) fn trailer_names<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
     let names = headers.filter(|(name, _)| name.eq_ignore_ascii_case(b"trailer"));
     let names = names.flat_map(|(_, value)| list_elements(value)).filter_map(|name| std::str::from_utf8(name).ok());
-    names.filter(|name| Trailers::new().push(name, "").is_ok()).map(str::to_owned).collect()
+    let allowed = names.take(OPTIONS_MAX).filter(|name| is_trailer(name));
+    allowed.map(str::to_owned).collect()
+}
+
+/// Returns whether a header with this name may be forwarded as a trailer. What an upstream may believe about a client only
+/// if a proxy says so is in the head.
+fn is_trailer(name: &str) -> bool {
+    !describes_client(name.as_bytes()) && Trailers::new().push(name, "").is_ok()
 }
 
 /// Returns the trailers that may be forwarded.
@@ -123,7 +158,9 @@ pub(super) fn valid_trailers(lines: &[u8]) -> Trailers {
     let mut trailers = Trailers::new();
     for (name, value) in Trailers::received(lines).iter() {
         // Those that are not allowed as trailers are omitted (RFC 9110 section 6.5.1).
-        let _ = trailers.push(name, value);
+        if is_trailer(name) {
+            let _ = trailers.push(name, value);
+        }
     }
     trailers
 }
@@ -141,12 +178,41 @@ mod tests {
             Transfer-Encoding: chunked\r\nTrailer: X-T, Host, X-U\r\nProxy-Connection: c\r\nDate: d\r\nServer: e\r\nA: 1\r\n\
             Content-Type: text/plain\r\nA: 2\r\n\r\n";
         let mut lines = b"Close: before\r\n".to_vec();
-        let mut copy = HeaderCopy::new(&mut lines, &RESPONSE_ONLY);
+        let mut copy = HeaderCopy::new(&mut lines, &REWRITTEN_IN_RESPONSE);
         ResponseReader::headers(head).for_each(|(name, value)| copy.push(name, value));
-        copy.finish();
+        copy.finish().unwrap();
         let expected = "Close: before\r\nA: 1\r\nContent-Type: text/plain\r\nA: 2\r\n";
         assert_eq!(String::from_utf8(lines).unwrap(), expected);
         assert_eq!(trailer_names(ResponseReader::headers(head)), ["X-T", "X-U"]);
+    }
+
+    #[test]
+    fn many_connection_options_are_rejected() {
+        for (lines, options, is_ok) in
+            [(1, 64, true), (1, 65, false), (2, 32, true), (2, 33, false), (1, 30_000, false)]
+        {
+            let (mut copied, value) = (Vec::new(), vec!["a"; options].join(","));
+            let mut copy = HeaderCopy::new(&mut copied, &REWRITTEN_IN_REQUEST);
+            for _ in 0..lines {
+                copy.push(b"Connection", value.as_bytes());
+            }
+            assert_eq!(copy.finish().is_ok(), is_ok, "{lines} x {options}");
+        }
+        let names = vec!["A"; 1000].join(",");
+        assert_eq!(trailer_names([(&b"Trailer"[..], names.as_bytes())].into_iter()).len(), 64);
+    }
+
+    #[test]
+    fn headers_about_the_client_are_recognised_however_they_are_written() {
+        for name in
+            ["Forwarded", "X-Forwarded-For", "x_forwarded_for", "X-FORWARDED_Port", "X-Real-IP", "True_Client-IP"]
+        {
+            assert!(describes_client(name.as_bytes()), "{name}");
+            assert!(trailer_names([(&b"Trailer"[..], name.as_bytes())].into_iter()).is_empty(), "{name}");
+        }
+        for name in ["", "X-Forwarded", "Forwarded-For", "X-Real-IPs", "Via"] {
+            assert!(!describes_client(name.as_bytes()), "{name}");
+        }
     }
 
     #[test]

@@ -7,17 +7,29 @@ const RESERVED: [&str; 6] = ["connection", "content-length", "date", "server", "
 
 /// Headers that are meaningless or harmful as trailers: framing, routing, authentication, request modifiers and content
 /// metadata (RFC 9110 section 6.5.1).
-const NOT_IN_TRAILERS: [&str; 12] = [
+const NOT_IN_TRAILERS: [&str; 24] = [
     "authorization",
     "cache-control",
     "content-encoding",
     "content-range",
     "content-type",
+    "cookie",
+    "expect",
     "expires",
+    "forwarded",
     "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
     "location",
+    "max-forwards",
+    "range",
     "retry-after",
     "set-cookie",
+    "te",
+    "upgrade",
     "vary",
     "www-authenticate",
 ];
