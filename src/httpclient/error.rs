@@ -1,4 +1,4 @@
-//! The reasons for which a request of a client fails, and the responses that they become.
+//! Errors of client requests, and the responses to which they are mapped.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use crate::httpserver::Response;
 #[cfg(feature = "tls")]
 use crate::tls::TlsError;
 
-/// The reason for which a request failed.
+/// An error of a client request.
 ///
 /// Converts into a response: 504 (Gateway Timeout) for [`ClientError::Timeout`], 503 (Service Unavailable) for
 /// [`ClientError::Busy`], and 502 (Bad Gateway) for all others.
@@ -19,7 +19,7 @@ use crate::tls::TlsError;
 pub enum ClientError {
     /// The URL is malformed, or its scheme is neither http nor https.
     Url,
-    /// The scheme of the URL is https, and the client has no configuration of TLS, see `Client::tls`.
+    /// The scheme of the URL is https, but TLS is not configured, see `Client::tls`.
     NoTls,
     /// The method or the target is invalid.
     Request(http1::Error),
@@ -36,6 +36,8 @@ pub enum ClientError {
     Timeout,
     /// The upstream closed the connection before the response was complete.
     Closed,
+    /// The upstream sent something before the request was sent, and so probably speaks another protocol.
+    Unexpected,
     /// The response is malformed.
     Response(http1::ResponseError),
     /// The response has a transfer coding other than chunked.
@@ -66,9 +68,9 @@ impl fmt::Display for ClientError {
         match self {
             ClientError::Url => formatter.write_str("invalid URL: expected http[s]://host[:port]/path"),
             ClientError::NoTls if cfg!(feature = "tls") => {
-                formatter.write_str("https needs a configuration of TLS, set with Client::tls")
+                formatter.write_str("https requires TLS; configure it with Client::tls")
             }
-            ClientError::NoTls => formatter.write_str("https needs the feature tls of the crate serverd"),
+            ClientError::NoTls => formatter.write_str("https requires the feature tls of the crate serverd"),
             ClientError::Request(error) => write!(formatter, "invalid request: {error}"),
             ClientError::Header => formatter.write_str("invalid header, or one that the client sets itself"),
             ClientError::NoLoop => formatter.write_str("no loop is running on this thread"),
@@ -79,8 +81,9 @@ impl fmt::Display for ClientError {
             ClientError::Closed => {
                 formatter.write_str("the upstream closed the connection before its response was complete")
             }
+            ClientError::Unexpected => formatter.write_str("the upstream sent a message before any request"),
             ClientError::Response(error) => write!(formatter, "malformed response: {error}"),
-            ClientError::Coding => formatter.write_str("unsupported transfer coding of the response"),
+            ClientError::Coding => formatter.write_str("unsupported transfer coding in the response"),
             ClientError::TooLarge => formatter.write_str("the body of the response is too large"),
             ClientError::Busy => formatter.write_str("too many requests to this upstream are in progress"),
             ClientError::Body(kind) => write!(formatter, "cannot read the content of the request: {kind}"),

@@ -1,4 +1,4 @@
-//! A request on its way: encoded, with its content and the receiver of its response, which may be collected in memory.
+//! A request that is queued or in flight: its encoded head, its content, and the receiver of its response.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,7 +53,7 @@ impl Job {
 /// The callback for a response that is collected.
 pub(super) type Callback = Box<dyn FnOnce(Result<Fetched, ClientError>) + Send>;
 
-/// The receiver of a response. Dropped before that, it reports that the loop has ended.
+/// The receiver of a response. If it is dropped unused, it gets [`ClientError::Stopped`].
 pub(super) struct Sink(Option<Receiver>);
 
 /// The two ways to receive a response.

@@ -1,7 +1,7 @@
 //! The connections to each upstream, the requests that wait for one, and the limits of both.
 //!
-//! A request takes an unused connection of its own loop, or else opens one, or else takes an unused one of another loop, or
-//! else waits. A connection that becomes unused serves a waiting request first. No callback is called under the lock.
+//! A request uses an idle connection of its own loop, otherwise opens one, otherwise uses an idle connection of another loop,
+//! otherwise waits. A connection that becomes idle serves a waiting request first. No callback is called with the lock held.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::r#loop::{Handle, Timer, lock};
 #[cfg(feature = "tls")]
 use crate::tls::ClientTls;
 
-/// The limits of a [`Client`](super::Client), for all loops that use it together.
+/// The limits of a [`Client`](super::Client), shared by all loops that use it.
 ///
 /// # Examples
 /// ```
@@ -33,8 +33,8 @@ use crate::tls::ClientTls;
 pub struct ClientLimits {
     /// Maximum time to resolve the name of an upstream and to connect to it. Default: 10 s.
     pub connect_timeout: Duration,
-    /// Maximum time in which neither the request is taken nor the response continues. Time in which the response waits for
-    /// a slow client does not count. Default: 60 s.
+    /// Maximum time without progress: the upstream neither accepts bytes of the request nor sends bytes of the response. Time
+    /// in which the proxy waits for its own client does not count. Default: 60 s.
     pub response_timeout: Duration,
     /// Time after which an unused connection is closed, if the loop's idle timeout is not shorter. Default: 30 s.
     pub idle_timeout: Duration,
@@ -84,7 +84,7 @@ impl Default for ClientLimits {
     }
 }
 
-/// Without TLS, there is no configuration of it.
+/// Placeholder without the feature `tls`.
 #[cfg(not(feature = "tls"))]
 type ClientTls = std::convert::Infallible;
 
@@ -96,7 +96,7 @@ pub(super) struct Line {
     pub(super) waker: OnceLock<SessionWaker>,
     /// The request that the session is to send next.
     job: Mutex<Option<Job>>,
-    /// The number of the last exchange whose response nothing receives any more.
+    /// The highest number of a cancelled exchange.
     cancelled: AtomicU64,
 }
 
@@ -114,7 +114,7 @@ impl Line {
     }
 
     /// Returns a closure that wakes the session, without keeping the connection alive.
-    pub(super) fn waking(self: &Arc<Self>) -> impl Fn() + Send + Sync + 'static {
+    pub(super) fn wake_callback(self: &Arc<Self>) -> impl Fn() + Send + Sync + 'static {
         let line = Arc::downgrade(self);
         move || {
             if let Some(line) = line.upgrade() {
@@ -124,7 +124,7 @@ impl Line {
     }
 
     /// Returns a closure that ends an exchange, as [`Line::cancel`] does, without keeping the connection alive.
-    pub(super) fn cancelling(self: &Arc<Self>, serial: u64) -> impl FnOnce() + Send + 'static {
+    pub(super) fn cancel_callback(self: &Arc<Self>, serial: u64) -> impl FnOnce() + Send + 'static {
         let line = Arc::downgrade(self);
         move || {
             if let Some(line) = line.upgrade() {
@@ -148,7 +148,7 @@ impl Line {
         self.wake();
     }
 
-    /// Closes the connection, which is not used, for one to another upstream.
+    /// Closes this idle connection to make room for one to another upstream.
     fn retire(&self) {
         self.cancel(u64::MAX);
     }
@@ -174,6 +174,20 @@ struct Connections {
     open: usize,
     idle: Vec<Arc<Line>>,
     waiting: VecDeque<Waiting>,
+}
+
+impl Connections {
+    /// Takes the request that waits longest. Those that nothing waits for any more are moved to `closed`.
+    fn next_waiting(&mut self, closed: &mut Vec<Job>) -> Option<Job> {
+        loop {
+            let Waiting { job, timer, .. } = self.waiting.pop_front()?;
+            timer.cancel();
+            if !job.sink.is_closed() {
+                return Some(job);
+            }
+            closed.push(job);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -208,7 +222,7 @@ pub(super) struct Pool {
     state: Mutex<State>,
 }
 
-/// The way in which a request proceeds.
+/// The result of [`Pool::plan`].
 pub(super) enum Plan {
     Use(Arc<Line>, Job),
     Open(Job),
@@ -232,7 +246,7 @@ impl Pool {
         self.tls.is_some() || !key.is_secure
     }
 
-    /// Decides how a request proceeds. A connection to open, or one that is returned, counts from now on.
+    /// Decides how a request proceeds. A connection that is to be opened counts from now on.
     pub(super) fn plan(self: &Arc<Self>, handle: &Handle, key: &Arc<Key>, job: Job) -> Plan {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
@@ -257,13 +271,12 @@ impl Pool {
             state.forget(key);
             return Plan::Refuse(job);
         }
-        let (serial, pool, owner) = (state.serial, Arc::downgrade(self), Arc::clone(key));
+        let serial = state.serial;
         state.serial += 1;
-        let timer = handle.call_later(self.limits.connect_timeout, move || {
-            if let Some(pool) = pool.upgrade() {
-                pool.give_up(&owner, serial);
-            }
-        });
+        let timer = handle.call_later(self.limits.connect_timeout, self.giving_up(key, serial, ClientError::Timeout));
+        let (leaving, handle) = (self.giving_up(key, serial, ClientError::Closed), handle.clone());
+        // Called at once if the client has already left, and so must not lock the pool.
+        job.sink.on_closed(move || handle.defer(leaving));
         connections.waiting.push_back(Waiting { serial, job, timer });
         if connections.open < self.limits.upstream_connections_max {
             state.retire_idle();
@@ -271,16 +284,26 @@ impl Pool {
         Plan::Wait
     }
 
-    /// Ends the wait of a request for a connection.
-    fn give_up(&self, key: &Arc<Key>, serial: u64) {
+    /// Returns a closure that ends the wait of a request for a connection.
+    fn giving_up(self: &Arc<Self>, key: &Arc<Key>, serial: u64, error: ClientError) -> impl FnOnce() + Send + use<> {
+        let (pool, key) = (Arc::downgrade(self), Arc::clone(key));
+        move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.give_up(&key, serial, error);
+            }
+        }
+    }
+
+    fn give_up(&self, key: &Arc<Key>, serial: u64, error: ClientError) {
         let mut state = lock(&self.state);
         let Some(connections) = state.upstreams.get_mut(key) else { return };
         let found = connections.waiting.iter().position(|waiting| waiting.serial == serial);
         let late = found.and_then(|at| connections.waiting.remove(at));
         state.forget(key);
         drop(state);
-        if let Some(late) = late {
-            late.job.sink.fail(ClientError::Timeout);
+        if let Some(Waiting { job, timer, .. }) = late {
+            timer.cancel();
+            job.sink.fail(error);
         }
     }
 
@@ -291,12 +314,8 @@ impl Pool {
         let mut closed = Vec::new();
         let mut state = lock(&self.state);
         let Some(connections) = state.upstreams.get_mut(&line.key) else { return Err(()) };
-        while let Some(Waiting { job, timer, .. }) = connections.waiting.pop_front() {
-            timer.cancel();
-            if !job.sink.is_closed() {
-                return Ok(Some(job));
-            }
-            closed.push(job);
+        if let Some(job) = connections.next_waiting(&mut closed) {
+            return Ok(Some(job));
         }
         if connections.idle.len() >= self.limits.idle_connections_max {
             return Err(());
@@ -319,6 +338,8 @@ impl Pool {
     /// Counts a connection that was closed. Returns a request that waits, to send on a new connection, which counts from now
     /// on.
     pub(super) fn closed(&self, key: &Arc<Key>, may_open: bool) -> Option<(Arc<Key>, Job)> {
+        // Dropped after the lock is released.
+        let mut gone = Vec::new();
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         state.open -= 1;
@@ -332,13 +353,15 @@ impl Pool {
         let key = match state.upstreams.get(key) {
             _ if !may_open => None,
             Some(connections) if has_room(connections) => Some(Arc::clone(key)),
-            // Only the limit of all upstreams can keep requests to another one waiting.
+            // A request to another upstream can be waiting only because of the limit for all upstreams.
             _ if state.open + 1 < self.limits.connections_max => None,
             _ => state.upstreams.iter().find(|(_, connections)| has_room(connections)).map(|(key, _)| Arc::clone(key)),
         }?;
         let connections = state.upstreams.get_mut(&key)?;
-        let Waiting { job, timer, .. } = connections.waiting.pop_front()?;
-        timer.cancel();
+        let Some(job) = connections.next_waiting(&mut gone) else {
+            state.forget(&key);
+            return None;
+        };
         connections.open += 1;
         state.open += 1;
         Some((key, job))

@@ -22,7 +22,7 @@ const HEADERS_BYTES: usize = 128;
 /// A request to send, created by [`Client::get`](super::Client::get), [`Client::request`](super::Client::request) or
 /// [`Client::forward`](super::Client::forward).
 ///
-/// Methods that add something invalid make the request fail when it is sent.
+/// Errors in these methods are reported when the request is sent.
 ///
 /// # Examples
 /// ```
@@ -104,7 +104,7 @@ impl ClientRequest {
         })
     }
 
-    /// Sets the Host header, which is that of the URL or of the forwarded request otherwise.
+    /// Overrides the Host header, which by default is that of the URL or of the forwarded request.
     pub fn host(self, host: &str) -> Self {
         self.change(|parts| {
             parts.head.set_host(host);
@@ -121,9 +121,12 @@ impl ClientRequest {
         })
     }
 
-    /// Sets the content to that of a request to this server, which is sent as it arrives: the client of this server is read
-    /// only as fast as the upstream takes the content. It is sent with the length of the forwarded request, or else with
-    /// chunked transfer coding, followed by its trailers if the Trailer header of the forwarded request lists any.
+    /// Streams the body of a received request, with back-pressure. Sends Content-Length if that request had one, otherwise
+    /// chunked transfer coding, with the trailers that its Trailer header names.
+    ///
+    /// A successful response is passed on only once the upload is complete, since a response ends the upload. An upstream that
+    /// waits until its response is read before it reads on is therefore too slow: it gets no more time than
+    /// [`ClientLimits::response_timeout`](super::ClientLimits::response_timeout).
     pub fn body_reader(self, body: BodyReader) -> Self {
         self.change(|parts| {
             parts.content = Some(Content::Reader(body));

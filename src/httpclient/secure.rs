@@ -14,11 +14,20 @@ use crate::tls::{ClientSession, ClientTls, TlsError, closed_in_handshake};
 /// Maximum ciphertext that is decrypted at once: a record.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// What the session of HTTP cannot learn from its wire, which has only plaintext.
+pub(super) struct TlsState {
+    /// Unsent output besides that of the wire.
+    pub(super) unsent_ciphertext: usize,
+    /// Ciphertext has arrived that is not decrypted yet.
+    pub(super) has_more_input: bool,
+    /// The input has ended without the end of the TLS session, so that its end may be missing.
+    pub(super) is_truncated: bool,
+}
+
 /// The session of HTTP on a connection with TLS.
 pub(super) trait Inner: Session {
-    /// Sets the unsent output besides that of the wire, and whether the input has ended without the end of the TLS
-    /// session, so that its end may be missing.
-    fn set_tls_state(&mut self, unsent_ciphertext: usize, is_truncated: bool);
+    /// Sets the state of the connection before each call of another method.
+    fn set_tls_state(&mut self, state: TlsState);
 
     /// Fails the current request, or the one for which the connection was opened. Returns how to proceed.
     fn fail(&mut self, error: ClientError) -> Flow;
@@ -91,7 +100,8 @@ impl<I: Inner> Secure<I> {
         method: impl FnOnce(&mut I, &mut Wire<'_, Wakeup>) -> Flow,
     ) -> Flow {
         let (upstream, mut output) = (&mut *self.upstream, Output::new());
-        upstream.set_tls_state(wire.output().len(), self.is_truncated);
+        let (unsent_ciphertext, has_more_input) = (wire.output().len(), !wire.input().is_empty());
+        upstream.set_tls_state(TlsState { unsent_ciphertext, has_more_input, is_truncated: self.is_truncated });
         let streams = (&self.plaintext[..], self.has_ended || self.is_truncated);
         let (flow, consumed) = wire.with_streams(streams, &mut output, |wire| method(upstream, wire));
         if consumed == self.plaintext.len() {

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::error::ClientError;
-use super::headers::{HeaderCopy, RESPONSE_ONLY, trailer_names, valid_trailers};
+use super::headers::{HeaderCopy, REWRITTEN_IN_RESPONSE, trailer_names, valid_trailers};
 use super::job::{Content, Fetched, Job, Piece, Receiver, call};
 use super::pool::{Line, Plan, Pool};
 #[cfg(feature = "tls")]
-use super::secure::{Inner, Secure};
+use super::secure::{Inner, Secure, TlsState};
 use super::url::Key;
 use crate::http1::{ResponseEvent, ResponseReader};
 use crate::httpserver::{Responder, Response, Sender, Session, SessionWaker, Wakeup};
@@ -35,7 +35,7 @@ pub(super) fn dispatch(pool: &Arc<Pool>, key: &Arc<Key>, job: Job) {
     }
 }
 
-/// Opens a connection that counts already.
+/// Opens a connection that the pool has counted already.
 fn open(pool: &Arc<Pool>, handle: &Handle, key: Arc<Key>, job: Job) {
     let target = Target::from((key.host.as_str(), key.port));
     let line = Arc::new(Line::new(key, handle, job));
@@ -55,17 +55,21 @@ pub(super) struct UpstreamSession {
     stage: Stage,
     /// A response was received completely before.
     is_reused: bool,
-    /// Reading is paused, because a client is too slow.
+    /// Reading is paused (back-pressure from the client).
     is_paused: bool,
     /// Unsent output besides that of the wire.
     unsent_ciphertext: usize,
+    /// Unsent output when the request was last continued. Less than that is the progress of the upstream.
+    unsent_bytes: usize,
+    /// Input follows that the session has not been given yet.
+    has_more_input: bool,
     /// The input has ended without the end of the TLS session, so that its end may be missing.
     is_truncated: bool,
-    /// The timer that wakes the session, and its time, which is not after the deadline.
+    /// The timer that wakes the session, and its time, which is never after the deadline.
     timer: Option<(Duration, Timer)>,
     /// The number of exchanges so far.
     serial: u64,
-    /// When the current exchange, or the time without one, has lasted too long; `None` while a client is too slow.
+    /// The deadline of the current exchange, or of the idle connection; `None` while the client is waited for.
     deadline: Option<Duration>,
 }
 
@@ -86,7 +90,9 @@ struct Exchange {
     /// The content of the request has been sent completely, or is not sent any further.
     is_sent: bool,
     /// The content of the request is incomplete.
-    is_given_up: bool,
+    is_truncated_upload: bool,
+    /// Bytes have arrived, perhaps only those of an interim response.
+    has_input: bool,
     reader: ResponseReader,
     response: Receiving,
 }
@@ -125,6 +131,8 @@ impl UpstreamSession {
             is_reused: false,
             is_paused: false,
             unsent_ciphertext: 0,
+            unsent_bytes: 0,
+            has_more_input: false,
             is_truncated: false,
             timer: None,
             serial: 0,
@@ -135,9 +143,9 @@ impl UpstreamSession {
     /// Begins to send a request.
     fn begin(&mut self, mut job: Job, wire: &mut Wire<'_, Wakeup>) -> Flow {
         self.serial += 1;
-        job.sink.on_closed(self.line.cancelling(self.serial));
+        job.sink.on_closed(self.line.cancel_callback(self.serial));
         if let Content::Reader(reader) = &mut job.content {
-            reader.on_readable(self.line.waking());
+            reader.on_readable(self.line.wake_callback());
         }
         wire.output().extend(&job.head);
         let reader = ResponseReader::new(self.pool.limits.head.clone());
@@ -146,17 +154,19 @@ impl UpstreamSession {
             job,
             serial: self.serial,
             is_sent: false,
-            is_given_up: false,
+            is_truncated_upload: false,
+            has_input: false,
             reader,
             response: Receiving::Awaited,
         }));
+        self.extend_deadline(wire);
         self.send_content(wire)
     }
 
     /// Sends as much of the content as is available, up to a batch.
     fn send_content(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
         let Some(exchange) = self.exchange.as_deref_mut() else { return Flow::Read(Phase::Idle) };
-        let before = wire.output().len();
+        let (before, mut is_waiting) = (wire.output().len(), false);
         let batch_bytes = BATCH_BYTES.saturating_sub(self.unsent_ciphertext);
         while !exchange.is_sent && wire.output().len() < batch_bytes {
             match exchange.job.content.next_piece() {
@@ -170,7 +180,10 @@ impl UpstreamSession {
                     wire.output().push(&piece);
                     wire.output().extend(after);
                 }
-                Ok(Piece::Wait) => break,
+                Ok(Piece::Wait) => {
+                    is_waiting = true;
+                    break;
+                }
                 Ok(Piece::End(trailers)) => {
                     exchange.is_sent = true;
                     if exchange.job.framing.finish(wire.output().buffer(), &trailers).is_err() {
@@ -178,16 +191,40 @@ impl UpstreamSession {
                     }
                 }
                 // The response to the client has begun, so that its upload has ended.
-                Err(_) if exchange.is_passed_on() => (exchange.is_sent, exchange.is_given_up) = (true, true),
+                Err(_) if exchange.is_passed_on() => (exchange.is_sent, exchange.is_truncated_upload) = (true, true),
                 Err(error) => return self.fail(ClientError::Body(error.kind())),
             }
         }
-        // If the socket accepts all of it at once, nothing else continues.
+        // If the socket accepts everything at once, `output_drained` is not called.
         if !exchange.is_sent && wire.output().len() > before {
             self.line.wake();
         }
-        self.extend_deadline(wire);
+        let is_passed_on = exchange.is_passed_on();
+        self.unsent_bytes = wire.output().len() + self.unsent_ciphertext;
+        if !is_passed_on {
+            self.limit_wait(wire, is_waiting);
+        }
         Flow::Read(Phase::Unlimited)
+    }
+
+    /// Limits the time for the upstream, unless the request waits for its client, which has limits of its own.
+    fn limit_wait(&mut self, wire: &Wire<'_, Wakeup>, is_waiting: bool) {
+        if is_waiting && self.unsent_bytes == 0 {
+            self.deadline = None;
+        } else if self.deadline.is_none() {
+            self.extend_deadline(wire);
+        }
+    }
+
+    /// Extends the deadline if the upstream has accepted output since the request was last continued, and more is to come.
+    fn note_progress(&mut self, wire: &mut Wire<'_, Wakeup>) {
+        let unsent_bytes = wire.output().len() + self.unsent_ciphertext;
+        let has_progress = unsent_bytes < self.unsent_bytes;
+        self.unsent_bytes = unsent_bytes;
+        let is_sent = unsent_bytes == 0 && self.exchange.as_ref().is_some_and(|exchange| exchange.is_sent);
+        if has_progress && !is_sent && self.deadline.is_some() {
+            self.extend_deadline(wire);
+        }
     }
 
     /// Continues to send the content, and to read a response that was paused.
@@ -219,7 +256,7 @@ impl UpstreamSession {
         }
         self.stop_timer();
         if let Some(waker) = self.line.waker.get() {
-            self.timer = Some((deadline, waker.handle().call_later(limit, self.line.waking())));
+            self.timer = Some((deadline, waker.handle().call_later(limit, self.line.wake_callback())));
         }
     }
 
@@ -260,8 +297,9 @@ impl UpstreamSession {
                 self.is_paused = true;
                 return Flow::Pause;
             }
+            exchange.has_input |= !wire.input().is_empty();
             let (mut lines, forwards) = (Vec::new(), exchange.job.sink.forwards());
-            let mut copy = HeaderCopy::new(&mut lines, &RESPONSE_ONLY);
+            let mut copy = HeaderCopy::new(&mut lines, &REWRITTEN_IN_RESPONSE);
             let visit = |name, value| {
                 if forwards {
                     copy.push(name, value);
@@ -271,17 +309,19 @@ impl UpstreamSession {
                 Ok(result) => result,
                 Err(error) => return self.fail(ClientError::Response(error)),
             };
-            copy.finish();
+            if let Err(error) = copy.finish() {
+                return self.fail(error);
+            }
             let outcome = match event {
                 ResponseEvent::NeedMore if wire.ended() => match exchange.reader.finish() {
                     Ok(()) if !self.is_truncated => return self.complete(wire, true),
-                    Err(_) if !exchange.has_begun() && wire.input().is_empty() => return self.lose(),
+                    Err(_) if !exchange.has_input => return self.lose(),
                     _ => return self.fail(ClientError::Closed),
                 },
                 ResponseEvent::NeedMore => {
                     wire.consume(used);
                     exchange.await_body(&self.line);
-                    // The head as a whole has a limit.
+                    // The bytes of a head do not extend the deadline.
                     if exchange.has_begun() && wire.consumed() > 0 {
                         self.extend_deadline(wire);
                     }
@@ -310,7 +350,14 @@ impl UpstreamSession {
         }
         self.pool.withdraw(&self.line);
         self.stage = Stage::Ended;
-        // A request that was given to the connection just now is sent on another one.
+        // The first request is not sent on another connection, which would probably fare no better. Later ones are: the
+        // connection was given to them at the moment at which it ended.
+        if self.serial == 0
+            && let Some(job) = self.line.take_job()
+        {
+            let error = if is_unexpected { ClientError::Unexpected } else { ClientError::Closed };
+            job.sink.fail(error);
+        }
         if is_unexpected { Flow::Abort } else { Flow::Close }
     }
 
@@ -321,8 +368,9 @@ impl UpstreamSession {
         let is_reusable = !at_close
             && exchange.reader.is_reusable()
             && exchange.is_sent
-            && !exchange.is_given_up
+            && !exchange.is_truncated_upload
             && wire.input().is_empty()
+            && !self.has_more_input
             && !wire.ended()
             && !wire.draining();
         drop(exchange);
@@ -366,7 +414,7 @@ impl UpstreamSession {
         let unsent = self.line.take_job();
         if let Some(exchange) = self.exchange.take() {
             match *exchange {
-                exchange if is_stopping || exchange.has_begun() => fail_exchange(exchange, error),
+                exchange if is_stopping || exchange.has_input => fail_exchange(exchange, error),
                 exchange if matches!(error, ClientError::Closed) => self.retry_or_fail(exchange.job, error),
                 exchange => exchange.job.sink.fail(error),
             }
@@ -458,8 +506,8 @@ impl Exchange {
         let Some(responder) = self.job.sink.take_responder() else { return };
         let trailers = Arc::<Mutex<Vec<u8>>>::default();
         let (template, sender) = Response::channel();
-        sender.on_drained(line.waking());
-        sender.on_closed(line.cancelling(self.serial));
+        sender.on_drained(line.wake_callback());
+        sender.on_closed(line.cancel_callback(self.serial));
         let mut forwarded = response.with_body_of(template);
         if let Some(length) = self.reader.content_length() {
             forwarded = forwarded.length(length);
@@ -509,7 +557,7 @@ impl Exchange {
     /// Passes on the end of the response.
     fn end(&mut self, line: &Arc<Line>) {
         if let Some((response, responder)) = self.take_prepared() {
-            // In response to HEAD, the length is that of the content that is not sent.
+            // A response to HEAD keeps the length that the body would have.
             let length = self.reader.content_length().filter(|&length| self.job.is_head && length > 0);
             responder.respond(match length {
                 Some(length) => response.with_body_of(Response::stream(Vec::<Bytes>::new())).length(length),
@@ -549,6 +597,9 @@ impl Session for UpstreamSession {
             self.exchange = None;
             return Flow::Abort;
         }
+        if self.exchange.is_some() {
+            self.note_progress(wire);
+        }
         if self.exchange.is_none() {
             if self.stage == Stage::Ended {
                 return Flow::Unchanged;
@@ -575,6 +626,10 @@ impl Session for UpstreamSession {
     }
 
     fn output_drained(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
+        self.unsent_bytes = 0;
+        if self.exchange.is_some() && self.deadline.is_some() {
+            self.extend_deadline(wire);
+        }
         self.continue_exchange(wire)
     }
 
@@ -607,8 +662,10 @@ impl Session for UpstreamSession {
 
 #[cfg(feature = "tls")]
 impl Inner for UpstreamSession {
-    fn set_tls_state(&mut self, unsent_ciphertext: usize, is_truncated: bool) {
-        (self.unsent_ciphertext, self.is_truncated) = (unsent_ciphertext, is_truncated);
+    fn set_tls_state(&mut self, state: TlsState) {
+        let TlsState { unsent_ciphertext, has_more_input, is_truncated } = state;
+        (self.unsent_ciphertext, self.has_more_input, self.is_truncated) =
+            (unsent_ciphertext, has_more_input, is_truncated);
     }
 
     fn fail(&mut self, error: ClientError) -> Flow {

@@ -14,7 +14,7 @@ use serverd::{
 };
 
 use crate::harness::{
-    Backend, RESET_READS_AS_EOF, RawResponse, Server, WAIT_MAX, on_every_backend, serve, skipped_under_wine,
+    Backend, RESET_READS_AS_EOF, RawResponse, Server, WAIT_MAX, on_every_backend, serve, skipped_under_wine, wait_for,
 };
 
 /// Forwards all requests to one upstream.
@@ -140,6 +140,18 @@ pub(crate) fn fetch(server: &Server, request: &str) -> RawResponse {
     let mut client = server.connect();
     client.send(request);
     client.response_to(request.split(' ').next().expect("a method"))
+}
+
+/// Returns the status of a response that arrives soon.
+fn fetch_or_leave(server: &Server) -> Option<u16> {
+    let mut client = server.connect();
+    client.send(GET);
+    client.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("open socket");
+    if client.socket.peek(&mut [0]).is_err() {
+        client.reset();
+        return None;
+    }
+    Some(client.response().status)
 }
 
 pub(crate) const GET: &str = "GET /a?b HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -435,6 +447,129 @@ on_every_backend! {
         thread.join().expect("no panic");
         // Nothing listens there any more.
         assert_eq!(fetch(&server, GET).status, 502);
+        server.drain();
+    }
+
+    fn an_upstream_that_ends_or_speaks_before_the_request_gives_502_at_once<B>() {
+        const REQUESTS: usize = 20;
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
+        let (upstream, thread) = scripted(move |listener| {
+            for (mut socket, number) in std::iter::repeat_with(|| accept(listener)).zip(0..) {
+                if counter.fetch_add(1, Ordering::SeqCst) == REQUESTS {
+                    return;
+                }
+                if number % 2 == 0 {
+                    // The connection may already be closed.
+                    let _ = socket.write_all(b"SSH-2.0-OpenSSH\r\n");
+                }
+            }
+        });
+        let server = proxy::<B>(upstream);
+        // Gives the upstream time between the connect and the next wait for events.
+        let busy = server.handle.call_every(Duration::from_millis(1), || std::thread::sleep(Duration::from_millis(2)));
+        for _ in 0..REQUESTS {
+            assert_eq!(fetch(&server, GET).status, 502);
+        }
+        busy.cancel();
+        assert_eq!(accepted.load(Ordering::SeqCst), REQUESTS, "connections");
+        drop(TcpStream::connect(upstream));
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
+    fn an_upstream_that_does_not_read_an_upload_gives_504<B>() {
+        let (done, wait) = mpsc::channel::<()>();
+        let (upstream, thread) = scripted(move |listener| {
+            let mut connection = Accepted::from(listener);
+            connection.head();
+            // Reads nothing while this waits.
+            let _ = wait.recv_timeout(WAIT_MAX);
+        });
+        let server = proxy_with::<B>(upstream, ClientLimits::default().response_timeout(Duration::from_millis(300)));
+        let mut client = server.connect();
+        client.send(format!("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {LARGE_BYTES}\r\n\r\n"));
+        let mut upload = client.socket.try_clone().expect("another handle");
+        let uploading = std::thread::spawn(move || {
+            // Fails once the response has ended the upload.
+            let _ = upload.write_all(&vec![b'x'; LARGE_BYTES]);
+        });
+        assert_eq!(client.response().status, 504);
+        drop(client);
+        uploading.join().expect("no panic");
+        drop(done);
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
+    fn a_client_that_pauses_its_upload_is_not_a_slow_upstream<B>() {
+        let (upstream, thread) = scripted(|listener| {
+            let mut connection = Accepted::from(listener);
+            connection.head();
+            let mut content = [0; 2];
+            connection.0.read_exact(&mut content).expect("the content");
+            connection.send(OK);
+        });
+        let server = proxy_with::<B>(upstream, ClientLimits::default().response_timeout(Duration::from_millis(300)));
+        let mut client = server.connect();
+        client.send("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\na");
+        std::thread::sleep(Duration::from_secs(1));
+        client.send("b");
+        assert_eq!(client.response().text(), "hi");
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
+    fn a_request_of_which_an_interim_response_has_arrived_is_not_repeated<B>() {
+        let (upstream, thread) = scripted(|listener| {
+            let mut connection = Accepted::from(listener);
+            connection.head();
+            connection.send(OK);
+            connection.head();
+            connection.send("HTTP/1.1 103 Early Hints\r\n\r\n");
+        });
+        let server = proxy::<B>(upstream);
+        assert_eq!(fetch(&server, GET).text(), "hi");
+        assert_eq!(fetch(&server, GET).status, 502);
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
+    fn a_request_whose_client_has_left_does_not_keep_its_place<B>() {
+        let (send, received) = mpsc::channel();
+        let (respond, responses) = mpsc::channel::<()>();
+        let (upstream, thread) = scripted(move |listener| {
+            let mut connection = Accepted::from(listener);
+            connection.head();
+            send.send(()).expect("the test waits");
+            responses.recv_timeout(WAIT_MAX).expect("the test goes on");
+            connection.send(OK);
+            assert!(connection.head().starts_with("GET /a"));
+            connection.send(OK);
+        });
+        let limits = ClientLimits::default().upstream_connections_max(1).queue_max(1).connect_timeout(WAIT_MAX);
+        let server = proxy_with::<B>(upstream, limits);
+        let mut first = server.connect();
+        first.send(GET);
+        received.recv_timeout(WAIT_MAX).expect("the first request");
+        let mut leaves = server.connect();
+        leaves.send("POST /left HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
+        // The only place in the queue is taken.
+        wait_for("no request was refused", || fetch_or_leave(&server) == Some(503));
+        leaves.reset();
+        let mut second = server.connect();
+        wait_for("the place is still taken", || {
+            second = server.connect();
+            second.send(GET);
+            second.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("open socket");
+            let is_queued = second.socket.peek(&mut [0]).is_err();
+            second.socket.set_read_timeout(Some(WAIT_MAX)).expect("open socket");
+            is_queued
+        });
+        respond.send(()).expect("the upstream waits");
+        assert_eq!(first.response().text(), "hi");
+        assert_eq!(second.response().text(), "hi");
+        thread.join().expect("no panic");
         server.drain();
     }
 

@@ -153,6 +153,55 @@ fn upstream<T: Send + 'static>(
 }
 
 on_every_backend! {
+    fn unexpected_ciphertext_is_not_the_response_to_the_next_request<B>() {
+        if std::any::type_name::<B>().contains("Chaos") {
+            println!("skipped: Chaos splits the input, so that the client cannot know of the rest");
+            return;
+        }
+        let (blocked, is_blocked) = mpsc::channel::<()>();
+        let (written, is_written) = mpsc::channel::<()>();
+        let (begun, has_begun) = mpsc::channel();
+        let (upstream, thread) = scripted(move |listener| {
+            let mut connection = Accepted::from(listener);
+            assert!(connection.head().starts_with("HEAD"));
+            begun.send(()).expect("the test waits");
+            is_blocked.recv_timeout(WAIT_MAX).expect("the loop is blocked");
+            let forged = format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged{}", " ".repeat(16_000));
+            let mut records = Vec::new();
+            for text in ["HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n", &forged, &forged] {
+                connection.0.conn.writer().write_all(text.as_bytes()).expect("an open session");
+                while connection.0.conn.wants_write() {
+                    connection.0.conn.write_tls(&mut records).expect("a buffer");
+                }
+            }
+            connection.0.sock.write_all(&records).expect("open connection");
+            written.send(()).expect("the loop waits");
+            let mut connection = Accepted::from(listener);
+            assert!(connection.head().starts_with("GET"));
+            connection.send(OK);
+        });
+        let server = idle_server::<B>();
+        let client = client_with(ClientLimits::default().upstream_connections_max(1).connect_timeout(WAIT_MAX));
+        let url = format!("https://localhost:{}/", upstream.port());
+        let (send, results) = mpsc::channel();
+        server.handle.defer(move || {
+            for method in ["HEAD", "GET"] {
+                let send = send.clone();
+                client.request(method, &url).send(move |result| send.send(body(result)).expect("the test waits"));
+            }
+        });
+        has_begun.recv_timeout(WAIT_MAX).expect("a request");
+        server.handle.defer(move || {
+            blocked.send(()).expect("the upstream waits");
+            is_written.recv_timeout(WAIT_MAX).expect("the response");
+        });
+        for expected in ["", "hi"] {
+            assert_eq!(results.recv_timeout(WAIT_MAX).as_deref(), Ok(expected));
+        }
+        thread.join().expect("no panic");
+        server.drain();
+    }
+
     fn requests_are_made_over_tls_on_one_connection<B>() {
         let describe = |request: &Request<'_>| {
             let tls = request.tls().expect("TLS");
