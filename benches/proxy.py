@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the reverse proxy in examples/ with that of nginx: CPU time per request, for responses of 1 KiB, 64 client
+"""Compares examples/reverse_proxy with nginx as a reverse proxy: CPU time per request, for responses of 1 KiB, 64 client
 connections, and keep-alive connections to an upstream nginx. Both use one worker, and their rounds alternate.
 
 `null-proxy` (benches/null) is the lower bound: a C program that only forwards the bytes, with two reads and two writes per
@@ -8,7 +8,7 @@ request.
     benches/proxy.py [BINARY]                   BINARY is target/release/examples/reverse_proxy by default
     benches/proxy.py --instructions [BINARY]    user-space instructions per request, counted by valgrind
 
-Only the CPU time of the proxies is measured, so the load of the machine matters little. Linux only; needs cc,
+Only the CPU time of the proxies is measured, so that other load affects the result less. Linux only; needs cc,
 nginx and wrk.
 """
 import contextlib
@@ -84,7 +84,7 @@ def cpu_us(server: Listening) -> float:
     output = subprocess.run(load, check=True, capture_output=True, text=True).stdout
     used = server.cpu_ns() - start
     if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"proxy.py: requests have failed:\n{output}")
+        raise SystemExit(f"proxy.py: some requests failed:\n{output}")
     return used / 1000 / int(re.search(r"(\d+) requests in", output).group(1))
 
 
@@ -100,7 +100,9 @@ def instructions(name: str, binary: str, directory: Path, upstream: int) -> floa
                     stream.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     got = b""
                     while len(got.partition(b"\r\n\r\n")[2]) < BODY_BYTES:
-                        got += stream.recv(65536)
+                        if not (piece := stream.recv(65536)):
+                            raise SystemExit(f"{name} has closed the connection")
+                        got += piece
         totals.append(measure.instructions(output))
     return (totals[1] - totals[0]) / (COUNTED[1] - COUNTED[0])
 

@@ -1,4 +1,4 @@
-// Practical lower bound for a reverse proxy: edge-triggered epoll, one connection to the upstream per client connection,
+// Baseline for reverse proxies: edge-triggered epoll, one connection to the upstream per client connection,
 // bytes are forwarded unchanged and not parsed.  Usage: null-proxy PORT UPSTREAM_PORT
 #include "null.h"
 #include <sys/epoll.h>
@@ -19,7 +19,7 @@ static int dial(int port) {
     return fd;
 }
 
-// Forwards what has arrived. Messages of the measurement are far smaller than a socket's buffer.
+// Forwards what has arrived. Assumes messages smaller than `buf` and than the buffers of the sockets.
 static void forward(int fd, int ended) {
     static char buf[65536];
     ssize_t got = recv(fd, buf, sizeof buf, 0);

@@ -20,7 +20,7 @@ const INTERIM_MAX: u8 = 16;
 pub enum ResponseError {
     /// The response does not begin with a status line.
     NotHttp,
-    /// The version is neither HTTP/1.0 nor HTTP/1.1.
+    /// The major version is not 1.
     Version,
     /// A header line is malformed.
     Header,
@@ -40,7 +40,7 @@ impl fmt::Display for ResponseError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             ResponseError::NotHttp => "the response does not begin with an HTTP status line",
-            ResponseError::Version => "the HTTP version is neither 1.0 nor 1.1",
+            ResponseError::Version => "the major version of HTTP is not 1",
             ResponseError::Header => "malformed header line",
             ResponseError::HeadTooLarge => "response head too large",
             ResponseError::Framing => "malformed or conflicting Content-Length and Transfer-Encoding",
@@ -295,7 +295,8 @@ fn status_line(head: &[u8]) -> Result<(u16, &[u8]), ResponseError> {
     let (line, _) = split_line(head);
     let (version, rest) = line.split_at_checked(8).ok_or(ResponseError::NotHttp)?;
     match version {
-        b"HTTP/1.1" | b"HTTP/1.0" => {}
+        // A later minor version is processed as 1.1 (RFC 9110 section 6.2).
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit() => {}
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
             return Err(ResponseError::Version);
         }

@@ -450,7 +450,10 @@ fn bind_all(mut address: SocketAddr, count: usize, backlog: u32) -> io::Result<V
         }
     }
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    sockets.into_iter().map(|socket| socket.listen(backlog).map(|()| SystemListener::from_unshared(socket.into()))).collect()
+    sockets
+        .into_iter()
+        .map(|socket| socket.listen(backlog).map(|()| SystemListener::from_unshared(socket.into())))
+        .collect()
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
