@@ -359,40 +359,25 @@ impl<B: Readiness> ManagedListener<B> {
     #[allow(clippy::inline_always, reason = "hot path of a connection")]
     #[inline(always)]
     fn accept_counted(&mut self, context: &mut AcceptContext<'_, B>, enforce_limit: bool) -> Accept<B::Stream> {
-        if self.listener.is_counted() {
-            return self.accept(context);
-        }
+        let has_slot = self.listener.is_counted();
         let AcceptContext { backend, limit, now_ms, .. } = context;
-        if !enforce_limit {
-            limit.reserve();
-        } else if !limit.try_reserve() {
-            return self.on_no_room(backend, *now_ms, None);
+        if !has_slot {
+            if !enforce_limit {
+                limit.reserve();
+            } else if !limit.try_reserve() {
+                return self.on_no_room(backend, *now_ms, None);
+            }
         }
-        let outcome = self.accept_unless_refused(context);
+        let mut outcome = self.accept(context);
+        if has_slot {
+            return outcome;
+        }
+        if context.limit.is_per_address() {
+            outcome = refuse_above_limit(outcome, context);
+        }
         match outcome {
             Accept::Connection(..) => context.limit.commit(),
             Accept::Retry | Accept::NoRoom | Accept::Done => context.limit.cancel(),
-        }
-        outcome
-    }
-
-    /// Accepts a connection. Resets it if its address has as many open as allowed; a FIN would leave the server with a
-    /// socket in TIME-WAIT for each.
-    #[allow(clippy::inline_always, reason = "hot path of a connection")]
-    #[inline(always)]
-    fn accept_unless_refused(&mut self, context: &mut AcceptContext<'_, B>) -> Accept<B::Stream> {
-        let outcome = self.accept(context);
-        if !context.limit.is_per_address() {
-            return outcome;
-        }
-        if let Accept::Connection(mut stream, peer) = outcome {
-            // A Unix socket has no address to limit.
-            if peer.ip().is_none_or(|address| context.limit.try_reserve_address(address)) {
-                return Accept::Connection(stream, peer);
-            }
-            context.counters.refused += 1;
-            stream.abort();
-            return Accept::Retry;
         }
         outcome
     }
@@ -484,6 +469,23 @@ impl<B: Readiness> ManagedListener<B> {
         if let Err(error) = backend.remove(self.listener.source(), self.token) {
             log::warn!("cannot deregister a listener: {error}");
         }
+    }
+}
+
+/// Resets an accepted connection if its address has as many open as allowed; a FIN would leave the server with a socket
+/// in TIME-WAIT for each.
+#[inline(never)]
+fn refuse_above_limit<S: Stream, B>(outcome: Accept<S>, context: &mut AcceptContext<'_, B>) -> Accept<S> {
+    match outcome {
+        // A Unix socket has no address to limit.
+        Accept::Connection(mut stream, peer)
+            if peer.ip().is_some_and(|address| !context.limit.try_reserve_address(address)) =>
+        {
+            context.counters.refused += 1;
+            stream.abort();
+            Accept::Retry
+        }
+        other => other,
     }
 }
 

@@ -310,13 +310,12 @@ impl Listener for SystemListener {
 
     #[inline]
     fn accept(&mut self) -> io::Result<(SystemStream, Peer)> {
-        let (stream, peer) = match &self.0 {
-            ConnectionSource::Tcp(socket) => accept(&socket.listener)?,
+        match &self.0 {
+            ConnectionSource::Tcp(socket) => accept(&socket.listener),
             #[cfg(unix)]
-            ConnectionSource::Unix(listener, _) => accept_unix(listener)?,
-            ConnectionSource::Handoff(handoff) => handoff.accept()?,
-        };
-        Ok((SystemStream(stream), peer))
+            ConnectionSource::Unix(listener, _) => accept_unix(listener),
+            ConnectionSource::Handoff(handoff) => handoff.accept().map(|(stream, peer)| (SystemStream(stream), peer)),
+        }
     }
 
     fn has_waiting(&mut self) -> bool {
@@ -410,32 +409,31 @@ fn allow_handshakes(_: &std::net::TcpListener) {}
 
 /// Accepts with accept4(2), which makes the socket non-blocking in the same call.
 #[cfg(target_os = "linux")]
-fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, Peer)> {
+fn accept(listener: &std::net::TcpListener) -> io::Result<(SystemStream, Peer)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (stream, peer) = rustix::io::retry_on_intr(|| acceptfrom_with(listener, flags))?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((stream.into(), Peer::Tcp(peer)))
+    Ok((SystemStream(stream.into()), Peer::Tcp(peer)))
 }
 
 #[cfg(target_os = "linux")]
-fn accept_unix(listener: &UnixListener) -> io::Result<(std::net::TcpStream, Peer)> {
+fn accept_unix(listener: &UnixListener) -> io::Result<(SystemStream, Peer)> {
     use rustix::net::{SocketFlags, accept_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let stream = rustix::io::retry_on_intr(|| accept_with(listener, flags))?.into();
-    Ok((stream, Peer::Unix))
+    let stream = rustix::io::retry_on_intr(|| accept_with(listener, flags))?;
+    Ok((SystemStream(stream.into()), Peer::Unix))
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-fn accept_unix(listener: &UnixListener) -> io::Result<(std::net::TcpStream, Peer)> {
+fn accept_unix(listener: &UnixListener) -> io::Result<(SystemStream, Peer)> {
     let (stream, _) = retry(|| listener.accept())?;
     stream.set_nonblocking(true)?;
-    let stream = OwnedFd::from(stream).into();
-    Ok((stream, Peer::Unix))
+    Ok((SystemStream(OwnedFd::from(stream).into()), Peer::Unix))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, Peer)> {
+fn accept(listener: &std::net::TcpListener) -> io::Result<(SystemStream, Peer)> {
     // socket2 makes the socket non-inheritable on Windows too, where a child process would keep it open otherwise.
     let (socket, peer) = retry(|| SockRef::from(listener).accept())?;
     let peer = peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?;
@@ -443,7 +441,7 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, 
     stream.set_nonblocking(true)?;
     // Fails if the peer is already gone; the next read reports that.
     let _ = stream.set_nodelay(true);
-    Ok((stream, Peer::Tcp(peer)))
+    Ok((SystemStream(stream), Peer::Tcp(peer)))
 }
 
 /// Calls recv(2) directly: the C library's wrapper is a cancellation point, which costs more than the rest of a read.
