@@ -438,6 +438,8 @@ impl<H: Handler> App for HttpServer<H> {
         self.complete();
     }
 
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Wakeup>) -> (HttpConnection, Flow) {
         if accepted.listener.is_none()
             && let Some(session) = accepted.take_context()

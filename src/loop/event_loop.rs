@@ -212,7 +212,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.start_app();
         self.connection_limit.reserve();
         self.connection_limit.commit();
-        self.open_connection(stream, (None, None), connecting, None)
+        self.open_unaccepted(stream, connecting, None)
     }
 
     /// Runs one turn: waits for events or the next deadline, then handles what is due.

@@ -43,6 +43,34 @@ struct Slot<T> {
     entry: Option<T>,
 }
 
+/// A free slot of a [`Table`]. The id is known before the entry is inserted.
+pub(super) struct VacantEntry<'a, T> {
+    index: u32,
+    slot: &'a mut Slot<T>,
+    free: &'a mut Vec<u32>,
+    len: &'a mut usize,
+}
+
+impl<'a, T> VacantEntry<'a, T> {
+    #[inline]
+    pub(super) fn id(&self) -> ConnId {
+        ConnId { index: self.index, serial: self.slot.serial }
+    }
+
+    /// Inserts an entry and returns a reference to it.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
+    pub(super) fn insert(self, entry: T) -> &'a mut T {
+        self.free.pop();
+        *self.len += 1;
+        // A free slot has no entry. With code that drops an old or the new one, the compiler would create the new one
+        // elsewhere and copy it.
+        debug_assert!(self.slot.entry.is_none());
+        std::mem::forget(self.slot.entry.take());
+        self.slot.entry.get_or_insert(entry)
+    }
+}
+
 /// A slab of `T`, accessed by id and serial.
 pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
@@ -61,36 +89,32 @@ impl<T> Table<T> {
         self.len
     }
 
-    /// Returns the id that the next insertion will use.
+    /// Returns the slot that the next insertion will use.
     #[allow(clippy::inline_always, reason = "hot path of a connection")]
     #[inline(always)]
-    pub(super) fn next_id(&mut self) -> ConnId {
-        if let Some(&index) = self.free.last() {
-            return ConnId { index, serial: self.slots[index as usize].serial };
+    pub(super) fn vacant_entry(&mut self) -> VacantEntry<'_, T> {
+        if self.free.is_empty() {
+            self.add_slot();
         }
+        let index = self.free[self.free.len() - 1];
+        VacantEntry { index, slot: &mut self.slots[index as usize], free: &mut self.free, len: &mut self.len }
+    }
+
+    /// Adds a free slot at the end.
+    #[cold]
+    fn add_slot(&mut self) {
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX - 1);
         self.slots.push(Slot { serial: self.first_serial, entry: None });
         self.free.push(index);
-        ConnId { index, serial: self.first_serial }
     }
 
     /// Returns an id that is not used by any insertion.
     #[cold]
     pub(super) fn skip_id(&mut self) -> ConnId {
-        let id = self.next_id();
-        let slot = &mut self.slots[id.index as usize];
-        slot.serial = slot.serial.wrapping_add(1);
+        let entry = self.vacant_entry();
+        let id = entry.id();
+        entry.slot.serial = entry.slot.serial.wrapping_add(1);
         id
-    }
-
-    /// Inserts an entry under the id that [`Table::next_id`] has just returned.
-    #[allow(clippy::inline_always, reason = "hot path of a connection")]
-    #[inline(always)]
-    pub(super) fn insert(&mut self, id: ConnId, entry: T) {
-        let free = self.free.pop();
-        debug_assert_eq!(free, Some(id.index));
-        self.slots[id.index as usize].entry = Some(entry);
-        self.len += 1;
     }
 
     #[inline]
@@ -153,8 +177,9 @@ mod tests {
     use super::*;
 
     fn insert<T>(table: &mut Table<T>, entry: T) -> ConnId {
-        let id = table.next_id();
-        table.insert(id, entry);
+        let vacant = table.vacant_entry();
+        let id = vacant.id();
+        vacant.insert(entry);
         id
     }
 

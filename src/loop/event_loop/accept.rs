@@ -39,14 +39,17 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Creates a connection from a stream that has a slot in the connection limit, and adds it to the run queue.
-    pub(super) fn open_connection(
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
+    fn open_connection(
         &mut self,
         stream: B::Stream,
         (listener, peer): (Option<usize>, Option<Peer>),
         connecting: bool,
         context: Option<&ContextCell>,
     ) -> ConnId {
-        let id = self.table.next_id();
+        let vacant = self.table.vacant_entry();
+        let id = vacant.id();
         let accepted = Accepted { listener, peer, stream: &stream, context };
         let mut wire = Wire {
             id,
@@ -72,12 +75,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.connection_limit.release(peer.and_then(Peer::ip));
             return id;
         };
-        if self.connection_limit.is_per_address()
-            && let Some(address) = peer.and_then(Peer::ip)
-        {
-            self.addresses.insert(id.index, address);
-        }
-        let mut connection = Connection::new(stream, state, connecting);
+        let connection = vacant.insert(Connection::new(stream, state, connecting));
         connection.readable &= self.context.eager.should_try();
         if !self.context.scratch.is_empty() {
             connection.pending = Some(Box::new(std::mem::take(&mut self.context.scratch)));
@@ -89,9 +87,24 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             other => connection.apply_flow(other),
         }
         connection.queued = true;
-        self.table.insert(id, connection);
         self.ready.push(id);
+        if self.connection_limit.is_per_address()
+            && let Some(address) = peer.and_then(Peer::ip)
+        {
+            self.addresses.insert(id.index, address);
+        }
         id
+    }
+
+    /// Opens a connection that was not accepted from a listener.
+    #[inline(never)]
+    pub(super) fn open_unaccepted(
+        &mut self,
+        stream: B::Stream,
+        connecting: bool,
+        context: Option<&ContextCell>,
+    ) -> ConnId {
+        self.open_connection(stream, (None, None), connecting, context)
     }
 }
 

@@ -39,7 +39,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.connection_limit.reserve();
         self.connection_limit.commit();
         let context = ContextCell::new(Some(context));
-        let id = self.open_connection(stream, (None, None), true, Some(&context));
+        let id = self.open_unaccepted(stream, true, Some(&context));
         if context.take().is_some_and(|left| !left.is::<()>()) {
             let error = io::Error::other("the application does not accept this outgoing connection");
             log::error!("closing an outgoing connection: {error}");
