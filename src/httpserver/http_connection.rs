@@ -496,6 +496,8 @@ impl<H: Handler> App for HttpServer<H> {
     }
 
     /// Drops the current exchange, which notifies the threads that share state with it.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn closed(&mut self, id: ConnId, state: HttpConnection, info: CloseInfo) {
         if let CloseReason::Error(error) = &info.reason {
             report_truncation(error);

@@ -9,6 +9,7 @@
 
 use std::io;
 
+pub(super) use self::close::Removed;
 use self::progress::Progress;
 pub(super) use self::transfer::EagerRead;
 use super::app::{Addrs, App, CloseReason, Flow, Phase, Wire};

@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::app::{Addrs, App, CloseInfo, CloseReason, Phase, Remote};
 use super::connect::{Connects, HeldMessages};
-use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Stage};
+use super::connection::{Connection, EagerRead, Life, LoopContext, Outcome, Registration, Removed, Stage};
 use super::connection_limit::{Buffers, ConnectionLimit, CountedAddresses};
 use super::file_range;
 use super::limits::{Counters, LoopLimits, Timeouts};
@@ -503,6 +503,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         }
     }
 
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
     fn after_step(&mut self, id: ConnId, outcome: Outcome) {
         match outcome {
             Outcome::Closed(_) if !self.context.connects.is_empty() && self.try_next_address(id) => {}
@@ -581,13 +583,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Closes a connection and releases its slot in the connection limit.
     fn close_connection(&mut self, id: ConnId, reason: CloseReason) {
         self.context.scratch.clear();
-        let Some(mut connection) = self.table.remove(id) else {
+        let Some(connection) = self.table.remove(id) else {
             return;
         };
+        let Removed { mut stream, state, pending, mut counted, stage, registered } = connection.into();
         self.timers.cancel(id.index);
-        self.context.buffers.set(&mut connection.counted, 0);
-        if connection.registered != Registration::NONE {
-            if let Err(error) = self.backend.remove(connection.stream.source(), id.token()) {
+        self.context.buffers.set(&mut counted, 0);
+        if registered != Registration::NONE {
+            if let Err(error) = self.backend.remove(stream.source(), id.token()) {
                 log::warn!("cannot deregister a connection: {error}");
             }
             // A connection that was never registered has closed in the turn in which it was accepted, without a timer.
@@ -595,7 +598,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
                 self.timers.cancel_wakeup();
             }
             // Messages are held only for connections that wait for the end of their connect, and thus are registered.
-            if connection.stage == Stage::Connecting {
+            if stage == Stage::Connecting {
                 self.context.held_messages.drop_all(id);
             }
         }
@@ -606,16 +609,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         if let Some(metrics) = &self.metrics {
             metrics.count_close(&reason);
         }
-        log::debug!("closed {id:?} of {}: {reason:?}", Addrs { stream: Some(&connection.stream) }.client());
-        let Connection { mut stream, state, pending, .. } = connection;
+        log::debug!("closed {id:?} of {}: {reason:?}", Addrs { stream: Some(&stream) }.client());
         let unsent = pending.map_or(0, |output| output.len() as u64) + stream.unsent_bytes() as u64;
-        let info = CloseInfo {
-            reason,
-            unsent_bytes: unsent.saturating_sub(stream.encrypted_by_failed_write() as u64),
-            unix_time: self.context.unix_time,
-            now: Duration::from_millis(self.context.now_ms),
-        };
-        if catch_unwind(AssertUnwindSafe(|| self.context.app.closed(id, state, info))).is_err() {
+        let unsent_bytes = unsent.saturating_sub(stream.encrypted_by_failed_write() as u64);
+        let (unix_time, now) = (self.context.unix_time, Duration::from_millis(self.context.now_ms));
+        let notify = || self.context.app.closed(id, state, CloseInfo { reason, unsent_bytes, unix_time, now });
+        if catch_unwind(AssertUnwindSafe(notify)).is_err() {
             self.context.counters.panics += 1;
             log::error!("application panicked in its closed callback for {id:?}");
         }

@@ -138,16 +138,17 @@ impl<T> Table<T> {
         slot.entry.is_some().then_some(ConnId { index, serial: slot.serial })
     }
 
+    #[allow(clippy::inline_always, reason = "hot path of a connection: an entry is large, and a call would copy it")]
+    #[inline(always)]
     pub(super) fn remove(&mut self, id: ConnId) -> Option<T> {
         let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.serial != id.serial {
+        if slot.serial != id.serial || slot.entry.is_none() {
             return None;
         }
-        let entry = slot.entry.take()?;
         slot.serial = slot.serial.wrapping_add(1);
         self.free.push(id.index);
         self.len -= 1;
-        Some(entry)
+        slot.entry.take()
     }
 
     /// Removes the free slots at the end and frees their memory. The lowest of the others are used next, so that later

@@ -4,9 +4,35 @@
 use std::io;
 
 use super::progress::Progress;
-use super::{Connection, LoopContext, Outcome, Stage};
+use super::{Connection, LoopContext, Outcome, Registration, Stage};
 use crate::r#loop::app::{App, CloseReason};
+use crate::r#loop::output::Output;
 use crate::r#loop::readiness::{Stream, would_block};
+
+/// The parts of a connection that are needed after it was removed from the table.
+pub(in crate::r#loop) struct Removed<S, T> {
+    pub(in crate::r#loop) stream: S,
+    pub(in crate::r#loop) state: T,
+    pub(in crate::r#loop) pending: Option<Box<Output>>,
+    pub(in crate::r#loop) counted: usize,
+    pub(in crate::r#loop) stage: Stage,
+    pub(in crate::r#loop) registered: Registration,
+}
+
+impl<S, T> From<Connection<S, T>> for Removed<S, T> {
+    /// Drops the other parts. Each is named, so that the compiler moves them one by one, and copies only those that are
+    /// needed.
+    #[allow(clippy::inline_always, reason = "hot path of a connection")]
+    #[inline(always)]
+    fn from(connection: Connection<S, T>) -> Self {
+        let Connection { stream, state, leftover, pending, counted, progress, reason, stage, registered, .. } =
+            connection;
+        drop(leftover);
+        drop(progress);
+        drop(reason);
+        Removed { stream, state, pending, counted, stage, registered }
+    }
+}
 
 impl<S: Stream, T> Connection<S, T> {
     /// Starts closing: the application is no longer called, but remaining output is still sent. Keeps the first reason.
