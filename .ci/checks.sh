@@ -5,7 +5,7 @@ install() {
     declare -A packages=([curl]=curl [nc]=netcat-openbsd [ncat]=ncat [telnet]=telnet [strace]=strace [valgrind]=valgrind [python3]=python3
         [haproxy]=haproxy [nginx]=nginx-light [caddy]=caddy [promtool]=prometheus [wget]=wget [wrk]=wrk
         [h2load]=nghttp2-client [node]=nodejs [chromium]=chromium [chromedriver]=chromium-driver
-        [rclone]=rclone [lftp]=lftp [aria2c]=aria2 [openssl]=openssl)
+        [rclone]=rclone [lftp]=lftp [aria2c]=aria2 [openssl]=openssl [javac]=default-jdk-headless)
     for program in "${!packages[@]}"; do
         command -v "$program" >/dev/null || missing+=("${packages[$program]}")
     done
@@ -104,6 +104,11 @@ real_clients() { # BACKEND: widely used HTTP clients
     start --backend "$1"
     bash tests/scripts/clients_http.sh "127.0.0.1:$port" || failed=1
     finish && [ $failed = 0 ]
+}
+
+tls_clients() { # BACKEND
+    local clients
+    for clients in tls java; do bash tests/scripts/clients_$clients.sh target/release/serverd "$1"; done
 }
 
 conformance() { # RUNNER BACKEND WORKERS [OPTIONS]
