@@ -263,8 +263,13 @@ impl Open {
         Received { bytes, more: bytes > 0 && (self.socket_more || self.has_input() || is_last) }
     }
 
-    fn handshake(&mut self, socket: &mut impl Stream, buffer: &mut [u8]) -> io::Result<Handshake> {
-        let mut progress = Handshake::Idle;
+    /// Continues a handshake, of which `progress` was made in the same call.
+    fn handshake(
+        &mut self,
+        socket: &mut impl Stream,
+        buffer: &mut [u8],
+        mut progress: Handshake,
+    ) -> io::Result<Handshake> {
         while self.session.is_handshaking() {
             let count = match socket.read(buffer) {
                 Ok(Received { bytes: 0, .. }) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -482,13 +487,15 @@ impl<S: Stream> Stream for TlsStream<S> {
             }
         }
         let outcome = with_ciphertext(|buffer| {
+            let mut progress = Handshake::Idle;
             if let Some(Secure::New(tls)) = &self.secure {
                 match Self::begin(&mut self.socket, tls, buffer) {
                     Err(error) if would_block(&error) => return Ok(Handshake::Idle),
                     outcome => self.secure = Some(Secure::Open(outcome?)),
                 }
+                progress = Handshake::Progress;
             }
-            self.with_open(|socket, open| open.handshake(socket, buffer))
+            self.with_open(|socket, open| open.handshake(socket, buffer, progress))
         });
         if let Err(error) = &outcome {
             // An alert may still have to be sent, unless the connection itself has failed.

@@ -12,8 +12,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore};
 use serverd::tls::{Certificate, Tls, TlsVersion};
 use serverd::{
-    Accepted, App, CloseInfo, CloseReason, ConnId, Flow, HttpServer, LoopLimits, Phase, Request, Response, Timeouts,
-    Wire, WithTls,
+    Accepted, App, CloseInfo, CloseReason, ConnId, EventLoop, Flow, HttpServer, LoopLimits, Phase, Request, Response,
+    Timeouts, Wire, WithTls,
 };
 
 use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by, trusting, wait_for};
@@ -439,6 +439,29 @@ on_every_backend! {
         }
         drop(clients);
         assert_eq!(server.drain().handshakes, 20);
+    }
+
+    fn a_turn_continues_no_more_handshakes_than_its_limit<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let limits = LoopLimits::default().handshakes_per_turn(1);
+        let mut event_loop =
+            EventLoop::<WithTls<B>, _>::with_limits(Timeouts::default(), limits, hello()).expect("an event loop");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        event_loop.listen_tls(listener, &tls).expect("a listening socket");
+        let mut clients: Vec<_> = (0..10).map(|_| TlsClient::connect(address, &config)).collect();
+        for client in &mut clients {
+            let TlsClient { stream } = client;
+            stream.conn.write_tls(&mut stream.sock).expect("there is room for a ClientHello");
+            client.socket().set_nonblocking(true).expect("an open socket");
+        }
+        let (mut turns, mut answered) = (0, 0);
+        while answered < clients.len() {
+            event_loop.turn().expect("the loop runs");
+            turns += 1;
+            answered = clients.iter().filter(|client| client.socket().peek(&mut [0]).is_ok()).count();
+            assert!(answered <= turns, "{answered} answers after {turns} turns");
+        }
     }
 
     fn unsent_ciphertext_is_counted_when_a_client_does_not_read<B>() {
