@@ -80,6 +80,8 @@ struct Open {
     held: Vec<u8>,
     /// The last read from the socket may be followed by another.
     socket_more: bool,
+    /// The last burst of input was larger than [`READ_BYTES_MIN`].
+    is_bulk: bool,
     /// See [`Stream::encrypted_by_failed_write`].
     encrypted_by_failed_write: usize,
 }
@@ -215,9 +217,22 @@ fn respond_in_plain(socket: &mut impl Stream) -> io::Result<()> {
     Ok(())
 }
 
+/// The end of the input without a `close_notify` alert.
+#[cold]
+fn end_without_close_notify() -> Received {
+    log::debug!("the peer has closed the connection without ending the TLS session");
+    Received { bytes: 0, more: false }
+}
+
 impl Open {
     fn new(tls: &Tls) -> io::Result<Self> {
-        Ok(Open { session: Session::new(tls)?, held: Vec::new(), socket_more: true, encrypted_by_failed_write: 0 })
+        Ok(Open {
+            session: Session::new(tls)?,
+            held: Vec::new(),
+            socket_more: true,
+            is_bulk: false,
+            encrypted_by_failed_write: 0,
+        })
     }
 
     /// Sends the ciphertext of the session. Returns whether the socket may accept more.
@@ -285,7 +300,33 @@ impl Open {
         Ok(Handshake::Complete)
     }
 
+    /// Reads some KiB from the socket into the buffer of the session, which saves a copy, if the last burst of input was
+    /// that small, as most requests are, and if there is nothing to do before.
+    #[inline]
     fn read(&mut self, socket: &mut impl Stream, buffer: &mut [u8]) -> io::Result<Received> {
+        if !self.is_bulk && !self.has_input() && !self.session.has_ended() {
+            let mut more = false;
+            let read = self.session.decrypt_from(|ciphertext| {
+                let received = socket.read(ciphertext)?;
+                more = received.more;
+                Ok(received.bytes)
+            })?;
+            (self.socket_more, self.is_bulk) = (more, more);
+            if read == 0 {
+                return Ok(end_without_close_notify());
+            }
+            let count = self.session.take_plaintext(buffer)?;
+            self.reply(socket);
+            if count > 0 {
+                return Ok(self.received(count));
+            }
+        }
+        self.read_outlined(socket, buffer)
+    }
+
+    /// The part of [`Open::read`] for large input, incomplete records, failures, and input that was already read.
+    #[inline(never)]
+    fn read_outlined(&mut self, socket: &mut impl Stream, buffer: &mut [u8]) -> io::Result<Received> {
         if self.has_input() {
             let outcome = self.receive_held(buffer);
             self.reply(socket);
@@ -303,10 +344,12 @@ impl Open {
                     return Ok(self.received(0));
                 }
                 let received = socket.read(&mut ciphertext[..size])?;
-                self.socket_more = received.more;
+                let is_first = !std::mem::replace(&mut self.socket_more, received.more);
+                if is_first {
+                    self.is_bulk = received.bytes > READ_BYTES_MIN;
+                }
                 if received.bytes == 0 {
-                    log::debug!("the peer has closed the connection without ending the TLS session");
-                    return Ok(Received { bytes: 0, more: false });
+                    return Ok(end_without_close_notify());
                 }
                 let outcome = self.receive(&ciphertext[..received.bytes], buffer);
                 self.reply(socket);

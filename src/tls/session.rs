@@ -2,7 +2,7 @@
 //!
 //! The interface is that of rustls 0.24, in which the caller owns the buffers, over rustls 0.23, which copies.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -132,36 +132,34 @@ impl Session {
     /// # Errors
     /// Returns `InvalidData` if the peer violates the protocol. An alert for the peer is then ready to be sent.
     pub(crate) fn receive(&mut self, ciphertext: &mut &[u8], plaintext: &mut [u8]) -> io::Result<usize> {
-        let mut written = 0;
-        loop {
-            if self.plaintext > 0 && written < plaintext.len() {
-                let count = self.connection.reader().read(&mut plaintext[written..])?;
-                written += count;
-                self.plaintext -= count;
-            }
-            if self.plaintext > 0 {
-                return Ok(written);
-            }
-            if let Some(failure) = &self.failure {
-                let error = || io::Error::new(io::ErrorKind::InvalidData, failure.clone());
-                return if written > 0 { Ok(written) } else { Err(error()) };
-            }
+        let mut written = self.take_plaintext(plaintext)?;
+        while self.plaintext == 0 && self.failure.is_none() {
             if self.ended {
                 *ciphertext = &[];
             }
             if ciphertext.is_empty() {
                 return Ok(written);
             }
-            self.decrypt(ciphertext)?;
+            self.decrypt_from(|buffer| ciphertext.read(buffer))?;
+            written += self.take_plaintext(&mut plaintext[written..])?;
+        }
+        match &self.failure {
+            Some(failure) if self.plaintext == 0 && written == 0 => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, failure.clone()))
+            }
+            _ => Ok(written),
         }
     }
 
-    /// Passes some ciphertext to rustls.
-    fn decrypt(&mut self, ciphertext: &mut &[u8]) -> io::Result<()> {
+    /// Decrypts what `read` writes to a buffer of some KiB, and returns the number of bytes that `read` returned.
+    /// [`Session::take_plaintext`] then returns the plaintext, and [`Session::receive`] also a violation of the protocol.
+    ///
+    /// # Errors
+    /// Returns the errors of `read`.
+    #[inline]
+    pub(crate) fn decrypt_from(&mut self, read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         let was_handshaking = self.connection.is_handshaking();
-        let before = *ciphertext;
-        let count = self.connection.read_tls(ciphertext)?;
-        self.records.follow(&before[..count]);
+        let count = self.connection.read_tls(&mut Followed { read, records: &mut self.records })?;
         match self.connection.process_new_packets() {
             Ok(state) => {
                 self.plaintext = state.plaintext_bytes_to_read();
@@ -170,16 +168,39 @@ impl Session {
             Err(error) => self.failure = Some(error),
         }
         if was_handshaking {
-            self.handshake_bytes += count;
+            self.follow_handshake(count);
         }
+        Ok(count)
+    }
+
+    /// Moves decrypted bytes to `plaintext`, and returns their number, which is 0 also after a violation of the protocol.
+    #[inline]
+    pub(crate) fn take_plaintext(&mut self, plaintext: &mut [u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while self.plaintext > 0 && written < plaintext.len() {
+            // Takes fewer instructions than `Read::read`.
+            let mut reader = self.connection.reader();
+            let chunk = reader.fill_buf()?;
+            let count = chunk.len().min(plaintext.len() - written);
+            plaintext[written..written + count].copy_from_slice(&chunk[..count]);
+            reader.consume(count);
+            written += count;
+            self.plaintext -= count;
+        }
+        Ok(written)
+    }
+
+    /// Continues after `count` more bytes of the handshake.
+    #[inline(never)]
+    fn follow_handshake(&mut self, count: usize) {
+        self.handshake_bytes += count;
         if !self.connection.is_handshaking() {
-            if was_handshaking && self.failure.is_none() {
+            if self.failure.is_none() {
                 self.identify_client();
             }
         } else if self.handshake_bytes > HANDSHAKE_BYTES_MAX {
             self.failure.get_or_insert(rustls::Error::General("the handshake is too large".into()));
         }
-        Ok(())
     }
 
     /// Reads the certificate of the client at the end of the handshake.
@@ -269,6 +290,21 @@ impl Session {
     /// Passes ciphertext to `sink` in one vectored write. Returns the number of bytes written.
     pub(crate) fn send(&mut self, sink: &mut dyn Write) -> io::Result<usize> {
         self.connection.write_tls(sink)
+    }
+}
+
+/// Ciphertext on its way to rustls.
+struct Followed<'a, F> {
+    read: F,
+    records: &'a mut Records,
+}
+
+impl<F: FnMut(&mut [u8]) -> io::Result<usize>> Read for Followed<'_, F> {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (self.read)(buffer)?;
+        self.records.follow(&buffer[..count]);
+        Ok(count)
     }
 }
 
