@@ -117,8 +117,11 @@ class Listening:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+        # nginx without a master process does not notice a signal that arrives just before it waits for events.
+        while self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
 
 
 def callgrind(output: Path) -> list[str]:

@@ -4,7 +4,8 @@ connections. Both use one worker, TLS 1.3, X25519 and the same P-256 certificate
 
     benches/tls.py [BINARY]                    print the medians; BINARY is target/release/serverd by default
     benches/tls.py --latency [BINARY]          response times beside silent clients and many handshakes
-    benches/tls.py --instructions [BINARY]     instructions per request, counted by valgrind
+    benches/tls.py --instructions [BINARY]     instructions per keep-alive request, counted by valgrind: for the fixed
+                                               response of `serverd http`, and for a file of 100 bytes beside nginx
 
 By default, only CPU time of the servers is measured, so the load of the machine matters little. Response times need an
 idle machine with two cores: one for the server, and one for all clients. Linux only.
@@ -209,15 +210,18 @@ def print_latencies(binary: str, directory: Path) -> None:
 
 
 def print_instructions(binary: str, directory: Path) -> None:
-    for peer in ("serverd", "nginx"):
+    for peer, title, name in (("http", "serverd, fixed response", b""), ("serverd", "serverd, file of 100 bytes", b"small"),
+                              ("nginx", "nginx, file of 100 bytes", b"small")):
         totals = []
         for count in COUNTED:
             output = directory / "callgrind"
             with started(peer, binary, directory, measure.callgrind(output)) as server, server.connect() as stream:
                 for _ in range(count):
-                    get(stream, b"small")
+                    get(stream, name)
+                suite = stream.cipher()[0]
             totals.append(measure.instructions(output))
-        print(f"{peer:26} {(totals[1] - totals[0]) / (COUNTED[1] - COUNTED[0]):10,.0f} instructions per request")
+        mean = (totals[1] - totals[0]) / (COUNTED[1] - COUNTED[0])
+        print(f"{title:26} {mean:10,.0f} instructions per request ({suite})")
 
 
 @contextlib.contextmanager
@@ -238,8 +242,9 @@ def start(name: str, binary: str, directory: Path, wrapper: list[str]) -> Server
         config.write_text(text % {"dir": directory, "root": root, "tls": tls, "port": port})
         command = ["nginx", "-c", str(config), "-e", str(directory / "error.log")]
     else:
-        command = [binary, "files", str(root), "--port", str(port), "--tls-cert", f"{tls}/a.pem", "--tls-key",
-                   f"{tls}/a.key", "--access-log", "off", "--idle-timeout", "10m"]
+        served = ["http"] if name == "http" else ["files", str(root)]
+        command = [binary, *served, "--port", str(port), "--tls-cert", f"{tls}/a.pem", "--tls-key", f"{tls}/a.key",
+                   "--access-log", "off", "--idle-timeout", "10m"]
     return Server(wrapper + command, port)
 
 
