@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::chat::Transcript;
+use super::link::{End, Link};
 use super::world::World;
 use super::{PATTERN_BYTES, pattern};
 
@@ -42,8 +43,16 @@ pub(super) enum Step {
     WasReset,
     /// Reads the lines of a chat up to the last line of a session: at once, or some bytes every few milliseconds.
     Listen(u64),
+    /// Expects one TLS alert, of which the connection need not be established, and then the end of the stream.
+    Alert,
+    /// Expects that the server closes or resets the connection, with or without output before that.
+    Closed,
+    /// Sends a TLS record that cannot be decrypted.
+    Forge,
     /// Half-closes the connection.
     Finish,
+    /// Half-closes the connection without `close_notify`.
+    Cut,
     /// Resets the connection.
     Reset,
     /// Vanishes without a word, as a client does that loses its network.
@@ -87,6 +96,9 @@ pub(super) struct Client {
     /// Bytes sent of the current `Send`.
     sent: usize,
     pub(super) socket: Option<usize>,
+    link: Link,
+    /// The handshake is complete, if there is one.
+    is_ready: bool,
     seen: Vec<u8>,
     /// Length of `seen` at which it is worth looking for a complete response again.
     seen_enough: usize,
@@ -99,8 +111,10 @@ pub(super) struct Client {
     mark_us: u64,
     /// End of the current pause.
     until_us: Option<u64>,
-    /// Time at which the first byte of the last `Send` was sent.
+    /// Time at which the first byte of the last `Send` was sent; with TLS, the whole record of that byte.
     requested_us: u64,
+    /// That record is still being sent.
+    is_requesting: bool,
     /// The server has announced the close, with `Connection: close`.
     pub(super) close_announced: bool,
     pub(super) outcome: Outcome,
@@ -113,8 +127,14 @@ pub(super) struct Client {
 /// Result of reading from the server.
 enum Received {
     Incomplete,
-    Response { status: u16, body: String, close: bool },
+    Response {
+        status: u16,
+        body: String,
+        close: bool,
+    },
     End,
+    /// The end of the stream, without `close_notify`.
+    Truncated,
     Reset,
 }
 
@@ -126,6 +146,8 @@ impl Client {
             position: 0,
             sent: 0,
             socket: None,
+            link: Link::Plain,
+            is_ready: false,
             seen: Vec::new(),
             seen_enough: 0,
             downloaded: None,
@@ -134,12 +156,18 @@ impl Client {
             mark_us: 0,
             until_us: None,
             requested_us: 0,
+            is_requesting: false,
             close_announced: false,
             outcome: Outcome::Running,
             responses: 0,
             transcript: Transcript::default(),
             memory_max: MEMORY_MAX,
         }
+    }
+
+    /// Uses this end of a connection in place of a plain one.
+    pub(super) fn over(self, link: Link) -> Self {
+        Client { link, ..self }
     }
 
     /// Sets the memory that the connection may take in the server, for a total that is less than the sum.
@@ -155,19 +183,26 @@ impl Client {
     /// Runs steps until one has to wait.
     pub(super) fn act(&mut self, world: &mut World, index: usize) {
         if self.outcome != Outcome::Running {
+            // The last ciphertext may still have to be sent.
+            if let Some(socket) = self.socket.filter(|&socket| world.sockets[socket].gone.is_none()) {
+                self.link.advance(world, socket);
+            }
             return;
         }
         let Some(socket) = self.socket.or_else(|| self.connect(world, index)) else {
             self.outcome = Outcome::Refused;
             return;
         };
+        if !self.advance(world, socket) {
+            return;
+        }
         while self.outcome == Outcome::Running {
             let Some(step) = self.script.get(self.position).cloned() else {
                 self.outcome = Outcome::Done;
-                world.client_finish(socket);
+                self.link.finish(world, socket);
                 return;
             };
-            if !self.step(world, index, socket, step) {
+            if !self.step(world, index, socket, step) && !self.session_failed(world) {
                 return;
             }
         }
@@ -182,6 +217,36 @@ impl Client {
         self.socket = Some(socket);
         self.mark_us = world.now_us();
         Some(socket)
+    }
+
+    /// Sends what is waiting, and continues a handshake. Returns whether to run steps.
+    fn advance(&mut self, world: &mut World, socket: usize) -> bool {
+        let is_ready = self.link.advance(world, socket);
+        if self.is_requesting || !self.is_ready {
+            self.requested_us = world.now_us();
+            self.is_requesting = self.link.has_unsent();
+        }
+        if is_ready && !self.is_ready {
+            self.is_ready = true;
+            self.mark_us = world.now_us();
+        }
+        if !is_ready {
+            if let Some(error) = self.link.error().map(str::to_owned) {
+                self.fail(world, &error);
+            } else if self.link.end(world, socket) != End::None {
+                self.no_response(world, "closed in the handshake");
+            }
+        }
+        is_ready || self.outcome != Outcome::Running
+    }
+
+    /// Fails if the TLS session has failed unexpectedly. Returns whether it has.
+    fn session_failed(&mut self, world: &World) -> bool {
+        if matches!(self.script[self.position], Step::Alert | Step::Closed) {
+            return false;
+        }
+        let error = self.link.error().map(str::to_owned);
+        error.is_some_and(|error| self.fail(world, &error))
     }
 
     fn next(&mut self) -> bool {
@@ -216,7 +281,7 @@ impl Client {
             Step::Send(bytes) => self.send(world, index, socket, &bytes, false),
             Step::Push(bytes) => self.send(world, index, socket, &bytes, true),
             Step::Offer(bytes) => {
-                while let Some(count @ 1..) = world.client_send(socket, &bytes[self.sent..]) {
+                while let Some(count @ 1..) = self.link.send(world, socket, &bytes[self.sent..]) {
                     self.sent += count;
                 }
                 self.next()
@@ -232,23 +297,11 @@ impl Client {
                 self.mark_us = world.now_us();
                 self.next()
             }
-            Step::Response(status, body) => match self.receive(world, socket) {
-                Received::Incomplete => false,
-                Received::Response { status: got, body: text, close } => {
-                    self.responses += 1;
-                    self.close_announced |= close;
-                    if got == status && text.starts_with(&body) {
-                        self.next()
-                    } else {
-                        self.fail(world, &format!("got {got} {:?}", text.chars().take(40).collect::<String>()))
-                    }
-                }
-                Received::End => self.no_response(world, "end of stream"),
-                Received::Reset => self.no_response(world, "reset"),
-            },
+            Step::Response(status, body) => self.response(world, socket, status, &body),
             Step::End => match self.receive(world, socket) {
                 Received::Incomplete => false,
                 Received::End => self.next(),
+                Received::Truncated => self.fail(world, "a FIN without close_notify"),
                 Received::Reset => self.no_response(world, "reset"),
                 Received::Response { status, body, .. } => self.fail(world, &format!("got {status} {body:?}")),
             },
@@ -262,8 +315,23 @@ impl Client {
             }
             Step::Listen(interval_ms) => self.listen(world, index, socket, interval_ms),
             Step::Took(min_ms, max_ms) => self.check_duration(world, socket, min_ms, max_ms),
+            Step::Alert => self.receive_alert(world, socket),
+            Step::Closed => {
+                while self.link.read(world, socket, None, &mut self.seen) > 0 {}
+                self.link.end(world, socket) != End::None && self.next()
+            }
+            Step::Forge => {
+                self.link.send_forged_record(world, socket);
+                self.requested_us = world.now_us();
+                self.is_requesting = self.link.has_unsent();
+                self.next()
+            }
             Step::Finish => {
-                world.client_finish(socket);
+                self.link.finish(world, socket);
+                self.next()
+            }
+            Step::Cut => {
+                self.link.cut(world, socket);
                 self.next()
             }
             Step::Reset => {
@@ -278,12 +346,32 @@ impl Client {
         }
     }
 
+    /// Expects a response with this status and a body that begins with this text.
+    fn response(&mut self, world: &mut World, socket: usize, status: u16, body: &str) -> bool {
+        match self.receive(world, socket) {
+            Received::Incomplete => false,
+            Received::Response { status: got, body: text, close } => {
+                self.responses += 1;
+                self.close_announced |= close;
+                if got == status && text.starts_with(body) {
+                    self.next()
+                } else {
+                    self.fail(world, &format!("got {got} {:?}", text.chars().take(40).collect::<String>()))
+                }
+            }
+            Received::End => self.no_response(world, "end of stream"),
+            Received::Truncated => self.no_response(world, "truncated"),
+            Received::Reset => self.no_response(world, "reset"),
+        }
+    }
+
     /// Checks the time since the last mark or, if later, since the connection was accepted.
     fn check_duration(&mut self, world: &World, socket: usize, min_ms: u64, max_ms: u64) -> bool {
         let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
-        let took_us = world.now_us() - since_us;
+        // With TLS, the server may have completed the handshake before the client.
+        let took_us = world.now_us() - since_us + self.link.uncertainty_us();
         let latest_us = max_ms * 1000 + 150_000 + world.stalled_us;
-        let after_end = matches!(self.script[..self.position].last(), Some(Step::End));
+        let after_end = matches!(self.script[..self.position].last(), Some(Step::End | Step::Closed));
         if took_us < min_ms * 1000 && world.may_evict && after_end {
             // An idle connection may be closed for a new one; a response may not be early.
             self.outcome = Outcome::Done;
@@ -318,12 +406,11 @@ impl Client {
 
     /// Reads until a text has arrived.
     fn receive_text(&mut self, world: &mut World, socket: usize, text: &str) -> bool {
-        while world.client_read(socket, &mut self.seen) > 0 {}
+        while self.link.read(world, socket, None, &mut self.seen) > 0 {}
         if memchr::memmem::find(&self.seen, text.as_bytes()).is_some() {
             return self.next();
         }
-        let conn = &world.sockets[socket];
-        if conn.down_reset || conn.down_fin { self.fail(world, "end of stream") } else { false }
+        if self.link.end(world, socket) == End::None { false } else { self.fail(world, "end of stream") }
     }
 
     fn pause(&mut self, world: &mut World, index: usize, ms: u64) -> bool {
@@ -346,16 +433,18 @@ impl Client {
             self.requested_us = world.now_us();
         }
         // A client that sends a lot without reading might be blocked by the server's back-pressure.
-        let read = if self.kind == "non-reading" { 0 } else { world.client_read(socket, &mut self.seen) };
-        let Some(count) = world.client_send(socket, &bytes[self.sent..]) else {
+        let read = if self.kind == "non-reading" { 0 } else { self.link.read(world, socket, None, &mut self.seen) };
+        let Some(count) = self.link.send(world, socket, &bytes[self.sent..]) else {
             self.close_announced |= memchr::memmem::find(&self.seen, b"Connection: close").is_some();
-            if world.may_evict && is_between_requests(bytes, self.sent) {
-                // Between two pipelined requests, the connection was idle for the server.
+            let in_handshake = self.kind.ends_with("in the handshake");
+            if world.may_evict && (in_handshake || is_between_requests(bytes, self.sent)) {
+                // Between two pipelined requests, or in a handshake, the connection was idle for the server.
                 self.outcome = Outcome::Done;
                 return true;
             }
             return if ignore_responses { self.next() } else { self.no_response(world, "reset while sending") };
         };
+        self.is_requesting |= self.sent == 0 && self.link.has_unsent();
         self.sent += count;
         if self.sent == bytes.len() {
             return self.next();
@@ -379,7 +468,7 @@ impl Client {
             self.until_us = None;
             // The head timeout starts when the connection is accepted; do not drip before that.
             if world.sockets[socket].accepted_us.is_some() {
-                let _ = world.client_send(socket, b"a");
+                let _ = self.link.send(world, socket, b"a");
             }
         }
         false
@@ -397,7 +486,7 @@ impl Client {
             return false;
         }
         self.sent += 1;
-        if self.sent > pieces || world.client_send(socket, &pattern()[..piece_bytes]).is_none() {
+        if self.sent > pieces || self.link.send(world, socket, &pattern()[..piece_bytes]).is_none() {
             return self.next();
         }
         self.wait_until(world, index, world.now_us() + interval_ms * 1000);
@@ -409,8 +498,10 @@ impl Client {
         if self.until_us.is_some_and(|until| world.now_us() < until) {
             return false;
         }
-        let has_ended = world.sockets[socket].down_reset || world.sockets[socket].down_fin;
-        let read = world.client_read_up_to(socket, download.piece - self.piece_read, &mut self.seen);
+        let conn = &world.sockets[socket];
+        let has_ended = conn.down_reset || conn.down_fin;
+        let max = download.piece - self.piece_read;
+        let read = self.link.read(world, socket, Some(max), &mut self.seen);
         match self.check_download(download.bytes) {
             Ok(false) => {}
             Ok(true) => return self.next(),
@@ -455,7 +546,7 @@ impl Client {
     fn send_unexpected(&mut self, world: &mut World, socket: usize, interval_ms: u64) {
         if interval_ms > 0 && world.now_us() >= self.sends_us {
             if self.sends_us > 0 {
-                let _ = world.client_send(socket, b"x");
+                let _ = self.link.send(world, socket, b"x");
             }
             self.sends_us = world.now_us() + interval_ms * 1000;
         }
@@ -471,7 +562,7 @@ impl Client {
         if self.until_us.is_some_and(|until| world.now_us() < until) {
             return false;
         }
-        while world.client_read(socket, &mut self.seen) > 0 && interval_ms == 0 {}
+        while self.link.read(world, socket, None, &mut self.seen) > 0 && interval_ms == 0 {}
         while let Some(len) = memchr::memchr(b'\n', &self.seen) {
             let line: Vec<u8> = self.seen.drain(..=len).take(len).collect();
             let line = String::from_utf8(line).expect("UTF-8");
@@ -497,7 +588,7 @@ impl Client {
 
     /// Returns whether neither a byte nor the end of the stream has arrived.
     fn has_received_nothing(&mut self, world: &mut World, socket: usize) -> bool {
-        world.client_read(socket, &mut self.seen);
+        self.link.read(world, socket, None, &mut self.seen);
         let conn = &world.sockets[socket];
         self.seen.is_empty() && !conn.down_reset && !conn.down_fin
     }
@@ -513,15 +604,32 @@ impl Client {
                 }
                 self.seen_enough = parse_head(&self.seen).map_or(0, |head| head.len + head.body_len);
             }
-            if world.client_read(socket, &mut self.seen) == 0 {
+            if self.link.read(world, socket, None, &mut self.seen) == 0 {
                 break;
             }
         }
-        let conn = &world.sockets[socket];
-        match (conn.down_reset, conn.down_fin) {
-            (true, _) => Received::Reset,
-            (_, true) => Received::End,
-            _ => Received::Incomplete,
+        match self.link.end(world, socket) {
+            End::Reset => Received::Reset,
+            End::Orderly => Received::End,
+            End::Truncated => Received::Truncated,
+            End::None => Received::Incomplete,
+        }
+    }
+
+    /// Reads an alert and the end of the stream. A reset may destroy the alert.
+    fn receive_alert(&mut self, world: &mut World, socket: usize) -> bool {
+        while self.link.read(world, socket, None, &mut self.seen) > 0 {}
+        let end = self.link.end(world, socket);
+        let in_plaintext = matches!(self.seen[..], [21, 3, _, 0, 2, 2, _]);
+        let is_alerted = in_plaintext || self.link.error().is_some_and(|error| error.contains("BadRecordMac"));
+        match end {
+            End::None => false,
+            End::Reset => self.no_response(world, "reset"),
+            _ if is_alerted => self.next(),
+            _ => {
+                let seen = format!("no alert but {:?}, {:?}", self.seen, self.link.error());
+                self.no_response(world, &seen)
+            }
         }
     }
 }

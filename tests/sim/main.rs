@@ -10,14 +10,16 @@
 
 mod chat;
 mod client;
+mod link;
 mod slow;
+mod tls;
 mod totals;
 mod uploads;
 mod world;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -210,12 +212,31 @@ fn simulate<const EDGE: bool>(
     populate: impl FnOnce(&mut World) -> Option<u64>,
 ) -> (usize, u64) {
     let world = World::new(seed, EDGE, conditions);
+    let backend = Sim::<EDGE>(Rc::clone(&world));
+    let listen = |event_loop: &mut EventLoop<_, _>| event_loop.listen(SimListener(Rc::clone(&world)));
+    let counters = serve(&world, backend, listen, limits, populate);
+    let world = world.borrow();
+    check(&world, &counters);
+    (world.clients.len(), world.now_us())
+}
+
+/// The server of the simulations.
+type Server = HttpServer<Uploads<Box<dyn FnMut(&Request<'_>) -> Response>>>;
+
+/// Runs a server on a backend of the simulation until all clients are done; see [`simulate`].
+fn serve<B: Readiness<Stream: 'static>>(
+    world: &Rc<RefCell<World>>,
+    backend: B,
+    listen: impl FnOnce(&mut EventLoop<B, Server>) -> io::Result<()>,
+    limits: LoopLimits,
+    populate: impl FnOnce(&mut World) -> Option<u64>,
+) -> Counters {
     let handle: Rc<RefCell<Option<Handle>>> = Rc::default();
     let connections_max = limits.connections_max;
     let deferrals = Deferrals::default();
-    let app = HttpServer::with(Uploads::new(&handle, handler(&handle, &deferrals)));
-    let mut event_loop = EventLoop::with_backend(Sim::<EDGE>(Rc::clone(&world)), Timeouts::default(), limits, app);
-    event_loop.listen(SimListener(Rc::clone(&world))).expect("no faults are injected yet");
+    let app: Server = HttpServer::with(Uploads::new(&handle, Box::new(handler(&handle, &deferrals))));
+    let mut event_loop = EventLoop::with_backend(backend, Timeouts::default(), limits, app);
+    listen(&mut event_loop).expect("no faults are injected yet");
     *handle.borrow_mut() = Some(event_loop.handle());
     {
         let world = &mut *world.borrow_mut();
@@ -227,13 +248,11 @@ fn simulate<const EDGE: bool>(
             world.drain_at(us);
         }
     }
-    run_to_end(&mut event_loop, &world);
-    let world = world.borrow();
-    check(&world, event_loop.counters());
+    run_to_end(&mut event_loop, world);
     for deferral in deferrals.borrow().iter() {
         deferral.check();
     }
-    (world.clients.len(), world.now_us())
+    event_loop.counters().clone()
 }
 
 /// The deferred responses of a run.
@@ -267,9 +286,9 @@ impl Deferral {
 }
 
 /// Runs the loop until all clients are done, then drains it; it must end by itself.
-fn run_to_end<const EDGE: bool, A: serverd::App>(event_loop: &mut EventLoop<Sim<EDGE>, A>, world: &Rc<RefCell<World>>)
+fn run_to_end<B, A: serverd::App>(event_loop: &mut EventLoop<B, A>, world: &Rc<RefCell<World>>)
 where
-    Sim<EDGE>: Readiness<Stream: 'static>,
+    B: Readiness<Stream: 'static>,
 {
     let (mut drained, mut memory) = (false, 0);
     loop {
