@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serverd::tls::Tls;
 use serverd::{EventLoop, LoopLimits, WithTls};
 
-use super::client::{Client, Step};
+use super::client::{Client, Download, Step};
 use super::link::{self, Link};
 use super::world::{Conditions, Rng, Sim, SimListener, World};
 use super::{CONNECTIONS_UNLIMITED, check, client, get, send, serve, timed_out_after, variable};
@@ -199,4 +199,29 @@ fn the_schedule_of_a_seed_is_reproducible_although_its_keys_are_not() {
     let run = |seed| std::thread::spawn(move || run::<true>(seed)).join().expect("no failure");
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+}
+
+/// The server keeps ciphertext of up to 64 KiB of a response, which such a client takes minutes to receive.
+#[test]
+fn a_slow_reader_over_tls_is_not_cut_off_while_the_server_holds_ciphertext() {
+    fn run<const EDGE: bool>(seed: u64) {
+        let download = Download {
+            bytes: 60_000,
+            piece: 300,
+            interval_ms: 1000,
+            pause_max_ms: 0,
+            send_interval_ms: 0,
+            bursts: false,
+        };
+        let script = vec![send(get("/huge/60000/1")), Step::Download(download)];
+        simulate::<EDGE>(seed, Conditions::default(), LoopLimits::default(), |world| {
+            let link = Link::tls(&client_config(&TLS13), &mut Rng::new(seed));
+            world.add_client(Client::new("slow reading", script).over(link).more_memory(SESSION_BYTES), 0);
+            None
+        });
+    }
+    for seed in 0..20 {
+        run::<false>(seed);
+        run::<true>(seed);
+    }
 }

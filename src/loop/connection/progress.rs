@@ -28,7 +28,7 @@ pub(super) struct Progress {
     updated_ms: u64,
     /// Set once acknowledgements were checked since the measurement began.
     is_checked: bool,
-    /// Unacknowledged bytes at the last check.
+    /// Unacknowledged bytes at the last check, and those that the stream still held.
     unacknowledged: u64,
     /// Bytes written since the last check.
     written: u64,
@@ -92,6 +92,8 @@ impl<S: Stream, T> Connection<S, T> {
         let Some(unacknowledged) = self.stream.unacknowledged_bytes() else {
             return stalled_ms(progress.updated_ms) >= limit_ms.saturating_mul(UNREPORTED_FACTOR);
         };
+        // Encrypted output that the system has not accepted yet was counted when it was written.
+        let unacknowledged = unacknowledged.saturating_add(self.stream.unsent_bytes() as u64);
         progress.count_taken(unacknowledged, now_ms);
         stalled_ms(progress.updated_ms) >= limit_ms
     }
