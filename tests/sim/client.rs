@@ -368,16 +368,17 @@ impl Client {
     /// Checks the time since the last mark or, if later, since the connection was accepted.
     fn check_duration(&mut self, world: &World, socket: usize, min_ms: u64, max_ms: u64) -> bool {
         let since_us = self.mark_us.max(world.sockets[socket].accepted_us.unwrap_or(0));
+        let took_us = world.now_us() - since_us;
         // With TLS, the server may have completed the handshake before the client.
-        let took_us = world.now_us() - since_us + self.link.uncertainty_us();
+        let is_early = took_us + self.link.uncertainty_us() < min_ms * 1000;
         let latest_us = max_ms * 1000 + 150_000 + world.stalled_us;
         let after_end = matches!(self.script[..self.position].last(), Some(Step::End | Step::Closed));
-        if took_us < min_ms * 1000 && world.may_evict && after_end {
+        if is_early && world.may_evict && after_end {
             // An idle connection may be closed for a new one; a response may not be early.
             self.outcome = Outcome::Done;
             return true;
         }
-        if took_us < min_ms * 1000 {
+        if is_early {
             return self.fail(world, &format!("early, after {took_us} us"));
         }
         if took_us > latest_us {
