@@ -65,6 +65,22 @@ FAULTS = {
     "wake-up": ("a loop wakes up for the timer of a connection that is closed", [
         ("timers.rs", "        self.wake_ms = u64::MAX;\n    }", "        if !FAULT {\n            self.wake_ms = u64::MAX;\n        }\n    }"),
     ]),
+    "taken": ("ciphertext that a slow client takes from the server's buffer is not progress", [
+        ("connection/progress.rs", "self.stream.unsent_bytes() as u64", "if FAULT { 0 } else { self.stream.unsent_bytes() as u64 }"),
+    ]),
+    "notify": ("a TLS connection ends without close_notify", [
+        ("tls_stream.rs", "if !open.session.is_handshaking() {", "if !FAULT && !open.session.is_handshaking() {"),
+    ]),
+    "held": ("ciphertext for whose plaintext there was no room is dropped", [
+        ("tls_stream.rs", "        self.held.extend_from_slice(ciphertext);",
+         "        if !FAULT {\n            self.held.extend_from_slice(ciphertext);\n        }"),
+    ]),
+    "handshake": ("each byte renews the time limit of a TLS handshake", [
+        ("connection/transfer.rs", "            Ok(progress) => {", "            Ok(progress) => {\n                self.restart |= FAULT && progress == Handshake::Progress;"),
+    ]),
+    "alert": ("a failed TLS handshake is closed at once, so that the alert is lost", [
+        ("connection/transfer.rs", "self.ended = error.kind() != io::ErrorKind::InvalidData;", "self.ended = FAULT || error.kind() != io::ErrorKind::InvalidData;"),
+    ]),
 }
 
 
