@@ -496,6 +496,47 @@ on_every_backend! {
         }
         assert_eq!(TlsClient::connect(secure_address, &config).send(GET).response().1, b"hello\n");
     }
+
+    fn sessions_are_resumed_with_tls_1_2_and_1_3<B>() {
+        let (certificate, tls, _) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let config = trusting(&certificate, &[version]);
+            let kinds = [(); 2].map(|()| {
+                let mut client = TlsClient::connect(server.address, &config);
+                client.send(GET).response();
+                client.stream.conn.handshake_kind().expect("a complete handshake")
+            });
+            assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed], "{version:?}");
+        }
+    }
+
+    fn certificates_are_chosen_by_name_and_replaced_for_new_connections<B>() {
+        let (first, tls, config) = certified(&["localhost"]);
+        let second = Certificate::self_signed(["*.example.org"]).expect("a name");
+        tls.replace(vec![first.clone(), second.clone()]).expect("certificates");
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        let mut open = TlsClient::connect(server.address, &config);
+        open.send(GET).response();
+        let other = trusting(&second, &[&rustls::version::TLS13]);
+        TlsClient::connect_to(server.address, &other, "a.example.org", usize::MAX).send(GET).response();
+        tls.replace(vec![second]).expect("a certificate");
+        assert_eq!(open.send(GET).response().1, b"hello\n");
+        let mut refused = TlsClient::connect(server.address, &trusting(&first, &[&rustls::version::TLS13]));
+        assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
+    }
+
+    fn clients_without_a_common_version_or_protocol_are_refused_with_an_alert<B>() {
+        let (certificate, tls, mut config) = certified(&["localhost"]);
+        let tls = tls.version_min(TlsVersion::Tls13);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let error = TlsClient::connect(server.address, &config).stream.write_all(GET).unwrap_err();
+        assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+        let old = trusting(&certificate, &[&rustls::version::TLS12]);
+        let error = TlsClient::connect(server.address, &old).stream.write_all(GET).unwrap_err();
+        assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+    }
 }
 
 /// Answers the first input with more than the sockets hold, and records how the connection was closed.
@@ -528,37 +569,6 @@ impl App for Flood {
 
 fn serve_hello(tls: &Tls) -> Server {
     serve_tls::<serverd::Select, _>(tls, Timeouts::default(), LoopLimits::default(), hello)
-}
-
-#[test]
-fn sessions_are_resumed_with_tls_1_2_and_1_3() {
-    let (certificate, tls, _) = certified(&["localhost"]);
-    let server = serve_hello(&tls);
-    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        let config = trusting(&certificate, &[version]);
-        let kinds = [(); 2].map(|()| {
-            let mut client = TlsClient::connect(server.address, &config);
-            client.send(GET).response();
-            client.stream.conn.handshake_kind().expect("a complete handshake")
-        });
-        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed], "{version:?}");
-    }
-}
-
-#[test]
-fn certificates_are_chosen_by_name_and_replaced_for_new_connections() {
-    let (first, tls, config) = certified(&["localhost"]);
-    let second = Certificate::self_signed(["*.example.org"]).expect("a name");
-    tls.replace(vec![first.clone(), second.clone()]).expect("certificates");
-    let server = serve_hello(&tls);
-    let mut open = TlsClient::connect(server.address, &config);
-    open.send(GET).response();
-    let other = trusting(&second, &[&rustls::version::TLS13]);
-    TlsClient::connect_to(server.address, &other, "a.example.org", usize::MAX).send(GET).response();
-    tls.replace(vec![second]).expect("a certificate");
-    assert_eq!(open.send(GET).response().1, b"hello\n");
-    let mut refused = TlsClient::connect(server.address, &trusting(&first, &[&rustls::version::TLS13]));
-    assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
 }
 
 #[test]
@@ -677,16 +687,4 @@ fn tls_on_a_plain_port_is_logged() {
     assert_eq!(client.response().status, 400);
     let log = server.stop_and_log();
     assert!(log.contains(" uses TLS where plain HTTP is expected (see --tls)"), "{log}");
-}
-
-#[test]
-fn clients_without_a_common_version_or_protocol_are_refused_with_an_alert() {
-    let (certificate, tls, mut config) = certified(&["localhost"]);
-    let server = serve_hello(&tls.version_min(TlsVersion::Tls13));
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let error = TlsClient::connect(server.address, &config).stream.write_all(GET).unwrap_err();
-    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
-    let old = trusting(&certificate, &[&rustls::version::TLS12]);
-    let error = TlsClient::connect(server.address, &old).stream.write_all(GET).unwrap_err();
-    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
 }
