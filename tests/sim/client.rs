@@ -298,13 +298,7 @@ impl Client {
                 self.next()
             }
             Step::Response(status, body) => self.response(world, socket, status, &body),
-            Step::End => match self.receive(world, socket) {
-                Received::Incomplete => false,
-                Received::End => self.next(),
-                Received::Truncated => self.fail(world, "a FIN without close_notify"),
-                Received::Reset => self.no_response(world, "reset"),
-                Received::Response { status, body, .. } => self.fail(world, &format!("got {status} {body:?}")),
-            },
+            Step::End => self.receive_end(world, socket),
             Step::WasReset => {
                 let conn = &world.sockets[socket];
                 let due_us = conn.accepted_us.unwrap_or(u64::MAX).saturating_add(85_000_000 + world.stalled_us);
@@ -362,6 +356,21 @@ impl Client {
             Received::End => self.no_response(world, "end of stream"),
             Received::Truncated => self.no_response(world, "truncated"),
             Received::Reset => self.no_response(world, "reset"),
+        }
+    }
+
+    /// Waits for the end of the stream.
+    fn receive_end(&mut self, world: &mut World, socket: usize) -> bool {
+        match self.receive(world, socket) {
+            Received::Incomplete => false,
+            Received::End => self.next(),
+            Received::Truncated => self.fail(world, "a FIN without close_notify"),
+            // The connection was idle for the server, which the FIN had not reached.
+            Received::Reset if world.may_evict && self.responses > 0 && !matches!(self.link, Link::Plain) => {
+                self.next()
+            }
+            Received::Reset => self.no_response(world, "reset"),
+            Received::Response { status, body, .. } => self.fail(world, &format!("got {status} {body:?}")),
         }
     }
 
@@ -435,11 +444,13 @@ impl Client {
         }
         // A client that sends a lot without reading might be blocked by the server's back-pressure.
         let read = if self.kind == "non-reading" { 0 } else { self.link.read(world, socket, None, &mut self.seen) };
+        let in_transit = self.link.has_unsent();
         let Some(count) = self.link.send(world, socket, &bytes[self.sent..]) else {
             self.close_announced |= memchr::memmem::find(&self.seen, b"Connection: close").is_some();
             let in_handshake = self.kind.ends_with("in the handshake");
-            if world.may_evict && (in_handshake || is_between_requests(bytes, self.sent)) {
-                // Between two pipelined requests, or in a handshake, the connection was idle for the server.
+            if world.may_evict && (in_handshake || in_transit || is_between_requests(bytes, self.sent)) {
+                // Between two pipelined requests, in a handshake, or before a TLS record is complete, the connection was
+                // idle for the server.
                 self.outcome = Outcome::Done;
                 return true;
             }

@@ -45,6 +45,8 @@ enum Fin {
     NotYet,
     AfterUnsent,
     Sent,
+    /// Never: the connection was reset before all output was sent.
+    Lost,
 }
 
 /// A TLS session of a client, and its ciphertext on the way to the socket.
@@ -113,9 +115,10 @@ impl Link {
         }
     }
 
-    /// Returns whether something that was passed to [`Link::send`] is not in the server's receive buffer yet.
+    /// Returns whether something that was passed to [`Link::send`] is not in the server's receive buffer yet, or was not when
+    /// the connection was reset.
     pub(super) fn has_unsent(&self) -> bool {
-        matches!(self, Link::Tls(endpoint) if !endpoint.unsent.is_empty())
+        matches!(self, Link::Tls(endpoint) if !endpoint.unsent.is_empty() || endpoint.fin == Fin::Lost)
     }
 
     /// Reads from the socket: up to `max` bytes, or a random number. Appends what the server has sent to `into`. Returns
@@ -220,6 +223,7 @@ impl Endpoint {
             let piece = self.unsent.len().min(piece_bytes);
             let Some(count) = world.client_send(socket, &self.unsent[..piece]) else {
                 self.unsent.clear();
+                self.fin = Fin::Lost;
                 return None;
             };
             self.unsent.drain(..count);
