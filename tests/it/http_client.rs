@@ -536,6 +536,9 @@ on_every_backend! {
     }
 
     fn a_request_whose_client_has_left_does_not_keep_its_place<B>() {
+        if skipped_under_wine(RESET_READS_AS_EOF) {
+            return;
+        }
         let (send, received) = mpsc::channel();
         let (respond, responses) = mpsc::channel::<()>();
         let (upstream, thread) = scripted(move |listener| {
