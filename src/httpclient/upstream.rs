@@ -53,8 +53,6 @@ pub(super) struct UpstreamSession {
     line: Arc<Line>,
     exchange: Option<Box<Exchange>>,
     stage: Stage,
-    /// A response was received completely before.
-    is_reused: bool,
     /// Reading is paused (back-pressure from the client).
     is_paused: bool,
     /// Unsent output besides that of the wire.
@@ -128,7 +126,6 @@ impl UpstreamSession {
             line,
             exchange: None,
             stage: Stage::Connecting,
-            is_reused: false,
             is_paused: false,
             unsent_ciphertext: 0,
             unsent_bytes: 0,
@@ -374,7 +371,6 @@ impl UpstreamSession {
             && !wire.ended()
             && !wire.draining();
         drop(exchange);
-        self.is_reused = true;
         if !is_reusable {
             return Flow::Close;
         }
@@ -396,7 +392,8 @@ impl UpstreamSession {
 
     /// Sends a request, of which no response was received, on another connection, or reports the error.
     fn retry_or_fail(&self, mut job: Job, error: ClientError) {
-        if !(self.is_reused && job.may_retry()) {
+        let is_reused = self.serial > 1;
+        if !(is_reused && job.may_retry()) {
             return job.sink.fail(error);
         }
         job.rewind();
