@@ -186,7 +186,7 @@ impl ClientRequest {
                 memchr::memchr(b':', line).is_some_and(|name_len| describes_client(&line[..name_len]))
             });
             let proto = if head.is_secure() { "https" } else { "http" };
-            let address = head.client_addr().map(|client| client.ip().to_canonical());
+            let address = head.client_addr().map(|client| client.ip());
             push_forwarded(lines, address, proto, head.host_bytes().unwrap_or_default());
             Ok(())
         })
@@ -195,6 +195,7 @@ impl ClientRequest {
 
 /// Appends the headers that name a client. The host is valid, so that it contains neither quotes nor backslashes.
 fn push_forwarded(lines: &mut Vec<u8>, address: Option<IpAddr>, proto: &str, host: &[u8]) {
+    let address = address.map(|ip| ip.to_canonical());
     lines.extend_from_slice(b"X-Forwarded-For: ");
     let start = lines.len();
     push_address(lines, address);
@@ -244,6 +245,12 @@ mod tests {
             assert_eq!(String::from_utf8(lines).unwrap(), expected);
         }
         let mut lines = Vec::new();
+        push_forwarded(&mut lines, Some("::ffff:192.0.2.1".parse().unwrap()), "http", b"");
+        assert!(
+            lines.starts_with(b"X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1;"),
+            "an IPv4-mapped address"
+        );
+        lines.clear();
         push_forwarded(&mut lines, None, "http", b"");
         let expected = "X-Forwarded-For: unknown\r\nForwarded: for=unknown;proto=http;host=\"\"\r\n\
                         X-Forwarded-Proto: http\r\nX-Forwarded-Host: \r\n";

@@ -2,7 +2,7 @@
 
 use super::error::ClientError;
 use crate::http1::{is_token, list_elements};
-use crate::httpserver::Trailers;
+use crate::httpserver::{HeaderError, Trailers};
 
 /// A set of names of headers.
 pub(super) struct HeaderNames {
@@ -70,25 +70,21 @@ pub(super) struct HeaderCopy<'l, 'a> {
     /// The offset of the first copied line.
     start: usize,
     omitted: &'static HeaderNames,
-    /// The names that Connection lists, usually none.
+    /// The names that Connection lists, usually none; at most one more than [`OPTIONS_MAX`].
     listed: Vec<&'a [u8]>,
-    /// There are more of them than [`OPTIONS_MAX`].
-    has_excess: bool,
 }
 
 impl<'l, 'a> HeaderCopy<'l, 'a> {
     pub(super) fn new(lines: &'l mut Vec<u8>, omitted: &'static HeaderNames) -> Self {
-        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new(), has_excess: false }
+        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new() }
     }
 
     pub(super) fn push(&mut self, name: &'a [u8], value: &'a [u8]) {
         if HOP_BY_HOP.contains(name) {
             if name.eq_ignore_ascii_case(b"connection") {
                 let options = list_elements(value).filter(|option| !HOP_BY_HOP.contains(option));
-                let left = OPTIONS_MAX - self.listed.len();
-                let mut options = options.filter(|option| is_token(option));
-                self.listed.extend(options.by_ref().take(left));
-                self.has_excess |= options.next().is_some();
+                let left = OPTIONS_MAX + 1 - self.listed.len();
+                self.listed.extend(options.filter(|option| is_token(option)).take(left));
             }
         } else if !self.omitted.contains(name) {
             if self.lines.capacity() == 0 {
@@ -104,7 +100,7 @@ impl<'l, 'a> HeaderCopy<'l, 'a> {
     /// Returns an error if it lists too many.
     pub(super) fn finish(self) -> Result<(), ClientError> {
         let listed = self.listed;
-        if self.has_excess {
+        if listed.len() > OPTIONS_MAX {
             return Err(ClientError::Header);
         }
         if !listed.is_empty() {
@@ -143,14 +139,14 @@ pub(super) fn remove_lines(lines: &mut Vec<u8>, mut start: usize, is_removed: im
 pub(super) fn trailer_names<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
     let names = headers.filter(|(name, _)| name.eq_ignore_ascii_case(b"trailer"));
     let names = names.flat_map(|(_, value)| list_elements(value)).filter_map(|name| std::str::from_utf8(name).ok());
-    let allowed = names.take(OPTIONS_MAX).filter(|name| is_trailer(name));
+    let allowed = names.take(OPTIONS_MAX).filter(|name| push_trailer(&mut Trailers::new(), name, b"").is_ok());
     allowed.map(str::to_owned).collect()
 }
 
-/// Returns whether a header with this name may be forwarded as a trailer. What an upstream may believe about a client only
-/// if a proxy says so is in the head.
-fn is_trailer(name: &str) -> bool {
-    !describes_client(name.as_bytes()) && Trailers::new().push(name, "").is_ok()
+/// Adds a trailer if it may be forwarded as one. What an upstream may believe about a client only if a proxy says so is in
+/// the head.
+fn push_trailer(trailers: &mut Trailers, name: &str, value: &[u8]) -> Result<(), HeaderError> {
+    if describes_client(name.as_bytes()) { Err(HeaderError::Trailer) } else { trailers.push(name, value) }
 }
 
 /// Returns the trailers that may be forwarded.
@@ -158,9 +154,7 @@ pub(super) fn valid_trailers(lines: &[u8]) -> Trailers {
     let mut trailers = Trailers::new();
     for (name, value) in Trailers::received(lines).iter() {
         // Those that are not allowed as trailers are omitted (RFC 9110 section 6.5.1).
-        if is_trailer(name) {
-            let _ = trailers.push(name, value);
-        }
+        let _ = push_trailer(&mut trailers, name, value);
     }
     trailers
 }

@@ -197,7 +197,7 @@ impl UpstreamSession {
             self.line.wake();
         }
         let is_passed_on = exchange.is_passed_on();
-        self.unsent_bytes = wire.output().len() + self.unsent_ciphertext;
+        self.unsent_bytes = self.count_unsent(wire);
         if !is_passed_on {
             self.limit_wait(wire, is_waiting);
         }
@@ -215,13 +215,18 @@ impl UpstreamSession {
 
     /// Extends the deadline if the upstream has accepted output since the request was last continued, and more is to come.
     fn note_progress(&mut self, wire: &mut Wire<'_, Wakeup>) {
-        let unsent_bytes = wire.output().len() + self.unsent_ciphertext;
+        let Some(exchange) = &self.exchange else { return };
+        let unsent_bytes = self.count_unsent(wire);
+        let is_sent = unsent_bytes == 0 && exchange.is_sent;
         let has_progress = unsent_bytes < self.unsent_bytes;
         self.unsent_bytes = unsent_bytes;
-        let is_sent = unsent_bytes == 0 && self.exchange.as_ref().is_some_and(|exchange| exchange.is_sent);
         if has_progress && !is_sent && self.deadline.is_some() {
             self.extend_deadline(wire);
         }
+    }
+
+    fn count_unsent(&self, wire: &mut Wire<'_, Wakeup>) -> usize {
+        wire.output().len() + self.unsent_ciphertext
     }
 
     /// Continues to send the content, and to read a response that was paused.
@@ -594,9 +599,7 @@ impl Session for UpstreamSession {
             self.exchange = None;
             return Flow::Abort;
         }
-        if self.exchange.is_some() {
-            self.note_progress(wire);
-        }
+        self.note_progress(wire);
         if self.exchange.is_none() {
             if self.stage == Stage::Ended {
                 return Flow::Unchanged;
