@@ -176,7 +176,8 @@ pub(super) struct Cli {
     /// The server's own certificate comes first, then the intermediate certificates. With several, a client gets the
     /// one for the host name that it asks for (SNI), or one with a matching wildcard, or else the first. The files are
     /// read again on SIGHUP and when they change (on Linux within a second, otherwise within a minute); if they cannot be
-    /// used, the previous certificates stay in use. In the environment variable, files are separated by commas.
+    /// used, the previous certificates stay in use. A request whose host has another certificate than its connection gets
+    /// 421. In the environment variable, files are separated by commas.
     #[arg(long = "tls-cert", global = true, value_name = "FILE", value_delimiter = ',')]
     #[arg(hide_short_help = true, help_heading = "TLS")]
     tls_certs: Vec<PathBuf>,

@@ -332,6 +332,11 @@ impl<'a> RequestHead<'a> {
         self.context.addrs.local_addr()
     }
 
+    /// Returns the addresses of the connection.
+    pub(super) fn addrs(&self) -> &Addrs<'a> {
+        &self.context.addrs
+    }
+
     /// Returns the id of the request; `None` unless the server gives requests ids (see
     /// [`HttpServer::request_id`](super::HttpServer::request_id)).
     pub fn request_id(&self) -> Option<std::sync::Arc<str>> {

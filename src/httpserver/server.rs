@@ -219,6 +219,24 @@ impl<H> HttpServer<H> {
         self
     }
 
+    /// Answers a request over TLS with 421 (Misdirected Request) if the listener has several certificates, and that of the
+    /// host is not the one of the server name (SNI) that the client has connected to. A host without a certificate, and a
+    /// client that has not sent a server name, such as a proxy, are not affected. Off by default.
+    ///
+    /// # Examples
+    /// ```
+    /// let server = serverd::HttpServer::new(|_| "hello\n").strict_sni_host(true);
+    /// # drop(server);
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn strict_sni_host(mut self, strict: bool) -> Self {
+        if strict {
+            self.options_mut().strict_sni_host = true;
+        }
+        self
+    }
+
     /// Sends the header `Strict-Transport-Security: max-age=N` (HSTS, RFC 6797) with every response over TLS, including
     /// errors, in whole seconds: browsers then use https for this host for that long. A response that already has such
     /// a header is not changed. Zero makes browsers forget it. Off by default, and with `None`.
@@ -293,6 +311,8 @@ pub(super) struct Options {
     pub(super) requests_max: u32,
     /// The hosts the server answers for; `None` for all.
     hosts: Option<Hosts>,
+    /// Whether the host must not have another certificate than the server name.
+    strict_sni_host: bool,
     /// The line of the Strict-Transport-Security header; empty for none.
     hsts: Vec<u8>,
     /// The path of health checks.
@@ -307,6 +327,7 @@ impl Default for Options {
             keep_alive: Vec::new(),
             requests_max: u32::MAX,
             hosts: None,
+            strict_sni_host: false,
             hsts: Vec::new(),
             health_path: None,
             real_client: None,
@@ -351,13 +372,19 @@ impl Options {
         Some(response.header("Cache-Control", "no-store"))
     }
 
-    /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed.
+    /// Returns a 421 (Misdirected Request) if the request is for a host that is not listed, or that has another
+    /// certificate than the connection.
     pub(super) fn refuse_host(&self, head: &RequestHead<'_>) -> Option<Response> {
-        let hosts = self.hosts.as_ref()?;
-        if head.host().is_some_and(|authority| hosts.cover(authority)) {
+        let text = if self.hosts.as_ref().is_some_and(|hosts| !head.host().is_some_and(|host| hosts.cover(host))) {
+            "this server does not serve the requested host\n"
+        } else if self.strict_sni_host
+            && head.host().is_some_and(|host| head.addrs().is_misdirected(without_port(host)))
+        {
+            "the requested host has another certificate; connect to it with its own name (SNI)\n"
+        } else {
             return None;
-        }
-        Some(Response::error(StatusCode::MISDIRECTED_REQUEST, "this server does not serve the requested host\n"))
+        };
+        Some(Response::error(StatusCode::MISDIRECTED_REQUEST, text))
     }
 }
 
@@ -397,14 +424,20 @@ fn covers(listed: &str, host: &str) -> bool {
 /// Returns the host of an authority in lower case, without its port and without a final dot. An IPv6 address is in
 /// brackets.
 fn normalize_host(authority: &str) -> String {
-    let is_bare_ipv6 = authority.matches(':').count() > 1 && !authority.starts_with('[');
-    let host = match authority.find(']') {
-        _ if is_bare_ipv6 => return format!("[{}]", authority.to_ascii_lowercase()),
-        Some(end) => &authority[..=end],
-        None => authority.split(':').next().unwrap_or_default(),
-    };
+    if authority.matches(':').count() > 1 && !authority.starts_with('[') {
+        return format!("[{}]", authority.to_ascii_lowercase());
+    }
+    let host = without_port(authority);
     let host = host.strip_suffix('.').filter(|name| !name.is_empty()).unwrap_or(host);
     host.to_ascii_lowercase()
+}
+
+/// Returns the host of an authority.
+fn without_port(authority: &str) -> &str {
+    match authority.find(']') {
+        Some(end) => &authority[..=end],
+        None => authority.split(':').next().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

@@ -209,6 +209,13 @@ impl Addrs<'_> {
         self.stream.is_some_and(Addresses::is_secure)
     }
 
+    /// Returns whether the client has connected to a server name (SNI) with another certificate than that of `host`,
+    /// which is without a port. `false` if the client has not sent a server name, `host` has no certificate, or without
+    /// TLS.
+    pub(crate) fn is_misdirected(&self, host: &str) -> bool {
+        self.stream.is_some_and(|stream| stream.is_misdirected(host))
+    }
+
     /// Returns the parameters of the TLS session; `None` without TLS, or before the handshake is complete.
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<crate::tls::TlsInfo> {
@@ -280,6 +287,10 @@ pub(super) trait Addresses {
     fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
         None
     }
+
+    fn is_misdirected(&self, _host: &str) -> bool {
+        false
+    }
 }
 
 /// The stream of a connection without a socket; it has no addresses.
@@ -320,6 +331,10 @@ impl<S: Stream> Addresses for S {
     #[cfg(feature = "tls")]
     fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
         Stream::client_certificate(self)
+    }
+
+    fn is_misdirected(&self, host: &str) -> bool {
+        Stream::is_misdirected(self, host)
     }
 }
 

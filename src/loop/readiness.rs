@@ -246,6 +246,12 @@ pub trait Stream {
         None
     }
 
+    /// Returns whether the client has connected to a server name (SNI) with another certificate than that of `host`,
+    /// which is without a port.
+    fn is_misdirected(&self, _host: &str) -> bool {
+        false
+    }
+
     /// Returns whether the handshake has to be completed, with [`Stream::handshake`], before the first read or write.
     #[inline]
     fn is_handshaking(&self) -> bool {
@@ -578,6 +584,10 @@ macro_rules! pass_to_session {
         #[cfg(feature = "tls")]
         fn client_certificate(&self) -> Option<&crate::tls::ClientCertificate> {
             self.$inner.client_certificate()
+        }
+
+        fn is_misdirected(&self, host: &str) -> bool {
+            self.$inner.is_misdirected(host)
         }
 
         fn has_unsent(&self) -> bool {

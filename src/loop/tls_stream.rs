@@ -508,6 +508,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.open()?.session.client_certificate()
     }
 
+    fn is_misdirected(&self, host: &str) -> bool {
+        self.open().is_some_and(|open| open.session.is_misdirected(host))
+    }
+
     fn is_handshaking(&self) -> bool {
         // A PROXY header precedes the handshake.
         self.socket.is_handshaking()

@@ -171,6 +171,7 @@ fn http_server<H: Handler + 'static>(
 ) -> impl Fn(Worker) -> HttpServer<H> + Send + Sync + 'static {
     let (log, options, proxies) = (config.access_log.clone(), config.http.clone(), config.trusted_proxies.clone());
     let metrics = config.metrics.clone();
+    let has_several_certificates = config.tls.as_ref().is_some_and(|tls| tls.files.len() > 1);
     let buffer_limit = BufferLimit::new(options.buffered_bytes_max);
     let idle = config.timeouts.idle.map(|idle| config.timeout.map_or(idle, |cap| cap.min(idle)));
     let idle = idle.filter(|_| options.keep_alive_header);
@@ -182,6 +183,7 @@ fn http_server<H: Handler + 'static>(
             .keep_alive_header(idle)
             .requests_max(options.requests_max)
             .allow_hosts(&options.allowed_hosts)
+            .strict_sni_host(has_several_certificates)
             .hsts(options.hsts)
             .trusted_proxies(&proxies, options.client_ip_header)
             .metrics(metrics.as_ref().map(|metrics| metrics.worker(worker.number)).as_ref());

@@ -220,9 +220,11 @@ impl Tls {
         self.shared.options.protocols.iter().any(|protocol| protocol == b"http/1.1")
     }
 
-    /// Returns the configuration for a new session.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.lock().config)
+    /// Returns the configuration for a new session, and the certificates if there are several.
+    pub(super) fn current(&self) -> (Arc<ServerConfig>, Option<Arc<Resolver>>) {
+        let current = self.lock();
+        let has_several = current.resolver.certificates.len() > 1;
+        (Arc::clone(&current.config), has_several.then(|| Arc::clone(&current.resolver)))
     }
 }
 
@@ -262,7 +264,7 @@ impl Options {
 
 /// Chooses the certificate of a session.
 #[derive(Debug)]
-struct Resolver {
+pub(super) struct Resolver {
     certificates: Vec<Certificate>,
     /// The first certificate with each name.
     by_name: HashMap<String, usize>,
@@ -285,13 +287,19 @@ impl Resolver {
     /// Returns the certificate for a server name: one with exactly that name, or else one with a wildcard in place of the
     /// first label (RFC 6125 section 6.4.3), or else the first.
     fn find(&self, server_name: Option<&str>) -> &Certificate {
-        let index = server_name.and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            let name = name.strip_suffix('.').unwrap_or(&name);
-            let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
-            self.by_name.get(name).or_else(wildcard)
-        });
-        &self.certificates[index.copied().unwrap_or(0)]
+        &self.certificates[server_name.and_then(|name| self.index(name)).unwrap_or(0)]
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
+        self.by_name.get(name).or_else(wildcard).copied()
+    }
+
+    /// Returns whether requests for `host` may use a connection to `server_name`: it has the same certificate, or none.
+    pub(super) fn may_share(&self, server_name: &str, host: &str) -> bool {
+        self.index(host).is_none_or(|index| index == self.index(server_name).unwrap_or(0))
     }
 }
 
@@ -329,6 +337,16 @@ mod tests {
         ] {
             assert_eq!(resolver.find(name).fingerprint(), prints[expected], "{name:?}");
         }
+        for (server_name, host, expected) in [
+            ("example.org", "a.example.org", true),
+            ("example.org", "www.example.org", false),
+            ("www.example.org", "WWW.example.org.", true),
+            ("unknown.example", "default.example", true),
+            ("unknown.example", "example.org", false),
+            ("example.org", "unknown.example", true),
+        ] {
+            assert_eq!(resolver.may_share(server_name, host), expected, "{server_name} {host}");
+        }
         assert!(Resolver::new(Vec::new()).is_err());
     }
 
@@ -336,16 +354,16 @@ mod tests {
     fn certificates_are_replaced_in_clones_and_tickets_stay_valid() {
         let tls = Tls::self_signed(["a"]).unwrap().protocols(&["http/1.1"]);
         let clone = tls.clone();
-        let before = tls.current();
+        let (before, _) = tls.current();
         clone.replace(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
-        let after = tls.current();
+        let (after, _) = tls.current();
         assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));
         assert!(Arc::ptr_eq(&before.ticketer, &after.ticketer));
         assert_eq!(after.alpn_protocols, [b"http/1.1"]);
         let names: Vec<Certificate> = tls.certificates();
         assert_eq!(names.iter().map(Certificate::dns_names).collect::<Vec<_>>(), [["b"]]);
         assert_eq!(clone.replace(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
-        assert!(Arc::ptr_eq(&after, &tls.current()));
+        assert!(Arc::ptr_eq(&after, &tls.current().0));
     }
 
     #[test]
@@ -354,7 +372,7 @@ mod tests {
         let plain = Tls::self_signed(["a"]).unwrap();
         assert_eq!(plain.replace_client_ca(&first).unwrap_err().to_string(), "clients are not asked for certificates");
         let tls = plain.client_ca(&first, ClientAuth::Required).unwrap();
-        let ticketer = |tls: &Tls| Arc::clone(&tls.current().ticketer);
+        let ticketer = |tls: &Tls| Arc::clone(&tls.current().0.ticketer);
         let before = ticketer(&tls);
         assert!(!Arc::ptr_eq(&before, &ticketer(&plain)), "tickets of clients without a certificate are not accepted");
         assert!(Arc::ptr_eq(&before, &ticketer(&tls.version_min(TlsVersion::Tls13))));

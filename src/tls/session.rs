@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::client_auth::ClientCertificate;
-use super::config::{Tls, TlsVersion};
+use super::config::{Resolver, Tls, TlsVersion};
 
 /// Maximum ciphertext of a handshake. The largest regular handshake has client certificates, of some KiB.
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
@@ -66,6 +66,8 @@ pub(crate) struct Session {
     failure: Option<rustls::Error>,
     /// The certificate of the client, known once the handshake is complete.
     client_certificate: Option<Arc<ClientCertificate>>,
+    /// The certificates of the server, if it has several.
+    certificates: Option<Arc<Resolver>>,
     /// Plaintext still to be sent in small records.
     small_records: usize,
     /// When more than a small record was last encrypted.
@@ -74,7 +76,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(tls: &Tls) -> io::Result<Self> {
-        let mut connection = ServerConnection::new(tls.current()).map_err(io::Error::other)?;
+        let (config, certificates) = tls.current();
+        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         connection.set_buffer_limit(None);
         Ok(Session {
             connection,
@@ -84,6 +87,7 @@ impl Session {
             ended: false,
             failure: None,
             client_certificate: None,
+            certificates,
             small_records: SMALL_RECORDS_TOTAL,
             encrypted_at: None,
         })
@@ -114,6 +118,14 @@ impl Session {
 
     pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
         self.client_certificate.as_deref()
+    }
+
+    /// Returns whether `host` has another certificate than the server name that the client has sent.
+    pub(crate) fn is_misdirected(&self, host: &str) -> bool {
+        match (&self.certificates, self.connection.server_name()) {
+            (Some(certificates), Some(name)) => !name.eq_ignore_ascii_case(host) && !certificates.may_share(name, host),
+            _ => false,
+        }
     }
 
     /// Returns whether the peer has announced the end of its output.

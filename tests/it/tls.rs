@@ -195,6 +195,42 @@ on_every_backend! {
         }
     }
 
+    fn a_host_with_another_certificate_than_the_connection_gets_421<B>() {
+        let names: [&[&str]; 2] = [&["a.test", "*.a.test"], &["b.test"]];
+        let certificates = names.map(|names| Certificate::self_signed(names.iter().copied()).expect("valid names"));
+        let tls = Tls::new(certificates.to_vec()).expect("certificates").protocols(&["http/1.1"]);
+        let app = || HttpServer::new(|_: &Request<'_>| "hello\n").strict_sni_host(true);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), app);
+        let connect = |name| {
+            let index = usize::from(name == "b.test");
+            let mut config = trusting(&certificates[index], &[&rustls::version::TLS13]);
+            config.enable_sni = name != "localhost";
+            TlsClient::connect_to(server.address, &config, if config.enable_sni { name } else { "a.test" }, usize::MAX)
+        };
+        for (name, host, status) in [
+            ("a.test", "a.test", 200),
+            ("a.test", "A.test.:8443", 200),
+            ("a.test", "x.a.test", 200),
+            ("a.test", "unknown.test", 200),
+            ("a.test", "192.0.2.1:80", 200),
+            ("a.test", "b.test", 421),
+            ("a.test", "B.TEST.:8443", 421),
+            ("x.a.test", "b.test", 421),
+            ("b.test", "b.test", 200),
+            ("b.test", "a.test", 421),
+            // Without SNI.
+            ("localhost", "b.test", 200),
+        ] {
+            let mut client = connect(name);
+            let (head, _) = client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).response();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{name} {host}: {head}");
+            // The connection can be used again.
+            let own = if name == "b.test" { "b.test" } else { "a.test" };
+            let (head, _) = client.send(format!("GET / HTTP/1.1\r\nHost: {own}\r\n\r\n").as_bytes()).response();
+            assert!(head.starts_with("HTTP/1.1 200 "), "{name} {host}: {head}");
+        }
+    }
+
     fn much_data_passes_in_both_directions<B>() {
         let (_, tls, config) = certified(&["localhost"]);
         let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), || echo);
@@ -664,6 +700,25 @@ fn the_command_reads_certificates_again_and_keeps_its_private_key_secret() {
         copy("b");
         server.signal("HUP");
         wait_for("the certificates are not replaced", || get("b", "/pem").is_ok());
+    }
+}
+
+#[test]
+fn the_command_with_two_certificates_refuses_the_host_of_the_other_one() {
+    let pair = |name: &str| {
+        ["--tls-cert", "pem", "--tls-key", "key"].map(|part| match part {
+            "pem" | "key" => format!("tests/tls/{name}.{part}"),
+            flag => flag.to_owned(),
+        })
+    };
+    let arguments: Vec<String> =
+        ["--port", "0"].map(String::from).into_iter().chain(pair("a")).chain(pair("b")).collect();
+    let server = Running::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let address = server.address().parse().expect("an address");
+    let mut client = TlsClient::connect_to(address, &trusting_file("b"), "b.example", usize::MAX);
+    for (host, status) in [("b.example", 200), ("a.example", 421), ("a.example:443", 421), ("b.example", 200)] {
+        let (head, _) = client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).response();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {head}");
     }
 }
 
