@@ -147,7 +147,7 @@ pub use self::apps::{
 #[doc(inline)]
 pub use self::http1::Limits;
 #[doc(inline)]
-pub use self::httpclient::{Client, ClientError, ClientLimits, ClientRequest, Fetched, Upstream};
+pub use self::httpclient::{Client, ClientError, ClientLimits, ClientRequest, ClientResponse, Upstream};
 #[cfg(feature = "http-types")]
 #[doc(inline)]
 pub use self::httpserver::http_types;

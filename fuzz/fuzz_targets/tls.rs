@@ -26,7 +26,7 @@ const SPLIT_BYTES_MAX: usize = 16 * 1024;
 
 static SECURITY: LazyLock<(Tls, [Arc<ClientConfig>; 2])> = LazyLock::new(|| {
     let certificate = Certificate::self_signed(["localhost"]).expect("a name");
-    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
+    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").alpn_protocols(&["http/1.1"]);
     let client = |version| {
         let mut roots = RootCertStore::empty();
         roots.add(certificate.der().to_vec().into()).expect("a certificate");

@@ -178,7 +178,7 @@ fn version(tls: &TlsInfo) -> &'static str {
 /// Describes a TLS session in one line, and the certificate of the client in another.
 fn tls_text(tls: &TlsInfo) -> String {
     let mut text = format!("tls: {}, {}", version(tls), tls.cipher_suite);
-    for (title, value) in [("server name", &tls.server_name), ("protocol", &tls.protocol)] {
+    for (title, value) in [("server name", &tls.server_name), ("protocol", &tls.alpn_protocol)] {
         let _ = value.iter().try_for_each(|value| write!(text, ", {title} {value}"));
     }
     text.push('\n');
@@ -193,7 +193,7 @@ fn tls_json(tls: &TlsInfo) -> serde_json::Value {
         "version": version(tls),
         "cipher_suite": tls.cipher_suite,
         "server_name": tls.server_name,
-        "protocol": tls.protocol,
+        "protocol": tls.alpn_protocol,
         "client_certificate": tls.client_certificate.as_ref().map(|client| {
             serde_json::json!({ "subject": client.subject, "sha256": client.fingerprint })
         }),

@@ -86,7 +86,7 @@ impl Client {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self, tls: &ClientTls) -> Self {
-        Client { pool: Arc::new(Pool::with_tls(self.pool.limits.clone(), tls.protocols(&["http/1.1"]))) }
+        Client { pool: Arc::new(Pool::with_tls(self.pool.limits.clone(), tls.alpn_protocols(&["http/1.1"]))) }
     }
 
     /// Creates a GET request. `url` is `http[s]://host[:port]/path?query`, and https needs `Client::tls`. Errors are

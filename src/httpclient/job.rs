@@ -51,7 +51,7 @@ impl Job {
 }
 
 /// The callback for a response that is collected.
-pub(super) type Callback = Box<dyn FnOnce(Result<Fetched, ClientError>) + Send>;
+pub(super) type Callback = Box<dyn FnOnce(Result<ClientResponse, ClientError>) + Send>;
 
 /// The receiver of a response. If it is dropped unused, it gets [`ClientError::Stopped`].
 pub(super) struct Sink(Option<Receiver>);
@@ -126,7 +126,7 @@ impl Receiver {
 }
 
 /// Calls the callback of a response. A panic must not affect the connection or the pool.
-pub(super) fn call(callback: Callback, result: Result<Fetched, ClientError>) {
+pub(super) fn call(callback: Callback, result: Result<ClientResponse, ClientError>) {
     if catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
         log::error!("the callback of a client request panicked");
     }
@@ -168,7 +168,7 @@ impl Content {
 /// A response that was received completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Fetched {
+pub struct ClientResponse {
     /// The status code.
     pub status: StatusCode,
     /// The body, without transfer coding.
@@ -177,9 +177,9 @@ pub struct Fetched {
     head: Vec<u8>,
 }
 
-impl Fetched {
+impl ClientResponse {
     pub(super) fn new(status: StatusCode, head: Vec<u8>, body: Bytes) -> Self {
-        Fetched { status, body, head }
+        ClientResponse { status, body, head }
     }
 
     /// Returns the names and values of all headers in order.

@@ -23,7 +23,7 @@ mod url;
 
 pub use client::Client;
 pub use error::ClientError;
-pub use job::Fetched;
+pub use job::ClientResponse;
 pub use pool::ClientLimits;
 pub use request::ClientRequest;
 pub use url::Upstream;

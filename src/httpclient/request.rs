@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::error::ClientError;
 use super::headers::{is_line_of, push_line, remove_lines};
-use super::job::{Content, Fetched, Job, Receiver, Sink};
+use super::job::{ClientResponse, Content, Job, Receiver, Sink};
 use super::pool::Pool;
 use super::upstream::dispatch;
 use super::url::{Key, parse_url};
@@ -137,7 +137,7 @@ impl ClientRequest {
     /// Sends the request, and calls `call` with the complete response on the thread of a loop.
     ///
     /// If the request cannot be sent, `call` is called at once.
-    pub fn send(self, call: impl FnOnce(Result<Fetched, ClientError>) + Send + 'static) {
+    pub fn send(self, call: impl FnOnce(Result<ClientResponse, ClientError>) + Send + 'static) {
         self.start(Sink::new(Receiver::Collect(Box::new(call))));
     }
 

@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::error::ClientError;
 use super::headers::{HeaderCopy, REWRITTEN_IN_RESPONSE, trailer_names, valid_trailers};
-use super::job::{Content, Fetched, Job, Piece, Receiver, call};
+use super::job::{ClientResponse, Content, Job, Piece, Receiver, call};
 use super::pool::{Line, Plan, Pool};
 #[cfg(feature = "tls")]
 use super::secure::{Inner, Secure, TlsState};
@@ -572,7 +572,7 @@ impl Exchange {
         match std::mem::replace(&mut self.response, Receiving::Done) {
             Receiving::Collecting(status, head, body) => {
                 if let Some(Receiver::Collect(callback)) = self.job.sink.take() {
-                    call(callback, Ok(Fetched::new(status, head, body.into())));
+                    call(callback, Ok(ClientResponse::new(status, head, body.into())));
                 }
             }
             Receiving::Forwarding(sender, trailers) => {

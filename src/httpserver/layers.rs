@@ -16,9 +16,9 @@ mod basic_auth;
 mod compress;
 
 #[cfg(feature = "cli")]
-pub(crate) use basic_auth::{AuthMetrics, AuthResult, basic_with_metrics};
+pub(crate) use basic_auth::{AuthMetrics, AuthResult, basic_auth_with_metrics};
 #[cfg(feature = "basic-auth")]
-pub use basic_auth::{User, UserStore, Users, basic};
+pub use basic_auth::{User, UserStore, Users, basic_auth};
 #[cfg(feature = "compress")]
 pub use compress::compress;
 

@@ -97,7 +97,7 @@ impl<B: Readiness, A: App> EventLoop<WithTls<B>, A> {
     /// use serverd::tls::Tls;
     /// use serverd::{EventLoop, HttpServer, LoopLimits, Select, Timeouts, WithTls};
     ///
-    /// let tls = Tls::self_signed(["localhost"])?.protocols(&["http/1.1"]);
+    /// let tls = Tls::self_signed(["localhost"])?.alpn_protocols(&["http/1.1"]);
     /// let app = HttpServer::new(|_| "hello\n");
     /// let mut server =
     ///     EventLoop::<WithTls<Select>, _>::with_limits(Timeouts::default(), LoopLimits::default(), app)?;

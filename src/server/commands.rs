@@ -80,7 +80,7 @@ pub fn run(config: &Config, command: &Command, logging: &Logging, log: &ProcessL
         }
     } else if let Some(tls) = &mut config.tls {
         // Clients of a TCP server negotiate no application protocol, or a protocol of their own.
-        tls.protocols.clear();
+        tls.alpn_protocols.clear();
         // The redirect exists only for HTTP.
         tls.plain_port = None;
     }
@@ -528,7 +528,7 @@ impl Layers {
         }
         if let Some((users, pool)) = &self.auth {
             let (users, pool) = (users.clone(), pool.clone());
-            handler = Box::new(layers::basic_with_metrics(handler, "files", users, pool, metrics.cloned()));
+            handler = Box::new(layers::basic_auth_with_metrics(handler, "files", users, pool, metrics.cloned()));
         }
         if self.cors {
             handler = Box::new(layers::cors(handler, "GET, HEAD"));

@@ -39,7 +39,7 @@ pub struct TlsConfig {
     /// Oldest accepted version. Default: TLS 1.2.
     pub version_min: TlsVersion,
     /// Application protocols (ALPN). A client that offers protocols, but none of these, is refused. Default: `http/1.1`.
-    pub protocols: Vec<String>,
+    pub alpn_protocols: Vec<String>,
     /// File with the certificates of authorities, in PEM. Clients are asked for a certificate that one of them has issued
     /// (mutual TLS); see [`Tls::client_ca`]. Default: none.
     pub client_ca: Option<PathBuf>,
@@ -69,7 +69,7 @@ impl Default for TlsConfig {
         TlsConfig {
             files: Vec::new(),
             version_min: TlsVersion::Tls12,
-            protocols: vec!["http/1.1".into()],
+            alpn_protocols: vec!["http/1.1".into()],
             client_ca: None,
             client_auth: ClientAuth::Required,
             plain_port: None,
@@ -81,7 +81,7 @@ impl TlsConfig {
     setters! {
         files: Vec<(PathBuf, PathBuf)>,
         version_min: TlsVersion,
-        protocols: Vec<String>,
+        alpn_protocols: Vec<String>,
         client_ca: Option<PathBuf>,
         client_auth: ClientAuth,
     }
@@ -106,8 +106,8 @@ impl TlsConfig {
             self.files.iter().for_each(|(_, key)| warn_if_readable(key));
             self.read()?
         };
-        let protocols: Vec<&str> = self.protocols.iter().map(String::as_str).collect();
-        let tls = Tls::new(certificates)?.version_min(self.version_min).protocols(&protocols);
+        let protocols: Vec<&str> = self.alpn_protocols.iter().map(String::as_str).collect();
+        let tls = Tls::new(certificates)?.version_min(self.version_min).alpn_protocols(&protocols);
         match self.read_client_ca()? {
             Some(pem) => tls.client_ca(&pem, self.client_auth).map_err(|error| self.name_client_ca(&error)),
             None => Ok(tls),

@@ -94,7 +94,7 @@ impl ClientTls {
     }
 
     /// Sets the application protocols to negotiate (ALPN).
-    pub(crate) fn protocols(&self, protocols: &[&str]) -> Self {
+    pub(crate) fn alpn_protocols(&self, protocols: &[&str]) -> Self {
         let mut config = self.config();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self::new(config)

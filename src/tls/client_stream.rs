@@ -18,7 +18,7 @@ impl ClientSession {
         tls: &ClientTls,
         protocols: &[&str],
     ) -> io::Result<Self> {
-        let (tls, requests) = tls.protocols(protocols).observe_requests();
+        let (tls, requests) = tls.alpn_protocols(protocols).observe_requests();
         let mut session = ClientSession::new(&tls, host).map_err(TlsError::into_io)?;
         session.requests = Some(requests);
         match session.connection.complete_io(socket) {

@@ -31,7 +31,7 @@ pub enum TlsVersion {
 /// use serverd::tls::{Certificate, Tls};
 ///
 /// let tls = Tls::self_signed(["localhost"])?;
-/// tls.replace(vec![Certificate::self_signed(["localhost", "example.org"])?])?;
+/// tls.replace_certificates(vec![Certificate::self_signed(["localhost", "example.org"])?])?;
 /// # Ok::<(), serverd::tls::TlsError>(())
 /// ```
 #[derive(Clone)]
@@ -57,7 +57,7 @@ struct Current {
 #[derive(Clone)]
 struct Options {
     version_min: TlsVersion,
-    protocols: Vec<Vec<u8>>,
+    alpn_protocols: Vec<Vec<u8>>,
     client_auth: ClientAuth,
 }
 
@@ -87,7 +87,7 @@ impl Tls {
         let resolver = Arc::new(Resolver::new(certificates)?);
         let parts = Parts { resolver, authorities: None, ticketer: new_ticketer()? };
         let client_auth = ClientAuth::default();
-        let options = Options { version_min: TlsVersion::Tls12, protocols: Vec::new(), client_auth };
+        let options = Options { version_min: TlsVersion::Tls12, alpn_protocols: Vec::new(), client_auth };
         Self::with_options(options, parts)
     }
 
@@ -121,8 +121,8 @@ impl Tls {
     /// Sets the application protocols to negotiate (ALPN), the most preferred first. Clients that offer protocols, but none
     /// of these, are refused. Returns a separate configuration with the same certificates.
     #[must_use]
-    pub fn protocols(&self, protocols: &[&str]) -> Self {
-        self.with(|options| options.protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect())
+    pub fn alpn_protocols(&self, protocols: &[&str]) -> Self {
+        self.with(|options| options.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect())
     }
 
     /// Asks clients for a certificate that one of the authorities in `pem` has issued (mutual TLS). It must be valid, and
@@ -161,7 +161,7 @@ impl Tls {
     ///
     /// # Errors
     /// Returns an error if there is no certificate; the previous ones stay in use.
-    pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), TlsError> {
+    pub fn replace_certificates(&self, certificates: Vec<Certificate>) -> Result<(), TlsError> {
         self.update(Some(certificates), None)
     }
 
@@ -217,7 +217,7 @@ impl Tls {
 
     /// Returns whether HTTP/1.1 is one of the application protocols.
     pub(crate) fn serves_http(&self) -> bool {
-        self.shared.options.protocols.iter().any(|protocol| protocol == b"http/1.1")
+        self.shared.options.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1")
     }
 
     /// Returns the configuration for a new session, and the certificates if there are several.
@@ -254,7 +254,7 @@ impl Options {
             .expect("ring has cipher suites for both versions")
             .with_client_cert_verifier(client_auth::verifier(parts.authorities.as_ref(), self.client_auth)?)
             .with_cert_resolver(Arc::clone(&parts.resolver) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols.clone_from(&self.protocols);
+        config.alpn_protocols.clone_from(&self.alpn_protocols);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = parts.ticketer;
         config.send_tls13_tickets = 1;
@@ -352,17 +352,17 @@ mod tests {
 
     #[test]
     fn certificates_are_replaced_in_clones_and_tickets_stay_valid() {
-        let tls = Tls::self_signed(["a"]).unwrap().protocols(&["http/1.1"]);
+        let tls = Tls::self_signed(["a"]).unwrap().alpn_protocols(&["http/1.1"]);
         let clone = tls.clone();
         let (before, _) = tls.current();
-        clone.replace(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
+        clone.replace_certificates(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
         let (after, _) = tls.current();
         assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));
         assert!(Arc::ptr_eq(&before.ticketer, &after.ticketer));
         assert_eq!(after.alpn_protocols, [b"http/1.1"]);
         let names: Vec<Certificate> = tls.certificates();
         assert_eq!(names.iter().map(Certificate::dns_names).collect::<Vec<_>>(), [["b"]]);
-        assert_eq!(clone.replace(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
+        assert_eq!(clone.replace_certificates(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
         assert!(Arc::ptr_eq(&after, &tls.current().0));
     }
 
@@ -376,7 +376,7 @@ mod tests {
         let before = ticketer(&tls);
         assert!(!Arc::ptr_eq(&before, &ticketer(&plain)), "tickets of clients without a certificate are not accepted");
         assert!(Arc::ptr_eq(&before, &ticketer(&tls.version_min(TlsVersion::Tls13))));
-        tls.replace(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
+        tls.replace_certificates(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
         tls.replace_client_ca(&first).unwrap();
         assert!(Arc::ptr_eq(&before, &ticketer(&tls)), "the authorities are the same");
         assert_eq!(tls.replace_client_ca(b"").unwrap_err().to_string(), "no certificate found; PEM is expected");

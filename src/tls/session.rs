@@ -47,7 +47,7 @@ pub struct TlsInfo {
     /// The server name that the client connects to (SNI), in lower case.
     pub server_name: Option<String>,
     /// The negotiated application protocol (ALPN), such as `http/1.1`.
-    pub protocol: Option<String>,
+    pub alpn_protocol: Option<String>,
     /// The verified certificate of the client; `None` if it was not asked for one or has none.
     pub client_certificate: Option<Arc<ClientCertificate>>,
 }
@@ -111,7 +111,7 @@ impl Session {
             version,
             cipher_suite: suite.as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1),
             server_name: self.connection.server_name().map(str::to_ascii_lowercase),
-            protocol: self.connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+            alpn_protocol: self.connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
             client_certificate: self.client_certificate.clone(),
         })
     }

@@ -28,7 +28,7 @@ impl Handler for Inner {
 }
 
 fn server<B: Backend>(pool: impl FnOnce() -> Pool + Send + 'static) -> Server {
-    serve::<B, _>(move || HttpServer::with(layers::basic(Inner, "the \"inner\" circle", users(), pool())))
+    serve::<B, _>(move || HttpServer::with(layers::basic_auth(Inner, "the \"inner\" circle", users(), pool())))
 }
 
 fn one_thread() -> Pool {
@@ -97,9 +97,9 @@ on_every_backend! {
                 let line = |name: &str| format!("{name}:{}\n", bcrypt::hash("secret", 4).expect("a hash"));
                 Users::parse(&list.map(line).concat()).expect("users")
             };
-            let admin = layers::basic(Inner, "admins", users(["boss", "stranger"]), one_thread());
+            let admin = layers::basic_auth(Inner, "admins", users(["boss", "stranger"]), one_thread());
             let router = Router::new().get("/", |_| "for the staff\n").mount("/admin", admin);
-            HttpServer::with(layers::basic(router, "staff", users(["boss", "clerk"]), one_thread()))
+            HttpServer::with(layers::basic_auth(router, "staff", users(["boss", "clerk"]), one_thread()))
         });
         let mut client = server.connect();
         // The second round finds the credentials in the caches.
@@ -126,7 +126,7 @@ on_every_backend! {
 
     fn a_user_set_by_another_layer_is_not_authenticated<B>() {
         let server = serve::<B, _>(|| {
-            let inner = layers::basic(Inner, "members", users(), one_thread());
+            let inner = layers::basic_auth(Inner, "members", users(), one_thread());
             HttpServer::with(layers::guard(inner, |head| {
                 head.insert(User("alice".into()));
                 None
@@ -219,7 +219,7 @@ on_every_backend! {
     fn cross_origin_requests_work_with_cors_and_authentication<B>() {
         let server = serve::<B, _>(|| {
             let router = Router::new().get("/", |_| "hello\n");
-            HttpServer::with(layers::cors(layers::basic(router, "x", users(), one_thread()), "GET, HEAD"))
+            HttpServer::with(layers::cors(layers::basic_auth(router, "x", users(), one_thread()), "GET, HEAD"))
         });
         let mut client = server.connect();
         let preflight = "OPTIONS / HTTP/1.1\r\nHost: x\r\nOrigin: https://a.test\r\n\

@@ -56,7 +56,7 @@ pub(crate) type SecureBackend = WithTls<Chaos<Select>>;
 /// The certificate of all servers of tests over TLS, and their configuration.
 static SECURITY: LazyLock<(Certificate, Tls)> = LazyLock::new(|| {
     let certificate = Certificate::self_signed(["localhost"]).expect("a name");
-    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
+    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").alpn_protocols(&["http/1.1"]);
     (certificate, tls)
 });
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serverd::{
-    BodyMode, Client, ClientError, ClientLimits, ClientRequest, Echo, Fetched, Handler, HttpServer, Request,
+    BodyMode, Client, ClientError, ClientLimits, ClientRequest, ClientResponse, Echo, Handler, HttpServer, Request,
     RequestHead, Response, StatusCode, Trailers, Upstream,
 };
 
@@ -64,14 +64,14 @@ pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Sends a request from the loop of a server.
-pub(crate) fn outcome(server: &Server, request: ClientRequest) -> Result<Fetched, ClientError> {
+pub(crate) fn outcome(server: &Server, request: ClientRequest) -> Result<ClientResponse, ClientError> {
     let (send, result) = mpsc::channel();
     server.handle.defer(move || request.send(move |result| send.send(result).expect("the test waits")));
     result.recv_timeout(WAIT_MAX).expect("a result")
 }
 
 /// Returns the content of a response.
-pub(crate) fn body(outcome: Result<Fetched, ClientError>) -> String {
+pub(crate) fn body(outcome: Result<ClientResponse, ClientError>) -> String {
     String::from_utf8(outcome.unwrap_or_else(|error| panic!("{error}")).body.to_vec()).expect("text")
 }
 

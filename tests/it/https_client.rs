@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion};
 use serverd::tls::{Certificate, ClientAuth, ClientTls, Tls};
 use serverd::{
-    BodyMode, Client, ClientError, ClientLimits, Fetched, Handler, HttpServer, LoopLimits, Request, RequestHead,
+    BodyMode, Client, ClientError, ClientLimits, ClientResponse, Handler, HttpServer, LoopLimits, Request, RequestHead,
     Response, Timeouts,
 };
 
@@ -24,7 +24,7 @@ use crate::http_client::{
 };
 use crate::tls::{certified, serve_tls};
 
-type Outcome = Result<Fetched, ClientError>;
+type Outcome = Result<ClientResponse, ClientError>;
 
 fn file(name: &str) -> Vec<u8> {
     std::fs::read(format!("tests/tls/{name}")).expect("a file")
@@ -32,7 +32,7 @@ fn file(name: &str) -> Vec<u8> {
 
 /// TLS of an upstream for localhost and 127.0.0.1.
 fn upstream_tls() -> Tls {
-    Tls::from_pem(&file("a.pem"), &file("a.key")).expect("a certificate").protocols(&["http/1.1"])
+    Tls::from_pem(&file("a.pem"), &file("a.key")).expect("a certificate").alpn_protocols(&["http/1.1"])
 }
 
 fn serve_upstream<B: Backend>(tls: &Tls, handler: impl Handler + Send + 'static) -> Server {
@@ -206,7 +206,7 @@ on_every_backend! {
         let describe = |request: &Request<'_>| {
             let tls = request.tls().expect("TLS");
             let port = request.peer_addr().expect("an address").port();
-            format!("{:?} {:?} {port} {}", tls.server_name, tls.protocol, request.host().unwrap_or_default())
+            format!("{:?} {:?} {port} {}", tls.server_name, tls.alpn_protocol, request.host().unwrap_or_default())
         };
         let upstream = serve_upstream::<B>(&upstream_tls(), describe);
         let (server, client) = (idle_server::<B>(), client());

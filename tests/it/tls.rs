@@ -37,7 +37,7 @@ pub(crate) fn serve_tls<B: Backend, A: App>(
 /// A certificate, a server configuration for HTTP with it, and a client configuration that trusts it.
 pub(crate) fn certified(names: &[&str]) -> (Certificate, Tls, ClientConfig) {
     let certificate = Certificate::self_signed(names.iter().copied()).expect("valid names");
-    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").protocols(&["http/1.1"]);
+    let tls = Tls::new(vec![certificate.clone()]).expect("a certificate").alpn_protocols(&["http/1.1"]);
     let client = trusting(&certificate, &[&rustls::version::TLS13, &rustls::version::TLS12]);
     (certificate, tls, client)
 }
@@ -171,7 +171,7 @@ on_every_backend! {
             HttpServer::new(|request: &Request<'_>| {
                 assert_eq!(request.is_secure(), request.tls().is_some());
                 Response::text(request.tls().map_or("plain".into(), |tls| {
-                    let (name, protocol) = (tls.server_name.unwrap_or_default(), tls.protocol.unwrap_or_default());
+                    let (name, protocol) = (tls.server_name.unwrap_or_default(), tls.alpn_protocol.unwrap_or_default());
                     format!("{:?} {} {name} {protocol}", tls.version, tls.cipher_suite)
                 }))
             })
@@ -198,7 +198,7 @@ on_every_backend! {
     fn a_host_with_another_certificate_than_the_connection_gets_421<B>() {
         let names: [&[&str]; 2] = [&["a.test", "*.a.test"], &["b.test"]];
         let certificates = names.map(|names| Certificate::self_signed(names.iter().copied()).expect("valid names"));
-        let tls = Tls::new(certificates.to_vec()).expect("certificates").protocols(&["http/1.1"]);
+        let tls = Tls::new(certificates.to_vec()).expect("certificates").alpn_protocols(&["http/1.1"]);
         let app = || HttpServer::new(|_: &Request<'_>| "hello\n").strict_sni_host(true);
         let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), app);
         let connect = |name| {
@@ -550,13 +550,13 @@ on_every_backend! {
     fn certificates_are_chosen_by_name_and_replaced_for_new_connections<B>() {
         let (first, tls, config) = certified(&["localhost"]);
         let second = Certificate::self_signed(["*.example.org"]).expect("a name");
-        tls.replace(vec![first.clone(), second.clone()]).expect("certificates");
+        tls.replace_certificates(vec![first.clone(), second.clone()]).expect("certificates");
         let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), hello);
         let mut open = TlsClient::connect(server.address, &config);
         open.send(GET).response();
         let other = trusting(&second, &[&rustls::version::TLS13]);
         TlsClient::connect_to(server.address, &other, "a.example.org", usize::MAX).send(GET).response();
-        tls.replace(vec![second]).expect("a certificate");
+        tls.replace_certificates(vec![second]).expect("a certificate");
         assert_eq!(open.send(GET).response().1, b"hello\n");
         let mut refused = TlsClient::connect(server.address, &trusting(&first, &[&rustls::version::TLS13]));
         assert!(refused.stream.write_all(GET).is_err(), "the first certificate was removed");
@@ -640,7 +640,7 @@ fn no_handshake_fails_while_certificates_are_replaced() {
             if seen == 80 {
                 break;
             }
-            tls.replace(vec![certificates[number % 2].clone()]).expect("a certificate");
+            tls.replace_certificates(vec![certificates[number % 2].clone()]).expect("a certificate");
             // Every certificate is used, however fast the machine is.
             wait_for("there is no response", || responses.load(Ordering::Relaxed) > seen);
             seen = responses.load(Ordering::Relaxed);

@@ -56,7 +56,7 @@ fn simulate<const EDGE: bool>(
     populate: impl FnOnce(&mut World) -> Option<u64>,
 ) -> (usize, u64, u64) {
     let world = World::new(seed, EDGE, conditions);
-    let tls = Tls::from_pem(CERTIFICATE, KEY).expect("a key pair").protocols(&["http/1.1"]);
+    let tls = Tls::from_pem(CERTIFICATE, KEY).expect("a key pair").alpn_protocols(&["http/1.1"]);
     let listener = SimListener(Rc::clone(&world));
     let listen = |event_loop: &mut EventLoop<WithTls<Sim<EDGE>>, _>| event_loop.listen_tls(listener, &tls);
     let counters = serve(&world, WithTls::from(Sim::<EDGE>(Rc::clone(&world))), listen, limits, populate);

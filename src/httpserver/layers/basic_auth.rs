@@ -109,7 +109,7 @@ fn cost(name: &str, hash: &str) -> Result<u32, String> {
 ///
 /// let line = "alice:$2y$05$nF4wGCaEtRacYiOVnrhaQeX.3xDjiQ/U/lAOzoim86wOywsVSaKAy";
 /// let store = UserStore::from(Users::parse(line)?);
-/// // Pass a clone of `store` to `layers::basic`. Later, in any thread:
+/// // Pass a clone of `store` to `layers::basic_auth`. Later, in any thread:
 /// store.replace(Users::parse(line)?);
 /// # Ok::<(), String>(())
 /// ```
@@ -165,16 +165,21 @@ pub struct User(pub Arc<str>);
 ///     Some(User(name)) => format!("hello {name}\n"),
 ///     None => "hello\n".to_owned(),
 /// };
-/// let server = HttpServer::with(layers::basic(page, "the members", users, Pool::new(1, 64).expect("threads")));
+/// let server = HttpServer::with(layers::basic_auth(page, "the members", users, Pool::new(1, 64).expect("threads")));
 /// # drop(server);
 /// # Ok::<(), String>(())
 /// ```
-pub fn basic<H: Handler, U: Into<UserStore>>(inner: H, realm: &str, users: U, pool: Pool) -> impl Handler + use<H, U> {
-    basic_with_metrics(inner, realm, users, pool, None)
+pub fn basic_auth<H: Handler, U: Into<UserStore>>(
+    inner: H,
+    realm: &str,
+    users: U,
+    pool: Pool,
+) -> impl Handler + use<H, U> {
+    basic_auth_with_metrics(inner, realm, users, pool, None)
 }
 
 /// Protects a handler as [`basic`] does, and counts the results.
-pub(crate) fn basic_with_metrics<H: Handler, U: Into<UserStore>>(
+pub(crate) fn basic_auth_with_metrics<H: Handler, U: Into<UserStore>>(
     inner: H,
     realm: &str,
     users: U,
