@@ -1,6 +1,6 @@
 //! Invariants: no response makes the client's response reader panic, or buffer more than the head limit before the head
 //! is complete; the result does not depend on how the input is split; and httparse accepts every head that the reader
-//! accepts, with the same status and length.
+//! accepts, except for its minor version, with the same status and length.
 #![no_main]
 
 #[path = "../../tests/it/feed_input.rs"]
@@ -59,7 +59,12 @@ fn read(mut input: &[u8], limits: &Limits, split: &mut dyn FnMut() -> usize) -> 
 fn compare(response: &Response) {
     let mut slots = [httparse::EMPTY_HEADER; 100];
     let mut other = httparse::Response::new(&mut slots);
-    assert_eq!(other.parse(&response.head), Ok(httparse::Status::Complete(response.head.len())));
+    let mut head = response.head.clone();
+    // HTTP/1.2 to 1.9 are read as 1.1 (RFC 9110 section 6.2); httparse rejects them.
+    if head.starts_with(b"HTTP/1.") && (b'2'..=b'9').contains(&head[7]) {
+        head[7] = b'1';
+    }
+    assert_eq!(other.parse(&head), Ok(httparse::Status::Complete(head.len())));
     assert_eq!(other.code, Some(response.status));
     let header = |name: &str| other.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
     if let (Some(length), None, true) = (header("content-length"), header("transfer-encoding"), response.delimited) {
