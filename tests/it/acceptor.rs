@@ -4,12 +4,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serverd::apps::Whoami;
 use serverd::{Acceptor, AcceptorHandle, ConnectionLimit, EventLoop, Handle, HttpServer, LoopLimits, Timeouts};
 
-use crate::harness::{Backend, Client, WAIT_MAX, accepted, on_every_backend};
+use crate::harness::{Backend, Client, WAIT_MAX, accepted, on_every_backend, wait_for};
 use crate::process::{Running, backends};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -144,11 +144,7 @@ on_every_backend! {
             if request_worker(&mut client) == 1 { closing.push(client) } else { clients.push(client) }
         }
         drop(closing);
-        let start = Instant::now();
-        while server.shares[1].open_here() > 0 {
-            assert!(start.elapsed() < WAIT_MAX, "{:?}", server.open());
-            std::thread::yield_now();
-        }
+        wait_for("not all connections of the loop are closed", || server.shares[1].open_here() == 0);
         for _ in 0..4 {
             let mut client = Client::new(server.address);
             assert_eq!(request_worker(&mut client), 1);
@@ -172,11 +168,7 @@ on_every_backend! {
         for client in &mut established {
             client.expect_close();
         }
-        let start = Instant::now();
-        while server.threads.iter().any(|thread| !thread.is_finished()) {
-            assert!(start.elapsed() < WAIT_MAX, "a loop is still running");
-            std::thread::yield_now();
-        }
+        wait_for("a loop is still running", || server.threads.iter().all(JoinHandle::is_finished));
     }
 
     fn the_connection_limit_applies_to_all_loops_together<B>() {
@@ -268,11 +260,7 @@ on_every_backend! {
         // Each of the loops notices that a connection has closed.
         for _ in 0..4 {
             drop(clients.remove(0));
-            let start = Instant::now();
-            while server.open().iter().sum::<usize>() > 3 {
-                assert!(start.elapsed() < WAIT_MAX, "{:?}", server.open());
-                std::thread::yield_now();
-            }
+            wait_for("the closed connection still counts", || server.open().iter().sum::<usize>() <= 3);
             clients.push(server.client());
             assert!(accepted(server.address, GET).is_none());
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serverd::{AccessLog, HttpServer, LogFormat, LoopLimits, Request, Response, StatusCode, Timeouts};
 
 use crate::harness::{
-    Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine, wait_for,
+    Backend, RESET_READS_AS_EOF, Server, on_every_backend, retry, serve_with, skipped_under_wine, wait_for,
 };
 
 const LARGE: u64 = 16 << 20;
@@ -50,15 +50,11 @@ impl Capture {
 
     /// Returns the only line, without its time. Waits for it, as it may be written shortly after the response.
     pub(crate) fn line(&self) -> String {
-        let start = std::time::Instant::now();
-        loop {
-            match self.lines().as_slice() {
-                [] => assert!(start.elapsed() < WAIT_MAX, "no line was logged"),
-                [line] => return without_time(line),
-                more => panic!("more than one line: {more:?}"),
-            }
-            std::thread::yield_now();
-        }
+        retry(|| match self.lines().as_slice() {
+            [] => Err("no line was logged"),
+            [line] => Ok(without_time(line)),
+            more => panic!("more than one line: {more:?}"),
+        })
     }
 }
 
@@ -199,16 +195,16 @@ on_every_backend! {
         client.send(get("/never"));
         // Once another client's request is logged, this one has been read too.
         let mut other = server.connect();
-        while capture.lines().is_empty() {
-            other.send(get("/"));
-            other.response();
-        }
+        wait_for("no line was logged", || {
+            other.send(get("/")).response();
+            !capture.lines().is_empty()
+        });
         client.reset();
-        let start = std::time::Instant::now();
-        while !capture.lines().iter().any(|line| line.contains("\"GET /never HTTP/1.1\" 499 0 ")) {
-            assert!(start.elapsed() < WAIT_MAX, "{:?}", capture.lines());
-            std::thread::yield_now();
-        }
+        retry(|| {
+            let lines = capture.lines();
+            let is_logged = lines.iter().any(|line| line.contains("\"GET /never HTTP/1.1\" 499 0 "));
+            if is_logged { Ok(()) } else { Err(format!("{lines:?}")) }
+        });
     }
 
     fn a_truncated_response_is_logged_with_the_bytes_sent<B>() {
@@ -342,9 +338,7 @@ fn logging_continues_with_intact_lines_after_a_failed_write() {
     let mut client = server.connect();
     for path in ["/1", "/2"] {
         client.send(get(path)).response();
-        while log.dropped() == 0 {
-            std::thread::yield_now();
-        }
+        wait_for("no line was dropped", || log.dropped() > 0);
     }
     server.drain();
     assert_eq!(log.dropped(), 1);
@@ -359,10 +353,9 @@ fn logging_continues_with_intact_lines_after_a_failed_write() {
 mod process {
     use std::fs;
     use std::path::PathBuf;
-    use std::time::Instant;
 
     use super::{get, without_time};
-    use crate::harness::WAIT_MAX;
+    use crate::harness::wait_for;
     use crate::process::{Running, backends, run, serverd};
 
     /// A temporary file path; the file is removed on drop.
@@ -404,18 +397,14 @@ mod process {
                     (TempPath::new(&format!("{backend}-{signal}")), TempPath::new(&format!("{backend}-{signal}-old")));
                 let server = Running::start(&["--port", "0", "--backend", backend, "--access-log", log.text()]);
                 let mut client = server.connect();
-                let start = Instant::now();
                 client.send(get("/before")).response();
-                while log.read().is_empty() {
-                    assert!(start.elapsed() < WAIT_MAX, "no line was logged");
-                    std::thread::yield_now();
-                }
+                wait_for("no line was logged", || !log.read().is_empty());
                 fs::rename(&log.0, &rotated.0).expect("renaming the log");
                 server.signal(signal);
-                while !log.read().contains("/after") {
-                    assert!(start.elapsed() < WAIT_MAX, "the log was not reopened");
+                wait_for("the log was not reopened", || {
                     client.send(get("/after")).response();
-                }
+                    log.read().contains("/after")
+                });
                 client.send(get("/last")).response();
                 server.signal("TERM");
                 assert_eq!(server.wait().0, Some(0));
@@ -453,11 +442,7 @@ mod process {
             assert_eq!(client.send(&request).response().status, 200);
         }
         server.signal("TERM");
-        let start = Instant::now();
-        while server.child.try_wait().expect("a child").is_none() {
-            assert!(start.elapsed() < WAIT_MAX, "the server did not exit");
-            std::thread::yield_now();
-        }
+        wait_for("the server did not exit", || server.child.try_wait().expect("a child").is_some());
     }
 
     #[cfg(target_os = "linux")]

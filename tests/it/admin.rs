@@ -17,13 +17,12 @@ mod unix {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::path::Path;
-    use std::time::Instant;
 
     use http::HeaderName;
     use serverd::server::{AdminAddress, Backend, Config, Metrics};
     use serverd::{BodyMode, Handler, HttpServer, Request, RequestHead, Response, Router};
 
-    use crate::harness::{Client, WAIT_MAX};
+    use crate::harness::{Client, WAIT_MAX, retry, wait_for};
     use crate::process::{Running, backends};
 
     /// A user with the password "wonderland", and a low cost.
@@ -132,11 +131,7 @@ mod unix {
                 let lines = text.lines().filter(|line| line.starts_with("serverd_connections{"));
                 lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
             };
-            let start = Instant::now();
-            while open(&get(&socket, "/metrics")) < 1.0 {
-                assert!(start.elapsed() < WAIT_MAX, "the connection is not counted");
-                std::thread::yield_now();
-            }
+            wait_for("the connection is not counted", || open(&get(&socket, "/metrics")) >= 1.0);
             assert!(get(&socket, "/readyz?verbose").contains("[+] serving: ok\n"));
             assert!(get(&socket, "/livez").starts_with("HTTP/1.1 200 "));
             drop(client);
@@ -175,17 +170,18 @@ mod unix {
                 assert_eq!((cache("entries", ",kind=\"memory\""), cache("entries", ",kind=\"open\"")), (1, 1));
                 assert!((3000..4096).contains(&cache("bytes", "")) && cache("bytes_max", "") == 4096);
                 // A file that has changed recently is loaded again, and one is validated once a second; most are hits.
-                let (start, mut count) = (Instant::now(), 3);
+                let mut count = 3;
                 let lookups = || {
                     ["hit", "revalidated", "miss"]
                         .map(|result| cache("lookups_total", &format!(",result=\"{result}\"")))
                 };
-                while lookups()[0] < 10 || lookups()[1] < 1 {
-                    assert!(start.elapsed() < WAIT_MAX, "{:?}", lookups());
+                retry(|| {
                     request("b");
                     request("large");
                     count += 2;
-                }
+                    let lookups = lookups();
+                    if lookups[0] >= 10 && lookups[1] >= 1 { Ok(()) } else { Err(format!("{lookups:?}")) }
+                });
                 assert_eq!(lookups().iter().sum::<u64>(), count);
                 drop(server);
             }
@@ -247,11 +243,7 @@ mod unix {
             assert_eq!((expiry("a.example"), expiry("b.example")), (Some(4_949_433_711.0), None));
             copy("b");
             server.signal("HUP");
-            let start = Instant::now();
-            while expiry("b.example") != Some(4_949_433_712.0) {
-                assert!(start.elapsed() < WAIT_MAX, "the new certificate is not reported");
-                std::thread::yield_now();
-            }
+            wait_for("the new certificate is not reported", || expiry("b.example") == Some(4_949_433_712.0));
             assert_eq!(expiry("a.example"), None);
             drop(server);
         }

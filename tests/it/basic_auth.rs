@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serverd::layers::{self, User, Users};
 use serverd::{BodyMode, Handler, HttpServer, Pool, Request, RequestHead, Response, Router};
 
-use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, on_every_backend, serve};
+use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, on_every_backend, serve, wait_for};
 
 fn users() -> Users {
     let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"));
@@ -61,11 +61,7 @@ fn await_responses(clients: &[Client], count: usize) {
         client.socket.set_nonblocking(false).expect("an open socket");
         seen.is_ok()
     };
-    let start = std::time::Instant::now();
-    while clients.iter().filter(has_response).count() < count {
-        assert!(start.elapsed() < WAIT_MAX, "fewer than {count} responses");
-        std::thread::yield_now();
-    }
+    wait_for("too few responses", || clients.iter().filter(has_response).count() >= count);
 }
 
 fn authorization(credentials: &str) -> String {

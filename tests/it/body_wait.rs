@@ -11,6 +11,7 @@ use serverd::{
 
 use crate::harness::{
     Backend, Client, RESET_READS_AS_EOF, Random, Server, WAIT_MAX, on_every_backend, serve_with, skipped_under_wine,
+    wait_for,
 };
 
 /// A chunk that the sink has accepted, and what resumes its upload.
@@ -122,9 +123,7 @@ impl Test {
     }
 
     fn wait_until_dropped(&self, count: usize) {
-        while self.shared.dropped.load(Ordering::SeqCst) != count {
-            std::thread::yield_now();
-        }
+        wait_for("not all sinks are dropped", || self.shared.dropped.load(Ordering::SeqCst) == count);
     }
 }
 

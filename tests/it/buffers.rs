@@ -2,11 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_on, serve_with};
+use crate::harness::{Backend, Client, Server, on_every_backend, retry, serve_on, serve_with};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const LIMIT: usize = 1 << 20;
@@ -28,15 +27,10 @@ fn request(server: &Server) {
 
 /// Returns the number of clients whose connections are closed, once that is at least `count`.
 fn await_closed(clients: &[Client], count: usize) -> usize {
-    let start = Instant::now();
-    loop {
+    retry(|| {
         let closed = clients.iter().filter(|client| is_closed(client)).count();
-        if closed >= count {
-            return closed;
-        }
-        assert!(start.elapsed() < WAIT_MAX, "{closed} of {count} are closed");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        if closed >= count { Ok(closed) } else { Err(format!("{closed} of {count} are closed")) }
+    })
 }
 
 fn is_closed(client: &Client) -> bool {

@@ -8,7 +8,7 @@ use serverd::{HttpServer, LoopLimits, Pool, PoolFull, Request, Responder, Respon
 
 use crate::harness::{
     Backend, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_in_emulator,
-    skipped_under_wine,
+    skipped_under_wine, wait_for,
 };
 
 fn get(path: &str) -> String {
@@ -372,7 +372,7 @@ on_every_backend! {
         assert_eq!((response.status, headers), (503, [Some("yes"), Some("1")]));
         drop(release);
         assert_eq!(first.response().text(), "done");
-        while second.send(get("/")).response().status == 503 {}
+        wait_for("the queue is still full", || second.send(get("/")).response().status != 503);
     }
 
     fn a_panicking_job_replies_500_and_the_pool_keeps_working<B>() {
@@ -412,9 +412,7 @@ on_every_backend! {
         });
         let mut client = server.connect();
         client.send(get("/"));
-        while !called.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
+        wait_for("the handler is not called", || called.load(Ordering::SeqCst));
         server.drain();
         assert_eq!(closed.load(Ordering::SeqCst), 1);
         assert!(responders.lock().expect("not poisoned").iter().all(Responder::is_closed));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serverd::{HttpServer, LoopLimits, Request, Response, Timeouts};
 
-use crate::harness::{Client, on_every_backend, serve, serve_with};
+use crate::harness::{Client, on_every_backend, serve, serve_with, wait_for};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -166,9 +166,7 @@ on_every_backend! {
                 })
             })
             .collect();
-        while !started.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
+        wait_for("there is no response", || started.load(Ordering::SeqCst));
         server.drain();
         for thread in threads {
             thread.join().expect("every request got a response, and the last one said close");

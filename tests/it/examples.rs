@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serverd::{LoopLimits, Timeouts};
 
-use crate::harness::{Client, WAIT_MAX, program};
+use crate::harness::{Client, program, wait_for};
 
 struct Example {
     child: Child,
@@ -103,7 +103,7 @@ fn embed_reports_progress_and_ends_with_its_input() {
     assert_eq!(example.get("/").text(), "0 lines\n");
     let mut input = example.child.stdin.take().expect("piped");
     input.write_all(b"a\nb\n").expect("the example reads");
-    while example.get("/").text() != "2 lines\n" {}
+    wait_for("not all lines are read", || example.get("/").text() == "2 lines\n");
     assert!(example.get("/worker").text().starts_with("worker "));
     drop(input);
     let mut rest = String::new();
@@ -121,11 +121,12 @@ fn longpoll_sends_a_message_to_all_waiting_clients() {
     let mut speaker = example.connect();
     // Until all of them wait, each message reaches some.
     let mut reached = 0;
-    while reached < 3 {
+    wait_for("not all clients are waiting", || {
         speaker.send("POST /say HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
         let response = speaker.response().text();
         reached += response.trim().trim_start_matches("sent to ").parse::<usize>().expect("a number");
-    }
+        reached == 3
+    });
     for client in &mut waiting {
         assert_eq!(client.response().text(), "hello");
     }
@@ -241,10 +242,7 @@ fn multipart_upload_saves_complete_files_and_no_others() {
         names
     };
     // The incomplete file is removed after its connection is closed.
-    let start = Instant::now();
-    while files().len() > 2 && start.elapsed() < WAIT_MAX {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_for("the incomplete file is not removed", || files().len() <= 2);
     assert_eq!(files(), ["one.txt", "two.bin"]);
     assert_eq!(std::fs::read(directory.path().join("one.txt")).expect("a file"), b"hello");
     assert!(std::fs::read(directory.path().join("two.bin")).expect("a file") == content);

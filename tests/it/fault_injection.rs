@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serverd::{Counters, EventLoop, Handle, HttpServer, LoopLimits, Request, Response, StatusCode, Timeouts};
 
 use crate::fault_backend::{Call, Faulty, FaultyListener, Plan};
-use crate::harness::{Backend, WAIT_MAX, on_every_backend};
+use crate::harness::{Backend, WAIT_MAX, on_every_backend, wait_for};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const LARGE_BYTES: usize = 256 << 10;
@@ -286,11 +286,11 @@ on_every_backend! {
         for number in [1, 2, 7] {
             let plan = Plan::new(Call::Wait, Errno::BADF.raw_os_error(), number, true);
             let server = start::<B>(&plan).expect("start-up does not fail");
-            while !server.thread.is_finished() {
+            wait_for("the loop is still running", || {
                 // Wakes the loop; otherwise the seventh wait would never happen.
                 server.handle.wake();
-                std::thread::yield_now();
-            }
+                server.thread.is_finished()
+            });
             let error = server.thread.join().expect("no panic").expect_err("the wait failed");
             assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
         }

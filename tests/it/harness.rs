@@ -1,6 +1,7 @@
 //! Test harness: runs an event loop in a thread on a free port, and provides a raw TCP client for it.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -16,6 +17,9 @@ use serverd::{Counters, HandoffListener, LoopLimits, Readiness, SystemListener};
 
 /// Maximum time a test waits for anything, much longer than any wait in a passing test, on a busy machine too.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Maximum pause between two attempts of [`retry`].
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(16);
 
 /// A readiness backend whose listeners are system sockets.
 pub(crate) trait Backend:
@@ -314,10 +318,22 @@ pub(crate) fn accepted(server: SocketAddr, text: &str) -> Option<Client> {
 
 /// Waits until a condition holds. `what` is the error if it never does.
 pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < WAIT_MAX, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
+    retry(|| if condition() { Ok(()) } else { Err(what) });
+}
+
+/// Repeats `attempt` until it succeeds, and returns its value. Panics with its last error if it never does.
+///
+/// Pauses between the attempts, so that they take no CPU time from what they wait for: other tests and servers run at
+/// the same time, on a few cores.
+pub(crate) fn retry<T, E: Display>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(start.elapsed() < WAIT_MAX, "{error}"),
+        }
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(RETRY_PAUSE_MAX);
     }
 }
 

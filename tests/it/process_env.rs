@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, WAIT_MAX, accepted, program};
+use crate::harness::{Client, accepted, program, retry, wait_for};
 use crate::process::{Running, backends, run, serverd};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -38,13 +38,9 @@ fn cpu_ticks(server: &Running) -> u64 {
 }
 
 fn wait_until_stopped(server: &Running) {
-    let start = Instant::now();
     let status =
         || std::fs::read_to_string(format!("/proc/{}/stat", server.child.id())).expect("the process is running");
-    while !status().contains(") T ") {
-        assert!(start.elapsed() < WAIT_MAX, "the server is not stopped");
-        std::thread::yield_now();
-    }
+    wait_for("the server is not stopped", || status().contains(") T "));
 }
 
 #[test]
@@ -219,13 +215,8 @@ fn connections_of_one_address_are_limited_for_every_command_and_all_workers_toge
             assert!((0..3).all(|_| connect().is_none()), "{options:?}");
             for _ in 0..4 {
                 clients.remove(0);
-                let start = Instant::now();
-                clients.push(loop {
-                    assert!(start.elapsed() < WAIT_MAX, "{options:?}: a closed connection still counts");
-                    if let Some(client) = connect() {
-                        break client;
-                    }
-                });
+                let still_counts = || format!("{options:?}: a closed connection still counts");
+                clients.push(retry(|| connect().ok_or_else(still_counts)));
                 assert!(connect().is_none(), "{options:?}");
             }
         }
@@ -258,14 +249,8 @@ fn non_blocking(pipe: &PipeWriter) -> File {
 
 /// Waits for the server to exit with code 0.
 fn expect_exit(mut server: Running) {
-    let start = Instant::now();
-    loop {
-        match server.child.try_wait().expect("the child exists") {
-            Some(status) => return assert_eq!(status.code(), Some(0)),
-            None => assert!(start.elapsed() < WAIT_MAX, "the server does not exit"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let status = retry(|| server.child.try_wait().expect("the child exists").ok_or("the server does not exit"));
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
@@ -373,12 +358,10 @@ fn a_directory_that_cannot_be_read_is_refused_at_start() {
     for (bits, options) in [(0, &[][..]), (1, &[]), (4, &[]), (0, &["--no-listing"])] {
         set_mode(&site, mode_for_server(bits));
         // A process that another test forks may still have the copy open for writing.
-        let output = loop {
-            match start(options).output() {
-                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
-                output => break output.expect("the binary runs"),
-            }
-        };
+        let output = retry(|| match start(options).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => Err(error),
+            output => Ok(output.expect("the binary runs")),
+        });
         let text = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{bits} {options:?}: {text}");
         assert!(text.contains("cannot serve") && text.contains("specify a readable directory"), "{text}");

@@ -219,9 +219,7 @@ on_every_backend! {
         assert!(proxy.iter().all(Option::is_some), "connections of the proxy itself");
         drop(first);
         // The server notices the close in its own time.
-        while open(LINE).is_none() {
-            std::thread::yield_now();
-        }
+        wait_for("the closed connections still count", || open(LINE).is_some());
     }
 }
 
@@ -283,9 +281,7 @@ fn the_chat_identifies_members_by_the_proxy_header() {
         member
     };
     let mut member = join();
-    while !console.execute("/who").contains("192.0.2.1:4711") {
-        std::thread::yield_now();
-    }
+    wait_for("the member is not listed", || console.execute("/who").contains("192.0.2.1:4711"));
     assert!(!console.execute("/ban 192.0.2.1").contains("unknown"));
     let mut text = String::new();
     member.socket.read_to_string(&mut text).expect("the server closes");

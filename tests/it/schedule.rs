@@ -159,6 +159,7 @@ on_every_backend! {
                 written += count;
             } else {
                 blocked += 1;
+                // Without a pause, as this waits for no condition: the loop gets the time to read more, if it does.
                 std::thread::yield_now();
             }
         }

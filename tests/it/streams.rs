@@ -11,6 +11,7 @@ use serverd::{
 
 use crate::harness::{
     Backend, Client, RESET_READS_AS_EOF, Server, WAIT_MAX, on_every_backend, serve, serve_with, skipped_under_wine,
+    wait_for,
 };
 
 const PIECE: usize = 10_000;
@@ -431,10 +432,10 @@ on_every_backend! {
                 drop(client);
             }
             // A client that has closed without a reset is detected by sending to it.
-            while !sender.is_closed() {
+            wait_for("the client is not missed", || {
                 let _ = sender.send("more");
-                std::thread::yield_now();
-            }
+                sender.is_closed()
+            });
         }
         let mut client = server.connect();
         client.send(get("/plain"));

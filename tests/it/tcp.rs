@@ -11,7 +11,7 @@ use serverd::{
     Turn, Wire,
 };
 
-use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with};
+use crate::harness::{Backend, Client, WAIT_MAX, on_every_backend, serve, serve_with, wait_for};
 
 fn echo(wire: &mut Wire<'_, ()>) -> Flow {
     let input = wire.input();
@@ -174,10 +174,10 @@ on_every_backend! {
         let (id, remote) = remotes.recv_timeout(WAIT_MAX).expect("paused");
         client.reset();
         // The slot is free once the connection is closed; each message makes the loop run a turn.
-        while reasons.try_recv().is_err() {
+        wait_for("the connection is not closed", || {
             remote.send(id, "too late\n".into());
-            std::thread::yield_now();
-        }
+            reasons.try_recv().is_ok()
+        });
         let mut successor = server.connect();
         successor.send("mine\n");
         remote.send(id, "not yours\n".into());

@@ -17,7 +17,7 @@ use serverd::{
 };
 use tempfile::TempDir;
 
-use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve_by, trusting};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, retry, serve_by, trusting, wait_for};
 use crate::tcp::on_every_socket_backend;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -157,11 +157,9 @@ on_every_backend! {
         for client in &mut clients {
             assert_eq!(client.response().text(), "hello\n");
         }
-        let start = std::time::Instant::now();
-        while !UnixStream::connect(&unix.path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            assert!(start.elapsed() < WAIT_MAX, "the file is not removed");
-            std::thread::yield_now();
-        }
+        wait_for("the file is not removed", || {
+            UnixStream::connect(&unix.path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        });
         drop(clients);
         assert_eq!(unix.server.drain().accepts.min(20), 20);
     }
@@ -174,11 +172,7 @@ on_every_backend! {
         let responder = held.recv_timeout(WAIT_MAX).expect("a request");
         assert!(!responder.is_closed());
         drop(client);
-        let start = std::time::Instant::now();
-        while !responder.is_closed() {
-            assert!(start.elapsed() < WAIT_MAX, "the client is not missed");
-            std::thread::yield_now();
-        }
+        wait_for("the client is not missed", || responder.is_closed());
     }
 
     fn file_descriptors_that_a_peer_sends_are_closed<B>() {
@@ -332,15 +326,10 @@ fn several_workers_serve_a_unix_socket_and_its_server_is_started_without_an_addr
 
 /// Binds the path of a listener that was closed. A process that another test is starting may still have a copy of it.
 fn bind_again(path: &Path) -> UnixSocket {
-    let start = std::time::Instant::now();
-    loop {
-        match UnixSocket::bind(path, 0o600) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < WAIT_MAX => {
-                std::thread::yield_now();
-            }
-            socket => return socket.expect("the file of a server that has ended"),
-        }
-    }
+    retry(|| match UnixSocket::bind(path, 0o600) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(error),
+        socket => Ok(socket.expect("the file of a server that has ended")),
+    })
 }
 
 #[test]

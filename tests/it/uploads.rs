@@ -10,7 +10,7 @@ use serverd::{
     Response, StatusCode, Timeouts, Trailers,
 };
 
-use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve, serve_with};
+use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve, serve_with, wait_for};
 
 /// Sums the bytes of the body; the path selects special behaviour.
 struct Sum {
@@ -92,10 +92,8 @@ fn post_chunked(path: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
 }
 
-fn wait_for(counter: &AtomicUsize, expected: usize) {
-    while counter.load(Ordering::SeqCst) != expected {
-        std::thread::yield_now();
-    }
+fn wait_until_dropped(dropped: &AtomicUsize, expected: usize) {
+    wait_for("not all sinks are dropped", || dropped.load(Ordering::SeqCst) == expected);
 }
 
 on_every_backend! {
@@ -140,7 +138,7 @@ on_every_backend! {
         assert_eq!(client.response().text(), "6 ");
         assert_eq!(client.response().text(), "9 end");
         assert_eq!(client.response().text(), "999");
-        wait_for(&dropped, 2);
+        wait_until_dropped(&dropped, 2);
     }
 
     fn the_body_mode_is_chosen_before_continue_is_sent<B>() {
@@ -189,7 +187,7 @@ on_every_backend! {
         let response = client.response();
         assert_eq!((response.status, response.header("connection")), (409, Some("close")));
         client.expect_close();
-        wait_for(&dropped, 1);
+        wait_until_dropped(&dropped, 1);
     }
 
     fn a_panicking_sink_gives_500<B>() {
@@ -199,7 +197,7 @@ on_every_backend! {
             client.send(post(path, "x"));
             assert_eq!(client.response().status, 500);
             client.expect_close();
-            wait_for(&dropped, count);
+            wait_until_dropped(&dropped, count);
         }
         let mut other = server.connect();
         other.send(post("/sum", "\u{7}"));
@@ -213,16 +211,14 @@ on_every_backend! {
         let mut client = server.connect();
         client.send("POST /sum HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nsome");
         drop(client);
-        wait_for(&dropped, 1);
+        wait_until_dropped(&dropped, 1);
         let mut client = server.connect();
         client.send("POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nsome");
         let (mut body, responder) = readers.recv_timeout(WAIT_MAX).expect("a body reader");
         drop(client);
         let error = body.read_to_end(&mut Vec::new()).expect_err("incomplete");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
-        while !responder.is_closed() {
-            std::thread::yield_now();
-        }
+        wait_for("the responder is not closed", || responder.is_closed());
     }
 
     #[plain_tcp]

@@ -105,10 +105,7 @@ fn a_password_file_is_read_again_when_it_changes_and_on_sighup() {
         let mut client = server.connect();
         let mut status = |name: &str| request(&mut client, "GET", "/", &basic(&format!("{name}:secret"))).status;
         let mut wait_for = |name: &str, expected: u16| {
-            let start = std::time::Instant::now();
-            while status(name) != expected {
-                assert!(start.elapsed() < crate::harness::WAIT_MAX, "{backend}: {name} is not {expected}");
-            }
+            crate::harness::wait_for(&format!("{backend}: {name} is not {expected}"), || status(name) == expected);
         };
         for (name, expected) in [("alice", 200), ("bert", 200), ("carol", 401)] {
             wait_for(name, expected);

@@ -3,7 +3,7 @@
 #[cfg(target_os = "linux")]
 use serverd::apps::files::Options;
 
-use super::{NAVIGATION, Tree, get_until, request};
+use super::{NAVIGATION, Tree, get_until, request, request_until};
 use crate::harness::{Client, RawResponse, on_every_backend};
 #[cfg(target_os = "linux")]
 use crate::process::{Running, backends};
@@ -81,14 +81,10 @@ on_every_backend! {
         get_until(&mut client, "/404.html", |response| response.body.is_empty());
         assert_eq!(request(&mut client, "GET", "/nowhere", NAVIGATION).text(), "<p>missing");
         tree.write("404.html", "<p>changed it");
-        let start = std::time::Instant::now();
-        while request(&mut client, "GET", "/nowhere", NAVIGATION).text() != "<p>changed it" {
-            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the new page is not served");
-        }
+        request_until(&mut client, "/nowhere", NAVIGATION, |response| response.text() == "<p>changed it");
         std::fs::remove_file(tree.path().join("404.html")).expect("remove file");
-        while !request(&mut client, "GET", "/nowhere", NAVIGATION).text().contains("<title>Not Found</title>") {
-            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the removed page is still served");
-        }
+        let is_built_in = |response: &RawResponse| response.text().contains("<title>Not Found</title>");
+        request_until(&mut client, "/nowhere", NAVIGATION, is_built_in);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 
 use super::{Tree, request};
-use crate::harness::WAIT_MAX;
+use crate::harness::retry;
 use crate::process::{Running, backends};
 
 /// Stops a server and returns the lines of its log that contain `text`.
@@ -55,16 +55,12 @@ fn a_refused_symbolic_link_is_logged_once_with_the_option() {
         let mut client = server.connect();
         for path in ["/relative", "/absolute"] {
             // Requested by several clients at a time, of which one line is enough.
-            let start = std::time::Instant::now();
-            let line = loop {
+            let line = retry(|| {
                 for path in [path, "/relative", "/a.txt", "/nowhere"] {
                     request(&mut client, "GET", path, "Accept: text/html\r\n");
                 }
-                if let Ok(line) = lines.try_recv() {
-                    break line;
-                }
-                assert!(start.elapsed() < WAIT_MAX, "{backend}: no line for {path}");
-            };
+                lines.try_recv().map_err(|_| format!("{backend}: no line for {path}"))
+            });
             assert!(line.contains(path) && line.contains("--follow-symlinks"), "{backend}: {line}");
         }
         server.signal("TERM");

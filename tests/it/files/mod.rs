@@ -23,13 +23,12 @@ mod validators;
 mod website;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serverd::apps::files::Options;
 use serverd::{Files, HttpServer};
 use tempfile::TempDir;
 
-use crate::harness::{Backend, Client, RawResponse, Server, WAIT_MAX, serve};
+use crate::harness::{Backend, Client, RawResponse, Server, retry, serve};
 
 /// The Accept header that a browser sends when it navigates to a page.
 const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
@@ -105,12 +104,22 @@ pub(crate) fn get(client: &mut Client, path: &str) -> RawResponse {
 
 /// Repeats a request until the response matches. Takes about a second, as cached files are revalidated once per second.
 pub(crate) fn get_until(client: &mut Client, path: &str, matches: impl Fn(&RawResponse) -> bool) -> RawResponse {
-    let start = Instant::now();
-    loop {
-        let response = get(client, path);
+    request_until(client, path, "", matches)
+}
+
+/// Repeats a request with additional headers until the response matches.
+fn request_until(
+    client: &mut Client,
+    path: &str,
+    headers: &str,
+    matches: impl Fn(&RawResponse) -> bool,
+) -> RawResponse {
+    retry(|| {
+        let response = request(client, "GET", path, headers);
         if matches(&response) {
-            return response;
+            Ok(response)
+        } else {
+            Err(format!("{path}: still {} {:?}", response.status, response.head))
         }
-        assert!(start.elapsed() < WAIT_MAX, "{path}: still {} {:?}", response.status, response.head);
-    }
+    })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{LONG_AGO_TEXT, Tree, get, get_until, request};
-use crate::harness::{Client, on_every_backend};
+use crate::harness::{Client, on_every_backend, retry, wait_for};
 
 fn set_mtime(path: &Path, seconds: u64) {
     let file = std::fs::File::options().write(true).open(path).expect("open file");
@@ -29,9 +29,7 @@ fn wait_for_ctime_tick(directory: &std::path::Path) {
         std::fs::metadata(&probe).and_then(|metadata| metadata.modified()).expect("an mtime")
     };
     let first = stamp();
-    while stamp() == first {
-        std::thread::yield_now();
-    }
+    wait_for("the time of files does not advance", || stamp() != first);
     std::fs::remove_file(&probe).expect("remove");
 }
 
@@ -192,13 +190,9 @@ on_every_backend! {
 
 /// Repeats a request for a part until it is answered with one.
 fn get_until_resumed(client: &mut Client, path: &str) -> crate::harness::RawResponse {
-    let start = std::time::Instant::now();
-    loop {
+    retry(|| {
         let headers = format!("Range: bytes=100-\r\nIf-Range: {}\r\n", tag(client, path));
         let response = request(client, "GET", path, &headers);
-        if response.status == 206 {
-            return response;
-        }
-        assert!(start.elapsed() < crate::harness::WAIT_MAX, "{path}: {:?}", response.head);
-    }
+        if response.status == 206 { Ok(response) } else { Err(format!("{path}: {:?}", response.head)) }
+    })
 }

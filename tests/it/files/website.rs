@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serverd::apps::files::{CacheControl, Options};
 
-use super::{NAVIGATION, Tree, get, get_until, request};
+use super::{NAVIGATION, Tree, get, get_until, request, request_until};
 use crate::harness::{on_every_backend, skipped_under_wine};
 
 /// The Accept header that a browser sends when it loads a subresource.
@@ -77,17 +77,12 @@ on_every_backend! {
         get_until(&mut client, "/index.html", |response| response.body.is_empty());
         assert_eq!(request(&mut client, "GET", "/b", NAVIGATION).text(), "<p>the app");
         std::fs::remove_file(tree.path().join("index.html")).expect("remove file");
-        let start = std::time::Instant::now();
-        while request(&mut client, "GET", "/index.html", "Accept: image/*\r\n").status != 404 {
-            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the file is still served");
-        }
+        request_until(&mut client, "/index.html", "Accept: image/*\r\n", |response| response.status == 404);
         assert_eq!(request(&mut client, "GET", "/c", NAVIGATION).text(), "<p>the app");
         tree.write("index.html", "<p>built");
         get_until(&mut client, "/index.html", |response| response.text() == "<p>built");
         // The page was compared with its file within the current second, perhaps before the file was back.
-        while request(&mut client, "GET", "/d", NAVIGATION).text() != "<p>built" {
-            assert!(start.elapsed() < crate::harness::WAIT_MAX, "the new page is not served");
-        }
+        request_until(&mut client, "/d", NAVIGATION, |response| response.text() == "<p>built");
     }
 
     fn a_custom_404_page_is_served<B>() {
