@@ -19,6 +19,10 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const LARGE_BYTES: usize = 256 << 10;
 const FILE_BYTES: u64 = 600_000;
 
+/// Size of the buffers of each socket, which the kernel doubles: much less than a large response, which thus takes many
+/// writes.
+const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
+
 /// The kind of the client that is idle while the others run.
 const IDLE: &str = "idle";
 
@@ -34,7 +38,7 @@ struct Server {
 fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     // Keeps large responses from fitting into the socket buffers.
-    socket2::SockRef::from(&listener).set_send_buffer_size(8 * 1024).expect("the socket is open");
+    socket2::SockRef::from(&listener).set_send_buffer_size(SOCKET_BUFFER_BYTES).expect("the socket is open");
     let address = listener.local_addr().expect("an address");
     let (send, receive) = mpsc::channel();
     let own = Arc::clone(plan);
@@ -65,7 +69,7 @@ fn start<B: Backend>(plan: &Arc<Plan>) -> Option<Server> {
 impl Server {
     fn connect(&self) -> io::Result<TcpStream> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.set_recv_buffer_size(8 * 1024)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
         socket.set_read_timeout(Some(WAIT_MAX))?;
         socket.connect(&self.address.into())?;
         Ok(socket.into())
