@@ -96,7 +96,7 @@ errors! {
     /// The request target of CONNECT is not a host and port (RFC 9112 section 3.2.3).
     Authority => BAD_REQUEST, "the request target of CONNECT must be host:port";
     /// The server is not authoritative for the scheme of the request target (RFC 9110 section 7.4).
-    Scheme => MISDIRECTED_REQUEST, "only the http scheme is served on this connection";
+    Scheme => MISDIRECTED_REQUEST, "the scheme of the request target is not served on this connection";
     /// The request target exceeds [`target_bytes_max`](Limits::target_bytes_max) (RFC 9112 section 3).
     TargetTooLong => URI_TOO_LONG, "the request target is too long";
     /// The HTTP version is malformed (RFC 9112 section 2.3).

@@ -64,4 +64,4 @@ pub use respond::{ChunkLine, Next, Reply, ReplyContext, Responded, SendFraming};
 pub use response::{ResponseError, ResponseEvent, ResponseReader};
 pub(crate) use syntax::list_elements;
 pub use syntax::{TargetForm, is_header_value, is_token};
-pub(crate) use syntax::{authority, path_and_query};
+pub(crate) use syntax::{authority, is_https, path_and_query};

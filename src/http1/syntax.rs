@@ -327,7 +327,7 @@ pub enum TargetForm {
     /// `/path?query`, the usual form in a request to an origin server.
     #[default]
     Origin,
-    /// `http://host/path?query`, sent to proxies; origin servers must accept it too.
+    /// `http://host/path?query` or the same with `https`, sent to proxies; origin servers must accept it too.
     Absolute,
     /// `host:port`, only for CONNECT.
     Authority,
@@ -365,7 +365,13 @@ fn check_absolute(target: &[u8]) -> Result<(), Error> {
         return Err(Error::Target);
     }
     check_path_and_query(rest)?;
-    if scheme.eq_ignore_ascii_case(b"http") { Ok(()) } else { Err(Error::Scheme) }
+    let is_http = scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"https");
+    if is_http { Ok(()) } else { Err(Error::Scheme) }
+}
+
+/// Returns whether a target in absolute form has the scheme https.
+pub(crate) fn is_https(target: &[u8]) -> bool {
+    target.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"https://"))
 }
 
 fn authority_len(rest: &[u8]) -> usize {
@@ -530,6 +536,8 @@ mod tests {
         assert_eq!(check_target(b"GET", b"/a;b=c/%7Ed?x=1&y=/?:@!$'()*+,"), Ok(TargetForm::Origin));
         assert_eq!(check_target(b"GET", b"http://a.test/x?y"), Ok(TargetForm::Absolute));
         assert_eq!(check_target(b"GET", b"HTTP://a.test:80"), Ok(TargetForm::Absolute));
+        assert_eq!(check_target(b"GET", b"HTTPS://a.test:443"), Ok(TargetForm::Absolute));
+        assert_eq!([&b"Https://a"[..], b"http://a", b"https:", b"*"].map(is_https), [true, false, false, false]);
         assert_eq!(check_target(b"GET", b"http://a.test?x"), Ok(TargetForm::Absolute));
         assert_eq!(check_target(b"OPTIONS", b"*"), Ok(TargetForm::Asterisk));
         assert_eq!(check_target(b"CONNECT", b"a.test:443"), Ok(TargetForm::Authority));
@@ -568,7 +576,7 @@ mod tests {
         ] {
             assert_eq!(check_target(b"GET", target.as_bytes()), Err(Error::Target), "{target:?}");
         }
-        assert_eq!(check_target(b"GET", b"https://a.test/"), Err(Error::Scheme));
+        assert_eq!(check_target(b"GET", b"ftp://a.test/"), Err(Error::Scheme));
         assert_eq!(check_target(b"GET", b"*"), Err(Error::Asterisk));
         assert_eq!(check_target(b"OPTIONS", b"**"), Err(Error::Target));
         for target in ["a.test", "a.test:", "/", "a.test:1/", "a:b", ":80"] {

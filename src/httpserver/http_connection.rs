@@ -332,6 +332,9 @@ impl<H: Handler> HttpServer<H> {
     #[inline(never)]
     fn parse_general(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, input: &[u8]) -> Step {
         match state.http1.parse_general(&mut self.scratch, &self.limits, input) {
+            Ok((used, Event::Head { len })) if self.needs_tls(wire, &input[used - len..used]) => {
+                Step::Flow(self.reject(state, wire, Error::Scheme))
+            }
             Ok((used, Event::Head { len })) if self.scratch.framing() == Framing::None => {
                 self.on_head(state, wire, input, used - len..used)
             }
@@ -342,6 +345,13 @@ impl<H: Handler> HttpServer<H> {
             }
             Err(error) => Step::Flow(self.reject(state, wire, error)),
         }
+    }
+
+    /// Returns whether a request is for an https resource, but its connection does not use TLS.
+    fn needs_tls(&self, wire: &Wire<'_, Wakeup>, head: &[u8]) -> bool {
+        self.scratch.form() == http1::TargetForm::Absolute
+            && http1::is_https(self.scratch.target(head))
+            && !wire.addrs().is_secure()
     }
 
     fn on_event(&mut self, state: &mut HttpConnection, wire: &mut Wire<'_, Wakeup>, event: Event<'_>) -> Step {

@@ -16,7 +16,9 @@ use serverd::{
     Timeouts, Wire, WithTls,
 };
 
-use crate::harness::{Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve_by, trusting, wait_for};
+use crate::harness::{
+    Backend, Client, Random, Server, WAIT_MAX, on_every_backend, serve, serve_by, trusting, wait_for,
+};
 use crate::process::{Running, run};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -193,6 +195,27 @@ on_every_backend! {
             let (_, body) = TlsClient::connect(secure_address, &config).send(GET).response();
             assert_eq!(String::from_utf8(body).expect("UTF-8"), expected);
         }
+    }
+
+    fn an_https_target_is_served_over_tls_only<B>() {
+        let (_, tls, config) = certified(&["localhost"]);
+        let server = serve_tls::<B, _>(&tls, Timeouts::default(), LoopLimits::default(), || {
+            HttpServer::new(|request: &Request<'_>| format!("{} {}", request.host().unwrap_or_default(), request.path()))
+        });
+        for (target, status) in [
+            ("https://a.test/x?y", 200),
+            ("HTTPS://a.test/x", 200),
+            ("http://a.test/x", 200),
+            ("ftp://a.test/x", 421),
+        ] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: b.test\r\n\r\n");
+            let (head, body) = TlsClient::connect(server.address, &config).send(request.as_bytes()).response();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
+            assert!(status == 421 || body == b"a.test /x", "{target}");
+        }
+        let plain = serve::<B, _>(|| HttpServer::new(|_: &Request<'_>| "hello\n"));
+        let response = plain.connect().send("GET https://a.test/x HTTP/1.1\r\nHost: a.test\r\n\r\n").response();
+        assert_eq!(response.status, 421);
     }
 
     fn a_host_with_another_certificate_than_the_connection_gets_421<B>() {
