@@ -213,6 +213,18 @@ fn identify(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat
     }
 }
 
+/// Refuses a client that speaks HTTP. A web page can make a browser send a request here; its headers, such as cookies, and
+/// the lines of its body must not become messages.
+fn refuse_http(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) {
+    if let Stage::Member(member) = connection.stage
+        && chat.is_member(member, wire.id())
+    {
+        chat.leave(member);
+    }
+    wire.output().extend(b"* This is a chat, not an HTTP server. Connect with nc or telnet.\n");
+    connection.stage = Stage::Refused;
+}
+
 impl App for Chat {
     type State = ChatConnection;
     type Message = Delivery;
@@ -259,6 +271,9 @@ impl App for Chat {
                     let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
                     if !connection.has_sent_line {
                         identify(connection, wire, chat);
+                        if connection.reader.is_http(&event) {
+                            refuse_http(connection, wire, chat);
+                        }
                     }
                     connection.has_sent_line = true;
                     wire.restart_timer();

@@ -133,6 +133,25 @@ on_every_backend! {
         assert_eq!(alice.line(), "* guest2 left");
     }
 
+    fn http_requests_do_not_become_messages<B>() {
+        let servers = start_chat::<B>(1);
+        let mut alice = Member::join(&servers[0]);
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(5000));
+        for request in ["POST / HTTP/1.1\r\n", "GET http://a.test/ HTTP/1.0\n", "PRI * HTTP/2.0\r\n", &long] {
+            let mut browser = Member::join(&servers[0]);
+            let name = browser.name.clone();
+            assert_eq!(alice.line(), format!("* {name} joined"));
+            browser.send(&format!("{request}Cookie: secret\r\n\r\n/nick Evil\nfrom a web page\n"));
+            assert_eq!(browser.line(), "* This is a chat, not an HTTP server. Connect with nc or telnet.");
+            assert_eq!(alice.line(), format!("* {name} left"));
+        }
+        let mut bob = Member::join(&servers[0]);
+        bob.send("HTTP/1.1 is from 1997\nGET / HTTP/1.1\n");
+        assert_eq!(alice.line(), format!("* {} joined", bob.name));
+        assert_eq!(alice.line(), format!("[{}] HTTP/1.1 is from 1997", bob.name));
+        assert_eq!(alice.line(), format!("[{}] GET / HTTP/1.1", bob.name), "only the first line counts");
+    }
+
     fn piped_commands_get_replies_before_the_connection_closes<B>() {
         let servers = start_chat::<B>(1);
         let mut client = servers[0].connect();

@@ -66,6 +66,24 @@ pub(super) enum LineEvent<'a> {
     AreYouThere,
 }
 
+/// Returns whether a line is `METHOD TARGET HTTP/VERSION`.
+fn is_request_line(line: &[u8]) -> bool {
+    let (method, rest) = line.split_at(line.iter().position(|&byte| byte == b' ').unwrap_or(line.len()));
+    let version = rest.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    is_method(method) && rest.len() > version.len() + 1 && version.starts_with(b"HTTP/")
+}
+
+/// Returns whether the beginning of a line that is too long looks like `METHOD /PATH` or `METHOD http...`.
+fn is_long_request_line(start: &[u8]) -> bool {
+    let end = start.iter().position(|&byte| byte == b' ').unwrap_or(start.len());
+    let target = start.get(end + 1..).unwrap_or_default();
+    is_method(&start[..end]) && (target.starts_with(b"/") || target.starts_with(b"http"))
+}
+
+fn is_method(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(u8::is_ascii_uppercase)
+}
+
 /// Assembles lines from arbitrary chunks of input.
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
@@ -75,9 +93,20 @@ pub(super) struct LineReader {
     /// True if the last character was a CR that ended a line: an LF or NUL that follows belongs to it.
     after_cr: bool,
     telnet: TelnetState,
+    /// True if the line that is too long looks like the first one of an HTTP request.
+    is_http: bool,
 }
 
 impl LineReader {
+    /// Returns whether the line of an event looks like the first one of an HTTP request.
+    pub(super) fn is_http(&self, event: &LineEvent<'_>) -> bool {
+        match event {
+            LineEvent::Line(line) => is_request_line(line),
+            LineEvent::TooLong => self.is_http,
+            LineEvent::Refuse(_) | LineEvent::AreYouThere => false,
+        }
+    }
+
     /// Consumes `input` up to the next event and returns the event. Returns `None` once all input has been consumed.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<LineEvent<'a>> {
         while let Some(&byte) = input.first() {
@@ -122,7 +151,8 @@ impl LineReader {
             return None;
         }
         if self.line.len() + piece.len() > LINE_BYTES_MAX {
-            self.line = Vec::new();
+            let start = std::mem::take(&mut self.line);
+            self.is_http = is_long_request_line(&[&start, piece].concat());
             self.skipping = true;
             return Some(LineEvent::TooLong);
         }
@@ -142,7 +172,11 @@ impl LineReader {
             line.extend_from_slice(piece);
             Cow::Owned(line)
         };
-        Some(if line.len() > LINE_BYTES_MAX { LineEvent::TooLong } else { LineEvent::Line(line) })
+        if line.len() <= LINE_BYTES_MAX {
+            return Some(LineEvent::Line(line));
+        }
+        self.is_http = is_long_request_line(&line);
+        Some(LineEvent::TooLong)
     }
 
     /// Advances the telnet state machine by one byte, and consumes the byte if it is part of the command.
