@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use super::file_watch::{FileWatch, Wake};
 use crate::tls::{
-    Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, interface_addresses, machine_name, read_pem,
+    Certificate, ClientAuth, Tls, TlsError, TlsVersion, file_hash, interface_addresses, is_rereadable, machine_name,
+    read_pem,
 };
 
 /// Interval at which the files are checked for changes that the system does not report.
@@ -131,6 +132,9 @@ impl TlsConfig {
 
     /// Reads all files again, and uses them if all are in order.
     fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
+        if let Some(path) = self.paths().find(|path| path.exists() && !is_rereadable(path)) {
+            return Err(TlsError::new(format!("{} is not a regular file, so it is not read again", path.display())));
+        }
         let client_ca = self.read_client_ca()?;
         // A self-signed certificate stays in use.
         let certificates = if self.files.is_empty() { None } else { Some(self.read()?) };
@@ -342,6 +346,30 @@ mod tests {
         assert_eq!(print(), before);
         let error = config.open("localhost", &[]).unwrap_err().to_string();
         assert!(error.starts_with("cannot read "), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_read_at_the_start_and_never_waited_for_later() {
+        let (files, config) = Files::new();
+        let key = std::fs::read(&files.key).unwrap();
+        std::fs::remove_file(&files.key).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &files.key, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        let path = files.key.clone();
+        let writer = thread::spawn(move || std::fs::write(path, key));
+        let known = config.hashes();
+        let tls = config.open("localhost", &[]).unwrap();
+        writer.join().unwrap().unwrap();
+        let print = tls.fingerprint();
+        let mut watch = Watch { config: config.clone(), tls: tls.clone(), known, warned: SystemTime::now() };
+        watch.check(true);
+        let error = config.reload(&tls).unwrap_err().to_string();
+        assert!(error.ends_with("key.pem is not a regular file, so it is not read again"), "{error}");
+        assert_eq!(tls.fingerprint(), print);
+        std::fs::remove_file(&files.key).unwrap();
+        files.renew();
+        watch.check(false);
+        assert_ne!(tls.fingerprint(), print, "regular files are read again");
     }
 
     #[test]

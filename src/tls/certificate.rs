@@ -236,10 +236,19 @@ fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
         .map_err(TlsError::new)
 }
 
-/// Returns a hash of the content of a file, or `None` if it cannot be read. Equal times and lengths do not mean that a file
-/// is unchanged: copying can preserve both.
+/// Returns a hash of the content of a file, or `None` if it cannot be read, or read again (see [`is_rereadable`]). Equal
+/// times and lengths do not mean that a file is unchanged: copying can preserve both.
 pub(crate) fn file_hash(path: &Path) -> Option<[u8; 32]> {
+    if !is_rereadable(path) {
+        return None;
+    }
     Some(Sha256::digest(read(path).ok()?).into())
+}
+
+/// Returns whether reading a file neither waits nor changes what is read the next time. A pipe, such as the `/dev/fd/63` of
+/// a shell, can be read once, and a named pipe without a writer is waited for.
+pub(crate) fn is_rereadable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Reads a PEM file, of at most [`PEM_BYTES_MAX`].

@@ -21,7 +21,7 @@ pub(crate) use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, auth
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
 pub use certificate::{Certificate, TlsError};
-pub(crate) use certificate::{file_hash, read as read_pem};
+pub(crate) use certificate::{file_hash, is_rereadable, read as read_pem};
 pub use client_auth::{ClientAuth, ClientCertificate};
 pub use client_config::ClientTls;
 pub(crate) use client_session::{ClientSession, closed_in_handshake};
