@@ -231,6 +231,7 @@ mod tests {
         assert_eq!(config.tls, Some(expected));
         assert!(usage_error("serverd --tls --tls-client-auth required").contains("needs --tls-client-ca"));
         assert!(usage_error("serverd --tls-client-ca a").contains("needs --tls or --tls-cert"));
+        assert!(usage_error("serverd --tls-min-version 1.3").contains("needs TLS; add --tls"));
         assert!(usage_error("serverd --tls-cert a").contains("needs the --tls-key"));
         assert!(usage_error("serverd --tls-cert a --tls-key b,c").contains("needs the --tls-cert"));
         assert!(usage_error("serverd --tls --tls-min-version 1.1").contains("must be 1.2 or 1.3"));

@@ -10,6 +10,8 @@ use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::values::repeated_flag;
+
 /// The beginning of the name of every variable.
 const PREFIX: &str = "SERVERD_";
 
@@ -79,7 +81,10 @@ fn blame_env_var(command: &Command, mut error: clap::Error) -> clap::Error {
     let mut args = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
     // For example: --port <N>
     let option = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(option)) => option.split(' ').next().and_then(|option| option.strip_prefix("--")),
+        Some(ContextValue::String(option)) => {
+            // For a flag that may be repeated: --verbose...
+            option.split([' ', '.']).next().and_then(|option| option.strip_prefix("--"))
+        }
         _ => None,
     };
     let arg = option.and_then(|long| args.find(|arg| arg.get_long() == Some(long)));
@@ -113,7 +118,11 @@ fn with_other_name(arg: Arg) -> Arg {
 fn with_variables(command: Command, is_used: fn(&Arg) -> bool) -> Command {
     map_args(command, move |arg| {
         let arg = if is_used(&arg) { arg } else { arg.env(None) };
-        if matches!(arg.get_action(), ArgAction::SetTrue) { arg.value_parser(BoolishValueParser::new()) } else { arg }
+        match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            ArgAction::Count => arg.value_parser(repeated_flag),
+            _ => arg,
+        }
     })
 }
 

@@ -10,8 +10,8 @@ use log::LevelFilter;
 
 use super::app_args::{self, CHAT_EXAMPLES, ChatArgs, FILES_EXAMPLE, FILES_EXAMPLES, FilesArgs};
 use super::values::{
-    LogFormatValue, buffered_size, duration, head_size, header_name, host, hsts, log_format, log_skip, log_target,
-    queue_size, size, tls_version, turn_size, url_path, workers,
+    LogFormatValue, allowed_host, buffered_size, duration, head_size, header_name, host, hsts, log_format, log_skip,
+    log_target, port, queue_size, size, tls_version, turn_size, url_path, workers,
 };
 use crate::http1::Limits;
 use crate::httpserver::ClientIpHeader;
@@ -132,7 +132,7 @@ pub(super) struct Cli {
     ///
     /// The line printed to stdout at start-up contains the actual port. The environment variable PORT, which hosting
     /// platforms set, has the lowest precedence.
-    #[arg(short, long, global = true, value_name = "PORT", default_value_t = 8888)]
+    #[arg(short, long, global = true, value_name = "PORT", default_value_t = 8888, value_parser = port)]
     #[arg(help_heading = "Network")]
     port: u16,
 
@@ -187,10 +187,10 @@ pub(super) struct Cli {
     #[arg(hide_short_help = true, help_heading = "TLS")]
     tls_keys: Vec<PathBuf>,
 
-    /// Oldest accepted version of TLS: 1.2 or 1.3
-    #[arg(long, global = true, value_name = "VERSION", value_parser = tls_version, default_value = "1.2")]
+    /// Oldest accepted version of TLS: 1.2 or 1.3 [default: 1.2]
+    #[arg(long, global = true, value_name = "VERSION", value_parser = tls_version)]
     #[arg(hide_short_help = true, help_heading = "TLS")]
-    tls_min_version: TlsVersion,
+    tls_min_version: Option<TlsVersion>,
 
     /// Accept only clients with a certificate that an authority in FILE (PEM) has issued (mutual TLS)
     ///
@@ -372,7 +372,7 @@ pub(super) struct Cli {
     /// Protects a server on a private address from web pages that let their own name resolve to it (DNS rebinding).
     /// NAME is compared with the Host header without port; case does not matter, and .example.com covers example.com
     /// and all subdomains. In the environment variable, names are separated by commas.
-    #[arg(long = "allow-host", global = true, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long = "allow-host", global = true, value_name = "NAME", value_delimiter = ',', value_parser = allowed_host)]
     #[arg(hide_short_help = true, help_heading = "Network")]
     allow_hosts: Vec<String>,
 
@@ -675,7 +675,7 @@ impl Cli {
     fn tls_config(&self) -> Option<TlsConfig> {
         let pairs = self.tls_certs.iter().cloned().zip(self.tls_keys.iter().cloned());
         let config = TlsConfig::from_files(pairs)
-            .version_min(self.tls_min_version)
+            .version_min(self.tls_min_version.unwrap_or(TlsVersion::Tls12))
             .client_ca(self.tls_client_ca.clone())
             .client_auth(self.tls_client_auth.unwrap_or_default())
             .plain_port(self.https_redirect);
@@ -699,6 +699,9 @@ impl Cli {
             Ordering::Equal => {}
         }
         let has_tls = self.tls || !self.tls_certs.is_empty();
+        if self.tls_min_version.is_some() && !has_tls {
+            return Err("--tls-min-version needs TLS; add --tls, or --tls-cert and --tls-key");
+        }
         match self.https_redirect {
             Some(_) if !has_tls => Err("--https-redirect needs TLS; add --tls, or --tls-cert and --tls-key"),
             Some(1..) if self.https_redirect == Some(self.port) => Err("--https-redirect must differ from --port"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::HeaderBlock;
 use crate::http1::HEAD_BYTES_MAX;
 use crate::httpserver::LogFormat;
 use crate::r#loop::Networks;
@@ -12,6 +13,9 @@ use crate::tls::TlsVersion;
 
 /// Upper bound of a time. Also keeps deadlines within the range of an `Instant`.
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Upper bound of the time that a client keeps something. Two years are usual for HSTS.
+const LIFETIME_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Units of time with their length in milliseconds, longest first.
 const TIME_UNITS: [(&[&str], u64); 5] =
@@ -24,14 +28,24 @@ fn split_while(text: &str, is_leading: fn(char) -> bool) -> (&str, &str) {
 
 /// Parses one or more numbers with units, such as `1.5s` or `1m30s`. Longer units precede shorter ones.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match any_duration(text)? {
+        Duration::ZERO => Err("must be greater than zero, e.g. 500ms".into()),
+        time if time <= TIME_MAX => Ok(time),
+        _ => Err("must be at most one year".into()),
+    }
+}
+
+/// Parses a duration that may be zero, or of any length.
+fn any_duration(text: &str) -> Result<Duration, String> {
     let (mut total_ms, mut rest, mut units) = (0, text.trim(), &TIME_UNITS[..]);
     loop {
         let (number, after) = split_while(rest, |character| character.is_ascii_digit() || character == '.');
         let (unit, after) = split_while(after.trim_start(), char::is_alphabetic);
         if number.is_empty() {
-            return Err("must start with a number".into());
+            return Err("must start with a number, e.g. 30s".into());
         }
         if unit.is_empty() {
+            let number = number.trim_end_matches('.');
             return Err(format!("missing unit; use {number}s, {number}ms, {number}m or {number}h"));
         }
         if !TIME_UNITS.iter().any(|(names, _)| names.contains(&unit)) {
@@ -45,11 +59,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             break;
         }
     }
-    match Duration::from_millis(total_ms) {
-        Duration::ZERO => Err("must be greater than zero, e.g. 500ms".into()),
-        time if time <= TIME_MAX => Ok(time),
-        _ => Err("must be at most one year".into()),
-    }
+    Ok(Duration::from_millis(total_ms))
 }
 
 /// Converts a decimal number of a unit to milliseconds, which must be a whole number. Returns at most a value that
@@ -72,7 +82,13 @@ fn milliseconds(number: &str, unit_ms: u64) -> Result<u64, String> {
 
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split_while(text, |character| character.is_ascii_digit());
-    let number: u64 = number.parse().map_err(|_| "must start with a number".to_owned())?;
+    if number.is_empty() {
+        return Err("must start with a number, e.g. 64KiB".into());
+    }
+    if unit.starts_with('.') {
+        return Err("must be a whole number of bytes, KiB, MiB or GiB".into());
+    }
+    let number: u64 = number.parse().map_err(|_| "too large".to_owned())?;
     let shift = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" | "kib" => 10,
@@ -159,7 +175,20 @@ pub(super) fn url_path(text: &str) -> Result<String, String> {
 
 /// Parses the value of `--request-id`.
 pub(super) fn header_name(text: &str) -> Result<http::HeaderName, String> {
+    HeaderBlock::new().try_header(text, b"id").map_err(|error| format!("{error}; use e.g. X-Request-Id"))?;
     text.parse().map_err(|_| "must be the name of a header, e.g. X-Request-Id".into())
+}
+
+/// Parses a value of `--allow-host`. Other servers write the names of a domain with `*`.
+pub(super) fn allowed_host(text: &str) -> Result<String, String> {
+    if matches!(text, "" | "*") {
+        return Err("must be a host name, e.g. localhost or .example.com; all are allowed without this option".into());
+    }
+    let name = text.strip_prefix("*.").map_or_else(|| text.to_owned(), |domain| format!(".{domain}"));
+    if name.contains(['*', '/', '@']) || name.contains(char::is_whitespace) {
+        return Err("must be a host name without scheme and path, e.g. localhost or .example.com".into());
+    }
+    Ok(name)
 }
 
 /// Parses the value of `--tls-min-version`.
@@ -173,19 +202,34 @@ pub(super) fn tls_version(text: &str) -> Result<TlsVersion, String> {
 
 /// Parses the time of `--hsts`, which may be zero.
 pub(super) fn hsts(text: &str) -> Result<Duration, String> {
-    // The maximum is the same as for other times, but 0s makes browsers forget the header (RFC 6797 section 6.1.1).
+    // 0s makes browsers forget the header (RFC 6797 section 6.1.1).
     if matches!(text.trim(), "0" | "0s") {
         return Ok(Duration::ZERO);
     }
     whole_seconds(text)
 }
 
-/// Parses a time in whole seconds.
+/// Parses the lifetime of something that a client keeps, in whole seconds.
 pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        time if time.subsec_millis() == 0 => Ok(time),
-        _ => Err("must be whole seconds".into()),
+    match any_duration(text)? {
+        time if time.is_zero() || time.subsec_millis() != 0 => Err("must be whole seconds, e.g. 1h".into()),
+        time if time > LIFETIME_MAX => Err("must be at most ten years (3650d)".into()),
+        time => Ok(time),
     }
+}
+
+/// Parses the number of times that an option is given, in an environment variable, where words are accepted as for flags.
+pub(super) fn repeated_flag(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" | "t" => Ok(1),
+        "false" | "no" | "off" | "n" | "f" => Ok(0),
+        number => number.parse().map_err(|_| "must be a number such as 2, or true or false".into()),
+    }
+}
+
+/// Parses the number of a port; 0 lets the system choose one.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "must be a number from 0 to 65535".into())
 }
 
 /// Parses the number of workers; `auto` and 0 mean one per core.
@@ -200,8 +244,13 @@ pub(super) fn workers(text: &str) -> Result<u16, String> {
 /// Parses an address or host name to listen on. Rejects one with a port.
 pub(super) fn host(text: &str) -> Result<String, String> {
     match host_and_port(text) {
+        Some(("", port)) => {
+            Err(format!("must not include a port; use --port {port}, with --host :: for all addresses"))
+        }
         Some((host, port)) => Err(format!("must not include a port; use --host {host} --port {port}")),
-        None if text.is_empty() => Err("must not be empty; use :: for all addresses".into()),
+        None if matches!(text, "" | "*" | "all") => Err("must be an address or host name; use :: for all".into()),
+        None if text.contains("://") => Err("must be an address or host name, without a scheme".into()),
+        None if text.contains(',') => Err("must be one address or host name; use :: for all".into()),
         None => Ok(text.to_owned()),
     }
 }
@@ -277,8 +326,45 @@ mod tests {
     fn hsts_is_in_whole_seconds_and_may_be_zero() {
         assert_eq!(hsts("365d"), Ok(Duration::from_secs(365 * 86_400)));
         assert_eq!((hsts("0"), hsts("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
-        for text in ["500ms", "1", "", "1000d"] {
+        // Two years, as the lists of browsers require.
+        assert_eq!(hsts("730d"), Ok(Duration::from_secs(63_072_000)));
+        for text in ["500ms", "1", "", "3651d"] {
             assert!(hsts(text).is_err(), "{text}");
+        }
+        assert!(whole_seconds("0s").unwrap_err().contains("e.g. 1h"));
+    }
+
+    #[test]
+    fn sizes_are_whole_numbers() {
+        assert_eq!((size("64KiB"), size("1 m"), size("7")), (Ok(65_536), Ok(1 << 20), Ok(7)));
+        for (text, message) in [
+            ("", "start with a number"),
+            ("KiB", "start with a number"),
+            ("1.5MiB", "whole number"),
+            ("1TiB", "unknown unit"),
+            ("99999999999999999999", "too large"),
+            ("17179869184GiB", "too large"),
+        ] {
+            let error = size(text).unwrap_err();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn allowed_hosts_are_names_and_domains() {
+        for (text, expected) in [("localhost:80", "localhost:80"), (".a.test", ".a.test"), ("*.a.test", ".a.test")] {
+            assert_eq!(allowed_host(text).as_deref(), Ok(expected));
+        }
+        for text in ["", "*", "a.*", "http://a.test", "a.test/", "a b"] {
+            assert!(allowed_host(text).unwrap_err().contains("host name"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_header_of_ids_is_not_one_that_the_server_sets() {
+        assert_eq!(header_name("X-Request-Id"), Ok("x-request-id".parse().unwrap()));
+        for text in ["Content-Length", "connection", "Transfer-Encoding", "Date", "a b", ""] {
+            assert!(header_name(text).unwrap_err().contains("X-Request-Id"), "{text}");
         }
     }
 
@@ -299,6 +385,10 @@ mod tests {
             ("127.0.0.1:8080", "--host 127.0.0.1 --port 8080"),
             ("localhost:80", "--host localhost --port 80"),
             ("[::1]:80", "--host ::1 --port 80"),
+            (":8080", "use --port 8080, with --host :: for all addresses"),
+            ("*", "use :: for all"),
+            ("127.0.0.1,::1", "use :: for all"),
+            ("http://localhost", "without a scheme"),
         ] {
             assert!(host(text).unwrap_err().ends_with(advice), "{text}");
         }

@@ -151,6 +151,9 @@ impl Authority {
     /// # Ok::<(), String>(())
     /// ```
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
+        if text.contains("://") {
+            return Err("must be HOST:PORT, without a scheme such as http://".into());
+        }
         if text.contains('@') {
             return Err("credentials in the URL are not supported".into());
         }

@@ -505,7 +505,9 @@ fn is_readable_by_all(_: &std::fs::Metadata) -> bool {
 fn read_users(path: &Path) -> Result<String, String> {
     let text = std::fs::read(path)
         .and_then(|bytes| decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8")));
-    text.map_err(|error| format!("cannot read {}: {error}; create the file with htpasswd -cB", path.display()))
+    text.map_err(|error| {
+        format!("cannot read {}: {error}; create it with serverd hash NAME > FILE, or htpasswd -cB", path.display())
+    })
 }
 
 /// Decodes a text file in UTF-8, or in an encoding common on Windows: UTF-8 with a byte order mark (editors) or UTF-16

@@ -326,6 +326,12 @@ fn flags_in_the_environment_accept_the_usual_boolean_words() {
     }
     let (code, text) = run_with(&[("SERVERD_QUIET", "perhaps")], &[]);
     assert_eq!((code, text.contains("--quiet")), (Some(2), true), "{text}");
+    for word in ["2", "0", "true", "off"] {
+        let (code, text) = run_with(&[("SERVERD_VERBOSE", word)], &[]);
+        assert_eq!(code, Some(1), "{word}: {text}");
+    }
+    let (code, text) = run_with(&[("SERVERD_VERBOSE", "perhaps")], &[]);
+    assert_eq!((code, text.contains("SERVERD_VERBOSE")), (Some(2), true), "{text}");
 }
 
 #[test]
