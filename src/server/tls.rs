@@ -1,6 +1,6 @@
 //! The certificates of a server: read at start, and again when their files change or on SIGHUP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -150,7 +150,12 @@ impl TlsConfig {
             }
             Ok(certificate)
         };
-        self.files.iter().map(read).collect()
+        let certificates: Vec<Certificate> = self.files.iter().map(read).collect::<Result<_, _>>()?;
+        for (name, [used, unused]) in repeated_names(&certificates) {
+            let [used, unused] = [used, unused].map(|index| self.files[index].0.display());
+            log::warn!("TLS: {used} and {unused} have the same name {name}; the latter is not used for it");
+        }
+        Ok(certificates)
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -219,6 +224,20 @@ impl Watch {
     }
 }
 
+/// Returns the names that several certificates have, with the first of these and another one.
+fn repeated_names(certificates: &[Certificate]) -> Vec<(&str, [usize; 2])> {
+    let (mut seen, mut repeated) = (HashMap::new(), Vec::new());
+    for (index, certificate) in certificates.iter().enumerate() {
+        for name in certificate.dns_names().iter().collect::<BTreeSet<_>>() {
+            match *seen.entry(name.as_str()).or_insert(index) {
+                first if first != index => repeated.push((name.as_str(), [first, index])),
+                _ => {}
+            }
+        }
+    }
+    repeated
+}
+
 /// Returns the names and addresses for a self-signed certificate: those that the server was started with, and those of
 /// this machine as far as the server listens on them.
 fn names(host: &str, addresses: &[SocketAddr]) -> BTreeSet<String> {
@@ -284,6 +303,14 @@ mod tests {
             assert!(!names.iter().any(|name| name == "::" || name == "0.0.0.0"), "{names:?}");
             assert!(Certificate::self_signed(names).is_ok());
         }
+    }
+
+    #[test]
+    fn a_name_of_several_certificates_is_found() {
+        let certificates = [&["a", "a", "b"][..], &["c"], &["c", "b", "*.b"], &["d", "B"]]
+            .map(|names| Certificate::self_signed(names.iter().copied()).unwrap());
+        assert_eq!(repeated_names(&certificates), [("b", [0, 2]), ("c", [1, 2]), ("b", [0, 3])]);
+        assert_eq!(repeated_names(&certificates[..2]), []);
     }
 
     /// A certificate and its key, in a temporary directory.
