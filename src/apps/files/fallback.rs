@@ -212,6 +212,11 @@ fn status_for(error: &io::Error) -> StatusCode {
     }
 }
 
+/// Returns whether an error concerns the operator: the server may not read a file, or reading it fails.
+pub(super) fn is_unexpected(error: &io::Error) -> bool {
+    matches!(status_for(error), StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR)
+}
+
 /// Returns whether the client is a browser that will show the response as a page.
 pub(super) fn wants_page(head: &RequestHead<'_>) -> bool {
     head.names_media_type("text/html")
@@ -260,4 +265,23 @@ fn error_page(status: StatusCode) -> Response {
     let _ = write!(page, "<b>{}</b><h1>{reason}</h1><p>{advice}</p></main>\n</body>\n</html>\n", status.as_u16());
     let response = Response::new(status).content_type("text/html; charset=utf-8").body(page);
     response.header("Content-Security-Policy", POLICY.as_str()).header("X-Content-Type-Options", "nosniff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_concern_the_operator_are_told_apart() {
+        use io::ErrorKind::{NotADirectory, NotFound, Other, PermissionDenied, ResourceBusy};
+        // Without an error number, it is a refused symbolic link, which is logged in its own words.
+        for kind in [NotFound, NotADirectory, ResourceBusy, PermissionDenied] {
+            assert!(!is_unexpected(&kind.into()), "{kind:?}");
+        }
+        assert!(is_unexpected(&Other.into()));
+        #[cfg(unix)]
+        for errno in [rustix::io::Errno::ACCESS, rustix::io::Errno::PERM, rustix::io::Errno::IO] {
+            assert!(is_unexpected(&errno.into()), "{errno}");
+        }
+    }
 }

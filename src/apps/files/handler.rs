@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use super::cache::{self, Cache, CacheMetrics};
 use super::cached_file::{LoadError, Loader, SMALL_BYTES_MAX};
-use super::fallback::{Pages, error_response, status_response, vary, wants_page};
+use super::fallback::{Pages, error_response, is_unexpected, status_response, vary, wants_page};
 use super::listing::{Lister, ListingFailed};
 use super::look_ups::{InProgress, Waited, Waiting};
 use super::options::Options;
@@ -272,7 +272,10 @@ impl Files {
 
     fn respond_to_error(&mut self, head: &RequestHead<'_>, root: &Root, error: &io::Error) -> Response {
         if is_escape(error) {
-            self.site.report_escape(head.path());
+            let reason = "refused a symbolic link that leads out of the directory (see --follow-symlinks)";
+            self.site.report(head.path(), &reason);
+        } else if is_unexpected(error) {
+            self.site.report(head.path(), error);
         }
         match self.pages.respond(head, &loader(&self.site, root, head), error) {
             Ok(Some(response)) => response,

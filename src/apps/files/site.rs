@@ -11,6 +11,7 @@
 //! A worker keeps its handle of the directory, and its cache, until the generation of the site differs from its own.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ pub(super) struct Site {
     reported: Mutex<Reported>,
 }
 
-/// The refused links that were logged.
+/// The paths that could not be served and were logged.
 #[derive(Default)]
 struct Reported {
     paths: VecDeque<String>,
@@ -273,9 +274,9 @@ impl Site {
             && modified.is_ok_and(|time| time.into_std().elapsed().map_or(true, |age| age < REBUILD_TIME))
     }
 
-    /// Logs that a symbolic link was refused, once per path. If several are refused at a time, the others are logged
-    /// when they are requested again.
-    pub(super) fn report_escape(&self, path: &str) {
+    /// Logs why a path could not be served, once per path. If several are requested at a time, the others are logged when
+    /// they are requested again.
+    pub(super) fn report(&self, path: &str, reason: &dyn fmt::Display) {
         let (mut reported, now) = (lock(&self.reported), Instant::now());
         let is_too_early = reported.last.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL);
         if is_too_early || reported.paths.iter().any(|known| known == path) {
@@ -287,7 +288,7 @@ impl Site {
         reported.paths.push_back(path.to_owned());
         reported.last = Some(now);
         drop(reported);
-        log::warn!("{path}: refused a symbolic link that leads out of the directory (see --follow-symlinks)");
+        log::warn!("{path}: {reason}");
     }
 }
 

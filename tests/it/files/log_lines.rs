@@ -70,6 +70,27 @@ fn a_refused_symbolic_link_is_logged_once_with_the_option() {
 }
 
 #[test]
+fn a_file_that_may_not_be_read_is_logged_with_the_reason() {
+    use std::os::unix::fs::PermissionsExt;
+    for backend in backends() {
+        let tree = Tree::new(&[("secret.txt", "text")]);
+        let path = tree.path().join("secret.txt");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("the file is ours");
+        if std::fs::read(&path).is_ok() {
+            eprintln!("SKIPPED: the user of this test may read every file");
+            return;
+        }
+        let server = start(&tree, backend, &[]);
+        let mut client = server.connect();
+        for _ in 0..2 {
+            assert_eq!(request(&mut client, "GET", "/secret.txt", "").status, 403);
+        }
+        let log = server.stop_and_log();
+        assert_eq!(log.matches("/secret.txt: Permission denied").count(), 1, "{backend}: {log}");
+    }
+}
+
+#[test]
 fn a_page_that_can_no_longer_be_read_is_logged_once_with_the_reason() {
     for backend in backends() {
         let tree = Tree::new(&[("index.html", "<p>the app"), ("404.html", "<p>nothing here")]);
