@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
-use super::x509;
+use super::{loaded_keys, x509};
 
 /// Maximum size of a PEM file. A chain of certificates takes a few KiB.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -53,7 +53,7 @@ impl Certificate {
     /// Returns an error if either part is missing or not supported, or if they do not belong together.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = parse_chain(chain)?;
-        let key = parse_key(key)?;
+        let key = load_key(key)?;
         Self::new(chain, key)
     }
 
@@ -67,7 +67,7 @@ impl Certificate {
             move |error: TlsError| TlsError::new(format!("{path}: {error}"))
         };
         let parsed_chain = parse_chain(&read(chain)?).map_err(named(chain))?;
-        let parsed_key = parse_key(&read(key)?).map_err(named(key))?;
+        let parsed_key = load_key(&read(key)?).map_err(named(key))?;
         Self::new(parsed_chain, parsed_key)
             .map_err(|error| TlsError::new(format!("{}, {}: {error}", chain.display(), key.display())))
     }
@@ -218,6 +218,13 @@ fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         return Err(TlsError::new("no certificate found; PEM is expected (-----BEGIN CERTIFICATE-----)"));
     }
     Ok(chain)
+}
+
+/// Parses a private key, and records its file as one that must not be served.
+fn load_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let key = parse_key(pem)?;
+    loaded_keys::record(pem);
+    Ok(key)
 }
 
 fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -12,6 +12,7 @@ mod client_session;
 #[cfg(feature = "cli")]
 mod client_stream;
 mod config;
+mod loaded_keys;
 mod machine;
 mod session;
 mod x509;
@@ -28,6 +29,8 @@ pub(crate) use client_session::{ClientSession, closed_in_handshake};
 #[cfg(feature = "cli")]
 pub(crate) use client_stream::ClientStream;
 pub use config::{Tls, TlsVersion};
+#[cfg(feature = "files")]
+pub(crate) use loaded_keys::{is_loaded_key, may_be_loaded_key};
 pub(crate) use machine::{interface_addresses, machine_name};
 pub(crate) use session::Session;
 pub use session::TlsInfo;

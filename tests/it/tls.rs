@@ -718,11 +718,20 @@ fn the_command_reads_certificates_again_and_keeps_its_private_key_secret() {
     assert!(get("a", "/pem").expect("a response").starts_with("HTTP/1.1 200 "));
     assert!(get("a", "/key").expect("a response").starts_with("HTTP/1.1 404 "));
     assert!(get("b", "/pem").is_err(), "not trusted");
+    std::fs::rename(&key, path("backup")).expect("a writable directory");
+    for shown in ["/backup", "/key"] {
+        assert!(get("a", shown).expect("a response").starts_with("HTTP/1.1 404 "), "{shown}");
+    }
+    assert!(!get("a", "/").expect("a listing").contains("backup"));
     #[cfg(unix)]
     {
         copy("b");
         server.signal("HUP");
         wait_for("the certificates are not replaced", || get("b", "/pem").is_ok());
+        std::fs::copy(&key, path("copy")).expect("a writable directory");
+        for shown in ["/backup", "/copy", "/key"] {
+            assert!(get("b", shown).expect("a response").starts_with("HTTP/1.1 404 "), "{shown}");
+        }
     }
 }
 

@@ -29,7 +29,8 @@ pub struct Options {
     /// match, such as `gz` and `tar.gz`, the longest is used. Default: none.
     pub types: Vec<(String, String)>,
     /// Files that are never served or listed, even if they are in the directory, such as a password file; also not
-    /// through links, which are recognized by device and inode. Default: none.
+    /// through links, which are recognized by device and inode. Files with the content of a private key that was read by
+    /// this process, as by `tls::Certificate::from_pem_files`, are always private. Default: none.
     pub private: Vec<PathBuf>,
     /// The Cache-Control policy. Default: `no-cache`.
     pub cache_control: CacheControl,

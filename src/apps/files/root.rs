@@ -9,8 +9,10 @@
 //! read, the path of the directory is removed from its target, and the rest is opened through the handle, so that the
 //! kernel still confines the path to the directory. The absolute path itself is never opened.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -92,7 +94,8 @@ impl Root {
         } else {
             self.beneath(relative, |path| self.directory.metadata(path))?
         };
-        if self.is_private(relative, &metadata) { Err(io::ErrorKind::NotFound.into()) } else { Ok(metadata) }
+        let is_private = self.is_private(relative, &metadata, || self.open_unchecked(relative))?;
+        if is_private { Err(io::ErrorKind::NotFound.into()) } else { Ok(metadata) }
     }
 
     /// Calls `each` for every served entry of a directory, in no particular order.
@@ -117,7 +120,8 @@ impl Root {
             // Skip entries that have been removed since, and symbolic links that lead out of the root.
             let metadata = match entry.metadata() {
                 Ok(metadata) if cfg!(not(windows)) && !metadata.is_symlink() => {
-                    if !self.private.is_empty() && self.is_private(&relative.join(&name), &metadata) {
+                    let open = || Ok(entry.open_with(&beneath_options())?.into_std());
+                    if self.is_private(&relative.join(&name), &metadata, open).unwrap_or(true) {
                         continue;
                     }
                     metadata
@@ -138,21 +142,25 @@ impl Root {
     }
 
     /// Opens a regular file for reading. Opens without blocking, as opening a FIFO would wait for a writer.
-    pub(super) fn open_file(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
+    pub(super) fn open_file(&self, relative: &Path) -> io::Result<(File, Metadata)> {
         timed(|| self.open_file_untimed(relative))
     }
 
-    fn open_file_untimed(&self, relative: &Path) -> io::Result<(std::fs::File, Metadata)> {
-        let file = if self.follow {
-            ambient_options().open(self.paths[1].join(relative))?
-        } else {
-            let options = beneath_options();
-            self.beneath(relative, |path| self.directory.open_with(path, &options))?.into_std()
-        };
+    fn open_file_untimed(&self, relative: &Path) -> io::Result<(File, Metadata)> {
+        let file = self.open_unchecked(relative)?;
         // Check the open file rather than the path, which may refer to another file by now.
         let metadata = Metadata::from_file(&file)?;
-        let is_served = metadata.is_file() && !self.is_private(relative, &metadata);
+        let is_served = metadata.is_file() && !self.is_private(relative, &metadata, || Ok(&file))?;
         if is_served { Ok((file, metadata)) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Opens a file, which may be private or no regular file.
+    fn open_unchecked(&self, relative: &Path) -> io::Result<File> {
+        if self.follow {
+            return ambient_options().open(self.paths[1].join(relative));
+        }
+        let options = beneath_options();
+        Ok(self.beneath(relative, |path| self.directory.open_with(path, &options))?.into_std())
     }
 
     /// Opens a path through the handle of the directory. If the kernel refuses it because of a symbolic link, resolves
@@ -199,8 +207,19 @@ impl Root {
         Ok(resolved)
     }
 
-    /// Returns whether a file must not be served: by its name, and, for links to it, by device and inode.
-    fn is_private(&self, relative: &Path, metadata: &Metadata) -> bool {
+    /// Returns whether a file must not be served: one of the private files, or a private key of TLS, for which `open` opens
+    /// it if necessary.
+    fn is_private<F: Borrow<File>>(
+        &self,
+        relative: &Path,
+        metadata: &Metadata,
+        open: impl FnOnce() -> io::Result<F>,
+    ) -> io::Result<bool> {
+        Ok(self.is_listed_private(relative, metadata) || is_loaded_key(metadata, open)?)
+    }
+
+    /// Returns whether this is one of the private files: by its name, and, for links to it, by device and inode.
+    fn is_listed_private(&self, relative: &Path, metadata: &Metadata) -> bool {
         self.private.iter().any(|private| {
             let is_named = self.paths.iter().any(|root| private.strip_prefix(root).is_ok_and(|path| path == relative));
             let same_file = |private| cfg!(unix) && metadata.is_file() && file_id(&private) == file_id(metadata);
@@ -225,6 +244,33 @@ impl Root {
     fn is_hidden(&self, _: &Path) -> bool {
         false
     }
+}
+
+/// Returns whether a file has the content of a private key that this process has read. It is opened only if it has the
+/// length of one.
+#[cfg(feature = "tls")]
+fn is_loaded_key<F: Borrow<File>>(metadata: &Metadata, open: impl FnOnce() -> io::Result<F>) -> io::Result<bool> {
+    if !metadata.is_file() || !crate::tls::may_be_loaded_key(metadata.len()) {
+        return Ok(false);
+    }
+    let file = open()?;
+    // At most 1 MiB, as that is the limit for files with keys.
+    let mut content = vec![0; usize::try_from(metadata.len()).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < content.len() {
+        match crate::r#loop::read_at(file.borrow(), &mut content[filled..], filled as u64)? {
+            0 => return Ok(false),
+            read => filled += read,
+        }
+    }
+    Ok(crate::tls::is_loaded_key(&content))
+}
+
+/// Returns false: no keys are read without TLS.
+#[cfg(not(feature = "tls"))]
+#[allow(clippy::unnecessary_wraps, reason = "fails with TLS")]
+fn is_loaded_key<F>(_: &Metadata, _: impl FnOnce() -> io::Result<F>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Opens a handle of a directory, for which no permission to read it is needed. `Dir::open_ambient_dir` passes `O_PATH`

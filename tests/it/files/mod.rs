@@ -12,6 +12,7 @@ mod media_types;
 #[cfg(unix)]
 mod names;
 mod precompressed;
+mod private_keys;
 mod ranges;
 mod replaced_root;
 mod serving;
