@@ -311,6 +311,12 @@ fn protect_keys(config: &Config, files_config: &mut FilesConfig) {
         }
         files_config.options.private.push(key);
     }
+    let authority_key = directory.join(AUTHORITY_KEY);
+    let is_known =
+        files_config.options.private.iter().any(|key| key.canonicalize().ok().as_ref() == Some(&authority_key));
+    if authority_key.is_file() && !is_known {
+        served.push(authority_key.display().to_string());
+    }
     if !served.is_empty() {
         let served = served.join(", ");
         log::warn!("private keys in the served directory are not served, but move them elsewhere: {served}");

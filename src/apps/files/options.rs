@@ -30,7 +30,8 @@ pub struct Options {
     pub types: Vec<(String, String)>,
     /// Files that are never served or listed, even if they are in the directory, such as a password file; also not
     /// through links, which are recognized by device and inode. Files with the content of a private key that was read by
-    /// this process, as by `tls::Certificate::from_pem_files`, are always private. Default: none.
+    /// this process, as by `tls::Certificate::from_pem_files`, are always private, and so are files with the name
+    /// `ca-key.pem`. Default: none.
     pub private: Vec<PathBuf>,
     /// The Cache-Control policy. Default: `no-cache`.
     pub cache_control: CacheControl,

@@ -22,6 +22,10 @@ use cap_std::fs::{Dir, Metadata};
 use super::look_ups::timed;
 use super::options::Options;
 
+/// The name of the private key of a certificate authority, as `serverd cert` and other tools use it. No file with this name
+/// is served: the authority may have been created by another user, or restored from a backup.
+const AUTHORITY_KEY: &str = "ca-key.pem";
+
 /// Maximum number of absolute symbolic links in the resolution of one path.
 const ABSOLUTE_LINKS_MAX: usize = 8;
 
@@ -215,7 +219,10 @@ impl Root {
         metadata: &Metadata,
         open: impl FnOnce() -> io::Result<F>,
     ) -> io::Result<bool> {
-        Ok(self.is_listed_private(relative, metadata) || is_loaded_key(metadata, open)?)
+        let is_authority_key = relative.file_name().is_some_and(|name| name.eq_ignore_ascii_case(AUTHORITY_KEY));
+        Ok((is_authority_key && metadata.is_file())
+            || self.is_listed_private(relative, metadata)
+            || is_loaded_key(metadata, open)?)
     }
 
     /// Returns whether this is one of the private files: by its name, and, for links to it, by device and inode.
@@ -387,4 +394,12 @@ pub(super) fn is_out_of_fds(error: &io::Error) -> bool {
 #[cfg(not(unix))]
 pub(super) fn is_out_of_fds(_: &io::Error) -> bool {
     false
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    #[test]
+    fn the_key_of_the_local_authority_has_the_name_that_is_not_served() {
+        assert_eq!(super::AUTHORITY_KEY, crate::tls::AUTHORITY_KEY);
+    }
 }

@@ -71,4 +71,23 @@ on_every_backend! {
             assert!(listing.contains("a.txt") && !listing.contains("side") && !listing.contains(".bak"), "{listing}");
         }
     }
+
+    fn the_key_of_an_authority_is_not_served_from_any_directory<B>() {
+        let tree = Tree::new(&[
+            ("ca-key.pem", "secret"),
+            ("home/serverd/ca/ca-key.pem", "secret"),
+            ("home/serverd/ca/ca.pem", "public"),
+            ("sub/CA-KEY.PEM/CA-Key.pem", "secret"),
+            ("sub/CA-KEY.PEM/my-ca-key.pem", "text"),
+        ]);
+        let server = tree.serve::<B>();
+        let mut client = server.connect();
+        for path in ["/ca-key.pem", "/home/serverd/ca/ca-key.pem", "/sub/CA-KEY.PEM/CA-Key.pem", "/ca%2dkey.pem"] {
+            assert_eq!(get(&mut client, path).status, 404, "{path}");
+        }
+        assert_eq!(get(&mut client, "/home/serverd/ca/ca.pem").text(), "public");
+        assert_eq!(get(&mut client, "/sub/CA-KEY.PEM/my-ca-key.pem").text(), "text");
+        let listing = get(&mut client, "/home/serverd/ca/").text();
+        assert!(listing.contains("ca.pem") && !listing.contains("ca-key.pem"), "{listing}");
+    }
 }
