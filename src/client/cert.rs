@@ -4,12 +4,15 @@
 //! two processes that create it at once, one uses the authority of the other. Private keys are created with permissions
 //! for their owner only.
 
+mod pair;
+
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use self::pair::{DirectoryLock, Pair, cannot, create_file};
 use crate::tls::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, authority_directory, machine_name};
 
 /// Maximum number of names of a certificate.
@@ -93,11 +96,15 @@ impl Cert {
         if is_within(&self.out, directory) {
             return Err(format!("{} belongs to the authority; specify another directory", self.out.display()));
         }
-        let (certificate, key) = paths(&self.out, &names);
-        let is_replacement = self.check_existing(&authority, &certificate, &key)?;
+        let pair = Pair::new(&self.out, &names);
+        let lock = DirectoryLock::acquire(&self.out)?;
+        if !self.force {
+            pair.check(&authority)?;
+        }
         let issued = authority.issue(&names).map_err(|error| format!("{}: {error}", directory.display()))?;
-        write_file(&key, issued.key.as_bytes(), true, is_replacement)?;
-        write_file(&certificate, issued.certificate.as_bytes(), false, is_replacement)?;
+        pair.write(&issued)?;
+        drop(lock);
+        let Pair { certificate, key } = pair;
         let expiry = issued.expiry.map(|expiry| expiry.date).unwrap_or_default();
         let _ = write!(
             text,
@@ -110,41 +117,12 @@ impl Cert {
         );
         Ok(())
     }
-
-    /// Checks that the files do not exist, or may be replaced: a certificate of this authority is renewed. Returns whether
-    /// they are to be replaced.
-    fn check_existing(&self, authority: &Authority, certificate: &Path, key: &Path) -> Result<bool, String> {
-        // Not `exists`, since a link to nothing must not be followed.
-        let is_present = |path: &Path| fs::symlink_metadata(path).is_ok();
-        let Some(present) = [certificate, key].into_iter().find(|path| is_present(path)) else { return Ok(false) };
-        let is_own = fs::read(certificate).is_ok_and(|pem| authority.has_issued_pem(&pem));
-        if self.force || is_own {
-            return Ok(true);
-        }
-        let shown = present.display();
-        Err(format!(
-            "{shown} exists and is not a certificate of the local authority; use --force to overwrite it, or --out"
-        ))
-    }
 }
 
 const DATA_VARIABLE: &str = if cfg!(windows) { "LOCALAPPDATA" } else { "HOME" };
 
-fn cannot(action: &str, path: &Path, error: &io::Error) -> String {
-    format!("cannot {action} {}: {error}", path.display())
-}
-
 fn is_within(path: &Path, directory: &Path) -> bool {
     matches!((path.canonicalize(), directory.canonicalize()), (Ok(path), Ok(directory)) if path.starts_with(&directory))
-}
-
-/// Returns the paths of a certificate and its private key, with the names that mkcert would use.
-fn paths(directory: &Path, names: &[String]) -> (PathBuf, PathBuf) {
-    let mut stem = names[0].replace(':', "_").replace('*', "_wildcard");
-    if names.len() > 1 {
-        let _ = write!(stem, "+{}", names.len() - 1);
-    }
-    (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")))
 }
 
 /// Returns the local authority, and whether it was created.
@@ -171,8 +149,8 @@ fn open_or_create(directory: &Path) -> Result<(Authority, bool), String> {
 /// Writes an authority to the directory `new`, and renames that to `directory`.
 fn publish(authority: &Authority, new: &Path, directory: &Path) -> Result<(), String> {
     create_private(new, false).map_err(|error| cannot("create", new, &error))?;
-    write_file(&new.join(AUTHORITY_KEY), authority.key_pem().as_bytes(), true, false)?;
-    write_file(&new.join(AUTHORITY_CERTIFICATE), authority.certificate_pem().as_bytes(), false, false)?;
+    create_file(&new.join(AUTHORITY_KEY), authority.key_pem().as_bytes(), true)?;
+    create_file(&new.join(AUTHORITY_CERTIFICATE), authority.certificate_pem().as_bytes(), false)?;
     fs::rename(new, directory).map_err(|error| cannot("create", directory, &error))
 }
 
@@ -203,32 +181,6 @@ fn create_private(directory: &Path, recursive: bool) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(directory)
-}
-
-/// Writes a file, which appears complete if it replaces another. A secret one is readable for its owner only, from the
-/// beginning.
-fn write_file(path: &Path, bytes: &[u8], is_secret: bool, is_replacement: bool) -> Result<(), String> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    if is_secret {
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    }
-    #[cfg(not(unix))]
-    let _ = is_secret;
-    let new = match path.file_name() {
-        Some(name) if is_replacement => {
-            path.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()))
-        }
-        _ => path.to_owned(),
-    };
-    let file = options.open(&new).map_err(|error| cannot("create", &new, &error))?;
-    let write = |mut file: File| file.write_all(bytes).and_then(|()| file.sync_all());
-    let renamed = write(file).and_then(|()| if is_replacement { fs::rename(&new, path) } else { Ok(()) });
-    renamed.map_err(|error| {
-        let _ = fs::remove_file(&new);
-        cannot("write", path, &error)
-    })
 }
 
 #[cfg(unix)]
@@ -323,18 +275,6 @@ mod tests {
         }
         assert!(parse_name("b\u{fc}cher.example").unwrap_err().contains("xn--"));
         assert!(parse_name(&["a"; 127].join(".")).is_ok() && parse_name(&["a"; 128].join(".")).is_err());
-    }
-
-    #[test]
-    fn files_have_the_names_that_mkcert_uses() {
-        let names = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            let (certificate, key) = paths(Path::new(""), &names);
-            (certificate.display().to_string(), key.display().to_string())
-        };
-        assert_eq!(names(&["localhost"]), ("localhost.pem".into(), "localhost-key.pem".into()));
-        assert_eq!(names(&["*.a.test", "b", "c"]).0, "_wildcard.a.test+2.pem");
-        assert_eq!(names(&["::1"]).1, "__1-key.pem");
     }
 
     #[test]

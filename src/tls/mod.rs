@@ -18,7 +18,7 @@ mod session;
 mod x509;
 
 #[cfg(feature = "cli")]
-pub(crate) use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, authority_directory};
+pub(crate) use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_KEY, Authority, Issued, authority_directory};
 #[cfg(feature = "cli")]
 pub(crate) use certificate::Expiry;
 pub use certificate::{Certificate, TlsError};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use serverd::tls::Certificate;
 
 use crate::process::{Running, serverd};
 use crate::tls::TlsClient;
@@ -150,6 +151,20 @@ fn other_files_are_overwritten_only_with_force() {
         assert_eq!(read(&path), "precious");
         std::fs::remove_file(&path).expect("a file");
     }
+    // Another key beside a certificate of this authority, and a key without one.
+    home.create(&["a.test"]);
+    let [certificate, key] = ["out/a.test.pem", "out/a.test-key.pem"].map(|name| home.path(name));
+    std::fs::copy("tests/tls/b.key", &key).expect("a writable directory");
+    let (code, _, stderr) = home.cert(&["a.test"]);
+    assert_eq!((code, read(&key)), (Some(1), read("tests/tls/b.key")));
+    assert!(stderr.contains("a.test-key.pem exists and is not the private key of ") && stderr.contains("--force"));
+    std::fs::remove_file(&certificate).expect("a file");
+    let (code, _, stderr) = home.cert(&["a.test"]);
+    assert_eq!((code, read(&key)), (Some(1), read("tests/tls/b.key")));
+    assert!(stderr.contains("a.test-key.pem exists, but its certificate ") && stderr.contains("remove the key"));
+    home.create(&["a.test", "--force"]);
+    std::fs::remove_file(&key).expect("a file");
+    home.create(&["a.test"]);
     // The certificate of another authority.
     let other = Home::new();
     other.create(&["a.test"]);
@@ -197,6 +212,22 @@ fn processes_that_start_at_once_share_one_authority() {
     }
     let parent = home.authority().parent().expect("a parent").to_owned();
     assert_eq!(std::fs::read_dir(parent).expect("a directory").count(), 1, "no temporary directory");
+}
+
+#[test]
+fn processes_that_create_or_renew_one_certificate_at_once_leave_a_matching_pair() {
+    let home = Home::new();
+    for round in 0..4 {
+        let children: Vec<_> =
+            (0..4).map(|_| home.cert_command(&["r.test"]).spawn().expect("the binary starts")).collect();
+        for child in children {
+            let output = child.wait_with_output().expect("it exits");
+            assert!(output.status.success(), "round {round}: {output:?}");
+        }
+        let [certificate, key] = ["out/r.test.pem", "out/r.test-key.pem"].map(|name| home.path(name));
+        Certificate::from_pem_files(&certificate, &key).expect("they match");
+    }
+    assert_eq!(std::fs::read_dir(home.path("out")).expect("a directory").count(), 2, "no temporary file");
 }
 
 #[test]
