@@ -71,6 +71,7 @@ impl Cert {
     pub fn run(&self, out: &mut impl Write) -> Result<(), String> {
         let directory = authority_directory()
             .ok_or_else(|| format!("this system has no directory for data of this user; set {DATA_VARIABLE}"))?;
+        check_directory(&directory)?;
         let mut text = String::new();
         if self.names.is_empty() {
             let path = directory.join(AUTHORITY_CERTIFICATE);
@@ -91,6 +92,9 @@ impl Cert {
         if names.len() > NAMES_MAX {
             return Err(format!("a certificate can have at most {NAMES_MAX} names"));
         }
+        names.iter().filter(|name| is_wide_wildcard(name)).for_each(|name| {
+            log::warn!("{name}: browsers reject a wildcard for a whole top-level domain; use *.example{}", &name[1..]);
+        });
         let (authority, is_new) = open_or_create(directory)?;
         fs::create_dir_all(&self.out).map_err(|error| cannot("create", &self.out, &error))?;
         if is_within(&self.out, directory) {
@@ -117,6 +121,21 @@ impl Cert {
         );
         Ok(())
     }
+}
+
+/// Returns whether a name is a wildcard for a whole top-level domain, such as `*.com`.
+fn is_wide_wildcard(name: &str) -> bool {
+    name.strip_prefix("*.").is_some_and(|domain| !domain.contains('.'))
+}
+
+/// Returns an error if a file is in the place of the authority's directory, or of one above it.
+fn check_directory(directory: &Path) -> Result<(), String> {
+    let nearest = directory.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
+    let Some(file) = nearest.filter(|path| fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())) else {
+        return Ok(());
+    };
+    let (file, shown) = (file.display(), directory.display());
+    Err(format!("the local authority cannot be in {shown}: {file} is not a directory"))
 }
 
 const DATA_VARIABLE: &str = if cfg!(windows) { "LOCALAPPDATA" } else { "HOME" };

@@ -198,6 +198,32 @@ fn a_damaged_or_missing_authority_is_explained() {
 }
 
 #[test]
+fn a_wildcard_for_a_top_level_domain_is_created_with_a_warning() {
+    let home = Home::new();
+    home.create(&["*.example.test"]);
+    for name in ["*.test", "*.localhost"] {
+        let (code, _, stderr) = home.cert(&["a.test", name]);
+        assert_eq!(code, Some(0));
+        assert!(stderr.contains(&format!("{name}: browsers reject a wildcard")), "{stderr}");
+        std::fs::remove_file(home.path("out/a.test+1.pem")).expect("a file");
+        std::fs::remove_file(home.path("out/a.test+1-key.pem")).expect("a file");
+    }
+}
+
+#[test]
+fn a_file_in_place_of_the_directory_of_the_authority_is_explained() {
+    let home = Home::new();
+    let file = home.authority().parent().expect("a parent").to_owned();
+    std::fs::create_dir_all(file.parent().expect("a parent")).expect("a writable directory");
+    std::fs::write(&file, "").expect("a writable directory");
+    for arguments in [&["a.test"][..], &["--print-ca"]] {
+        let (code, _, stderr) = home.cert(arguments);
+        assert_eq!(code, Some(1));
+        assert!(stderr.contains(&format!("{} is not a directory", file.display())), "{stderr}");
+    }
+}
+
+#[test]
 fn processes_that_start_at_once_share_one_authority() {
     let home = Home::new();
     let names = ["a.test", "b.test", "c.test", "d.test"];
