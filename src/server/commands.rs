@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use super::config::{Config, OnReload, ReadyCheck, Started, worker_count};
 use super::logging::{Logging, ProcessLog};
+use super::private_keys;
 use super::start_error::StartError;
 use super::worker_loop::{AnyHandler, Other, Plain, PlainOrOther, Worker, is_plain, worker_loops};
 use crate::apps::chat::{Bounds, Console, Options, RoomLog};
@@ -21,7 +22,6 @@ use crate::http1::Limits;
 use crate::httpserver::layers::AuthMetrics;
 use crate::httpserver::{BufferLimit, Handler, HttpServer, Metrics, Pool, Sink, Target, layers};
 use crate::r#loop::lock;
-use crate::tls::{AUTHORITY_KEY, authority_directory};
 
 /// Threads that verify passwords: enough for the parallel connections of a browser, few enough to slow down guessing.
 const AUTH_THREADS: usize = 2;
@@ -156,7 +156,7 @@ fn serve_http(
 fn open_challenges(config: &mut Config) -> Result<Option<Files>, StartError> {
     let Some(directory) = &config.http.acme_webroot else { return Ok(None) };
     config.files_max += ACME_OPEN_FILES_MAX;
-    let private = private_keys(config).collect();
+    let private = private_keys::paths(config).collect();
     AcmeChallenges::open(directory, private).map(Some).map_err(|error| {
         let shown = directory.display();
         StartError::new(format!("--acme-webroot: cannot serve {shown}: {error}; create the directory"))
@@ -254,7 +254,7 @@ pub struct FilesConfig {
 
 fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> Result<(), StartError> {
     let mut files_config = files_config.clone();
-    protect_keys(&config, &mut files_config);
+    private_keys::protect(&config, &files_config.directory, &mut files_config.options);
     let files_config = &files_config;
     config.files_max = files_config.options.open_files_max;
     let directory = files_config.directory.clone();
@@ -296,37 +296,6 @@ fn run_files(mut config: Config, files_config: &FilesConfig, stdout: &Sink) -> R
         AnyHandler::Other(layers.around(handler, auth_metrics.get(worker)))
     };
     serve_http(config, limits, Arc::new(make), (&start, stdout))
-}
-
-/// Excludes the private keys of TLS, and that of the local authority, from the served files.
-fn protect_keys(config: &Config, files_config: &mut FilesConfig) {
-    let directory = files_config.directory.canonicalize().unwrap_or_else(|_| files_config.directory.clone());
-    let mut served = Vec::new();
-    for key in private_keys(config) {
-        if key.canonicalize().is_ok_and(|key| key.starts_with(&directory)) {
-            served.push(key.display().to_string());
-        } else if !key.exists() && !key.starts_with(&directory) {
-            // Nothing to protect, now or later; each protected file takes a system call per look-up.
-            continue;
-        }
-        files_config.options.private.push(key);
-    }
-    let authority_key = directory.join(AUTHORITY_KEY);
-    let is_known =
-        files_config.options.private.iter().any(|key| key.canonicalize().ok().as_ref() == Some(&authority_key));
-    if authority_key.is_file() && !is_known {
-        served.push(authority_key.display().to_string());
-    }
-    if !served.is_empty() {
-        let served = served.join(", ");
-        log::warn!("private keys in the served directory are not served, but move them elsewhere: {served}");
-    }
-}
-
-/// Returns the private keys that must not be served: those of TLS, and that of the local authority.
-fn private_keys(config: &Config) -> impl Iterator<Item = PathBuf> {
-    let keys = config.tls.iter().flat_map(|tls| &tls.files).map(|(_, key)| key.clone());
-    keys.chain(authority_directory().map(|directory| directory.join(AUTHORITY_KEY)))
 }
 
 /// Returns advice for an error message about a directory that cannot be served. Windows programs parse `\"` as a

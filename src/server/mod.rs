@@ -15,6 +15,8 @@ mod config;
 mod file_watch;
 #[cfg(feature = "cli")]
 mod logging;
+#[cfg(feature = "cli")]
+mod private_keys;
 mod server_handle;
 mod signals;
 mod start_error;

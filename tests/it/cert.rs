@@ -307,6 +307,23 @@ fn private_keys_below_the_served_directory_are_not_served() {
 
 #[test]
 #[cfg(unix)]
+fn the_server_warns_about_private_keys_that_it_serves() {
+    let home = Home::new();
+    home.create(&["used.test"]);
+    home.create(&["other.test"]);
+    std::fs::copy("tests/tls/a.key", home.path("out/.hidden.key")).expect("a writable directory");
+    let root = home.path("out").display().to_string();
+    let log = home.serve(&["files", &root], "used.test").stop_and_log();
+    let warning = log.lines().find(|line| line.contains("private keys are served")).expect("a warning");
+    assert!(warning.contains("other.test-key.pem"), "{log}");
+    assert!(["used.test", "hidden", "other.test.pem"].iter().all(|name| !warning.contains(name)), "{log}");
+    std::fs::remove_file(home.path("out/other.test-key.pem")).expect("a file");
+    let log = home.serve(&["files", &root], "used.test").stop_and_log();
+    assert!(!log.contains("private keys are served"), "{log}");
+}
+
+#[test]
+#[cfg(unix)]
 fn openssl_and_curl_accept_the_certificate() {
     let home = Home::new();
     home.create(&["localhost", "127.0.0.1"]);
