@@ -165,6 +165,8 @@ struct TlsArgs {
     ca: Option<PathBuf>,
 
     /// Accept all certificates; anyone between client and server can read and change the data
+    ///
+    /// RSA keys must have at least 2,048 bits nevertheless.
     #[arg(long, hide_short_help = true)]
     insecure: bool,
 

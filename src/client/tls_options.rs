@@ -12,9 +12,10 @@ pub enum Trust {
     /// Certificates signed by an authority that the system trusts.
     #[default]
     System,
-    /// Certificates signed by one of the certificates in this PEM file, and these themselves.
+    /// Certificates signed by one of the authorities in this PEM file, and the certificates in it themselves.
     File(PathBuf),
-    /// All certificates. The connection is then not protected against an attacker between client and server.
+    /// All certificates, but no RSA key of fewer than 2,048 bits. The connection is then not protected against an attacker
+    /// between client and server.
     Any,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
@@ -97,10 +97,16 @@ impl Certificate {
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, TlsError> {
         let provider = provider();
         let key = provider.key_provider.load_private_key(key).map_err(|_| {
-            TlsError::new("the private key is not supported or damaged; use an ECDSA P-256, P-384, Ed25519 or RSA key")
+            TlsError::new(
+                "the private key is not supported or damaged; use an ECDSA P-256, P-384 or Ed25519 key, or an RSA key of \
+                 at least 2,048 bits",
+            )
         })?;
         let unreadable = || TlsError::new("the certificate is damaged or not an X.509 certificate");
         let leaf = chain.first().ok_or_else(unreadable)?;
+        if x509::is_version_1(leaf) {
+            return Err(TlsError::new("the certificate is of X.509 version 1; version 3 is needed"));
+        }
         let fields = x509::read(leaf).ok_or_else(unreadable)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
@@ -213,7 +219,7 @@ fn mismatch(certified: &CertifiedKey) -> TlsError {
 
 fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let chain = chain.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
+    let chain = chain.map_err(|error| pem_error(&error))?;
     if chain.is_empty() {
         return Err(TlsError::new("no certificate found; PEM is expected (-----BEGIN CERTIFICATE-----)"));
     }
@@ -227,6 +233,27 @@ fn load_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     Ok(key)
 }
 
+/// Explains a PEM file that cannot be read.
+pub(super) fn pem_error(error: &pem::Error) -> TlsError {
+    TlsError::new(match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let marker = String::from_utf8_lossy(end_marker);
+            format!("not valid PEM: the section {} has no end; the file may be incomplete", section_name(&marker))
+        }
+        pem::Error::IllegalSectionStart { line } => {
+            format!("not valid PEM: the line {:?} is damaged", String::from_utf8_lossy(line).trim())
+        }
+        pem::Error::Base64Decode(_) => "not valid PEM: a section is not valid Base64".into(),
+        error => format!("not valid PEM: {error}"),
+    })
+}
+
+/// Returns the name in a line that ends a section, as far as it is one.
+fn section_name(marker: &str) -> &str {
+    let marker = marker.trim().trim_matches('-');
+    marker.strip_prefix("END ").unwrap_or(marker)
+}
+
 fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     // Depending on the format, in the first line or in a header.
     if memchr::memmem::find(pem, b"ENCRYPTED").is_some() {
@@ -234,7 +261,7 @@ fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     }
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
-        let (kind, der) = section.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
+        let (kind, der) = section.map_err(|error| pem_error(&error))?;
         keys.extend(PrivateKeyDer::from_pem(kind, der));
     }
     let key = keys.pop();
@@ -279,7 +306,7 @@ fn system_time(unix_seconds: i64) -> SystemTime {
 }
 
 /// Formats a date as in `2026-11-28`.
-fn shown_date(unix_seconds: i64) -> String {
+pub(super) fn shown_date(unix_seconds: i64) -> String {
     let (year, month, day) = x509::date_from_days(unix_seconds.div_euclid(SECONDS_PER_DAY));
     format!("{year:04}-{month:02}-{day:02}")
 }
@@ -364,6 +391,14 @@ mod tests {
             let [chain, key] = [chain, key].map(|name| Path::new("tests/tls").join(name));
             let certificate = Certificate::from_pem_files(&chain, &key).unwrap();
             assert!(certificate.dns_names()[0].ends_with(".example"), "{certificate:?}");
+        }
+        for (chain, key, reason) in [
+            ("v1.pem", "v1.key", "the certificate is of X.509 version 1; version 3 is needed"),
+            ("rsa1024.pem", "rsa1024.key", "or an RSA key of at least 2,048 bits"),
+        ] {
+            let [chain, key] = [chain, key].map(|name| Path::new("tests/tls").join(name));
+            let error = Certificate::from_pem_files(&chain, &key).unwrap_err().to_string();
+            assert!(error.ends_with(reason), "{error}");
         }
         let [chain, key] = ["a.pem", "b.key"].map(|name| Path::new("tests/tls").join(name));
         let error = Certificate::from_pem_files(&chain, &key).unwrap_err().to_string();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::NoClientAuth;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, server::NoClientAuth};
 
-use super::certificate::{TlsError, fingerprint, provider, unix_seconds};
+use super::certificate::{TlsError, fingerprint, unix_seconds};
+use super::failure::Role;
+use super::trust::Trust;
+use super::verifier::TrustedClients;
 use super::x509;
 
 /// Clients that a server with [`Tls::client_ca`](super::Tls::client_ca) accepts.
@@ -49,29 +49,19 @@ impl ClientCertificate {
     }
 }
 
-/// Reads certificates of authorities from PEM.
-pub(super) fn parse_authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| TlsError::new(format!("not valid PEM ({error})")))?;
-        roots.add(certificate).map_err(|_| TlsError::new("contains a damaged certificate"))?;
-    }
-    if roots.is_empty() { Err(TlsError::new("no certificate found; PEM is expected")) } else { Ok(roots) }
+/// Reads certificates of authorities from PEM. Logs warnings about their validity.
+pub(super) fn parse_authorities(pem: &[u8]) -> Result<Trust, TlsError> {
+    let trust = Trust::from_pem(Role::Client, pem)?;
+    trust.warnings(SystemTime::now()).for_each(|warning| log::warn!("TLS: {warning}"));
+    Ok(trust)
 }
 
 /// Returns the verifier of certificates that these authorities have issued, or none if clients are not asked for one.
-pub(super) fn verifier(
-    authorities: Option<&Arc<RootCertStore>>,
-    auth: ClientAuth,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let Some(roots) = authorities else { return Ok(Arc::new(NoClientAuth)) };
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
-    let builder = match auth {
-        ClientAuth::Required => builder,
-        ClientAuth::Optional => builder.allow_unauthenticated(),
-    };
-    let verifier = builder.build();
-    verifier.map_err(|error| TlsError::new(format!("cannot verify certificates of clients: {error}")))
+pub(super) fn verifier(authorities: Option<&Arc<Trust>>, auth: ClientAuth) -> Arc<dyn ClientCertVerifier> {
+    match authorities {
+        Some(trust) => Arc::new(TrustedClients::new(Arc::clone(trust), auth == ClientAuth::Required)),
+        None => Arc::new(NoClientAuth),
+    }
 }
 
 #[cfg(test)]
@@ -105,8 +95,9 @@ mod tests {
             error("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
             "contains a damaged certificate"
         );
-        assert!(error("-----BEGIN CERTIFICATE-----\nAAAA\n").starts_with("not valid PEM ("));
+        let expected = "not valid PEM: the section CERTIFICATE has no end; the file may be incomplete";
+        assert_eq!(error("-----BEGIN CERTIFICATE-----\nAAAA\n"), expected);
         let pem = std::fs::read("tests/tls/a.pem").unwrap();
-        assert_eq!(parse_authorities(&[&pem[..], &pem].concat()).unwrap().len(), 2);
+        assert_eq!(parse_authorities(&[&pem[..], &pem].concat()).unwrap().anchors().len(), 2);
     }
 }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 #[cfg(feature = "cli")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 
 use super::certificate::{Certificate, TlsError, provider};
-use super::client_auth::parse_authorities;
+use super::failure::Role;
+use super::trust::Trust;
+use super::verifier::{AnyServer, TrustedServers};
 
 /// TLS for outgoing connections: the servers that are trusted, and the certificate that is presented to those that ask for
 /// one. TLS 1.2 and 1.3 are accepted. Clones share the memory of earlier sessions, which are resumed.
@@ -31,6 +30,8 @@ use super::client_auth::parse_authorities;
 #[derive(Clone)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    /// The authorities are those of [`ClientTls::with_roots`], rather than those of the system.
+    has_own_roots: bool,
 }
 
 impl fmt::Debug for ClientTls {
@@ -39,48 +40,54 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    builder.expect("ring has cipher suites for both versions")
-}
-
 impl ClientTls {
     /// Trusts servers whose certificate is signed by an authority that the system trusts. Reads these certificates, which
-    /// takes some milliseconds, so call it at the start of a program.
+    /// takes some milliseconds, so call it at the start of a program. An authority is trusted only while its own certificate
+    /// is valid.
     ///
     /// # Errors
     /// Returns an error if the system has no such certificates.
     #[cfg(feature = "system-roots")]
     pub fn system_roots() -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(TlsError::new("this system has no certificates of trusted authorities"));
-        }
-        Ok(Self::with_store(roots))
+        Trust::from_system(rustls_native_certs::load_native_certs().certs).map(Self::with_trust)
     }
 
-    /// Trusts servers whose certificate is signed by one of the certificates in `pem`, or is one of these.
+    /// Trusts servers whose certificate is signed by one of the authorities in `pem`, or is one of the certificates there,
+    /// of whatever kind. Certificates in `pem` are trusted only while they are valid. In any case, the certificate of a
+    /// server must be valid for its name.
     ///
     /// # Errors
     /// Returns an error if there is no certificate, or one is damaged.
     pub fn with_roots(pem: &[u8]) -> Result<Self, TlsError> {
-        parse_authorities(pem).map(Self::with_store)
+        let tls = Trust::from_pem(Role::Server, pem).map(Self::with_trust)?;
+        Ok(ClientTls { has_own_roots: true, ..tls })
     }
 
     /// Accepts all certificates. The connection is then not protected against an attacker between client and server.
+    /// Still, the server must have the private key of its certificate, and an RSA key of at least 2,048 bits.
     pub fn insecure() -> Self {
-        let verifier = Arc::new(AcceptAny(provider()));
-        Self::new(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+        Self::with_verifier(Arc::new(AnyServer::new(&provider())))
     }
 
-    fn with_store(roots: RootCertStore) -> Self {
-        Self::new(builder().with_root_certificates(roots).with_no_client_auth())
+    fn with_trust(trust: Trust) -> Self {
+        Self::with_verifier(Arc::new(TrustedServers::new(trust)))
     }
 
-    fn new(config: ClientConfig) -> Self {
-        ClientTls { config: Arc::new(config) }
+    fn with_verifier(verifier: Arc<dyn ServerCertVerifier>) -> Self {
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.expect("ring has cipher suites for both versions").dangerous();
+        let config = builder.with_custom_certificate_verifier(verifier).with_no_client_auth();
+        ClientTls { config: Arc::new(config), has_own_roots: false }
+    }
+
+    /// Returns a separate configuration, with this in place of that of rustls.
+    fn with_config(&self, config: ClientConfig) -> Self {
+        ClientTls { config: Arc::new(config), has_own_roots: self.has_own_roots }
+    }
+
+    #[cfg(feature = "cli")]
+    pub(super) fn has_own_roots(&self) -> bool {
+        self.has_own_roots
     }
 
     /// Presents a certificate to servers that ask for one (mutual TLS). Returns a separate configuration, which does not
@@ -90,14 +97,14 @@ impl ClientTls {
         let mut config = self.config();
         config.client_auth_cert_resolver = Arc::new(Identity(Arc::clone(&certificate.key)));
         config.resumption = Resumption::default();
-        Self::new(config)
+        self.with_config(config)
     }
 
     /// Sets the application protocols to negotiate (ALPN).
     pub(crate) fn alpn_protocols(&self, protocols: &[&str]) -> Self {
         let mut config = self.config();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Self::new(config)
+        self.with_config(config)
     }
 
     /// Returns a separate configuration, which notes whether a server asks for a certificate.
@@ -107,7 +114,7 @@ impl ClientTls {
         let inner = Arc::clone(&config.client_auth_cert_resolver);
         let requests = Arc::new(CertificateRequests { inner, has_any: AtomicBool::new(false) });
         config.client_auth_cert_resolver = Arc::<CertificateRequests>::clone(&requests);
-        (Self::new(config), requests)
+        (self.with_config(config), requests)
     }
 
     /// Returns a copy of the configuration, to be changed.
@@ -159,44 +166,5 @@ impl ResolvesClientCert for CertificateRequests {
 
     fn has_certs(&self) -> bool {
         self.inner.has_certs()
-    }
-}
-
-/// Accepts every certificate, but only with a valid signature by its key.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -7,23 +7,27 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, CertificateError, ClientConnection, Error, InvalidMessage};
+#[cfg(feature = "cli")]
+use rustls::{AlertDescription, CertificateError};
+use rustls::{ClientConnection, Error, InvalidMessage};
 
 use super::certificate::TlsError;
 #[cfg(feature = "cli")]
 use super::client_config::CertificateRequests;
 use super::client_config::ClientTls;
+use super::failure::{self, Role};
 #[cfg(feature = "cli")]
 use super::{Expiry, certificate};
 
 /// The client's end of a TLS connection.
 pub(crate) struct ClientSession {
     pub(super) connection: ClientConnection,
-    host: String,
     /// Notes whether the server asks for a certificate; `None` if that does not matter. Explanations then name options of the
     /// client commands.
     #[cfg(feature = "cli")]
     pub(super) requests: Option<Arc<CertificateRequests>>,
+    #[cfg(feature = "cli")]
+    has_own_roots: bool,
 }
 
 impl ClientSession {
@@ -42,9 +46,10 @@ impl ClientSession {
         connection.set_buffer_limit(None);
         Ok(ClientSession {
             connection,
-            host: host.to_owned(),
             #[cfg(feature = "cli")]
             requests: None,
+            #[cfg(feature = "cli")]
+            has_own_roots: tls.has_own_roots(),
         })
     }
 
@@ -103,34 +108,16 @@ impl ClientSession {
 
     /// Explains a failure to the user. With TLS 1.3, the server may refuse the client's certificate only after the handshake.
     pub(super) fn explain(&self, error: &Error) -> TlsError {
-        let refusal = if let Error::AlertReceived(alert) = error { explain_refusal(*alert) } else { None };
-        let message = match (refusal, error) {
-            (Some(refusal), _) => refusal.into(),
-            _ if !self.is_handshaking() => format!("the TLS session failed: {error}"),
-            (_, Error::InvalidCertificate(reason)) => self.explain_certificate(reason),
-            (_, Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-                "the server does not speak TLS on this port".into()
-            }
-            (_, Error::AlertReceived(alert)) => format!("the server refused the TLS handshake: {alert:?}"),
-            _ => format!("the TLS handshake failed: {error}"),
+        let message = failure::explain(error, Role::Server);
+        let message = match error {
+            Error::AlertReceived(_) | Error::InvalidCertificate(_) | Error::PeerIncompatible(_) => message,
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) if self.is_handshaking() => message,
+            _ if self.is_handshaking() => format!("the TLS handshake failed: {message}"),
+            _ => format!("the TLS session failed: {message}"),
         };
         #[cfg(feature = "cli")]
-        let message = if self.requests.is_some() { message + advice(error) } else { message };
+        let message = if self.requests.is_some() { message + advice(error, self.has_own_roots) } else { message };
         TlsError::new(message)
-    }
-
-    fn explain_certificate(&self, reason: &CertificateError) -> String {
-        match reason {
-            CertificateError::UnknownIssuer => "the certificate is not signed by a trusted authority".into(),
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired".into(),
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the certificate is not valid yet, or the clock of this system is slow".into()
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("the certificate is not valid for {}", self.host)
-            }
-            other => format!("the certificate is not valid: {other}"),
-        }
     }
 }
 
@@ -139,27 +126,17 @@ pub(crate) fn closed_in_handshake() -> TlsError {
     TlsError::new("the server closed the connection during the TLS handshake")
 }
 
-/// Explains alerts about the certificate of the client.
-fn explain_refusal(alert: AlertDescription) -> Option<&'static str> {
-    Some(match alert {
-        AlertDescription::CertificateRequired => "the server requires a client certificate",
-        // The latter if the server trusts another authority of the same name.
-        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-            "the server does not trust the authority of the client certificate"
-        }
-        AlertDescription::CertificateExpired => "the server refused the client certificate, which has expired",
-        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
-            "the server refused the client certificate; it may not be intended for clients"
-        }
-        _ => return None,
-    })
-}
-
 /// Returns the options with which a client command would succeed, to be appended to the explanation of an error.
 #[cfg(feature = "cli")]
-fn advice(error: &Error) -> &'static str {
+fn advice(error: &Error, has_own_roots: bool) -> &'static str {
     match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) if has_own_roots => {
+            "; the file of --ca must contain the certificate of its authority, or this certificate"
+        }
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => "; use --ca FILE, or --insecure",
+        Error::InvalidCertificate(reason) if failure::is_authority(reason) => {
+            "; use --ca with a file that contains it, or --insecure"
+        }
         Error::AlertReceived(AlertDescription::CertificateRequired) => "; use --cert and --key",
         _ => "",
     }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::{Certificate, TlsError, provider};
 use super::client_auth::{self, ClientAuth};
+use super::trust::Trust;
 
 /// A version of TLS. Older versions are insecure and not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ struct Current {
     /// That of `config`.
     resolver: Arc<Resolver>,
     /// The authorities of the certificates of clients; `None` if clients are not asked for one.
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<Arc<Trust>>,
 }
 
 /// The part of the configuration that does not change.
@@ -64,7 +65,7 @@ struct Options {
 /// The part of the configuration that can be replaced.
 struct Parts {
     resolver: Arc<Resolver>,
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<Arc<Trust>>,
     /// Encrypts the tickets of all workers, with keys that change every six hours. A ticket contains the identity of the
     /// client, which is not verified again, so each set of authorities has its own ticketer.
     ticketer: Arc<dyn ProducesTickets>,
@@ -88,7 +89,7 @@ impl Tls {
         let parts = Parts { resolver, authorities: None, ticketer: new_ticketer()? };
         let client_auth = ClientAuth::default();
         let options = Options { version_min: TlsVersion::Tls12, alpn_protocols: Vec::new(), client_auth };
-        Self::with_options(options, parts)
+        Ok(Self::with_options(options, parts))
     }
 
     /// Creates a configuration with a self-signed certificate; see [`Certificate::self_signed`].
@@ -107,9 +108,9 @@ impl Tls {
         Self::new(vec![Certificate::from_pem(chain, key)?])
     }
 
-    fn with_options(options: Options, parts: Parts) -> Result<Self, TlsError> {
-        let current = Mutex::new(options.configure(parts)?);
-        Ok(Tls { shared: Arc::new(Shared { options, current }) })
+    fn with_options(options: Options, parts: Parts) -> Self {
+        let current = Mutex::new(options.configure(parts));
+        Tls { shared: Arc::new(Shared { options, current }) }
     }
 
     /// Sets the oldest accepted version. Returns a separate configuration with the same certificates.
@@ -125,14 +126,16 @@ impl Tls {
         self.with(|options| options.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect())
     }
 
-    /// Asks clients for a certificate that one of the authorities in `pem` has issued (mutual TLS). It must be valid, and
-    /// usable for clients if it is limited to some purposes. See [`TlsInfo::client_certificate`](super::TlsInfo) for the
-    /// identity of a client. Returns a separate configuration with the same certificates of the server.
+    /// Asks clients for a certificate that one of the authorities in `pem` has issued (mutual TLS), or that is one of the
+    /// self-signed certificates there. It must be valid, and usable for clients if it is limited to some purposes. An
+    /// authority is used only while its own certificate is valid; otherwise a warning is logged here and at each change.
+    /// See [`TlsInfo::client_certificate`](super::TlsInfo) for the identity of a client. Returns a separate configuration
+    /// with the same certificates of the server.
     ///
     /// Revocation lists are not supported: a certificate is accepted until it expires or its authority is removed.
     ///
     /// # Errors
-    /// Returns an error if there is no certificate, or one is damaged.
+    /// Returns an error if there is no certificate, or one is damaged or neither that of an authority nor self-signed.
     ///
     /// # Examples
     /// ```
@@ -147,14 +150,14 @@ impl Tls {
         let authorities = Some(Arc::new(client_auth::parse_authorities(pem)?));
         let options = Options { client_auth: auth, ..self.shared.options.clone() };
         let resolver = Arc::clone(&self.lock().resolver);
-        Self::with_options(options, Parts { resolver, authorities, ticketer: new_ticketer()? })
+        Ok(Self::with_options(options, Parts { resolver, authorities, ticketer: new_ticketer()? }))
     }
 
     fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
         let parts = self.lock().parts();
-        Self::with_options(options, parts).expect("the same authorities were accepted before")
+        Self::with_options(options, parts)
     }
 
     /// Atomically replaces all certificates of the server for new connections. Open connections are not affected.
@@ -191,12 +194,12 @@ impl Tls {
         if let Some(authorities) = authorities {
             let previous = parts.authorities.as_ref();
             let previous = previous.ok_or_else(|| TlsError::new("clients are not asked for certificates"))?;
-            if previous.roots != authorities.roots {
+            if **previous != authorities {
                 parts.authorities = Some(Arc::new(authorities));
                 parts.ticketer = new_ticketer()?;
             }
         }
-        *current = self.shared.options.configure(parts)?;
+        *current = self.shared.options.configure(parts);
         Ok(())
     }
 
@@ -220,12 +223,25 @@ impl Tls {
         self.shared.options.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1")
     }
 
-    /// Returns the configuration for a new session, and the certificates if there are several.
-    pub(super) fn current(&self) -> (Arc<ServerConfig>, Option<Arc<Resolver>>) {
+    /// Returns the configuration for a new session.
+    pub(super) fn current(&self) -> SessionConfig {
         let current = self.lock();
         let has_several = current.resolver.certificates.len() > 1;
-        (Arc::clone(&current.config), has_several.then(|| Arc::clone(&current.resolver)))
+        SessionConfig {
+            config: Arc::clone(&current.config),
+            certificates: has_several.then(|| Arc::clone(&current.resolver)),
+            authorities: current.authorities.clone(),
+        }
     }
+}
+
+/// The configuration of a session.
+pub(super) struct SessionConfig {
+    pub(super) config: Arc<ServerConfig>,
+    /// The certificates of the server, if there are several.
+    pub(super) certificates: Option<Arc<Resolver>>,
+    /// The authorities of the certificates of clients.
+    pub(super) authorities: Option<Arc<Trust>>,
 }
 
 impl Current {
@@ -244,7 +260,7 @@ fn new_ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
 }
 
 impl Options {
-    fn configure(&self, parts: Parts) -> Result<Current, TlsError> {
+    fn configure(&self, parts: Parts) -> Current {
         let versions: &[_] = match self.version_min {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -252,13 +268,13 @@ impl Options {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect("ring has cipher suites for both versions")
-            .with_client_cert_verifier(client_auth::verifier(parts.authorities.as_ref(), self.client_auth)?)
+            .with_client_cert_verifier(client_auth::verifier(parts.authorities.as_ref(), self.client_auth))
             .with_cert_resolver(Arc::clone(&parts.resolver) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols.clone_from(&self.alpn_protocols);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = parts.ticketer;
         config.send_tls13_tickets = 1;
-        Ok(Current { config: Arc::new(config), resolver: parts.resolver, authorities: parts.authorities })
+        Current { config: Arc::new(config), resolver: parts.resolver, authorities: parts.authorities }
     }
 }
 
@@ -354,16 +370,16 @@ mod tests {
     fn certificates_are_replaced_in_clones_and_tickets_stay_valid() {
         let tls = Tls::self_signed(["a"]).unwrap().alpn_protocols(&["http/1.1"]);
         let clone = tls.clone();
-        let (before, _) = tls.current();
+        let before = tls.current().config;
         clone.replace_certificates(vec![Certificate::self_signed(["b"]).unwrap()]).unwrap();
-        let (after, _) = tls.current();
+        let after = tls.current().config;
         assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));
         assert!(Arc::ptr_eq(&before.ticketer, &after.ticketer));
         assert_eq!(after.alpn_protocols, [b"http/1.1"]);
         let names: Vec<Certificate> = tls.certificates();
         assert_eq!(names.iter().map(Certificate::dns_names).collect::<Vec<_>>(), [["b"]]);
         assert_eq!(clone.replace_certificates(Vec::new()).unwrap_err().to_string(), "TLS needs a certificate");
-        assert!(Arc::ptr_eq(&after, &tls.current().0));
+        assert!(Arc::ptr_eq(&after, &tls.current().config));
     }
 
     #[test]
@@ -372,7 +388,7 @@ mod tests {
         let plain = Tls::self_signed(["a"]).unwrap();
         assert_eq!(plain.replace_client_ca(&first).unwrap_err().to_string(), "clients are not asked for certificates");
         let tls = plain.client_ca(&first, ClientAuth::Required).unwrap();
-        let ticketer = |tls: &Tls| Arc::clone(&tls.current().0.ticketer);
+        let ticketer = |tls: &Tls| Arc::clone(&tls.current().config.ticketer);
         let before = ticketer(&tls);
         assert!(!Arc::ptr_eq(&before, &ticketer(&plain)), "tickets of clients without a certificate are not accepted");
         assert!(Arc::ptr_eq(&before, &ticketer(&tls.version_min(TlsVersion::Tls13))));

@@ -12,9 +12,12 @@ mod client_session;
 #[cfg(feature = "cli")]
 mod client_stream;
 mod config;
+mod failure;
 mod loaded_keys;
 mod machine;
 mod session;
+mod trust;
+mod verifier;
 mod x509;
 
 #[cfg(feature = "cli")]

@@ -6,10 +6,14 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::UnixTime;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
+use super::certificate::TlsError;
 use super::client_auth::ClientCertificate;
-use super::config::{Resolver, Tls, TlsVersion};
+use super::config::{Resolver, SessionConfig, Tls, TlsVersion};
+use super::failure::{self, Role};
+use super::trust::Trust;
 
 /// Maximum ciphertext of a handshake. The largest regular handshake has client certificates, of some KiB.
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
@@ -68,6 +72,8 @@ pub(crate) struct Session {
     client_certificate: Option<Arc<ClientCertificate>>,
     /// The certificates of the server, if it has several.
     certificates: Option<Arc<Resolver>>,
+    /// The authorities of the certificates of clients.
+    authorities: Option<Arc<Trust>>,
     /// Plaintext still to be sent in small records.
     small_records: usize,
     /// When more than a small record was last encrypted.
@@ -76,7 +82,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(tls: &Tls) -> io::Result<Self> {
-        let (config, certificates) = tls.current();
+        let SessionConfig { config, certificates, authorities } = tls.current();
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         connection.set_buffer_limit(None);
         Ok(Session {
@@ -88,6 +94,7 @@ impl Session {
             failure: None,
             client_certificate: None,
             certificates,
+            authorities,
             small_records: SMALL_RECORDS_TOTAL,
             encrypted_at: None,
         })
@@ -157,7 +164,8 @@ impl Session {
         }
         match &self.failure {
             Some(failure) if self.plaintext == 0 && written == 0 => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, failure.clone()))
+                let reason = TlsError::new(failure::explain(failure, Role::Client));
+                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
             }
             _ => Ok(written),
         }
@@ -217,11 +225,18 @@ impl Session {
 
     /// Reads the certificate of the client at the end of the handshake.
     fn identify_client(&mut self) {
-        let certificate = self.connection.peer_certificates().and_then(<[_]>::first);
-        let Some(client) = certificate.map(|der| ClientCertificate::new(der)) else { return };
-        let is_resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        if is_resumed && client.has_expired(SystemTime::now()) {
-            self.failure = Some(rustls::CertificateError::Expired.into());
+        let Some((certificate, intermediates)) = self.connection.peer_certificates().and_then(<[_]>::split_first)
+        else {
+            return;
+        };
+        let client = ClientCertificate::new(certificate);
+        if self.connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+            let now = SystemTime::now();
+            if client.has_expired(now) {
+                self.failure = Some(rustls::CertificateError::Expired.into());
+            } else if let Some(authorities) = self.authorities.as_ref().filter(|trust| !trust.are_all_valid(now)) {
+                self.failure = authorities.verify(certificate, intermediates, UnixTime::now()).err();
+            }
         }
         self.client_certificate = Some(Arc::new(client));
     }

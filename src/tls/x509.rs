@@ -1,11 +1,14 @@
-//! Reads the parts of an X.509 certificate (RFC 5280) that rustls does not expose: its validity, and the names of its
-//! subject, which can be formatted as text (RFC 4514). Any other content is skipped. Malformed input results in `None`.
+//! Reads the parts of an X.509 certificate (RFC 5280) that rustls does not expose: its validity, what it may be used for, its
+//! public key, and the names of its subject, which can be formatted as text (RFC 4514). Any other content is skipped.
+//! Malformed input results in `None`.
 
 use std::fmt::Write as _;
 
 /// Tags of ASN.1 types in DER.
 mod tag {
+    pub(super) const BOOLEAN: u8 = 0x01;
     pub(super) const INTEGER: u8 = 0x02;
+    pub(super) const BIT_STRING: u8 = 0x03;
     pub(super) const OCTET_STRING: u8 = 0x04;
     pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
     pub(super) const UTF8_STRING: u8 = 0x0c;
@@ -25,6 +28,30 @@ mod tag {
 
 /// The content of the object identifier 2.5.29.17, subjectAltName.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+
+/// The content of the object identifier 2.5.29.15, keyUsage.
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+
+/// The bit keyCertSign in the first byte of a key usage.
+const KEY_CERT_SIGN: u8 = 0x04;
+
+/// The content of the object identifier 2.5.29.19, basicConstraints.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+
+/// The content of the object identifier 2.5.29.37, extKeyUsage.
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+
+/// The content of the object identifier 2.5.29.37.0, anyExtendedKeyUsage.
+const ANY_PURPOSE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
+/// The content of the object identifier 1.3.6.1.5.5.7.3.1, serverAuth.
+pub(super) const FOR_SERVERS: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+
+/// The content of the object identifier 1.3.6.1.5.5.7.3.2, clientAuth.
+pub(super) const FOR_CLIENTS: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+
+/// The content of the object identifier 1.2.840.113549.1.1.1, rsaEncryption.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 
 /// The content of the object identifier 2.5.4.3, commonName.
 #[cfg(any(feature = "cli", test))]
@@ -75,15 +102,117 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Takes the fields of a certificate in DER up to its issuer, and returns the others.
-fn after_issuer(certificate: &[u8]) -> Option<Elements<'_>> {
+/// The fields of a certificate up to its issuer, and the others.
+struct Start<'a> {
+    has_version: bool,
+    issuer: &'a [u8],
+    rest: Elements<'a>,
+}
+
+/// Reads the fields of a certificate in DER up to its issuer.
+fn start(certificate: &[u8]) -> Option<Start<'_>> {
     let mut certificate = Elements(Elements(certificate).take(tag::SEQUENCE)?);
     let mut fields = Elements(certificate.take(tag::SEQUENCE)?);
     // Version 1 certificates omit the version.
-    fields.take(tag::VERSION);
+    let has_version = fields.take(tag::VERSION).is_some();
     fields.take(tag::INTEGER)?;
-    let (_algorithm, _issuer) = (fields.take(tag::SEQUENCE)?, fields.take(tag::SEQUENCE)?);
-    Some(fields)
+    let (_algorithm, issuer) = (fields.take(tag::SEQUENCE)?, fields.take(tag::SEQUENCE)?);
+    Some(Start { has_version, issuer, rest: fields })
+}
+
+/// Takes the fields of a certificate in DER up to its issuer, and returns the others.
+fn after_issuer(certificate: &[u8]) -> Option<Elements<'_>> {
+    start(certificate).map(|start| start.rest)
+}
+
+/// Returns whether a certificate in DER is of version 1, which has no extensions.
+pub(super) fn is_version_1(certificate: &[u8]) -> bool {
+    start(certificate).is_some_and(|start| !start.has_version)
+}
+
+/// What a certificate may be used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Its subject is its issuer, as that of a root authority or of a self-signed certificate.
+    pub(super) is_self_issued: bool,
+    /// Its key may sign certificates.
+    pub(super) is_authority: bool,
+    /// The purposes that it is limited to, as contents of object identifiers; `None` if it is not limited.
+    pub(super) purposes: Option<Vec<Vec<u8>>>,
+}
+
+impl Usage {
+    /// Returns whether the certificate may be used for this purpose.
+    pub(super) fn allows(&self, purpose: &[u8]) -> bool {
+        let is_allowed = |allowed: &Vec<u8>| allowed == purpose || allowed == ANY_PURPOSE;
+        self.purposes.as_ref().is_none_or(|purposes| purposes.iter().any(is_allowed))
+    }
+}
+
+/// Reads what a certificate in DER may be used for. As for OpenSSL, an authority is a certificate with the basic constraint
+/// CA, and without that extension a self-signed one of version 1, or one whose key usage includes signing certificates.
+pub(super) fn usage(certificate: &[u8]) -> Option<Usage> {
+    let Start { has_version, issuer, rest } = start(certificate)?;
+    let (mut fields, mut extensions) = (rest, None);
+    let _validity = fields.take(tag::SEQUENCE)?;
+    let is_self_issued = fields.take(tag::SEQUENCE)? == issuer;
+    while let Some((tag, content)) = fields.next() {
+        if tag == tag::EXTENSIONS {
+            extensions = Some(content);
+        }
+    }
+    let find = |identifier| extensions.map_or(Some(None), |extensions| extension(extensions, identifier));
+    let constraints = find(BASIC_CONSTRAINTS)?.map(is_constrained_to_authorities);
+    let signs = find(KEY_USAGE)?.map(|value| {
+        Elements(value).take(tag::BIT_STRING).and_then(|bits| bits.get(1)).is_some_and(|bits| bits & KEY_CERT_SIGN != 0)
+    });
+    let is_authority = match (constraints, signs) {
+        (Some(is_authority), signs) => is_authority && signs != Some(false),
+        (None, Some(signs)) => signs,
+        (None, None) => is_self_issued && !has_version,
+    };
+    let purposes = find(EXTENDED_KEY_USAGE)?.map(|value| {
+        let mut purposes = Elements(Elements(value).take(tag::SEQUENCE).unwrap_or_default());
+        std::iter::from_fn(|| purposes.take(tag::OBJECT_IDENTIFIER)).map(<[u8]>::to_vec).collect()
+    });
+    Some(Usage { is_self_issued, is_authority, purposes })
+}
+
+/// Reads the value of the extension basicConstraints.
+fn is_constrained_to_authorities(value: &[u8]) -> bool {
+    let constraints = Elements(value).take(tag::SEQUENCE).unwrap_or_default();
+    Elements(constraints).take(tag::BOOLEAN).is_some_and(|flag| flag != [0])
+}
+
+/// The public key of a certificate.
+pub(super) struct PublicKey<'a> {
+    /// The content of the algorithm identifier in DER: the algorithm and its parameters.
+    pub(super) algorithm: &'a [u8],
+    /// The key, in a format that depends on the algorithm.
+    pub(super) key: &'a [u8],
+}
+
+/// Reads the public key of a certificate in DER.
+pub(super) fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
+    let mut fields = after_issuer(certificate)?;
+    let (_validity, _subject) = (fields.take(tag::SEQUENCE)?, fields.take(tag::SEQUENCE)?);
+    let mut key = Elements(fields.take(tag::SEQUENCE)?);
+    let algorithm = key.take(tag::SEQUENCE)?;
+    // The first byte is the number of unused bits, which is 0 for all keys.
+    Some(PublicKey { algorithm, key: key.take(tag::BIT_STRING)?.strip_prefix(&[0])? })
+}
+
+impl PublicKey<'_> {
+    /// Returns the number of bits of an RSA key; `None` if it is another key.
+    pub(super) fn rsa_bits(&self) -> Option<usize> {
+        if Elements(self.algorithm).take(tag::OBJECT_IDENTIFIER)? != RSA {
+            return None;
+        }
+        let modulus = Elements(Elements(self.key).take(tag::SEQUENCE)?).take(tag::INTEGER)?;
+        let first = modulus.iter().position(|&byte| byte != 0)?;
+        let unused = modulus[first].leading_zeros() as usize;
+        Some((modulus.len() - first) * 8 - unused)
+    }
 }
 
 /// Reads the fields of a certificate in DER.
@@ -120,24 +249,28 @@ pub(super) fn common_name(certificate: &[u8]) -> Option<String> {
     None
 }
 
-/// Reads the DNS names from the extensions.
-fn alternative_names(extensions: &[u8]) -> Option<Vec<String>> {
+/// Finds the value of an extension; `Some(None)` if there is none.
+#[expect(clippy::option_option, reason = "a damaged certificate is not one without the extension")]
+fn extension<'a>(extensions: &'a [u8], identifier: &[u8]) -> Option<Option<&'a [u8]>> {
     let mut extensions = Elements(Elements(extensions).take(tag::SEQUENCE)?);
     while let Some((_, extension)) = extensions.next() {
         let mut extension = Elements(extension);
-        if extension.take(tag::OBJECT_IDENTIFIER)? != SUBJECT_ALT_NAME {
+        if extension.take(tag::OBJECT_IDENTIFIER)? != identifier {
             continue;
         }
         // The optional flag `critical` precedes the value.
-        let value = extension.take(tag::OCTET_STRING).or_else(|| {
-            extension.next()?;
-            extension.take(tag::OCTET_STRING)
-        })?;
-        let mut names = Elements(Elements(value).take(tag::SEQUENCE)?);
-        let all = std::iter::from_fn(|| names.next()).filter(|(tag, _)| *tag == tag::DNS_NAME);
-        return Some(all.map(|(_, name)| String::from_utf8_lossy(name).to_ascii_lowercase()).collect());
+        extension.take(tag::BOOLEAN);
+        return extension.take(tag::OCTET_STRING).map(Some);
     }
-    Some(Vec::new())
+    Some(None)
+}
+
+/// Reads the DNS names from the extensions.
+fn alternative_names(extensions: &[u8]) -> Option<Vec<String>> {
+    let Some(value) = extension(extensions, SUBJECT_ALT_NAME)? else { return Some(Vec::new()) };
+    let mut names = Elements(Elements(value).take(tag::SEQUENCE)?);
+    let all = std::iter::from_fn(|| names.next()).filter(|(tag, _)| *tag == tag::DNS_NAME);
+    Some(all.map(|(_, name)| String::from_utf8_lossy(name).to_ascii_lowercase()).collect())
 }
 
 /// Reads a time: `YYMMDDHHMMSSZ`, or with four digits for the year.
@@ -347,6 +480,41 @@ mod tests {
             changed[len] ^= 0x81;
             let _ = (read(&changed), common_name(&changed));
         }
+    }
+
+    #[test]
+    fn the_usage_and_the_key_of_a_certificate_are_read() {
+        let issue = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+            let mut params = rcgen::CertificateParams::new(["a.example".to_string()]).unwrap();
+            change(&mut params);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+        };
+        let leaf = issue(&|params| params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]);
+        let authority = issue(&|params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+        let not_signing = issue(&|params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        });
+        let of = |der: &[u8]| usage(der).unwrap();
+        assert!(of(&leaf).is_self_issued && !of(&leaf).is_authority);
+        assert!(of(&leaf).allows(FOR_CLIENTS) && !of(&leaf).allows(FOR_SERVERS));
+        assert!(of(&authority).is_self_issued && of(&authority).is_authority && of(&authority).allows(FOR_SERVERS));
+        assert!(!of(&not_signing).is_authority);
+        assert!(!is_version_1(&leaf));
+        assert_eq!((public_key(&leaf).unwrap().key.len(), public_key(&leaf).unwrap().rsa_bits()), (65, None));
+        for len in 0..leaf.len() {
+            assert!(usage(&leaf[..len]).is_none() && public_key(&leaf[..len]).is_none(), "{len}");
+            let mut changed = leaf.clone();
+            changed[len] ^= 0x81;
+            let _ = (usage(&changed), public_key(&changed).map(|key| key.rsa_bits()));
+        }
+        let bits = |path: &str| {
+            let der: rustls::pki_types::CertificateDer<'_> =
+                rustls::pki_types::pem::PemObject::from_pem_file(path).unwrap();
+            public_key(&der).unwrap().rsa_bits()
+        };
+        assert_eq!(bits("tests/tls/rsa.pem"), Some(2048));
+        assert_eq!(bits("tests/tls/rsa1024.pem"), Some(1024));
     }
 
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {

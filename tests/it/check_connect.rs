@@ -281,6 +281,68 @@ fn a_check_over_tls_verifies_the_certificate() {
     }
 }
 
+/// Creates a certificate, and writes it and its key to a directory. Returns the paths of the two files.
+fn issue(
+    directory: &Path,
+    name: &str,
+    issuer: Option<&rcgen::CertifiedIssuer<'static, rcgen::KeyPair>>,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a valid name");
+    change(&mut params);
+    let key = rcgen::KeyPair::generate().expect("random numbers");
+    let certificate = match issuer {
+        Some(issuer) => params.signed_by(&key, issuer),
+        None => params.self_signed(&key),
+    };
+    let (chain, key_path) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    write_pem(&chain, "CERTIFICATE", certificate.expect("valid parameters").der());
+    write_pem(&key_path, "PRIVATE KEY", key.serialized_der());
+    (chain.to_str().expect("UTF-8").into(), key_path.to_str().expect("UTF-8").into())
+}
+
+fn write_pem(path: &Path, label: &str, der: &[u8]) {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let pem = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+    std::fs::write(path, pem).expect("the directory is writable");
+}
+
+#[test]
+fn a_check_over_tls_trusts_the_certificates_in_a_file_themselves_and_no_authority_that_has_expired() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "old");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("random numbers");
+    let old = rcgen::CertifiedIssuer::self_signed(params, key).expect("valid parameters");
+    let old_path = directory.path().join("old.pem");
+    write_pem(&old_path, "CERTIFICATE", old.der());
+    let old_path = old_path.to_str().expect("UTF-8");
+
+    let (leaf, leaf_key) = issue(directory.path(), "leaf", Some(&old), |_| ());
+    let (authority, authority_key) = issue(directory.path(), "authority", None, |params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    let (_leaf, leaf_port) = serve_tls("http", &leaf, &leaf_key);
+    let (_authority, authority_port) = serve_tls("http", &authority, &authority_key);
+    for (port, arguments, expected) in [
+        (leaf_port, &["--ca", &leaf][..], Ok(())),
+        (authority_port, &["--ca", &authority], Ok(())),
+        (leaf_port, &["--ca", old_path], Err("the certificate of the authority CN=old has expired on 2021-01-01")),
+        (leaf_port, &["--ca", &authority], Err("certificates; the file of --ca must contain the certificate of its")),
+        (authority_port, &["--ca", &leaf], Err("(CA:TRUE), which is accepted only if it is trusted itself")),
+    ] {
+        let url = format!("https://localhost:{port}/");
+        let (code, _, stderr) = check(&[&[url.as_str()], arguments].concat());
+        match expected {
+            Ok(()) => assert_eq!(code, 0, "{arguments:?} {stderr}"),
+            Err(reason) => assert!(code == 1 && stderr.contains(reason), "{arguments:?} {stderr}"),
+        }
+    }
+}
+
 #[test]
 fn a_check_over_tls_explains_servers_without_tls_and_truncated_responses() {
     let plain = Running::start(&["--port", "0"]);
@@ -311,6 +373,36 @@ fn a_check_over_tls_explains_servers_without_tls_and_truncated_responses() {
     assert_eq!((code, stdout.as_str()), (1, "hello"));
     assert!(stderr.contains("closed before the response was complete"), "{stderr}");
     thread.join().expect("the response was sent");
+}
+
+#[test]
+fn a_certificate_of_version_1_is_accepted_only_without_verification() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("tls://localhost:{}", listener.local_addr().expect("an address").port());
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let thread = std::thread::spawn(move || {
+        for version in versions.iter().flat_map(|version| [version; 2]) {
+            let provider = rustls::crypto::ring::default_provider();
+            let certificate = CertificateDer::from_pem_file("tests/tls/v1.pem").expect("a certificate");
+            let key = PrivateKeyDer::from_pem_file("tests/tls/v1.key").expect("a key");
+            let key = provider.key_provider.load_private_key(key).expect("a supported key");
+            let certified = rustls::sign::CertifiedKey::new(vec![certificate], key);
+            let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider));
+            let config = config.with_protocol_versions(&[version]).expect("versions").with_no_client_auth();
+            let config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+            let mut session = rustls::ServerConnection::new(Arc::new(config)).expect("a session");
+            let (mut socket, _) = listener.accept().expect("a client");
+            // Fails if the client does not accept the certificate.
+            let _ = rustls::Stream::new(&mut session, &mut socket).read(&mut [0]);
+        }
+    });
+    for _ in versions {
+        let (code, stdout, stderr) = check(&[&target, "--insecure"]);
+        assert!(code == 0 && stdout.starts_with("connected to localhost"), "{stdout}{stderr}");
+        let (code, _, stderr) = check(&[&target, "--ca", "tests/tls/v1.pem"]);
+        assert!(code == 1 && stderr.contains("not of X.509 version 3"), "{stderr}");
+    }
+    thread.join().expect("the clients have connected");
 }
 
 #[test]

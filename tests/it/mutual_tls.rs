@@ -21,10 +21,20 @@ struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     fn new(name: &str) -> Self {
+        Self::with(name, |_| ())
+    }
+
+    /// Creates one that has expired.
+    fn expired(name: &str) -> Self {
+        Self::with(name, |params| params.not_after = rcgen::date_time_ymd(2021, 1, 1))
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Self {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        change(&mut params);
         let key = KeyPair::generate().expect("random numbers");
         Authority(CertifiedIssuer::self_signed(params, key).expect("valid parameters"))
     }
@@ -155,6 +165,21 @@ on_every_backend! {
         assert_eq!((counters.handshakes, counters.failed_handshakes), (2, 8));
     }
 
+    fn an_authority_that_has_expired_is_not_used<B>() {
+        let (certificate, tls, _) = certified(&["localhost"]);
+        let (authority, expired) = (Authority::new("ours"), Authority::expired("theirs"));
+        let both = [authority.pem(), expired.pem()].concat();
+        let server = serve::<B>(&tls.client_ca(&both, ClientAuth::Required).expect("authorities"));
+        for version in VERSIONS {
+            let with = |authority: &Authority| client(&certificate, version, Some(&authority.issue()));
+            assert!(get(&server, &with(&authority)).expect("a response").0.starts_with(SUBJECT));
+            let error = refusal(&server, &with(&expired));
+            assert!(error.contains("CertificateUnknown"), "{version:?}: {error}");
+        }
+        let counters = server.drain();
+        assert_eq!((counters.handshakes, counters.failed_handshakes), (2, 2));
+    }
+
     fn clients_may_have_a_valid_certificate_if_it_is_optional<B>() {
         let (certificate, tls, _) = certified(&["localhost"]);
         let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
@@ -281,6 +306,22 @@ fn the_command_reads_the_authorities_of_clients_again() {
     wait_for("the authorities are not replaced", || check() == Some(0));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_authority_that_has_expired_is_logged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::expired("ours");
+    let [chain, key] = &authority.issue().write(directory.path());
+    let server = start(directory.path(), &authority, &["whoami"]);
+    let url = format!("https://{}/", server.address());
+    let (code, output) = run_client(&["check", &url, "--insecure", "--cert", chain, "--key", key]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("the server has rejected the client's certificate"), "{output}");
+    let log = server.stop_and_log();
+    let reason = "the certificate of the authority CN=ours has expired on 2021-01-01";
+    assert!(log.contains(&format!("TLS: {reason}; it is not used")), "{log}");
+}
+
 #[test]
 fn a_mistake_in_the_options_is_explained() {
     let tls = ["--port", "0", "--tls"];
@@ -290,4 +331,12 @@ fn a_mistake_in_the_options_is_explained() {
     let (code, stderr) = run(&[&tls[..], &["--tls-client-ca", "tests/tls/absent.pem"]].concat());
     assert_eq!(code, Some(1));
     assert!(stderr.contains("cannot read tests/tls/absent.pem"), "{stderr}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let [chain, _] = &Authority::new("ours").issue().write(directory.path());
+    let (code, stderr) = run(&[&tls[..], &["--tls-client-ca", chain]].concat());
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("alice.pem: the certificate of CN=Alice,O=Example Inc is not one of an authority"),
+        "{stderr}"
+    );
 }
