@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::app::App;
+use super::app::{Addrs, App};
 use super::event_loop::EventLoop;
 use super::peer::Peer;
 use super::readiness::{
@@ -222,6 +222,13 @@ fn respond_in_plain(socket: &mut impl Stream) -> io::Result<()> {
 fn end_without_close_notify() -> Received {
     log::debug!("the peer has closed the connection without ending the TLS session");
     Received { bytes: 0, more: false }
+}
+
+/// Logs a client whose certificate was refused.
+#[cold]
+fn report_refusal(socket: &impl Stream, error: &io::Error) {
+    let client = Addrs { stream: Some(socket) };
+    log::warn!(target: "serverd::loop::client_certificate", "refused {}: {error}", client.client());
 }
 
 impl Open {
@@ -545,6 +552,9 @@ impl<S: Stream> Stream for TlsStream<S> {
             self.with_open(|socket, open| open.handshake(socket, buffer, progress))
         });
         if let Err(error) = &outcome {
+            if self.open().is_some_and(|open| open.session.has_refused_certificate()) {
+                report_refusal(&self.socket, error);
+            }
             // An alert may still have to be sent, unless the connection itself has failed.
             self.end(error.kind() == io::ErrorKind::InvalidData);
         }

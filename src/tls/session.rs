@@ -104,6 +104,11 @@ impl Session {
         self.connection.is_handshaking()
     }
 
+    /// Returns whether the session has failed because of the certificate of the client.
+    pub(crate) fn has_refused_certificate(&self) -> bool {
+        matches!(self.failure, Some(rustls::Error::InvalidCertificate(_)))
+    }
+
     /// Returns the negotiated parameters; `None` before the handshake is complete.
     pub(crate) fn info(&self) -> Option<TlsInfo> {
         if self.is_handshaking() {

@@ -308,7 +308,7 @@ fn the_command_reads_the_authorities_of_clients_again() {
 
 #[cfg(unix)]
 #[test]
-fn an_authority_that_has_expired_is_logged() {
+fn an_authority_that_has_expired_and_a_refused_client_are_logged() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::expired("ours");
     let [chain, key] = &authority.issue().write(directory.path());
@@ -320,6 +320,7 @@ fn an_authority_that_has_expired_is_logged() {
     let log = server.stop_and_log();
     let reason = "the certificate of the authority CN=ours has expired on 2021-01-01";
     assert!(log.contains(&format!("TLS: {reason}; it is not used")), "{log}");
+    assert!(log.contains("refused 127.0.0.1:") && log.contains(&format!(": {reason}\n")), "{log}");
 }
 
 #[test]
