@@ -165,7 +165,7 @@ pub struct Check {
     pub interval: Duration,
     /// The accepted certificates and the client's own, with TLS.
     pub tls: TlsOptions,
-    /// Fails if the certificate expires in fewer days.
+    /// Fails if the certificate expires in fewer days, or is not valid yet.
     pub days_min: Option<u16>,
 }
 
@@ -179,7 +179,7 @@ pub enum CheckError {
     Response(ResponseError),
     /// The status code is not acceptable.
     Status(u16),
-    /// The certificate of the server expires too soon. Contains a sentence.
+    /// The certificate of the server expires too soon, or is not valid yet. Contains a sentence.
     Expiry(String),
     /// Writing to standard output failed.
     Output(io::Error),
@@ -256,8 +256,14 @@ impl Check {
         Ok((Connection::Secure(Box::new(ClientStream { session, socket })), expiry))
     }
 
-    fn check_expiry(&self, Expiry { date, days }: &Expiry) -> Result<(), CheckError> {
-        let Some(days_min) = self.days_min.filter(|&days_min| *days < i64::from(days_min)) else { return Ok(()) };
+    fn check_expiry(&self, Expiry { date, days, valid_from }: &Expiry) -> Result<(), CheckError> {
+        let Some(days_min) = self.days_min else { return Ok(()) };
+        if let Some(date) = valid_from {
+            return Err(CheckError::Expiry(format!("the certificate is not valid before {date}")));
+        }
+        if *days >= i64::from(days_min) {
+            return Ok(());
+        }
         Err(CheckError::Expiry(if *days < 0 {
             format!("the certificate has expired on {date}")
         } else {

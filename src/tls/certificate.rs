@@ -195,14 +195,18 @@ pub(crate) struct Expiry {
     pub(crate) date: String,
     /// The number of whole days left; negative if the certificate has expired.
     pub(crate) days: i64,
+    /// The date from which the certificate is valid, if it is not valid yet.
+    pub(crate) valid_from: Option<String>,
 }
 
 /// Returns the expiry of a certificate in DER, or `None` if it is damaged.
 #[cfg(feature = "cli")]
 pub(super) fn expiry(der: &[u8], now: SystemTime) -> Option<Expiry> {
-    let not_after = x509::read(der)?.not_after;
-    let days = not_after.saturating_sub(unix_seconds(now)).div_euclid(SECONDS_PER_DAY);
-    Some(Expiry { date: shown_date(not_after), days })
+    let x509::Fields { not_before, not_after, .. } = x509::read(der)?;
+    let now = unix_seconds(now);
+    let days = not_after.saturating_sub(now).div_euclid(SECONDS_PER_DAY);
+    let valid_from = (now < not_before).then(|| shown_date(not_before));
+    Some(Expiry { date: shown_date(not_after), days, valid_from })
 }
 
 /// Explains a private key that does not belong to the first certificate.
@@ -348,6 +352,18 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_secs(86_400);
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_certificate_that_is_not_valid_yet_is_recognised() {
+        let mut params = rcgen::CertificateParams::new(["a.example".to_string()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2030, 1, 1), rcgen::date_time_ymd(2030, 1, 11));
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        let first = UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+        let valid_from = |now| expiry(&der, now).unwrap().valid_from;
+        assert_eq!(valid_from(first - DAY), Some("2030-01-01".into()));
+        assert_eq!((valid_from(first), expiry(&der, first).unwrap().days), (None, 10));
+    }
 
     /// Returns a certificate and its key in PEM.
     fn pem(names: &[&str]) -> (String, String) {

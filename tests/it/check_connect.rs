@@ -325,14 +325,20 @@ fn a_check_over_tls_trusts_the_certificates_in_a_file_themselves_and_no_authorit
     let (authority, authority_key) = issue(directory.path(), "authority", None, |params| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     });
+    let (future, future_key) = issue(directory.path(), "future", None, |params| {
+        params.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    });
     let (_leaf, leaf_port) = serve_tls("http", &leaf, &leaf_key);
     let (_authority, authority_port) = serve_tls("http", &authority, &authority_key);
+    let (_future, future_port) = serve_tls("http", &future, &future_key);
     for (port, arguments, expected) in [
         (leaf_port, &["--ca", &leaf][..], Ok(())),
         (authority_port, &["--ca", &authority], Ok(())),
         (leaf_port, &["--ca", old_path], Err("the certificate of the authority CN=old has expired on 2021-01-01")),
         (leaf_port, &["--ca", &authority], Err("certificates; the file of --ca must contain the certificate of its")),
         (authority_port, &["--ca", &leaf], Err("(CA:TRUE), which is accepted only if it is trusted itself")),
+        (future_port, &["--insecure"], Ok(())),
+        (future_port, &["--insecure", "--min-days", "0"], Err("the certificate is not valid before 4000-01-01")),
     ] {
         let url = format!("https://localhost:{port}/");
         let (code, _, stderr) = check(&[&[url.as_str()], arguments].concat());
