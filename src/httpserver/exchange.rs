@@ -263,7 +263,8 @@ impl<H: Handler> HttpServer<H> {
         Exchange::Suspended(Box::new(Suspended { request, at_head, waiting }))
     }
 
-    /// Resumes a suspended request with a response or a retry.
+    /// Resumes a suspended request with a response or a retry: at most one in a turn, since a handler that suspends the
+    /// request again may have resumed it already.
     fn resume(
         &mut self,
         state: &mut HttpConnection,
@@ -282,7 +283,12 @@ impl<H: Handler> HttpServer<H> {
             }
         };
         insert(request.extensions.get_or_insert_default());
-        if at_head { self.retry_head(state, wire, request) } else { self.call_collected(state, wire, request) }
+        let step =
+            if at_head { self.retry_head(state, wire, request) } else { self.call_collected(state, wire, request) };
+        match state.exchange.as_deref() {
+            Some(Exchange::Suspended(_)) => Step::Flow(Flow::Yield(state.phase())),
+            _ => step,
+        }
     }
 
     /// Calls the handler for a request held in memory.

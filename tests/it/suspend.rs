@@ -128,6 +128,29 @@ on_every_backend! {
         assert_eq!(client.response().status, 500);
     }
 
+    fn a_request_that_is_resumed_and_suspended_again_and_again_does_not_stall_others<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::with(layers::guard(Inner, |head| {
+                // The handler does not recognise the value with which it resumes.
+                (head.path() == "/again").then(|| {
+                    let (response, responder) = Response::suspend();
+                    responder.resume(0_u8);
+                    response
+                })
+            }))
+        });
+        let body = "POST /again HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+        let _suspended = ["GET /again HTTP/1.1\r\nHost: x\r\n\r\n", body, &format!("{body}hello")].map(|request| {
+            let mut client = server.connect();
+            client.send(request);
+            client
+        });
+        let mut other = server.connect();
+        other.send("GET /b HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(other.response().text(), "GET /b none 0\n");
+        // The loop can be stopped, too: otherwise the test does not end.
+    }
+
     fn a_suspended_request_ends_when_its_client_disconnects<B>() {
         if skipped_under_wine(RESET_READS_AS_EOF) {
             return;
