@@ -38,9 +38,9 @@ pub struct ClientLimits {
     pub response_timeout: Duration,
     /// Time after which an unused connection is closed, if the loop's idle timeout is not shorter. Default: 30 s.
     pub idle_timeout: Duration,
-    /// Maximum connections to one upstream. Default: 256.
+    /// Maximum connections to one upstream, at least 1. Default: 256.
     pub upstream_connections_max: usize,
-    /// Maximum connections to all upstreams. Default: 1,024.
+    /// Maximum connections to all upstreams, at least 1. Default: 1,024.
     pub connections_max: usize,
     /// Maximum unused connections that are kept to one upstream. Default: 64.
     pub idle_connections_max: usize,
@@ -231,7 +231,10 @@ pub(super) enum Plan {
 }
 
 impl Pool {
-    pub(super) fn new(limits: ClientLimits) -> Self {
+    pub(super) fn new(mut limits: ClientLimits) -> Self {
+        for limit in [&mut limits.upstream_connections_max, &mut limits.connections_max] {
+            *limit = (*limit).max(1);
+        }
         Pool { limits, tls: None, state: Mutex::default() }
     }
 

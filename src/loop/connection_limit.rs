@@ -84,9 +84,9 @@ impl Room {
 }
 
 impl ConnectionLimit {
-    /// Creates a limit of `max` connections.
+    /// Creates a limit of `max` connections, at least 1.
     pub fn new(max: usize) -> Self {
-        ConnectionLimit { max, shared: Arc::default(), open_here: Arc::default(), addresses: None }
+        ConnectionLimit { max: max.max(1), shared: Arc::default(), open_here: Arc::default(), addresses: None }
     }
 
     /// Limits the open connections of each client address to `max` as well; 0 for no such limit, which is the default.

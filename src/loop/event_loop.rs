@@ -118,8 +118,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Creates a loop on an existing backend, such as a network simulation or a fault-injecting wrapper.
     pub fn with_backend(backend: B, timeouts: Timeouts, limits: LoopLimits, app: A) -> Self {
+        let limits = limits.at_least_one();
         let mailbox = Mailbox::new(LoopWaker::new(backend.waker()));
-        let buffer = vec![0; limits.read_bytes_per_turn.max(1)].into_boxed_slice();
+        let buffer = vec![0; limits.read_bytes_per_turn].into_boxed_slice();
         let connection_limit = ConnectionLimit::new(limits.connections_max);
         let connection_limit = connection_limit.per_address(limits.connections_per_address_max);
         let buffers = Buffers::new(limits.buffered_bytes_max);

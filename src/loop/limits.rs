@@ -9,9 +9,10 @@ use super::error_numbers::ErrorNumbers;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoopLimits {
-    /// Maximum bytes read from one connection per turn; also the size of the loop's read buffer. Default: 64 KiB.
+    /// Maximum bytes read from one connection per turn, at least 1; also the size of the loop's read buffer. Default:
+    /// 64 KiB.
     pub read_bytes_per_turn: usize,
-    /// Maximum bytes written to one connection per turn. Default: 256 KiB.
+    /// Maximum bytes written to one connection per turn, at least 1. Default: 256 KiB.
     pub write_bytes_per_turn: usize,
     /// Maximum unconsumed input of a connection. A connection whose application leaves more unconsumed is closed with
     /// an error. Default: 1 MiB.
@@ -39,12 +40,12 @@ pub struct LoopLimits {
     /// Length of the listen queue, capped by the operating system (net.core.somaxconn on Linux). Default: 4,096, enough
     /// for bursts of new connections.
     pub backlog: u32,
-    /// Maximum connections accepted from one listener per turn. Default: 64.
+    /// Maximum connections accepted from one listener per turn, at least 1. Default: 64.
     pub accepts_per_turn: usize,
-    /// Maximum TLS handshakes continued per turn; further ones wait for the next turn, so that established connections
+    /// Maximum TLS handshakes continued per turn, at least 1; further ones wait for the next turn, so that established connections
     /// are served in between. A handshake takes as long as a hundred requests. Default: 2.
     pub handshakes_per_turn: usize,
-    /// Maximum open connections. At the limit the connection that has been idle longest is closed for a new one; if
+    /// Maximum open connections, at least 1. At the limit the connection that has been idle longest is closed for a new one; if
     /// none is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the file descriptor
     /// limit applies. Loops can share one limit, see
     /// [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
@@ -86,6 +87,22 @@ impl LoopLimits {
         connections_max: usize,
         connections_per_address_max: usize,
         drain: Duration,
+    }
+}
+
+impl LoopLimits {
+    /// Raises the limits with which a loop could do nothing from 0 to 1.
+    pub(super) fn at_least_one(mut self) -> Self {
+        for limit in [
+            &mut self.read_bytes_per_turn,
+            &mut self.write_bytes_per_turn,
+            &mut self.accepts_per_turn,
+            &mut self.handshakes_per_turn,
+            &mut self.connections_max,
+        ] {
+            *limit = (*limit).max(1);
+        }
+        self
     }
 }
 

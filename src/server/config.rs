@@ -59,8 +59,8 @@ pub struct Config {
     /// Limits of each worker's loop. `loop_limits.connections_max` is ignored in favour of `connections_max`, and
     /// `loop_limits.connections_per_address_max` applies to all workers together.
     pub loop_limits: LoopLimits,
-    /// Maximum open connections of all workers together. At the limit the connection that has been idle longest is
-    /// closed for a new one; if none is idle, new ones wait in the listen queue. Default (`None`): as many as the file
+    /// Maximum open connections of all workers together, at least 1. At the limit the connection that has been idle
+    /// longest is closed for a new one; if none is idle, new ones wait in the listen queue. Default (`None`): as many as the file
     /// descriptor limit allows, less a reserve.
     pub connections_max: Option<usize>,
     /// File descriptors that the application of each worker may hold open; reserved when `connections_max` is derived

@@ -22,6 +22,18 @@ fn served_from(source: &str, server: SocketAddr) -> Option<Client> {
 }
 
 on_every_backend! {
+    fn limits_of_zero_act_as_one<B>() {
+        let limits = LoopLimits::default().read_bytes_per_turn(0).write_bytes_per_turn(0).accepts_per_turn(0);
+        let limits = limits.handshakes_per_turn(0).connections_max(0);
+        let server = serve_with::<B, _>(Timeouts::default(), limits, hello);
+        for _ in 0..2 {
+            let mut client = server.connect();
+            client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            assert_eq!(client.response().text(), "hello");
+            client.expect_close();
+        }
+    }
+
     fn connections_above_the_limit_of_an_address_are_reset<B>() {
         let limits = LoopLimits::default().connections_per_address_max(2);
         let server = serve_with::<B, _>(Timeouts::default(), limits, hello);

@@ -113,7 +113,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// nothing was received do not count.
     #[cold]
     pub(super) fn continue_handshakes(&mut self) {
-        let mut quota = self.context.limits.handshakes_per_turn.max(1);
+        let mut quota = self.context.limits.handshakes_per_turn;
         for _ in 0..self.handshakes.len() {
             let Some(id) = self.handshakes.pop_front() else { return };
             self.with_connection(id, |connection, context, buffer| {
