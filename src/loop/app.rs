@@ -11,13 +11,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use super::connect::ContextCell;
 use super::output::Output;
 use super::peer::Peer;
-use super::poller::{Handle, LoopWaker, Mailbox, Post};
+use super::poller::{Handle, Mailbox, Post};
 use super::proxy_header::Proxied;
 use super::readiness::Stream;
 use super::std_ext::millis;
@@ -709,7 +708,7 @@ impl<M: Send> Remote<M> {
         self.mailbox.send(to, message);
     }
 
-    /// Sends a message after `delay`, never earlier.
+    /// Sends a message after `delay`, never earlier. It is dropped if the connection is closed or the loop has ended.
     pub fn send_later(&self, delay: Duration, to: ConnId, message: M)
     where
         M: 'static,
@@ -739,7 +738,7 @@ impl<M: Send> Remote<M> {
     where
         M: 'static,
     {
-        Remote { mailbox: Mailbox::new(LoopWaker::new(Waker::noop().clone())) }
+        Remote { mailbox: Mailbox::detached() }
     }
 }
 

@@ -146,6 +146,8 @@ pub(super) enum Life {
         /// When the remaining connections are closed.
         deadline_ms: u64,
     },
+    /// The loop has ended: all connections and listeners are closed, and nothing is called any more.
+    Over,
 }
 
 impl Life {

@@ -21,7 +21,7 @@ use super::limits::{Counters, LoopLimits, Timeouts};
 use super::listener::Listeners;
 use super::metrics::{LoopMetrics, clock_nanos};
 use super::output::{LITTLE_BYTES, Output};
-use super::poller::{Handle, LoopWaker, Mailbox, Notice, PollRetry, Poller, Running, Turn, sealed};
+use super::poller::{Handle, Mailbox, Notice, OwnMailbox, PollRetry, Poller, Running, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
 use super::schedule::Schedule;
 use super::std_ext::millis;
@@ -59,7 +59,7 @@ pub struct EventLoop<B: Readiness, A: App> {
     next: Vec<ConnId>,
     /// Connections whose TLS handshake can continue.
     handshakes: VecDeque<ConnId>,
-    mailbox: Arc<Mailbox<A::Message>>,
+    mailbox: OwnMailbox<A::Message>,
     /// Reused buffer for the messages being delivered.
     message_batch: Vec<(ConnId, A::Message)>,
     schedule: Schedule,
@@ -119,7 +119,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Creates a loop on an existing backend, such as a network simulation or a fault-injecting wrapper.
     pub fn with_backend(backend: B, timeouts: Timeouts, limits: LoopLimits, app: A) -> Self {
         let limits = limits.at_least_one();
-        let mailbox = Mailbox::new(LoopWaker::new(backend.waker()));
+        let mailbox = OwnMailbox::new(backend.waker());
         let buffer = vec![0; limits.read_bytes_per_turn].into_boxed_slice();
         let connection_limit = ConnectionLimit::new(limits.connections_max);
         let connection_limit = connection_limit.per_address(limits.connections_per_address_max);
@@ -187,14 +187,19 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// [`Accepted::listener`](super::Accepted::listener).
     ///
     /// # Errors
-    /// Returns an error if the listener cannot be made non-blocking or registered with the backend.
+    /// Returns an error if the listener cannot be made non-blocking or registered with the backend, and if the loop is
+    /// shutting down or has ended.
     pub fn listen(&mut self, listener: impl Into<B::Listener>) -> io::Result<()> {
+        if !matches!(self.context.life, Life::New | Life::Running) {
+            return Err(io::Error::other("the event loop is shutting down or has ended"));
+        }
         self.listeners.add(listener.into(), self.context.limits.backlog, &mut self.backend)?;
         self.wakeup_dirty = true;
         Ok(())
     }
 
-    /// Adds a connected stream, which is then served like an accepted one. The connection limit is not enforced.
+    /// Adds a connected stream, which is then served like an accepted one. The connection limit is not enforced. If the
+    /// loop has ended, the stream is closed at once, and the application is not called.
     pub fn add_stream(&mut self, stream: B::Stream) -> ConnId {
         self.add(stream, false)
     }
@@ -204,19 +209,24 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     ///
     /// [`App::open`] is called at once, and may write output. Messages for the connection are delivered once it is
     /// connected. If there are more than 1,024 by then, or more than 65,536 for all connections of the loop that are
-    /// connecting, the connection is closed.
+    /// connecting, the connection is closed. If the loop has ended, the stream is closed at once, and the application is
+    /// not called.
     pub fn add_connecting(&mut self, stream: B::Stream) -> ConnId {
         self.add(stream, true)
     }
 
     fn add(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
+        if self.context.life == Life::Over {
+            return self.table.skip_id();
+        }
         self.start_app();
         self.connection_limit.reserve();
         self.connection_limit.commit();
         self.open_unaccepted(stream, connecting, None)
     }
 
-    /// Runs one turn: waits for events or the next deadline, then handles what is due.
+    /// Runs one turn: waits for events or the next deadline, then handles what is due. Returns [`Turn::Over`] at once if
+    /// the loop has ended.
     ///
     /// # Errors
     /// Returns an error if polling the backend fails repeatedly. A connection error closes only that connection.
@@ -224,7 +234,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.run_turns(1)
     }
 
-    /// Runs turns until the loop is drained or stopped.
+    /// Runs turns until the loop is drained or stopped. Returns at once if the loop has ended.
     ///
     /// # Errors
     /// Returns an error if polling the backend fails repeatedly.
@@ -302,6 +312,9 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
 
     /// Runs up to `count` turns; fewer if the loop ends.
     fn run_turns(&mut self, count: u64) -> io::Result<Turn> {
+        if self.context.life == Life::Over {
+            return Ok(Turn::Over);
+        }
         let _running = Running::enter(&self.mailbox.waker);
         self.start_app();
         self.run_turns_outlined(count)
@@ -352,6 +365,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             self.end_turn();
             count -= 1;
             if may_end && (stopped || self.is_drained()) {
+                self.end();
                 return Ok(Turn::Over);
             }
             if count == 0 {

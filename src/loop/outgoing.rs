@@ -99,7 +99,7 @@ impl Handle {
     /// If the connect fails, [`App::closed`](super::App::closed) is called with
     /// [`CloseReason::Error`](super::CloseReason::Error), whose kind is `TimedOut` if the time has passed. Names are
     /// resolved on other threads, up to 8 at once; up to 1,024 more can be queued. A loop that ends drops the contexts
-    /// of connections that it has not opened yet. Connecting takes at most [`Timeouts::write`](super::Timeouts::write)
+    /// of connections that it has not opened yet, and a loop that has ended drops `context` at once. Connecting takes at most [`Timeouts::write`](super::Timeouts::write)
     /// per address. The connection counts towards the connection limit, but is opened even if the limit is reached.
     ///
     /// If the application does not take the context, and it is not `()`, the connection is closed at once: it was
@@ -152,21 +152,26 @@ impl Handle {
         self.waker.connect(ConnectStep::Open(Connect { addresses, limit, context }));
     }
 
-    /// Resolves a name, and then connects. The thread that resolves it and the time limit compete for the context.
+    /// Resolves a name, and then connects. The thread that resolves it and the time limit compete for the context,
+    /// which is kept in the closure of the time limit, so that a loop that ends drops it.
     fn resolve(&self, host: String, port: u16, limit: Duration, context: Context) {
         let since = Instant::now();
-        let context = Arc::new(Mutex::new(Some(context)));
-        let (expired, waker) = (Arc::clone(&context), Arc::downgrade(&self.waker));
+        let expired = Arc::new(Mutex::new(Some(context)));
+        let (found, waker) = (Arc::downgrade(&expired), Arc::downgrade(&self.waker));
         let timer = self.call_later(limit, move || {
             let context = lock(&expired).take();
             if let (Some(context), Some(waker)) = (context, waker.upgrade()) {
                 waker.connect(ConnectStep::Fail(context, io::ErrorKind::TimedOut.into()));
             }
         });
-        let (found, waker) = (Arc::clone(&context), Arc::downgrade(&self.waker));
+        if found.strong_count() == 0 {
+            // The loop has ended.
+            return;
+        }
+        let waker = Arc::downgrade(&self.waker);
         let done = move |outcome: io::Result<VecDeque<SocketAddr>>| {
+            let context = found.upgrade().and_then(|found| lock(&found).take());
             timer.cancel();
-            let context = lock(&found).take();
             if let (Some(context), Some(waker)) = (context, waker.upgrade()) {
                 let limit = limit.saturating_sub(since.elapsed());
                 waker.connect(match outcome {

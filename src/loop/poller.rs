@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use super::connect::ConnectStep;
 use super::schedule::{Task, Timer};
-use super::std_ext::{lock, millis};
+use super::std_ext::{drop_each, lock, millis};
 use super::table::ConnId;
 
 /// The interface common to all event loops, independent of backend and application. Only
@@ -33,13 +34,14 @@ use super::table::ConnId;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait Poller: sealed::Sealed {
-    /// Runs one turn: waits for events or the next deadline, then handles what is due.
+    /// Runs one turn: waits for events or the next deadline, then handles what is due. Returns [`Turn::Over`] at once if
+    /// the loop has ended.
     ///
     /// # Errors
     /// Returns an error if polling the backend fails repeatedly. A connection error closes only that connection.
     fn turn(&mut self) -> io::Result<Turn>;
 
-    /// Runs turns until the loop is drained or stopped.
+    /// Runs turns until the loop is drained or stopped. Returns at once if the loop has ended.
     ///
     /// # Errors
     /// Returns an error if polling the backend fails repeatedly.
@@ -104,7 +106,8 @@ pub enum Turn {
 
 /// Controls a loop from any thread, including its own.
 ///
-/// A closure passed to a loop that has ended is never called.
+/// A loop that ends drops the closures that it has not called. A closure passed to a loop that has ended is dropped at
+/// once, on the thread that passes it.
 ///
 /// # Examples
 /// ```
@@ -152,9 +155,10 @@ impl Handle {
         CURRENT.with_borrow(|waker| waker.as_ref().map(|waker| Handle { waker: Arc::clone(waker) }))
     }
 
-    /// Creates a handle that belongs to no loop and never calls a closure, for testing an application.
+    /// Creates a handle that belongs to no loop, for testing an application. It drops all closures, as that of a loop
+    /// that has ended does.
     pub fn detached() -> Self {
-        Handle { waker: LoopWaker::new(Waker::noop().clone()) }
+        Handle { waker: LoopWaker::detached() }
     }
 
     /// Identifies the loop among those that exist.
@@ -278,6 +282,49 @@ pub(super) enum Notice {
     Connect(ConnectStep),
 }
 
+/// What other threads have sent to a loop, until it takes it or ends.
+struct Inbox<T> {
+    /// `None` once the loop has ended.
+    items: Mutex<Option<Vec<T>>>,
+}
+
+impl<T> Inbox<T> {
+    fn new() -> Self {
+        Inbox { items: Mutex::new(Some(Vec::new())) }
+    }
+
+    /// Adds an item. If the loop has ended, drops it outside the lock: it may contain anything, such as a handle of
+    /// the loop. Returns whether the item was added.
+    fn push(&self, item: T) -> bool {
+        let mut items = lock(&self.items);
+        if let Some(items) = &mut *items {
+            items.push(item);
+            return true;
+        }
+        drop(items);
+        drop(item);
+        false
+    }
+
+    /// Takes the items added since the last call.
+    fn take(&self) -> Vec<T> {
+        lock(&self.items).as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Moves all items to `into`.
+    fn append_to(&self, into: &mut Vec<T>) {
+        if let Some(items) = &mut *lock(&self.items) {
+            into.append(items);
+        }
+    }
+
+    /// Drops all items, and those that are added later.
+    fn close(&self) {
+        let items = lock(&self.items).take();
+        drop_each(items.unwrap_or_default());
+    }
+}
+
 /// The part of a mailbox that does not depend on the message type: wakes the loop and passes commands and closures.
 pub(super) struct LoopWaker {
     command: AtomicU8,
@@ -287,10 +334,10 @@ pub(super) struct LoopWaker {
     /// `ROOM_WANTED` and `ROOM_MADE` bits of [`LoopWaker::take_room`].
     room: AtomicU8,
     notified: AtomicBool,
-    tasks: Mutex<Vec<Task>>,
+    tasks: Inbox<Task>,
     /// Number of tasks that were cancelled and may not have been dropped.
     pub(super) cancelled_count: Arc<AtomicUsize>,
-    notices: Mutex<Vec<Notice>>,
+    notices: Inbox<Notice>,
     waker: Waker,
 }
 
@@ -301,11 +348,24 @@ impl LoopWaker {
             drain_limit_ms: AtomicU64::new(u64::MAX),
             room: AtomicU8::new(0),
             notified: AtomicBool::new(false),
-            tasks: Mutex::new(Vec::new()),
+            tasks: Inbox::new(),
             cancelled_count: Arc::default(),
-            notices: Mutex::default(),
+            notices: Inbox::new(),
             waker,
         })
+    }
+
+    /// Creates the waker of a loop that does not exist, like one that has ended.
+    pub(super) fn detached() -> Arc<Self> {
+        let this = LoopWaker::new(Waker::noop().clone());
+        this.end();
+        this
+    }
+
+    /// Drops the closures and notices that the loop, which has ended, has not taken, and those that are added later.
+    fn end(&self) {
+        self.tasks.close();
+        self.notices.close();
     }
 
     /// Wakes the loop, unless a wake-up is already pending.
@@ -383,8 +443,9 @@ impl LoopWaker {
 
     /// Adds a closure for the loop to call.
     pub(super) fn add_task(&self, task: Task) {
-        lock(&self.tasks).push(task);
-        self.notify();
+        if self.tasks.push(task) {
+            self.notify();
+        }
     }
 
     /// Reports that the file read-ahead for a connection has finished.
@@ -398,18 +459,19 @@ impl LoopWaker {
     }
 
     fn add_notice(&self, notice: Notice) {
-        lock(&self.notices).push(notice);
-        self.notify();
+        if self.notices.push(notice) {
+            self.notify();
+        }
     }
 
     /// Takes the notices added since the last call.
     pub(super) fn take_notices(&self) -> Vec<Notice> {
-        std::mem::take(&mut *lock(&self.notices))
+        self.notices.take()
     }
 
     /// Takes the closures added since the last call.
     pub(super) fn take_tasks(&self) -> Vec<Task> {
-        std::mem::take(&mut *lock(&self.tasks))
+        self.tasks.take()
     }
 }
 
@@ -423,8 +485,9 @@ pub(super) trait Post<M>: Send + Sync {
 
 impl<M: Send> Post<M> for Mailbox<M> {
     fn send(&self, to: ConnId, message: M) {
-        lock(&self.messages).push((to, message));
-        self.waker.notify();
+        if self.messages.push((to, message)) {
+            self.waker.notify();
+        }
     }
 
     fn waker(&self) -> &Arc<LoopWaker> {
@@ -434,17 +497,53 @@ impl<M: Send> Post<M> for Mailbox<M> {
 
 /// The mailbox of a loop with messages of type `M`.
 pub(super) struct Mailbox<M> {
-    messages: Mutex<Vec<(ConnId, M)>>,
+    messages: Inbox<(ConnId, M)>,
     pub(super) waker: Arc<LoopWaker>,
 }
 
 impl<M> Mailbox<M> {
     pub(super) fn new(waker: Arc<LoopWaker>) -> Arc<Self> {
-        Arc::new(Mailbox { messages: Mutex::new(Vec::new()), waker })
+        Arc::new(Mailbox { messages: Inbox::new(), waker })
+    }
+
+    /// Creates the mailbox of a loop that does not exist, like one that has ended.
+    pub(super) fn detached() -> Arc<Self> {
+        let this = Mailbox::new(LoopWaker::detached());
+        this.end();
+        this
     }
 
     /// Moves all messages to `into`.
     pub(super) fn collect(&self, into: &mut Vec<(ConnId, M)>) {
-        into.append(&mut lock(&self.messages));
+        self.messages.append_to(into);
+    }
+
+    /// Drops everything that the loop, which has ended, has not taken, and all that is sent later.
+    pub(super) fn end(&self) {
+        self.messages.close();
+        self.waker.end();
+    }
+}
+
+/// The mailbox of a loop, as owned by the loop: it ends with it.
+pub(super) struct OwnMailbox<M>(Arc<Mailbox<M>>);
+
+impl<M> OwnMailbox<M> {
+    pub(super) fn new(waker: Waker) -> Self {
+        OwnMailbox(Mailbox::new(LoopWaker::new(waker)))
+    }
+}
+
+impl<M> Deref for OwnMailbox<M> {
+    type Target = Arc<Mailbox<M>>;
+
+    fn deref(&self) -> &Arc<Mailbox<M>> {
+        &self.0
+    }
+}
+
+impl<M> Drop for OwnMailbox<M> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::std_ext::drop_each;
+
 /// Cancels a closure scheduled with [`Handle::call_later`](super::Handle::call_later) or
 /// [`Handle::call_every`](super::Handle::call_every).
 ///
@@ -123,8 +125,19 @@ impl Schedule {
         self.incoming.append(tasks);
         if cancelled_count.load(Ordering::Relaxed) > self.heap.len() / 2 + CANCELLED_MIN {
             cancelled_count.store(0, Ordering::Relaxed);
-            self.heap.retain(|Reverse(entry)| !entry.task.timer.is_cancelled());
+            let is_cancelled = |Reverse(entry): &Reverse<Entry>| entry.task.timer.is_cancelled();
+            let (cancelled, left): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.heap).into_iter().partition(is_cancelled);
+            self.heap = left.into();
+            drop_each(cancelled);
         }
+    }
+
+    /// Drops all closures: the loop has ended.
+    pub(super) fn clear(&mut self) {
+        let Schedule { incoming, heap, .. } = std::mem::take(self);
+        drop_each(incoming);
+        drop_each(heap);
     }
 
     /// When the next closure is due; 0 if there are new tasks whose due time is not set yet.
@@ -166,7 +179,7 @@ impl Schedule {
     fn call(&mut self, task: Task, now_ms: u64) {
         let Task { delay_ms, timer, work } = task;
         if timer.is_cancelled() {
-            return;
+            return drop_each([work]);
         }
         match work {
             Work::Once(call) => call_guarded(call),
@@ -264,6 +277,43 @@ mod tests {
         assert!((100..=100 * 2 + 2 * CANCELLED_MIN + 1).contains(&kept), "{kept}");
         schedule.run(10_000_000);
         assert_eq!(Arc::strong_count(&alive), 1);
+    }
+
+    /// A closure that panics when it is dropped.
+    fn fatal(delay_ms: u64, count: &Arc<AtomicUsize>) -> Task {
+        struct Fatal;
+        impl Drop for Fatal {
+            fn drop(&mut self) {
+                panic!("intended");
+            }
+        }
+        let fatal = Fatal;
+        Task::every(
+            Duration::from_millis(delay_ms),
+            Box::new(move || {
+                let _ = &fatal;
+            }),
+            count,
+        )
+    }
+
+    #[test]
+    fn a_panic_in_the_destructor_of_a_closure_does_not_stop_others() {
+        let (log, count, mut schedule) = (Log::default(), Arc::new(AtomicUsize::new(0)), Schedule::default());
+        for _ in 0..2 * CANCELLED_MIN {
+            let task = fatal(1000, &count);
+            task.timer().cancel();
+            schedule.extend(&mut vec![task], &count);
+            schedule.run(0);
+        }
+        let due = fatal(1, &count);
+        due.timer().cancel();
+        schedule.extend(&mut vec![due, once(&log, "after", 1)], &count);
+        schedule.run(0);
+        schedule.run(10);
+        assert_eq!(seen(&log), ["after"]);
+        schedule.clear();
+        assert_eq!(schedule.next_ms(), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Additions to the standard library: locks without poisoning, durations in milliseconds, and reads at an offset of a file.
+//! Additions to the standard library: locks without poisoning, durations in milliseconds, panics, and reads at an offset of
+//! a file.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +16,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Returns a duration in whole milliseconds, at most `u64::MAX`.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Drops values of the program one by one. A panic in a destructor is caught, so that the others are dropped too.
+pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
+    for value in values {
+        if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+            log::error!("the destructor of a closure, message or context panicked");
+        }
+    }
 }
 
 /// Size of the buffer of [`with_block`].

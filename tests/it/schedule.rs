@@ -1,11 +1,16 @@
 //! Scheduled closures: deferred, delayed and periodic, from any thread. Also pausing a connection.
 
-use std::sync::mpsc;
+use std::net::TcpListener;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use serverd::{App, CloseInfo, ConnId, Flow, Handle, HttpServer, Phase, Request, Response, Wire};
+use serverd::{
+    App, CloseInfo, ConnId, EventLoop, Flow, Handle, HttpServer, LoopLimits, Phase, Request, Response, Timeouts, Turn,
+    Wire,
+};
 
-use crate::harness::{RESET_READS_AS_EOF, WAIT_MAX, on_every_backend, serve, skipped_under_wine};
+use crate::harness::{RESET_READS_AS_EOF, WAIT_MAX, on_every_backend, serve, skipped_under_wine, wait_for};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -34,7 +39,61 @@ impl App for Pauser {
     }
 }
 
+/// Closes all connections; its messages are counted.
+struct Closer;
+
+impl App for Closer {
+    type State = ();
+    type Message = Arc<()>;
+
+    fn open(&mut self, _: &serverd::Accepted<'_>, _: &mut Wire<'_, Arc<()>>) -> ((), Flow) {
+        ((), Flow::Close)
+    }
+
+    fn receive(&mut self, (): &mut (), _: &mut Wire<'_, Arc<()>>) -> Flow {
+        Flow::Close
+    }
+}
+
 on_every_backend! {
+    fn a_loop_that_has_ended_runs_no_more_and_keeps_nothing<B>() {
+        let listener = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+        for stop in [Handle::stop, |handle: &Handle| handle.drain_within(Duration::ZERO)] {
+            let (timeouts, limits) = (Timeouts::default(), LoopLimits::default());
+            let mut event_loop = EventLoop::<B, _>::with_limits(timeouts, limits, Closer).expect("a loop");
+            let first = listener();
+            let address = first.local_addr().expect("an address");
+            B::listen(&mut event_loop, first).expect("listens");
+            let (handle, remote) = (event_loop.handle(), event_loop.remote());
+            let alive = Arc::new(());
+            let send_all = || {
+                let [once, every, context, named, message, late] = [(); 6].map(|()| Arc::clone(&alive));
+                let own = handle.clone();
+                handle.call_later(WAIT_MAX, move || drop((once, own)));
+                let own = handle.clone();
+                handle.call_every(WAIT_MAX, move || { let _ = (&every, &own); });
+                handle.connect(address, WAIT_MAX, context);
+                handle.connect(("localhost", 1), WAIT_MAX, named);
+                remote.send(ConnId::detached(0), message);
+                remote.send_later(WAIT_MAX, ConnId::detached(0), late);
+            };
+            send_all();
+            assert!(Arc::strong_count(&alive) > 1, "nothing is lost before the end");
+            stop(&handle);
+            event_loop.run().expect("the loop ends");
+            // A thread that resolves a name may hold its context for a moment.
+            wait_for("everything is dropped at the end", || Arc::strong_count(&alive) == 1);
+            send_all();
+            assert_eq!(Arc::strong_count(&alive), 1, "everything sent after the end is dropped at once");
+            let (send, called) = mpsc::channel::<()>();
+            handle.defer(move || send.send(()).expect("the test waits"));
+            assert_eq!(called.recv_timeout(WAIT_MAX), Err(RecvTimeoutError::Disconnected));
+            assert_eq!(event_loop.turn().expect("no error"), Turn::Over);
+            event_loop.run().expect("returns at once");
+            assert!(B::listen(&mut event_loop, listener()).is_err(), "no client would be served");
+        }
+    }
+
     fn deferred_closures_run_in_order_on_the_loop_thread<B>() {
         let server = serve::<B, _>(hello);
         let (send, seen) = mpsc::channel();

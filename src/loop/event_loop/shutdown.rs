@@ -9,7 +9,7 @@ use crate::r#loop::connection::{Life, Outcome, Stage};
 use crate::r#loop::listener::is_public;
 use crate::r#loop::poller::Command;
 use crate::r#loop::readiness::{Readiness, Stream};
-use crate::r#loop::std_ext::millis;
+use crate::r#loop::std_ext::{drop_each, millis};
 
 /// During a graceful shutdown, idle and silent connections stay open this long, for a request already in transit.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -132,5 +132,14 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Returns whether a graceful shutdown is complete: no listener and no connection is open.
     pub(super) fn is_drained(&self) -> bool {
         self.context.life.is_draining() && self.listeners.is_empty() && self.table.len() == 0
+    }
+    /// Ends the loop after everything was closed: drops the closures, messages and connects that are left. What is sent
+    /// later is dropped at once.
+    #[cold]
+    pub(super) fn end(&mut self) {
+        self.context.life = Life::Over;
+        self.mailbox.end();
+        self.schedule.clear();
+        drop_each(self.context.messages.drain(..));
     }
 }
