@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::schedule::Timer;
+use super::std_ext::drop_each;
 use super::table::ConnId;
 
 /// The value that a program passes to its application with an outgoing connection.
@@ -133,7 +134,7 @@ impl<M> HeldMessages<M> {
     #[cold]
     pub(super) fn drop_all(&mut self, id: ConnId) {
         // Dropped after they are removed: they may contain anything.
-        drop(self.take(id));
+        drop_each(self.take(id));
     }
 
     fn take(&mut self, id: ConnId) -> Vec<(ConnId, M)> {

@@ -24,7 +24,7 @@ use super::output::{LITTLE_BYTES, Output};
 use super::poller::{Handle, Mailbox, Notice, OwnMailbox, PollRetry, Poller, Running, Turn, sealed};
 use super::readiness::{Event, Readiness, Stream};
 use super::schedule::Schedule;
-use super::std_ext::millis;
+use super::std_ext::{millis, panic_text};
 use super::table::{ConnId, Table};
 use super::timers::Timers;
 use totals::Rest;
@@ -216,10 +216,12 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     fn add(&mut self, stream: B::Stream, connecting: bool) -> ConnId {
+        if let Err(error) = self.start_app() {
+            log::error!("{error}");
+        }
         if self.context.life == Life::Over {
             return self.table.skip_id();
         }
-        self.start_app();
         self.connection_limit.reserve();
         self.connection_limit.commit();
         self.open_unaccepted(stream, connecting, None)
@@ -229,7 +231,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// the loop has ended.
     ///
     /// # Errors
-    /// Returns an error if polling the backend fails repeatedly. A connection error closes only that connection.
+    /// Returns an error if polling the backend fails repeatedly, or if the application panics in [`App::start`], which
+    /// ends the loop. A connection error closes only that connection.
     pub fn turn(&mut self) -> io::Result<Turn> {
         self.run_turns(1)
     }
@@ -237,7 +240,8 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     /// Runs turns until the loop is drained or stopped. Returns at once if the loop has ended.
     ///
     /// # Errors
-    /// Returns an error if polling the backend fails repeatedly.
+    /// Returns an error if polling the backend fails repeatedly, or if the application panics in [`App::start`], which
+    /// ends the loop.
     pub fn run(&mut self) -> io::Result<()> {
         let outcome = loop {
             match self.run_turns(u64::MAX) {
@@ -272,12 +276,21 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         Remote { mailbox: Arc::<Mailbox<_>>::clone(&self.mailbox) }
     }
 
-    fn start_app(&mut self) {
-        if self.context.life == Life::New {
-            self.context.life = Life::Running;
-            let remote = self.remote();
-            self.context.app.start(remote);
-        }
+    /// Starts the application, unless it has been started. If it panics, the loop has ended.
+    #[inline]
+    fn start_app(&mut self) -> io::Result<()> {
+        if self.context.life == Life::New { self.start_app_outlined() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn start_app_outlined(&mut self) -> io::Result<()> {
+        self.context.life = Life::Running;
+        let (app, remote) = (&mut self.context.app, Remote { mailbox: Arc::<Mailbox<_>>::clone(&self.mailbox) });
+        catch_unwind(AssertUnwindSafe(|| app.start(remote))).map_err(|panic| {
+            self.close_all();
+            self.end();
+            io::Error::other(format!("the application panicked in its start callback: {}", panic_text(&*panic)))
+        })
     }
 
     /// The timeout of the next poll; `None` waits for an event.
@@ -316,7 +329,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             return Ok(Turn::Over);
         }
         let _running = Running::enter(&self.mailbox.waker);
-        self.start_app();
+        self.start_app()?;
         self.run_turns_outlined(count)
     }
 

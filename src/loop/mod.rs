@@ -110,9 +110,9 @@ pub use readiness::Readiness;
 pub use schedule::Timer;
 pub use select::Select;
 pub use socket::{SystemListener, SystemSocket, SystemStream};
-pub(crate) use std_ext::lock;
 #[cfg(any(feature = "compress", feature = "files"))]
 pub(crate) use std_ext::read_at;
+pub(crate) use std_ext::{lock, panic_text};
 pub use table::ConnId;
 #[cfg(feature = "tls")]
 pub use tls_stream::{TlsListener, TlsStream, WithTls};

@@ -1,6 +1,7 @@
 //! Additions to the standard library: locks without poisoning, durations in milliseconds, panics, and reads at an offset of
 //! a file.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -25,6 +26,12 @@ pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
             log::error!("the destructor of a closure, message or context panicked");
         }
     }
+}
+
+/// Returns the message of a caught panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
 /// Size of the buffer of [`with_block`].

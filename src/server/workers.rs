@@ -3,6 +3,7 @@
 //!
 //! There are one or more sockets for each address of the host. No other process can listen on them.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
@@ -22,7 +23,7 @@ use super::start_error::{StartError, StartErrorKind};
 use super::threads::{Control, Threads};
 use super::worker_loop::{BoundListener, BuildLoop, PlainOrOther, Role, Security, Setup, Worker, worker_loops};
 use crate::httpserver::{AccessLog, HttpServer, Request, Response};
-use crate::r#loop::{Acceptor, App, ConnectionLimit, Handle, LoopLimits, ProxyMode, SystemListener, lock};
+use crate::r#loop::{Acceptor, App, ConnectionLimit, Handle, LoopLimits, ProxyMode, SystemListener, lock, panic_text};
 
 /// Runs an HTTP server until SIGINT (Ctrl-C) or SIGTERM, then shuts down gracefully.
 ///
@@ -308,7 +309,16 @@ fn supervise(
         // Fails only if start-up was aborted.
         let _ = send.send(Ok((number, handle)));
     };
-    let panicked = |_| Err(StartError::of_kind(StartErrorKind::Worker, "a worker panicked; please report this bug"));
+    let panicked = |panic: Box<dyn Any + Send>| {
+        let text = panic_text(&*panic);
+        // The loop catches the panics of a running application.
+        let message = if is_started.get() {
+            format!("a worker panicked; please report this bug: {text}")
+        } else {
+            format!("the application of worker {number} panicked when it was created: {text}")
+        };
+        Err(StartError::of_kind(StartErrorKind::Worker, message))
+    };
     match catch_unwind(AssertUnwindSafe(|| run(&on_started))).unwrap_or_else(panicked) {
         Ok(()) => {}
         Err(error) if is_started.get() => control.fail(error.with_kind(StartErrorKind::Worker)),

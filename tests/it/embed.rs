@@ -313,3 +313,16 @@ fn a_reload_calls_on_reload() {
     server.reload();
     assert_eq!(reloads.try_iter().count(), 1);
 }
+
+#[test]
+fn a_panic_when_an_application_is_created_is_reported_with_its_message() {
+    for config in configs() {
+        let error = config.start(|worker| -> HttpServer<fn(&serverd::Request<'_>) -> &'static str> {
+            panic!("intentional: no database for {worker}")
+        });
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), StartErrorKind::Worker);
+        let message = error.to_string();
+        assert!(message.contains("panicked when it was created: intentional: no database for "), "{message}");
+    }
+}

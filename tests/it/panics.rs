@@ -1,8 +1,13 @@
 //! A panic in the application affects only the connection that is being handled.
 
-use serverd::{Accepted, App, CloseInfo, ConnId, Flow, HttpServer, Phase, Request, Response, Wire};
+use std::net::TcpListener;
 
-use crate::harness::{on_every_backend, serve};
+use serverd::{
+    Accepted, App, CloseInfo, ConnId, EventLoop, Flow, HttpServer, LoopLimits, Phase, Remote, Request, Response,
+    Timeouts, Turn, Wire,
+};
+
+use crate::harness::{WAIT_MAX, on_every_backend, serve};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -54,7 +59,64 @@ impl App for Panicking {
     }
 }
 
+/// Panics when it is started.
+struct Unstartable;
+
+impl App for Unstartable {
+    type State = ();
+    type Message = ();
+
+    fn start(&mut self, _: Remote<()>) {
+        panic!("intentional: no database")
+    }
+
+    fn open(&mut self, _: &Accepted<'_>, _: &mut Wire<'_, ()>) -> ((), Flow) {
+        ((), Flow::Close)
+    }
+
+    fn receive(&mut self, (): &mut (), _: &mut Wire<'_, ()>) -> Flow {
+        Flow::Close
+    }
+}
+
+/// Panics when it is dropped.
+struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        panic!("intentional: in a destructor")
+    }
+}
+
 on_every_backend! {
+    fn a_panic_at_the_start_ends_the_loop_with_an_error<B>() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (timeouts, limits) = (Timeouts::default(), LoopLimits::default());
+        let mut event_loop = EventLoop::<B, _>::with_limits(timeouts, limits, Unstartable).expect("a loop");
+        B::listen(&mut event_loop, listener).expect("listens");
+        let error = event_loop.run().expect_err("the application panics");
+        let message = "the application panicked in its start callback: intentional: no database";
+        assert_eq!(error.to_string(), message);
+        assert_eq!(event_loop.turn().expect("no second start"), Turn::Over);
+    }
+
+    fn a_panic_in_the_destructor_of_a_context_or_closure_affects_no_client<B>() {
+        let server = serve::<B, _>(|| HttpServer::new(|_| "hello"));
+        let mut client = server.connect();
+        // The application does not take the context.
+        server.handle.connect(server.address, WAIT_MAX, Fatal);
+        let fatal = Fatal;
+        server.handle.call_every(WAIT_MAX, move || { let _ = &fatal; }).cancel();
+        let fatal = Fatal;
+        server.handle.call_later(WAIT_MAX, move || drop(fatal));
+        for _ in 0..2 {
+            client.send(GET);
+            assert_eq!(client.response().text(), "hello");
+        }
+        // Drops the closures that were not called.
+        server.drain();
+    }
+
     fn a_panic_in_any_method_closes_only_that_connection<B>() {
         let server = serve::<B, _>(|| Panicking { opened: 0, turns: 0 });
         let mut other = server.connect();

@@ -11,7 +11,7 @@ use crate::r#loop::app::{Accepted, App, CloseInfo, CloseReason, Wire};
 use crate::r#loop::connect::{Attempt, Connect, ConnectStep, Context, ContextCell};
 use crate::r#loop::connection::{Registration, Stage};
 use crate::r#loop::readiness::{Readiness, Stream};
-use crate::r#loop::std_ext::millis;
+use crate::r#loop::std_ext::{drop_each, millis};
 use crate::r#loop::table::ConnId;
 
 impl<B: Readiness, A: App> EventLoop<B, A> {
@@ -40,7 +40,10 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
         self.connection_limit.commit();
         let context = ContextCell::new(Some(context));
         let id = self.open_unaccepted(stream, true, Some(&context));
-        if context.take().is_some_and(|left| !left.is::<()>()) {
+        let left = context.take();
+        let is_for_another = left.as_ref().is_some_and(|left| !left.is::<()>());
+        drop_each(left);
+        if is_for_another {
             let error = io::Error::other("the application does not accept this outgoing connection");
             log::error!("closing an outgoing connection: {error}");
             return self.close_connection(id, CloseReason::Error(error));
@@ -117,6 +120,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
             let unsent_bytes = wire.unsent() as u64;
             app.closed(id, state, CloseInfo { reason: CloseReason::Error(error), unsent_bytes, unix_time, now });
         }));
+        drop_each(context.take());
         self.context.scratch.clear();
         if reported.is_err() {
             self.context.counters.panics += 1;

@@ -122,7 +122,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     }
 
     /// Closes everything at once.
-    fn close_all(&mut self) {
+    pub(super) fn close_all(&mut self) {
         self.listeners.close_all(&mut self.backend);
         for id in self.table.ids() {
             self.close_connection(id, CloseReason::Drain);
