@@ -83,6 +83,20 @@ impl ReplyContext {
         ReplyContext { version, persistent: false, is_head, successor: Successor::None, accepts_trailers: false }
     }
 
+    /// Returns whether the request asks for an upgrade to a protocol that its Upgrade header names. The caller must
+    /// check that [`Connection::switch`] changes to one of these.
+    pub(crate) fn asks_for_upgrade(self) -> bool {
+        self.successor == Successor::Upgrade
+    }
+
+    /// Returns the context of a request that cannot be upgraded.
+    pub(crate) fn without_upgrade(mut self) -> Self {
+        if self.asks_for_upgrade() {
+            self.successor = Successor::None;
+        }
+        self
+    }
+
     fn is_connect(self) -> bool {
         self.successor == Successor::Tunnel
     }
@@ -269,7 +283,8 @@ impl Connection {
 
     /// Appends the head of a response that ends HTTP on this connection: 101 (Switching Protocols) to a request that
     /// asks for an upgrade, or a success to CONNECT. The input after the request belongs to the new protocol, and
-    /// [`Connection::receive`] consumes nothing more.
+    /// [`Connection::receive`] consumes nothing more. The caller must check that the client has offered the protocol of a
+    /// 101 (RFC 9110 section 7.8).
     ///
     /// Returns `false`, and appends nothing, if the request does not permit that or its body has not been read.
     pub fn switch(

@@ -13,7 +13,8 @@ use super::deferred::{BodyWait, Responder, Resumed};
 use super::exchange_handle::{ExchangeId, Wakeup};
 use super::handler::{BodyFlow, Handler};
 use super::headers::{HeaderBlock, Trailers};
-use super::http_connection::{BodyStart, Collected, Exchange, HttpConnection, Step, Suspended, Waiting};
+use super::http_connection::{BodyStart, Collected, Exchange, HttpConnection, Step, Streaming, Suspended, Waiting};
+use super::offer::Offer;
 use super::request::{Context, Request};
 use super::response::{self, Body, Outcome, PendingReply, Response};
 use super::serve_head::{catch_panic, reply_context, request_head};
@@ -34,6 +35,7 @@ impl<H: Handler> HttpServer<H> {
                 };
                 response.merge(&waiting.headers, waiting.close);
                 waiting.pending.deferred.handle.release();
+                let reply = std::mem::take(&mut waiting.pending.offer).apply(reply, &mut response);
                 state.exchange = None;
                 self.respond(state, wire, reply, response)
             }
@@ -215,7 +217,9 @@ impl<H: Handler> HttpServer<H> {
             Exchange::Collecting(collected) => self.call_collected(state, wire, collected),
             Exchange::Streaming(reply, body) => {
                 let trailers = Trailers::received(state.http1.trailers());
-                let response = catch_panic(|| body.sink.end(&trailers)).unwrap_or_else(|| sink_panicked(wire));
+                let Streaming { sink, offer, .. } = body;
+                let mut response = catch_panic(|| sink.end(&trailers)).unwrap_or_else(|| sink_panicked(wire));
+                let reply = offer.apply(reply, &mut response);
                 self.respond(state, wire, reply, response)
             }
             Exchange::Reading(reply, feed, pending) => {
@@ -279,6 +283,8 @@ impl<H: Handler> HttpServer<H> {
             Outcome::Response(mut response) => {
                 response.merge(&waiting.headers, waiting.close);
                 let reply = ReplyContext::with_trailers(&request.head, &request.head_bytes);
+                let offer = Offer::of(&request.head, &request.head_bytes, reply);
+                let reply = offer.apply(reply, &mut response);
                 return self.respond(state, wire, reply, response);
             }
         };
@@ -297,8 +303,8 @@ impl<H: Handler> HttpServer<H> {
         let real_client = self.real_client();
         let context = Context::new(wire, extensions, real_client.as_deref());
         let request_head = request_head(&head_bytes, &head, &context);
-        let response = self.call_handler(wire, &Request { head: request_head, body: &body });
-        let reply = reply_context(&request_head, &response);
+        let mut response = self.call_handler(wire, &Request { head: request_head, body: &body });
+        let reply = reply_context(&request_head, &mut response);
         if response.is_suspended() {
             let request =
                 Collected { head_bytes, head, extensions: context.extensions.into_inner(), body, discards, lease };

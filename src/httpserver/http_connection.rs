@@ -26,6 +26,7 @@ use super::buffer_limit::{Lease, Status};
 use super::deferred::BodyWait;
 use super::exchange_handle::Wakeup;
 use super::handler::{BodySink, Handler};
+use super::offer::Offer;
 use super::response::{Body, PendingReply, Response};
 use super::server::HttpServer;
 use super::session::{ActiveSession, Session};
@@ -79,11 +80,13 @@ pub(super) struct Streaming {
     pub(super) wait: Option<BodyWait>,
     /// The memory of the chunk for which the sink waits; `None` until it waits for the first time.
     pub(super) lease: Option<Lease>,
+    /// The protocols to which the response may upgrade the connection.
+    pub(super) offer: Offer,
 }
 
 impl Streaming {
-    pub(super) fn new(sink: Box<dyn BodySink>) -> Self {
-        Streaming { sink, wait: None, lease: None }
+    pub(super) fn new(sink: Box<dyn BodySink>, offer: Offer) -> Self {
+        Streaming { sink, wait: None, lease: None, offer }
     }
 
     /// Returns whether the body may be read, given the memory of all bodies.

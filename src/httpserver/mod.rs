@@ -38,6 +38,7 @@ mod log_format;
 mod log_sink;
 pub(crate) mod metrics;
 mod negotiation;
+mod offer;
 mod pool;
 mod real_client;
 mod recorder;

@@ -15,6 +15,7 @@ use super::body_sender::{EventSender, QUEUE_BYTES, Queue, Sender};
 use super::body_stream::{QueueBody, Source, Stream};
 use super::exchange_handle::{ExchangeHandle, ExchangeId};
 use super::headers::{self, HeaderBlock, HeaderError, Trailers};
+use super::offer::Offer;
 use super::session::Session;
 use crate::http1;
 use crate::r#loop::{Output, Timer, lock};
@@ -209,6 +210,8 @@ pub(super) struct PendingReply {
     pub(super) suspended: bool,
     /// The response after this time, if there is no other.
     pub(super) fallback: Option<Box<(Duration, Response)>>,
+    /// The protocols to which the response may upgrade the connection.
+    pub(super) offer: Offer,
     timer: Option<Timer>,
 }
 
@@ -223,7 +226,14 @@ impl Drop for PendingReply {
 
 impl PendingReply {
     pub(super) fn new(deferred: Arc<Deferred>) -> Self {
-        PendingReply { deferred, changes: Vec::new(), suspended: false, fallback: None, timer: None }
+        PendingReply {
+            deferred,
+            changes: Vec::new(),
+            suspended: false,
+            fallback: None,
+            offer: Offer::default(),
+            timer: None,
+        }
     }
 
     /// Begins to wait for the reply, in the exchange `id`.

@@ -18,6 +18,7 @@ use super::headers::HeaderBlock;
 use super::http_connection::{
     BodyStart, Collected, Exchange, HttpConnection, Step, Streaming, error_response, flow_after,
 };
+use super::offer::Offer;
 use super::recorder::Recorder;
 use super::request::{Context, Request, RequestHead};
 use super::response::{self, Body, PendingReply, Response};
@@ -30,14 +31,14 @@ pub(super) fn request_head<'a>(bytes: &'a [u8], head: &'a Head, context: &'a Con
     RequestHead { bytes, head, context, params: &[], mount: 0 }
 }
 
-/// Creates the context of `response`; looks for `TE: trailers` only if the body may have trailers.
+/// Creates the context of `response`; looks for `TE: trailers` and Upgrade only if the response may need them.
 #[inline]
-pub(super) fn reply_context(head: &RequestHead<'_>, response: &Response) -> ReplyContext {
+pub(super) fn reply_context(head: &RequestHead<'_>, response: &mut Response) -> ReplyContext {
     if matches!(response.body, Body::Bytes(_) | Body::File(..) | Body::Parts(_)) {
-        ReplyContext::new(head.head)
-    } else {
-        ReplyContext::with_trailers(head.head, head.bytes)
+        return ReplyContext::new(head.head);
     }
+    let reply = ReplyContext::with_trailers(head.head, head.bytes);
+    Offer::of(head.head, head.bytes, reply).apply(reply, response)
 }
 
 /// Drops the extensions of a request. Inlined, so that the common case without extensions costs no call.
@@ -253,12 +254,12 @@ impl<H: Handler> HttpServer<H> {
                 Step::Responded(Next::Request)
             }
             body => {
-                let response = Response { status, content_type, headers, shared_headers, body, close };
+                let mut response = Response { status, content_type, headers, shared_headers, body, close };
                 let head = request.head;
                 if let Some(recorder) = &mut self.recorder {
                     begin_late(recorder, wire, &head);
                 }
-                let reply = reply_context(&head, &response);
+                let reply = reply_context(&head, &mut response);
                 if response.is_suspended() {
                     let (head_bytes, extensions) = (head.bytes.to_vec(), context.extensions.into_inner());
                     let head = Box::new(std::mem::take(&mut self.scratch));
@@ -353,9 +354,9 @@ impl<H: Handler> HttpServer<H> {
                 recorder.add_received(wire, length);
             }
             let body = if discards { &[] } else { body };
-            let response = self.call_handler(wire, &Request { head: *head, body });
+            let mut response = self.call_handler(wire, &Request { head: *head, body });
             if !response.is_suspended() {
-                return BodyStart::Respond(reply_context(head, &response), response);
+                return BodyStart::Respond(reply_context(head, &mut response), response);
             }
             let extensions = head.context.extensions.take();
             let mut request = Collected::new(head.bytes.to_vec(), Box::new(head.head.clone()), extensions, discards);
@@ -367,8 +368,13 @@ impl<H: Handler> HttpServer<H> {
         }
         let reply = ReplyContext::with_trailers(head.head, head.bytes);
         match mode {
-            BodyMode::Stream { sink, .. } => BodyStart::Receive(Exchange::Streaming(reply, Streaming::new(sink))),
-            BodyMode::Read { start, .. } => BodyStart::Receive(self.start_reader(wire, reply, start)),
+            BodyMode::Stream { sink, .. } => BodyStart::Receive(Exchange::Streaming(
+                reply,
+                Streaming::new(sink, Offer::of(head.head, head.bytes, reply)),
+            )),
+            BodyMode::Read { start, .. } => {
+                BodyStart::Receive(self.start_reader(wire, (reply, Offer::of(head.head, head.bytes, reply)), start))
+            }
             BodyMode::Discard => BodyStart::Discard,
             _ => BodyStart::Collect,
         }
@@ -378,7 +384,7 @@ impl<H: Handler> HttpServer<H> {
     fn start_reader(
         &self,
         wire: &mut Wire<'_, Wakeup>,
-        reply: ReplyContext,
+        (reply, offer): (ReplyContext, Offer),
         start: Box<dyn FnOnce(BodyReader, Responder)>,
     ) -> Exchange {
         let (feed, reader) = Pipe::open();
@@ -392,6 +398,8 @@ impl<H: Handler> HttpServer<H> {
             wire.count_panic();
             log::error!("body reader start-up closure panicked");
         }
-        Exchange::Reading(reply, feed, Box::new(PendingReply::new(deferred)))
+        let mut pending = PendingReply::new(deferred);
+        pending.offer = offer;
+        Exchange::Reading(reply, feed, Box::new(pending))
     }
 }

@@ -4,7 +4,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serverd::{
-    CloseInfo, Flow, HttpServer, LoopLimits, Phase, Request, Response, Session, SessionWaker, Timeouts, Wakeup, Wire,
+    BodyMode, CloseInfo, Flow, HttpServer, LoopLimits, Phase, Request, Response, Session, SessionWaker, Timeouts,
+    Wakeup, Wire,
 };
 
 use crate::harness::{Backend, Client, Server, WAIT_MAX, on_every_backend, serve, serve_with};
@@ -90,11 +91,46 @@ fn start<B: Backend>(timeouts: Timeouts) -> (Server, Reports) {
                     std::thread::spawn(move || responder.respond(Response::upgrade("lines", session)));
                     response
                 }
+                (_, "/suspended") => {
+                    let (response, responder) = Response::suspend();
+                    std::thread::spawn(move || responder.respond(Response::upgrade("lines", session)));
+                    response
+                }
                 _ => Response::text("plain"),
             }
         })
     });
     (server, Reports { wakers, ends })
+}
+
+/// Ends as soon as it has begun.
+struct Ended;
+
+impl Session for Ended {
+    fn receive(&mut self, _: &mut Wire<'_, Wakeup>) -> Flow {
+        Flow::Close
+    }
+}
+
+/// Upgrades requests after it has passed their bodies to a sink or a reader.
+struct Streamed;
+
+impl serverd::Handler for Streamed {
+    fn head(&mut self, head: &serverd::RequestHead<'_>) -> BodyMode {
+        if head.path() == "/stream" {
+            return BodyMode::fold(100, (), |(), _| {}, |()| Response::upgrade("lines", Ended));
+        }
+        BodyMode::read(100, |mut reader, responder| {
+            std::thread::spawn(move || {
+                std::io::Read::read_to_end(&mut reader, &mut Vec::new()).expect("the body");
+                responder.respond(Response::upgrade("lines", Ended));
+            });
+        })
+    }
+
+    fn call(&mut self, _: &Request<'_>) -> Response {
+        Response::text("no body\n")
+    }
 }
 
 /// Reads a response head.
@@ -138,10 +174,37 @@ on_every_backend! {
 
     fn a_deferred_response_can_upgrade<B>() {
         let (server, _reports) = start::<B>(Timeouts::default());
-        let mut client = server.connect();
-        client.send(UPGRADE.replace("/up", "/later") + "hello\n");
-        assert!(head(&mut client).starts_with("HTTP/1.1 101 "));
-        assert_eq!(client.line(), "HELLO");
+        for path in ["/later", "/suspended"] {
+            let mut client = server.connect();
+            client.send(UPGRADE.replace("/up", path) + "hello\n");
+            assert!(head(&mut client).starts_with("HTTP/1.1 101 "));
+            assert_eq!(client.line(), "HELLO");
+        }
+    }
+
+    fn a_protocol_may_be_offered_among_others_and_with_a_version<B>() {
+        let (server, _reports) = start::<B>(Timeouts::default());
+        for upgrade in ["other, LINES", "other\r\nUpgrade: Lines/2", "a/1, lines/2, b"] {
+            let mut client = server.connect();
+            client.send(UPGRADE.replace("lines", upgrade) + "hello\n");
+            assert!(head(&mut client).starts_with("HTTP/1.1 101 "), "{upgrade}");
+            assert_eq!(client.line(), "HELLO");
+        }
+    }
+
+    fn a_request_with_a_body_can_upgrade_to_an_offered_protocol_only<B>() {
+        let server = serve::<B, _>(|| {
+            HttpServer::with(Streamed)
+        });
+        for (path, offer, status) in
+            [("/stream", "lines", 101), ("/stream", "other", 426), ("/read", "lines", 101), ("/read", "other", 426)]
+        {
+            let mut client = server.connect();
+            let request = UPGRADE.replace("/up", path).replace("lines", offer);
+            client.send(request.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"));
+            let head = head(&mut client);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {offer}: {head}");
+        }
     }
 
     fn a_session_is_woken_from_another_thread_and_notified_of_sent_output<B>() {
@@ -194,13 +257,19 @@ on_every_backend! {
             ("GET /up HTTP/1.1\r\nHost: x\r\nUpgrade: lines\r\n\r\n".to_owned(), 426),
             ("GET /up HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\r\n".to_owned(), 426),
             (UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), 426),
+            (UPGRADE.replace("lines", "other"), 426),
+            (UPGRADE.replace("lines", "other, line, lines2/1"), 426),
+            (UPGRADE.replace("/up", "/later").replace("lines", "other"), 426),
+            (UPGRADE.replace("/up", "/suspended").replace("lines", "other"), 426),
             (UPGRADE.replace("/up", "/tunnel"), 500),
             ("CONNECT b.test:443 HTTP/1.1\r\nHost: b.test:443\r\n\r\n".to_owned(), 403),
         ] {
             let mut client = server.connect();
             client.send(request.clone() + behind);
             let response = client.response();
-            assert_eq!((response.status, response.header("upgrade").is_some()), (status, status == 426), "{request}");
+            let upgrade = (status == 426).then_some("lines");
+            assert_eq!((response.status, response.header("upgrade")), (status, upgrade), "{request}");
+            assert_eq!(response.head.contains("Connection: Upgrade\r\n"), status == 426, "{}", response.head);
             assert!(response.head.contains("Connection: close\r\n"), "{}", response.head);
             // The bytes after the request are not parsed as another one: they may be data of the other protocol.
             client.expect_close();
