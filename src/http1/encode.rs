@@ -36,6 +36,8 @@ pub enum Length {
 const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 const SERVER: &[u8] = b"Server: serverd\r\nDate: ";
 const DATE_LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
+/// Begins header lines that contain the Date of the origin server.
+const ORIGIN_DATE: &[u8] = b"Date: ";
 /// End of the Date line, including its CRLF.
 const DATE_END: usize = OK_LINE.len() + SERVER.len() + DATE_LEN + 2;
 const CONTENT_LENGTH: &[u8] = b"Content-Length: ";
@@ -50,7 +52,8 @@ pub struct ResponseHead<'a> {
     pub status: StatusCode,
     /// The value of Content-Type, if any.
     pub content_type: Option<&'static str>,
-    /// Additional header lines, each ending in CRLF. The encoder does not validate them.
+    /// Additional header lines, each ending in CRLF. The encoder does not validate them. If the first begins with
+    /// `Date: `, as in a response that a proxy forwards, the encoder adds no Date and no Server of its own.
     pub headers: &'a [u8],
     /// Additional header lines that several responses share, in the same format; written before `headers`.
     pub shared_headers: &'a [u8],
@@ -111,6 +114,7 @@ impl Encoder {
 
     /// Appends a head to `out`. `now` is the Unix time in seconds, for the Date header.
     pub fn head(&mut self, out: &mut Vec<u8>, now: u64, head: &ResponseHead<'_>) {
+        let start = out.len();
         match head.length {
             Length::Known(length) if head.status == StatusCode::OK => {
                 self.ok_head(out, now, head.content_type, length);
@@ -129,6 +133,9 @@ impl Encoder {
             out.extend_from_slice(head.shared_headers);
         }
         if !head.headers.is_empty() {
+            if head.headers.starts_with(ORIGIN_DATE) {
+                remove_own_date(out, start);
+            }
             out.extend_from_slice(head.headers);
         }
         end_head(out, head.persistence);
@@ -240,6 +247,15 @@ fn content_type_line(out: &mut Vec<u8>, content_type: &str) {
     out.extend_from_slice(b"Content-Type: ");
     out.extend_from_slice(content_type.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// Removes the encoder's Server and Date from the head that begins at `start`. A proxy does not replace the Date of the
+/// origin server, to which Age and Expires refer.
+#[cold]
+fn remove_own_date(out: &mut Vec<u8>, start: usize) {
+    if let Some(at) = memchr::memmem::find(&out[start..], SERVER) {
+        out.drain(start + at..start + at + SERVER.len() + DATE_LEN + 2);
+    }
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {
@@ -472,6 +488,27 @@ mod tests {
                 "{method} {target} {host}"
             );
             assert!(bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_date_and_server_of_an_origin_replace_those_of_the_encoder() {
+        let origin = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: a\r\nAge: 9\r\n";
+        for status in [StatusCode::OK, StatusCode::NOT_FOUND] {
+            for (headers, count) in [(&origin[..], 1), (&b"Server: a\r\n"[..], 2), (&b"Dates: a\r\n"[..], 1)] {
+                let mut out = b"before".to_vec();
+                let head = ResponseHead::new(status).headers(headers).shared_headers(b"Shared: 1\r\n");
+                Encoder::new().head(&mut out, 1_000_000_000, &head);
+                let text = String::from_utf8(out).unwrap();
+                assert_eq!(text.contains("Date: Sun, 09 Sep 2001"), headers != origin, "{text}");
+                assert_eq!(
+                    (text.matches("\r\nDate: ").count(), text.matches("\r\nServer: ").count()),
+                    (1, count),
+                    "{text}"
+                );
+                assert!(text.starts_with("beforeHTTP/1.1 ") && text.contains("Shared: 1\r\n"), "{text}");
+                assert!(text.contains(std::str::from_utf8(headers).unwrap()) && text.ends_with("\r\n\r\n"), "{text}");
+            }
         }
     }
 

@@ -27,7 +27,8 @@ pub enum ClientError {
     Header,
     /// The request was not made on the thread of a running loop.
     NoLoop,
-    /// The name could not be resolved, or the connection was refused.
+    /// The name could not be resolved, or the connection was refused. The message of the error begins with the host and
+    /// port.
     Connect(io::Error),
     /// The TLS handshake or session failed: the upstream is not trusted, does not speak TLS or refuses the client.
     #[cfg(feature = "tls")]
@@ -74,7 +75,7 @@ impl fmt::Display for ClientError {
             ClientError::Request(error) => write!(formatter, "invalid request: {error}"),
             ClientError::Header => formatter.write_str("invalid header, or one that the client sets itself"),
             ClientError::NoLoop => formatter.write_str("no loop is running on this thread"),
-            ClientError::Connect(error) => write!(formatter, "cannot connect to the upstream: {error}"),
+            ClientError::Connect(error) => write!(formatter, "cannot connect to {error}"),
             #[cfg(feature = "tls")]
             ClientError::Tls(error) => write!(formatter, "cannot connect to the upstream: {error}"),
             ClientError::Timeout => formatter.write_str("the upstream did not respond in time"),

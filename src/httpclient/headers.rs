@@ -43,7 +43,7 @@ const HOP_BY_HOP: HeaderNames = HeaderNames::new(&[
 /// Headers of a request that are not copied but written anew.
 pub(super) const REWRITTEN_IN_REQUEST: HeaderNames = HeaderNames::new(&["content-length", "expect", "host"]);
 
-/// Headers of a response that are not copied but written anew.
+/// Headers of a response that are not copied but written anew. Date and Server are, see [`HeaderCopy::finish`].
 pub(super) const REWRITTEN_IN_RESPONSE: HeaderNames = HeaderNames::new(&["content-length", "date", "server"]);
 
 /// Memory reserved for the header lines of a response.
@@ -72,11 +72,13 @@ pub(super) struct HeaderCopy<'l, 'a> {
     omitted: &'static HeaderNames,
     /// The names that Connection lists, usually none; at most one more than [`OPTIONS_MAX`].
     listed: Vec<&'a [u8]>,
+    /// The omitted Date, and the omitted Server.
+    origin: (Option<&'a [u8]>, Option<&'a [u8]>),
 }
 
 impl<'l, 'a> HeaderCopy<'l, 'a> {
     pub(super) fn new(lines: &'l mut Vec<u8>, omitted: &'static HeaderNames) -> Self {
-        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new() }
+        HeaderCopy { start: lines.len(), lines, omitted, listed: Vec::new(), origin: (None, None) }
     }
 
     pub(super) fn push(&mut self, name: &'a [u8], value: &'a [u8]) {
@@ -91,10 +93,15 @@ impl<'l, 'a> HeaderCopy<'l, 'a> {
                 self.lines.reserve(LINES_BYTES);
             }
             push_line(self.lines, name, value);
+        } else if name.eq_ignore_ascii_case(b"date") {
+            self.origin.0.get_or_insert(value);
+        } else if name.eq_ignore_ascii_case(b"server") {
+            self.origin.1.get_or_insert(value);
         }
     }
 
-    /// Removes the lines that Connection lists.
+    /// Inserts the Date and Server of a response before the other lines, where they replace those of this server. Server
+    /// is inserted only with Date. Removes the lines that Connection lists.
     ///
     /// # Errors
     /// Returns an error if it lists too many.
@@ -102,6 +109,14 @@ impl<'l, 'a> HeaderCopy<'l, 'a> {
         let listed = self.listed;
         if listed.len() > OPTIONS_MAX {
             return Err(ClientError::Header);
+        }
+        if let (Some(date), server) = self.origin {
+            let mut first = Vec::new();
+            push_line(&mut first, b"Date", date);
+            if let Some(server) = server {
+                push_line(&mut first, b"Server", server);
+            }
+            self.lines.splice(self.start..self.start, first);
         }
         if !listed.is_empty() {
             remove_lines(self.lines, self.start, |line| listed.iter().any(|name| is_line_of(line, name)));
@@ -175,7 +190,7 @@ mod tests {
         let mut copy = HeaderCopy::new(&mut lines, &REWRITTEN_IN_RESPONSE);
         ResponseReader::headers(head).for_each(|(name, value)| copy.push(name, value));
         copy.finish().unwrap();
-        let expected = "Close: before\r\nA: 1\r\nContent-Type: text/plain\r\nA: 2\r\n";
+        let expected = "Close: before\r\nDate: d\r\nServer: e\r\nA: 1\r\nContent-Type: text/plain\r\nA: 2\r\n";
         assert_eq!(String::from_utf8(lines).unwrap(), expected);
         assert_eq!(trailer_names(ResponseReader::headers(head)), ["X-T", "X-U"]);
     }

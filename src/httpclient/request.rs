@@ -146,6 +146,9 @@ impl ClientRequest {
     /// only as fast as the client of this server reads it. If the request fails, the response is that of [`ClientError`]; if
     /// it fails within the body, the connection to the client is closed.
     ///
+    /// Date and Server are those of the upstream, so that Age and Expires keep their meaning; an upstream without Date gets
+    /// both from this server.
+    ///
     /// Change the response with [`Response::map`].
     pub fn respond(self) -> Response {
         let (response, responder) = Response::later();

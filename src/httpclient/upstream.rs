@@ -652,7 +652,11 @@ impl Session for UpstreamSession {
             CloseReason::Error(error) if !is_connected && error.kind() == std::io::ErrorKind::TimedOut => {
                 ClientError::Timeout
             }
-            CloseReason::Error(error) if !is_connected => ClientError::Connect(error),
+            CloseReason::Error(error) if !is_connected => {
+                let Key { host, port, .. } = &*self.line.key;
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                ClientError::Connect(std::io::Error::new(error.kind(), format!("{host}:{port}: {error}")))
+            }
             CloseReason::TooSlow => ClientError::Timeout,
             _ => ClientError::Closed,
         };

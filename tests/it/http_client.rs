@@ -184,6 +184,45 @@ on_every_backend! {
         server.drain();
     }
 
+    fn date_and_server_of_the_upstream_are_passed_on<B>() {
+        const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let (upstream, thread) = scripted(|listener| {
+            let mut connection = Accepted::from(listener);
+            for head in [
+                format!("HTTP/1.1 200 OK\r\nServer: up/1\r\nDate: {DATE}\r\nAge: 9\r\nContent-Length: 2\r\n\r\nhi"),
+                format!("HTTP/1.1 404 Not Found\r\ndate:{DATE}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
+                OK.to_owned(),
+            ] {
+                connection.head();
+                connection.send(&head);
+            }
+        });
+        let server = proxy::<B>(upstream);
+        let next = || {
+            let response = fetch(&server, GET);
+            assert_eq!(response.text(), "hi");
+            assert_eq!(response.head.matches("\r\nDate: ").count(), 1, "{}", response.head);
+            response
+        };
+        let first = next();
+        assert_eq!((first.header("date"), first.header("server"), first.header("age")), (Some(DATE), Some("up/1"), Some("9")));
+        let second = next();
+        assert_eq!((second.status, second.header("date"), second.header("server")), (404, Some(DATE), None));
+        let third = next();
+        assert!(third.header("date").is_some_and(|date| date != DATE));
+        assert_eq!(third.header("server"), Some("serverd"));
+        thread.join().expect("no panic");
+    }
+
+    fn a_refused_connection_is_reported_with_its_address<B>() {
+        let server = serve::<B, _>(|| HttpServer::new(|_| "hello\n"));
+        // A port on which nothing listens: the listener is dropped.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let error = outcome(&server, Client::new().get(&format!("http://{address}/"))).expect_err("nothing listens");
+        assert!(matches!(error, ClientError::Connect(_)), "{error:?}");
+        assert!(error.to_string().starts_with(&format!("cannot connect to {address}: ")), "{error}");
+    }
+
     fn headers_that_describe_the_client_replace_its_own<B>() {
         let (upstream, thread) = scripted(|listener| {
             let mut connection = Accepted::from(listener);
