@@ -4,7 +4,9 @@
 //!     curl http://127.0.0.1:8888/next                     # waits; 204 (No Content) means: ask again
 //!     curl -d 'hello, world' http://127.0.0.1:8888/say    # sends a message to everyone who waits
 //!
-//! A waiting request takes less than a kilobyte and no thread.
+//! A waiting request takes less than a kilobyte and no thread. A client that disconnects by ending its side (FIN), as curl
+//! does, counts as waiting until its 25 seconds are over, since it may still read, unless `LoopLimits::answer_half_closed`
+//! is false.
 
 use std::cell::RefCell;
 use std::net::TcpListener;

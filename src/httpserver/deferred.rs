@@ -62,8 +62,11 @@ impl Responder {
 
     /// Returns `true` if the response is no longer wanted: the connection closed, the time limit of
     /// [`Response::later_within`] has passed, or the request body was malformed, too large or too slow and was answered
-    /// with an error. A client that only half-closed its connection still gets
-    /// the response.
+    /// with an error.
+    ///
+    /// A client that has only ended its sending side (FIN) counts as connected and still gets the response, unless
+    /// [`LoopLimits::answer_half_closed`](crate::LoopLimits::answer_half_closed) is false. Many clients that disconnect,
+    /// such as a browser or curl, send no more than a FIN, and are noticed only when the server next sends something.
     pub fn is_closed(&self) -> bool {
         self.deferred.handle.is_closed()
     }
@@ -76,7 +79,8 @@ impl Responder {
 
     /// Calls `call` when the response is no longer wanted (see [`Responder::is_closed`]): on the loop's thread, where
     /// it must not block, or immediately on this thread if that is already the case. It is dropped without being called
-    /// if the response is delivered first.
+    /// if the response is delivered first. For a client that ends its side with FIN it is called only if
+    /// [`LoopLimits::answer_half_closed`](crate::LoopLimits::answer_half_closed) is false.
     pub fn on_closed(&self, call: impl FnOnce() + Send + 'static) {
         self.deferred.handle.on_closed(call);
     }
@@ -129,6 +133,9 @@ impl Response {
     /// Creates a deferred response as [`Response::later`] does, with a time limit: after it, the client gets
     /// `fallback`. The [`Responder`] is closed then, and what it sends is discarded.
     ///
+    /// A client that disconnects before, and so ends its side with FIN, counts as connected up to the time limit, unless
+    /// [`LoopLimits::answer_half_closed`](crate::LoopLimits::answer_half_closed) is false.
+    ///
     /// # Examples
     /// Long polling: a client waits for an event, but at most 25 seconds.
     /// ```
@@ -161,6 +168,9 @@ impl Response {
     ///
     /// Intended for layers that need the result of slow work, such as a password check, before they pass the request to
     /// the inner handler. The layers around such a layer are called again as well.
+    ///
+    /// The [`Responder`] may be used before the handler returns. A request is resumed at most once in a turn of the loop,
+    /// so that a handler that suspends it again does not stall other connections.
     ///
     /// # Examples
     /// ```

@@ -13,8 +13,13 @@ use super::exchange_handle::{ExchangeId, Wakeup};
 use crate::r#loop::{CloseInfo, ConnId, Flow, Handle, Phase, Remote, Target, Wire};
 
 /// A connection after HTTP: the protocol that a client upgraded to, or a tunnel; or an outgoing connection
-/// ([`Handle::connect_session`]). Its methods correspond to those of
-/// [`App`](crate::App).
+/// ([`Handle::connect_session`]). Its methods correspond to those of [`App`](crate::App).
+///
+/// A session cannot close its sending side alone: [`Flow::Close`] and [`Flow::Linger`] end both directions. When the peer
+/// ends its side, [`Session::receive`] is called with [`Wire::ended`]. The session can still send: it returns
+/// [`Flow::Pause`] and writes in [`Session::message`], while [`Flow::Read`] closes the connection once its output is sent
+/// (see also [`LoopLimits::answer_half_closed`](crate::LoopLimits::answer_half_closed)). A tunnel thus cannot pass on the
+/// end of one direction while the other continues, as some protocols over TCP need.
 ///
 /// # Examples
 /// A protocol that echoes all bytes, for clients that send `Connection: upgrade` and `Upgrade: echo`:
@@ -43,7 +48,8 @@ pub trait Session: Send {
     /// then when bytes or the end of input were received, or to continue after [`Flow::Yield`].
     fn receive(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow;
 
-    /// Called after [`SessionWaker::wake`], once for several calls in short succession. Does nothing by default.
+    /// Called after [`SessionWaker::wake`], once for several calls in short succession. Does nothing by default. There is
+    /// no input in this call, even if some was left unconsumed: return [`Flow::Yield`] to be called with it.
     fn message(&mut self, wire: &mut Wire<'_, Wakeup>) -> Flow {
         let _ = wire;
         Flow::Unchanged
@@ -79,7 +85,8 @@ impl Handle {
     ///
     /// [`Session::open`] is called first, and [`Session::message`] once the connection is established: after
     /// [`SessionWaker::wake`], which may be called in [`Session::open`]. If the connect fails, [`Session::closed`] is
-    /// called with an error; see [`Handle::connect`].
+    /// called with an error; see [`Handle::connect`]. If the loop ends first or has ended, the session is dropped without
+    /// a call.
     ///
     /// # Examples
     /// ```

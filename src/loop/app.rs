@@ -421,6 +421,8 @@ pub trait App {
 
     /// Called when a message for this connection arrives. By default the message is dropped, for applications that send
     /// none.
+    ///
+    /// There is no input in this call, even if some was left unconsumed: return [`Flow::Yield`] to be called with it.
     fn message(&mut self, state: &mut Self::State, message: Self::Message, wire: &mut Wire<'_, Self::Message>) -> Flow {
         let _ = (state, message, wire);
         Flow::Unchanged
@@ -586,7 +588,9 @@ impl<'a, M> Wire<'a, M> {
         self.addrs
     }
 
-    /// Returns the received bytes that are not consumed yet.
+    /// Returns the received bytes that are not consumed yet. Bytes that an earlier call has left are available only in
+    /// [`App::receive`]: in other methods the slice is empty, even if [`Wire::ended`] is true. Return [`Flow::Yield`] from
+    /// them to be called with these bytes.
     ///
     /// The slice does not borrow the wire, so output can be written while the input is read.
     #[inline]
@@ -612,7 +616,8 @@ impl<'a, M> Wire<'a, M> {
         self.consumed
     }
 
-    /// Returns whether the peer has closed its sending side: no more input will follow.
+    /// Returns whether the peer has closed its sending side: no more input will follow, except for bytes that are held
+    /// for [`App::receive`], see [`Wire::input`].
     #[inline]
     pub fn ended(&self) -> bool {
         self.ended

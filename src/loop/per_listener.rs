@@ -70,12 +70,13 @@ struct Part<A: App> {
 impl<A: App, B: App> PerListener<A, B> {
     /// Combines two applications. The first `listeners` listeners that are added to the loop belong to `first`, all
     /// others to `second`, which sees them counted from 0. Connections that no listener has accepted, such as added
-    /// streams, belong to `first`; see [`PerListener::added_to_second`].
+    /// streams, belong to `first`, and so do outgoing ones; see [`PerListener::added_to_second`].
     pub fn new(first: A, listeners: usize, second: B) -> Self {
         PerListener { first: Part::new(first), second: Part::new(second), listeners, added_to_second: false }
     }
 
-    /// Assigns connections that no listener has accepted to the second application.
+    /// Assigns connections that no listener has accepted to the second application: added streams, and outgoing
+    /// connections, such as those of a [`Client`](crate::Client) in the second application.
     #[must_use]
     pub fn added_to_second(self) -> Self {
         PerListener { added_to_second: true, ..self }
