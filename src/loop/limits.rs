@@ -42,11 +42,11 @@ pub struct LoopLimits {
     pub backlog: u32,
     /// Maximum connections accepted from one listener per turn, at least 1. Default: 64.
     pub accepts_per_turn: usize,
-    /// Maximum TLS handshakes continued per turn, at least 1; further ones wait for the next turn, so that established connections
-    /// are served in between. A handshake takes as long as a hundred requests. Default: 2.
+    /// Maximum TLS handshakes continued per turn, at least 1; further ones wait for the next turn, so that established
+    /// connections are served in between. A handshake takes as long as a hundred requests. Default: 2.
     pub handshakes_per_turn: usize,
-    /// Maximum open connections, at least 1. At the limit the connection that has been idle longest is closed for a new one; if
-    /// none is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the file descriptor
+    /// Maximum open connections, at least 1. At the limit the connection that has been idle longest is closed for a new
+    /// one; if none is idle, new ones wait in the listen queue. Default: 1,000,000, so that in practice the file descriptor
     /// limit applies. Loops can share one limit, see
     /// [`EventLoop::share_connection_limit`](super::EventLoop::share_connection_limit).
     pub connections_max: usize,

@@ -99,8 +99,8 @@ impl Handle {
     /// If the connect fails, [`App::closed`](super::App::closed) is called with
     /// [`CloseReason::Error`](super::CloseReason::Error), whose kind is `TimedOut` if the time has passed. Names are
     /// resolved on other threads, up to 8 at once; up to 1,024 more can be queued. A loop that ends drops the contexts
-    /// of connections that it has not opened yet, and a loop that has ended drops `context` at once. Connecting takes at most [`Timeouts::write`](super::Timeouts::write)
-    /// per address. The connection counts towards the connection limit, but is opened even if the limit is reached.
+    /// of connections that it has not opened yet, and a loop that has ended drops `context` at once. Connecting takes at
+    /// most [`Timeouts::write`](super::Timeouts::write) per address. The connection counts towards the connection limit, but is opened even if the limit is reached.
     ///
     /// If the application does not take the context, and it is not `()`, the connection is closed at once: it was
     /// intended for another application.

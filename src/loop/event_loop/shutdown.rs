@@ -133,6 +133,7 @@ impl<B: Readiness, A: App> EventLoop<B, A> {
     pub(super) fn is_drained(&self) -> bool {
         self.context.life.is_draining() && self.listeners.is_empty() && self.table.len() == 0
     }
+
     /// Ends the loop after everything was closed: drops the closures, messages and connects that are left. What is sent
     /// later is dropped at once.
     #[cold]
