@@ -21,7 +21,8 @@ const ADDED_BYTES: usize = 256;
 ///
 /// The connections belong to the application of the loop, which must be an [`HttpServer`](crate::HttpServer). If it is the
 /// second of a [`PerListener`](crate::PerListener), that needs
-/// [`added_to_second`](crate::PerListener::added_to_second); otherwise requests fail with [`ClientError::Stopped`].
+/// [`added_to_second`](crate::PerListener::added_to_second); otherwise requests fail with
+/// [`ClientError::Stopped`](super::ClientError::Stopped).
 ///
 /// Connections are kept open and reused. A request that fails on a reused connection before any byte of the response has
 /// arrived is repeated once on a new connection, if its method is idempotent and its content is in memory (RFC 9110 section

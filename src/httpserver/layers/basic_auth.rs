@@ -137,7 +137,7 @@ impl From<Users> for UserStore {
     }
 }
 
-/// The authenticated user of a request, set by [`basic`]. Read it with [`RequestHead::extension`]. With nested layers
+/// The authenticated user of a request, set by [`basic_auth`]. Read it with [`RequestHead::extension`]. With nested layers
 /// it is the user of the innermost one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User(pub Arc<str>);
@@ -178,7 +178,7 @@ pub fn basic_auth<H: Handler, U: Into<UserStore>>(
     basic_auth_with_metrics(inner, realm, users, pool, None)
 }
 
-/// Protects a handler as [`basic`] does, and counts the results.
+/// Protects a handler as [`basic_auth`] does, and counts the results.
 pub(crate) fn basic_auth_with_metrics<H: Handler, U: Into<UserStore>>(
     inner: H,
     realm: &str,
