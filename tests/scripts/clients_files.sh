@@ -35,6 +35,8 @@ start() { # sets `server`, `port` and `url`
 
 await_start() {
     await_port "$scratch/line"
+    # So that the next server is not taken for this one before it has begun.
+    rm "$scratch/line"
     url=http://127.0.0.1:$port
 }
 

@@ -28,6 +28,7 @@ start() { # COMMAND; sets `server` and `port`
     pids+=("$server")
     wait_for "$scratch/line" "$1 on tcp://127.0.0.1:"
     port=$(sed -n 's/.*127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$scratch/line")
+    rm "$scratch/line"
 }
 
 finish() {
