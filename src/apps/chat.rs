@@ -58,6 +58,12 @@ use crate::r#loop::{Accepted, App, CloseInfo, CloseReason, ConnId, Flow, Phase, 
 /// Maximum number of lines processed for one member per turn, so that the loop also serves the others.
 const LINES_PER_TURN: usize = 64;
 
+/// The notice for a client whose address is banned.
+const BANNED: &[u8] = b"* You are banned from this chat.\n";
+
+/// The notice for a client that speaks HTTP.
+const NO_HTTP: &[u8] = b"* This is a chat, not an HTTP server. Connect with nc or telnet.\n";
+
 /// The options of a chat.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -201,28 +207,29 @@ fn notices(text: &str) -> Bytes {
 /// Takes the address of a client from the PROXY header, which follows the opening of the connection.
 fn identify(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) {
     let Some(source) = wire.addrs().proxied().and_then(|proxied| proxied.source) else { return };
-    let member = if let Stage::Member(member) = connection.stage { Some(member) } else { None };
     if chat.is_banned(source.ip()) {
-        if let Some(member) = member {
-            chat.leave(member);
-        }
-        wire.output().extend(b"* You are banned from this chat.\n");
-        connection.stage = Stage::Refused;
-    } else if let Some(member) = member {
+        refuse(connection, wire, chat, BANNED);
+    } else if let Stage::Member(member) = connection.stage
+        && chat.is_member(member, wire.id())
+    {
         chat.set_addr(member, source);
     }
 }
 
-/// Refuses a client that speaks HTTP. A web page can make a browser send a request here; its headers, such as cookies, and
-/// the lines of its body must not become messages.
-fn refuse_http(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>) {
+/// Refuses a client, which may be a member already.
+fn refuse(connection: &mut ChatConnection, wire: &mut Wire<'_, Delivery>, chat: &mut ChatGuard<'_>, notice: &[u8]) {
+    leave(connection, wire.id(), chat);
+    wire.output().extend(notice);
+    connection.stage = Stage::Refused;
+}
+
+/// Ends the membership of a connection, unless the console has done so.
+fn leave(connection: &ChatConnection, id: ConnId, chat: &mut ChatGuard<'_>) {
     if let Stage::Member(member) = connection.stage
-        && chat.is_member(member, wire.id())
+        && chat.is_member(member, id)
     {
         chat.leave(member);
     }
-    wire.output().extend(b"* This is a chat, not an HTTP server. Connect with nc or telnet.\n");
-    connection.stage = Stage::Refused;
 }
 
 impl App for Chat {
@@ -237,7 +244,7 @@ impl App for Chat {
     fn open(&mut self, accepted: &Accepted<'_>, wire: &mut Wire<'_, Delivery>) -> (ChatConnection, Flow) {
         let mut chat = self.lock();
         let stage = if accepted.peer_addr().is_some_and(|addr| chat.is_banned(addr.ip())) {
-            wire.output().extend(b"* You are banned from this chat.\n");
+            wire.output().extend(BANNED);
             Stage::Refused
         } else if self.password.is_some() {
             wire.output().extend(b"* This chat has a password. Enter it:\n");
@@ -271,8 +278,10 @@ impl App for Chat {
                     let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
                     if !connection.has_sent_line {
                         identify(connection, wire, chat);
+                        // A web page can make a browser send a request here. Its headers, such as cookies, and the lines
+                        // of its body must not become messages.
                         if connection.reader.is_http(&event) {
-                            refuse_http(connection, wire, chat);
+                            refuse(connection, wire, chat, NO_HTTP);
                         }
                     }
                     connection.has_sent_line = true;
@@ -285,14 +294,8 @@ impl App for Chat {
         }
         connection.input_pending = !input.is_empty();
         wire.consume(wire.input().len() - input.len());
-        if wire.ended()
-            && !connection.input_pending
-            && let Stage::Member(member) = connection.stage
-        {
-            let chat = chat.get_or_insert_with(|| self.state.lock(self.loop_index));
-            if chat.is_member(member, wire.id()) {
-                chat.leave(member);
-            }
+        if wire.ended() && !connection.input_pending && matches!(connection.stage, Stage::Member(_)) {
+            leave(connection, wire.id(), chat.get_or_insert_with(|| self.state.lock(self.loop_index)));
             connection.stage = Stage::Left;
         }
         connection.flow()
