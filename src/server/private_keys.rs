@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::Config;
 use crate::apps::files::Options;
-use crate::tls::{AUTHORITY_KEY, authority_directory};
+use crate::tls::{AUTHORITY_KEY, authority_directory, is_rereadable};
 
 /// Number of entries of the served directory that are searched for private keys at start.
 const SCANNED_MAX: usize = 1000;
@@ -68,9 +68,8 @@ fn public_keys(directory: &Path, options: &Options) -> Vec<String> {
 /// Returns whether the beginning of a regular file has the first line of a private key in PEM.
 fn begins_with_private_key(path: &Path) -> bool {
     let mut start = Vec::new();
-    // Opening a FIFO would wait for a writer.
-    let is_read = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
-        && File::open(path).and_then(|file| file.take(START_BYTES).read_to_end(&mut start)).is_ok();
+    let is_read =
+        is_rereadable(path) && File::open(path).and_then(|file| file.take(START_BYTES).read_to_end(&mut start)).is_ok();
     is_read && memchr::memmem::find(&start, b"PRIVATE KEY-----").is_some()
 }
 
